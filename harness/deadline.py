@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deadlines: every wait in the project has one and says what it waited for."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import tenacity
+
+from harness.errors import DeadlineError
+
+T = TypeVar("T")
+
+
+class Deadline:
+    """A point on the monotonic clock by which `what` must have happened."""
+
+    def __init__(self, seconds: float, what: str) -> None:
+        self.seconds = seconds
+        self.what = what
+        self._end = time.monotonic() + seconds
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return self.remaining == 0.0
+
+    def error(self, seen: str = "") -> DeadlineError:
+        """The error to raise once the deadline has passed; `seen` is the last thing observed."""
+        detail = f"; last seen: {seen}" if seen else ""
+        return DeadlineError(f"waited {self.seconds:.1f} s for {self.what}{detail}")
+
+    def check(self, seen: str = "") -> None:
+        """Raise `DeadlineError` if the deadline has passed."""
+        if self.passed:
+            raise self.error(seen)
+
+
+def wait_for(
+    probe: Callable[[], T | None],
+    deadline: Deadline,
+    *,
+    interval: float = 0.02,
+    wake: threading.Event | None = None,
+) -> T:
+    """Poll `probe` until it returns something other than None, and return that.
+
+    `interval` is the pause between polls in seconds; setting `wake` cuts a pause short.
+    Raises `DeadlineError` when the deadline passes first; an exception of `probe` passes through.
+    """
+    retrying = tenacity.Retrying(
+        stop=lambda _state: deadline.passed,
+        wait=tenacity.wait_fixed(interval),
+        retry=tenacity.retry_if_result(lambda value: value is None),
+        sleep=tenacity.sleep_using_event(wake) if wake is not None else time.sleep,
+    )
+    try:
+        value = retrying(probe)
+    except tenacity.RetryError as error:
+        raise deadline.error() from error
+    assert value is not None  # noqa: S101  (for the type checker: the retry rule ensures it)
+    return value

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception tree of the project.
+
+Every error a user can meet is a `HarnessError`. Its message says what was tried and what was
+seen; `hint` says what to do next; `evidence` names files worth reading. The class decides the
+verdict of the run it ends (see `harness.run`): usage and scenario errors exit with 2, everything
+else is ERROR or MISS and exits with 69.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class HarnessError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    def __init__(self, message: str, *, hint: str = "", evidence: Sequence[Path] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.evidence = tuple(evidence)
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.hint:
+            parts.append(f"What to do: {self.hint}")
+        if self.evidence:
+            parts.append("See: " + ", ".join(str(path) for path in self.evidence))
+        return "\n".join(parts)
+
+
+class UsageError(HarnessError):
+    """The command line asks for something that cannot be meant. Exit status 2."""
+
+
+class ScenarioFileError(HarnessError):
+    """A scenario or image file is wrong; the message lists every mistake. Exit status 2."""
+
+
+class ScenarioError(HarnessError):
+    """The scenario itself broke while running (verdict ERROR)."""
+
+
+class PreconditionError(HarnessError):
+    """A stated precondition is absent on this host or guest (verdict SKIP)."""
+
+
+class ImageError(HarnessError):
+    """A guest image could not be made or is damaged (verdict MISS)."""
+
+
+class LaunchError(HarnessError):
+    """QEMU could not be started, or ended before the guest ran (verdict MISS)."""
+
+
+class BootError(HarnessError):
+    """The guest did not become ready before its deadline (verdict MISS)."""
+
+
+class GuestError(HarnessError):
+    """A command in the guest failed or answered nonsense."""
+
+
+class QmpError(HarnessError):
+    """QMP refused, broke off, or did not answer in time."""
+
+
+class SshError(HarnessError):
+    """The SSH connection could not be made, broke off, or did not answer in time."""
+
+
+class ObserveError(HarnessError):
+    """An instrument could not look (verdict MISS): never the same as having seen nothing."""
+
+
+class DeadlineError(HarnessError):
+    """A wait passed its deadline; the message says what was waited for."""
+
+
+class RecordError(HarnessError):
+    """Results could not be written: disk full, directory not writable (verdict MISS)."""
+
+
+class InterruptedRunError(HarnessError):
+    """The user or the system asked the run to stop (verdict MISS)."""
