@@ -63,5 +63,5 @@ def wait_for(
         value = retrying(probe)
     except tenacity.RetryError as error:
         raise deadline.error() from error
-    assert value is not None  # noqa: S101  (for the type checker: the retry rule ensures it)
+    assert value is not None  # for the type checker: the retry rule ensures it
     return value

@@ -31,7 +31,11 @@ def format_size(size: int) -> str:
     sign, size = ("-", -size) if size < 0 else ("", size)
     for name, unit in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if size >= unit:
-            return f"{sign}{size / unit:.3g}{name}" if size < 1000 * unit else f"{sign}{size // unit}{name}"
+            return (
+                f"{sign}{size / unit:.3g}{name}"
+                if size < 1000 * unit
+                else f"{sign}{size // unit}{name}"
+            )
     return f"{sign}{size}B"
 
 
