@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two commands on a fresh machine: `make test-vm` runs the main job, `make test` the tests.
+# Both do all the set-up themselves; `make setup` does only that.
+#
+#   IMAGES=bookworm,...   guest images to run on (default: the default image)
+#   ARGS="..."            passed on to pytest (test-vm, test) or to the benchmark
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+IMAGES ?=
+ARGS ?=
+image_options = $(if $(IMAGES),--image $(IMAGES))
+
+.PHONY: setup test-vm test lint bench clean system
+
+setup: $(INSTALLED)
+	$(BIN)/fpr-harness image build $(image_options)
+
+# Says what is missing, and installs it only as root or through sudo.
+system:
+	@PYTHON=$(PYTHON) sh .ci/system-packages
+
+$(INSTALLED): requirements.lock pyproject.toml | system
+	@echo "setup: making $(VENV) from requirements.lock"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+test-vm: $(INSTALLED)
+	$(BIN)/pytest scenarios -n auto $(image_options) $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/pytest tests $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python tests/bench/bench.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build results *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
