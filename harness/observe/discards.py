@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What QEMU discarded: its trace of `ram_block_discard_range`, read as it grows."""
+
+import bisect
+import re
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import ObserveError
+from harness.ledger.facts import DiscardTotals
+from harness.observe.ram_layout import RamLayout
+from harness.units import PAGE_SIZE
+
+# trace-events (system/trace-events): "%s@%p + 0x%zx: madvise: %d fallocate: %d ret: %d", prefixed
+# by the log backend with "THREAD@SECONDS.MICROSECONDS:" under `-msg timestamp=on`
+# (scripts/tracetool/backend/log.py). The block's name may be empty or hold a device path.
+_DISCARD = re.compile(
+    rb"^(?:\d+@(\d{1,15})\.(\d{6}):)?.*?\bram_block_discard_range [^\n]*@0x([0-9a-f]{1,16})"
+    rb" \+ 0x([0-9a-f]{1,16}): madvise: \d+ fallocate: \d+ ret: (-?\d{1,10})\r?$",
+    re.MULTILINE,
+)
+
+
+class DiscardLog:
+    """Every discard of guest RAM since QEMU's start; callable from any thread.
+
+    A discard belongs to guest RAM by its host address: block names are not unique (a hot-plugged
+    block has none when first discarded), and other blocks' discards are passed over.
+    """
+
+    def __init__(self, path: Path, layout: RamLayout) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._position = 0
+        self._partial = b""
+        self._totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
+        self._last_at: float | None = None
+        self._covered = np.zeros(layout.pfn_end, dtype=np.bool_)
+        self._pieces = sorted(layout.pieces, key=lambda piece: piece.hva)
+        self._piece_starts = [piece.hva for piece in self._pieces]
+        self._blocks = sorted((block.hva, block.hva + block.size) for block in layout.blocks)
+        self._block_starts = [start for start, _ in self._blocks]
+
+    def read(self) -> DiscardTotals:
+        """Take in what was written since the last call; the sums since QEMU's start.
+
+        Raises ObserveError when the log cannot be read: no trace is not the same as no discard.
+        """
+        with self._lock:
+            try:
+                with self.path.open("rb") as log:
+                    log.seek(self._position)
+                    text = self._partial + log.read()
+                    self._position = log.tell()
+            except OSError as error:
+                raise ObserveError(
+                    f"cannot read QEMU's discard trace: {error}",
+                    hint="QEMU must be started with `-trace ram_block_discard_range -D FILE`",
+                    evidence=(self.path,),
+                ) from error
+            whole, newline, self._partial = text.rpartition(b"\n")
+            if newline:
+                self._take(whole)
+            return self._totals
+
+    @property
+    def covered(self) -> npt.NDArray[np.bool_]:
+        """Per PFN: was it ever discarded with success, as of the last `read` (a copy)."""
+        with self._lock:
+            return self._covered.copy()
+
+    @property
+    def last_at(self) -> float | None:
+        """When memory last moved (a discard with success), host monotonic; None: never so far.
+
+        By the trace's wall-clock stamps; by the moment of reading where it has none.
+        """
+        with self._lock:
+            return self._last_at
+
+    def _take(self, text: bytes) -> None:
+        now = time.monotonic()
+        wall_offset = now - time.time()
+        calls = size = failed_calls = failed_size = 0
+        for seconds, microseconds, address, hex_length, status in _DISCARD.findall(text):
+            start, length = int(address, 16), int(hex_length, 16)
+            if not self._is_guest(start):
+                continue
+            if int(status) != 0:
+                failed_calls += 1
+                failed_size += length
+                continue
+            calls += 1
+            size += length
+            self._cover(start, start + length)
+            at = int(seconds) + int(microseconds) / 1e6 + wall_offset if seconds else now
+            self._last_at = at if self._last_at is None else max(self._last_at, at)
+        self._totals = DiscardTotals(
+            calls=self._totals.calls + calls,
+            bytes=self._totals.bytes + size,
+            failed_calls=self._totals.failed_calls + failed_calls,
+            failed_bytes=self._totals.failed_bytes + failed_size,
+        )
+
+    def _is_guest(self, address: int) -> bool:
+        index = bisect.bisect_right(self._block_starts, address) - 1
+        return index >= 0 and address < self._blocks[index][1]
+
+    def _cover(self, start: int, end: int) -> None:
+        """Mark the pages wholly inside the host addresses; a block can lie in several pieces."""
+        index = max(0, bisect.bisect_right(self._piece_starts, start) - 1)
+        for piece in self._pieces[index:]:
+            if piece.hva >= end:
+                break
+            pages = piece.pfn_end - piece.pfn_start
+            first = max(0, -((piece.hva - start) // PAGE_SIZE))
+            last = min(pages, (end - piece.hva) // PAGE_SIZE)
+            if first < last:
+                self._covered[piece.pfn_start + first : piece.pfn_start + last] = True

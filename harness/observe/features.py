@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether free page reporting was offered, accepted, and at which order it works."""
+
+import re
+from dataclasses import dataclass
+
+from harness.errors import ObserveError
+from harness.machine.interfaces import GuestShell, Monitor
+from harness.observe.balloon import reporting_offered
+
+VIRTIO_BALLOON_F_REPORTING = 5
+"""Feature bit, include/uapi/linux/virtio_balloon.h; device id 5, include/uapi/linux/virtio_ids.h"""
+
+# `page_reporting_order` came with 5.14; before that, and while it holds no valid order, the kernel
+# reports at pageblock_order (mm/page_reporting.c, page_reporting_register()).
+_COMMAND = """
+for device in /sys/bus/virtio/devices/*; do
+  [ "$(cat $device/device 2>/dev/null)" = 0x0005 ] || continue
+  echo "features=$(cat $device/features)"
+  [ -e $device/driver ] && echo "driver=$(basename $(readlink $device/driver))"
+  break
+done
+cat /sys/module/page_reporting/parameters/page_reporting_order 2>/dev/null | sed s/^/order=/
+sed -n 's/^Page block order: */block_order=/p' /proc/pagetypeinfo
+"""
+_LINE = re.compile(r"^(features|driver|order|block_order)=(\S+)$", re.MULTILINE)
+_MAX_ORDER = 64
+
+
+@dataclass(frozen=True)
+class BalloonState:
+    """The balloon device and its driver, as read now."""
+
+    offered: bool
+    """The device offers VIRTIO_BALLOON_F_REPORTING."""
+    features: str
+    """Bit string as sysfs prints it, bit 0 first: the features the driver accepted when it last
+    probed the device. Empty: the guest sees no balloon device."""
+    driver: str | None
+    """The driver bound to the device; None while unbound."""
+    page_reporting_order: int
+    """Smallest order of a free block that is reported (if anything is)."""
+
+    @property
+    def negotiated(self) -> bool:
+        """A driver is bound and has accepted VIRTIO_BALLOON_F_REPORTING."""
+        bit = self.features[VIRTIO_BALLOON_F_REPORTING : VIRTIO_BALLOON_F_REPORTING + 1]
+        return self.driver is not None and bit == "1"
+
+
+def parse_state(text: str, *, offered: bool) -> BalloonState:
+    """From the output of the guest command. Raises ObserveError when it names no order."""
+    fields = dict(_LINE.findall(text))
+    features = fields.get("features", "")
+    orders = [
+        int(value)
+        for value in (fields.get("order", ""), fields.get("block_order", ""))
+        if re.fullmatch(r"[0-9]{1,2}", value) and int(value) < _MAX_ORDER
+    ]
+    if not orders or set(features) - {"0", "1"}:
+        raise ObserveError(
+            f"the guest did not tell its reporting order or the balloon's features: {text!r:.400}",
+            hint="the guest kernel needs sysfs and a /proc/pagetypeinfo readable as root",
+        )
+    return BalloonState(
+        offered=offered,
+        features=features,
+        driver=fields.get("driver"),
+        page_reporting_order=orders[0],
+    )
+
+
+def read_balloon_state(
+    shell: GuestShell, monitor: Monitor, balloon_path: str | None
+) -> BalloonState:
+    """Ask QEMU what the device at QOM `balloon_path` offers (None: there is no balloon), and the
+    guest what it made of it. Raises ObserveError, GuestError, SshError, QmpError.
+    """
+    offered = balloon_path is not None and reporting_offered(monitor, balloon_path)
+    output = shell.run(_COMMAND).stdout.decode(errors="replace")
+    return parse_state(output, offered=offered)

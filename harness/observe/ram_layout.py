@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which host address holds which guest-physical page.
+
+QEMU knows it exactly: the flat view of the address space (`info mtree -f`) says which RAM block
+and offset back each guest-physical range, `gpa2hva` says where a block lies in QEMU's memory.
+Guest RAM is what `query-memdev` lists; video memory and firmware are RAM blocks too, but not it.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from harness.errors import ObserveError
+from harness.machine.interfaces import Monitor
+from harness.units import GIB, KIB, MIB, PAGE_SIZE
+
+_VIEW = re.compile(r"^FlatView #\d+$", re.MULTILINE)
+_MEMORY_SPACE = re.compile(r'^ AS "memory", root: ', re.MULTILINE)
+# system/memory.c (softmmu/memory.c before QEMU 8.2), mtree_print_flatview(); the last word is the
+# accelerator's name.
+_REGION = re.compile(
+    r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): "
+    r"(\S.*?)(?: @([0-9a-f]{16}))?(?: [A-Z]+)?$",
+    re.MULTILINE,
+)
+# system/physmem.c, ram_block_format(); QEMU 8 and later append columns.
+_BLOCK = re.compile(
+    r"^ *(\S.*?) +(\d+) (B|KiB|MiB|GiB) +0x[0-9a-f]{1,16} +0x[0-9a-f]{1,16} +0x([0-9a-f]{1,16})\b",
+    re.MULTILINE,
+)
+_HVA = re.compile(r"^Host virtual address for 0x[0-9a-f]+ \((.*)\) is 0x([0-9a-f]{1,16})\s*$")
+_SYSTEM_RAM = re.compile(r"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) : System RAM$", re.MULTILINE)
+_UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
+
+
+@dataclass(frozen=True)
+class RamRegion:
+    """Guest-physical bytes [start, end) backed by `block` from `offset` on."""
+
+    start: int
+    end: int
+    block: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class RamBlock:
+    """One RAM block in QEMU's memory: bytes [hva, hva + size), in pages of `page_size` bytes."""
+
+    name: str
+    size: int
+    page_size: int
+    hva: int
+
+
+@dataclass(frozen=True)
+class RamPiece:
+    """Guest page frames [pfn_start, pfn_end), at host virtual address `hva` on."""
+
+    pfn_start: int
+    pfn_end: int
+    block: str
+    block_offset: int
+    hva: int
+
+
+def parse_flat_view(text: str) -> tuple[RamRegion, ...]:
+    """RAM and ROM regions of the address space "memory", from `info mtree -f`.
+
+    Raises ObserveError when that address space is not in the text.
+    """
+    for view in _VIEW.split(text)[1:]:
+        if _MEMORY_SPACE.search(view):
+            return tuple(
+                RamRegion(int(start, 16), int(last, 16) + 1, _leaf(name), int(offset or "0", 16))
+                for start, last, name, offset in _REGION.findall(view)
+            )
+    raise ObserveError(
+        f'`info mtree -f` shows no flat view of the address space "memory": {text[:200]!r}',
+        hint="check that this QEMU is a system emulator of version 4 or later",
+    )
+
+
+def parse_ram_blocks(text: str) -> dict[str, tuple[int, int]]:
+    """(size, page size) in bytes by block name, from `info ramblock`. Raises ObserveError."""
+    blocks = {
+        _leaf(name): (int(total, 16), int(count) * _UNITS[unit])
+        for name, count, unit, total in _BLOCK.findall(text)
+    }
+    if not blocks:
+        raise ObserveError(f"`info ramblock` lists no block: {text[:200]!r}")
+    return blocks
+
+
+def parse_host_address(text: str) -> tuple[str, int]:
+    """(block name, host virtual address) from `gpa2hva`. Raises ObserveError."""
+    match = _HVA.match(text)
+    if match is None:
+        raise ObserveError(f"`gpa2hva` gave no host address: {text.strip()[:200]!r}")
+    return _leaf(match[1]), int(match[2], 16)
+
+
+def parse_system_ram(text: str) -> tuple[tuple[int, int], ...]:
+    """[start, end) in bytes of each System RAM range of the guest's /proc/iomem.
+
+    Raises ObserveError when there is none, or all read 0 (what an unprivileged reader sees).
+    """
+    ranges = tuple((int(start, 16), int(last, 16) + 1) for start, last in _SYSTEM_RAM.findall(text))
+    if not any(end > 1 for _, end in ranges):
+        raise ObserveError(
+            f"/proc/iomem names no System RAM: {text[:200]!r}", hint="read it as root in the guest"
+        )
+    return ranges
+
+
+def _leaf(name: str) -> str:
+    """The backend's id: blocks are `m0`, `0000:00:02.0/m0` or `/objects/m0` for the same one."""
+    return name.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class RamLayout:
+    """Guest RAM as QEMU has it at the moment of reading (memory hotplug changes it)."""
+
+    pieces: tuple[RamPiece, ...]
+    """Ascending by PFN, disjoint."""
+    blocks: tuple[RamBlock, ...]
+
+    @classmethod
+    def read(cls, monitor: Monitor, *, timeout: float = 10.0) -> Self:
+        """Ask QEMU; each of the few commands has `timeout` seconds. Raises ObserveError, QmpError.
+
+        Read it once the guest has booted: the firmware remaps pages below 1 MiB.
+        """
+        backends = {str(entry["id"]) for entry in monitor.execute("query-memdev", timeout=timeout)}
+        sizes = parse_ram_blocks(monitor.human("info ramblock", timeout=timeout))
+        regions = [
+            region
+            for region in parse_flat_view(monitor.human("info mtree -f", timeout=timeout))
+            if region.block in backends
+        ]
+        if not regions:
+            raise ObserveError(
+                f"no guest RAM in QEMU's address space; its memory backends: {sorted(backends)}"
+            )
+        bases: dict[str, int] = {}
+        for region in regions:
+            name, hva = parse_host_address(
+                monitor.human(f"gpa2hva {region.start:#x}", timeout=timeout)
+            )
+            base = hva - region.offset
+            if name != region.block or bases.setdefault(name, base) != base:
+                raise ObserveError(
+                    f"QEMU contradicts itself: {region} by `info mtree -f`, but `gpa2hva` puts it "
+                    f"in block {name} at {hva:#x}"
+                )
+        missing = bases.keys() - sizes.keys()
+        if missing:
+            raise ObserveError(f"blocks {sorted(missing)} are not in `info ramblock`")
+        return cls(
+            pieces=tuple(
+                RamPiece(
+                    pfn_start=region.start // PAGE_SIZE,
+                    pfn_end=region.end // PAGE_SIZE,
+                    block=region.block,
+                    block_offset=region.offset,
+                    hva=bases[region.block] + region.offset,
+                )
+                for region in sorted(regions, key=lambda region: region.start)
+            ),
+            blocks=tuple(RamBlock(name, *sizes[name], hva) for name, hva in bases.items()),
+        )
+
+    @property
+    def pfn_end(self) -> int:
+        """One past the last page frame number: the length of every per-page array."""
+        return self.pieces[-1].pfn_end
+
+    def block(self, name: str) -> RamBlock:
+        """The block of that name; there is one for every piece."""
+        return next(block for block in self.blocks if block.name == name)
+
+    def uncovered(self, system_ram: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+        """The parts of the guest's System RAM (bytes) that no piece backs; right is none."""
+        gaps = []
+        for start, end in sorted(system_ram):
+            at = start
+            for piece in self.pieces:
+                piece_start, piece_end = piece.pfn_start * PAGE_SIZE, piece.pfn_end * PAGE_SIZE
+                if piece_end <= at or piece_start >= end:
+                    continue
+                if piece_start > at:
+                    gaps.append((at, piece_start))
+                at = piece_end
+            if at < end:
+                gaps.append((at, end))
+        return tuple(gaps)
