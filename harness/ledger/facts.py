@@ -196,6 +196,10 @@ class AuditReport:
     """Bytes reported that no discard in QEMU's trace ever covered; None without a trace."""
     guest_seconds: float
     host_seconds: float
+    reported_resident_pfns: tuple[int, ...] = ()
+    """The first few reported and resident pages (at most 16): where to look."""
+    held_absent_pfns: tuple[int, ...] = ()
+    """The first few lost pages (at most 16)."""
 
 
 # --- events: the lines of results.jsonl ---------------------------------------------------------

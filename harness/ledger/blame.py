@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a failed expectation to its cause: which layer, how many bytes, in one sentence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.ledger.expect import Outcome
+from harness.ledger.facts import Cause, DriverChanged, Event, GuestReady, SettleOutcome
+from harness.ledger.ledgers import ledgers_of, reconcile
+from harness.ledger.measures import current_audit, current_settle, measure, rounds_of
+from harness.ledger.retained import retained_reasons
+from harness.ledger.zones import block_size
+from harness.units import format_size
+
+RETURNED = frozenset(
+    {
+        "reclaimed_bytes",
+        "reclaimed_fraction",
+        "worst_reclaimed_fraction",
+        "reported_bytes",
+        "discarded_bytes",
+    }
+)
+"""Measures that grow as memory comes back."""
+
+WASTED = frozenset(
+    {
+        "reported_resident_bytes",
+        "unreported_free_bytes",
+        "remaining_bytes",
+        "lazyfree_bytes",
+        "failed_discard_bytes",
+        "residue_growth_bytes",
+    }
+)
+"""Measures that grow as memory fails to come back."""
+
+LOST = frozenset(
+    {"integrity_mismatched_pages", "held_absent_bytes", "suspect_bytes", "used_absent_bytes"}
+)
+SLOW = frozenset({"settle_seconds", "settle_t50_seconds", "settle_t90_seconds"})
+
+
+@dataclass(frozen=True)
+class Blame:
+    """A cause and the sentence that explains it. No cause: the scenario itself did not happen."""
+
+    cause: Cause | None
+    sentence: str
+    size: int = 0
+    """Bytes the cause accounts for."""
+
+
+def blame(events: Sequence[Event], failed: Outcome) -> Blame:
+    """Why this expectation failed. `events`: up to the moment at which it was judged."""
+    name = failed.measure
+    if (name in RETURNED and failed.too_high) or (name in WASTED and failed.too_low):
+        return Blame(Cause.CONTROL_BROKEN, "memory came back that should have stayed")
+    if name in RETURNED | WASTED | SLOW:
+        off = feature_off(events)
+        if off is not None and name not in ("lazyfree_bytes", "failed_discard_bytes"):
+            return Blame(Cause.FEATURE_OFF, off)
+    if name in RETURNED or name == "residue_growth_bytes":
+        return _blame_shortfall(_worst_round(events, name), _shortfall(events, failed))
+    if name in LOST and failed.too_high:
+        return Blame(Cause.DATA_LOSS, _loss_sentence(events))
+    if name == "reclaimable_bytes" and failed.too_low:
+        return _retained(events)
+    if name == "console_findings" and failed.too_high:
+        return Blame(Cause.KERNEL_WARNING, "the guest's console shows trouble")
+    if name == "boot_seconds" and failed.too_high:
+        return Blame(Cause.OVERHEAD, "the guest took too long to boot")
+    if name in SLOW and failed.too_high:
+        return Blame(Cause.NOT_SETTLED, _settle_sentence(events))
+    direct = _direct(events, name) if failed.too_high else None
+    return direct or Blame(None, "the run was not what the scenario says")
+
+
+def feature_off(events: Sequence[Event]) -> str | None:
+    """What says that reporting was off at the end of these events, or None."""
+    ready = next((event for event in events if isinstance(event, GuestReady)), None)
+    if ready is None:
+        return None
+    if not ready.offered:
+        return "the balloon device does not offer free page reporting (feature bit 5)"
+    if not ready.negotiated:
+        return f"the guest's driver ({ready.kernel}) did not accept free page reporting"
+    changes = [event for event in events if isinstance(event, DriverChanged)]
+    if changes and not changes[-1].bound:
+        return "the balloon driver was not bound to its device"
+    return None
+
+
+def _worst_round(events: Sequence[Event], name: str) -> Sequence[Event]:
+    """The events a measure is about: up to the end of the worst round, or all."""
+    if name != "worst_reclaimed_fraction":
+        return events
+    rounds = [r for r in rounds_of(events) if r.fraction is not None]
+    return events[: min(rounds, key=lambda r: r.fraction or 0.0).end]
+
+
+def _shortfall(events: Sequence[Event], failed: Outcome) -> float:
+    """Bytes missing from (or too many for) what was expected."""
+    assert failed.actual is not None
+    assert failed.expected is not None
+    gap = abs(failed.expected - failed.actual)
+    if failed.measure.endswith("_fraction"):
+        return gap * measure(_worst_round(events, failed.measure)).get("freed_bytes", 0)
+    return gap
+
+
+def _blame_shortfall(events: Sequence[Event], shortfall: float) -> Blame:
+    """The first layer, from the host inwards, that accounts for half of what is missing.
+
+    If none does, the one that accounts for most.
+    """
+    order = _order(events)
+    ledgers = ledgers_of(events)
+    ways: list[Blame] = []
+    disagreement = reconcile(ledgers, block_size(order)) if ledgers else None
+    if disagreement is not None:
+        ways.append(Blame(disagreement.cause, disagreement.sentence, disagreement.size))
+    # What remains may long have been given back; only without an audit is it the best there is.
+    unreported = _direct(events, "unreported_free_bytes" if ledgers else "remaining_bytes")
+    if unreported is not None:
+        ways.append(unreported)
+    ways.append(_retained(events))
+    enough = next((way for way in ways if way.size >= shortfall / 2), None)
+    if enough is not None:
+        return enough
+    most = max(ways, key=lambda way: way.size)
+    if not most.size:
+        return most
+    return Blame(
+        most.cause,
+        f"{most.sentence}, which explains {format_size(most.size)} of the "
+        f"{format_size(round(shortfall))} missing; the guest uses the rest",
+        most.size,
+    )
+
+
+def _retained(events: Sequence[Event]) -> Blame:
+    """The guest keeps it, for the reason with the most bytes."""
+    reasons = retained_reasons(events, _order(events))
+    if reasons:
+        return Blame(Cause.GUEST_RETAINED, reasons[0].sentence, reasons[0].size)
+    return Blame(
+        Cause.GUEST_RETAINED,
+        "everything the guest can report has come back; it uses the rest"
+        if ledgers_of(events)
+        else "no audit was taken that could say where the rest is",
+    )
+
+
+def _loss_sentence(events: Sequence[Event]) -> str:
+    audit = current_audit(events)
+    if audit is None or not audit.report.suspect_bytes:
+        return "the guest uses memory the host does not hold (never touched, or lost)"
+    pfns = audit.report.suspect_pfns
+    where = f" (first at PFN {pfns[0]:#x})" if pfns else ""
+    return (
+        f"{format_size(audit.report.suspect_bytes)} the guest uses were on the host at an earlier "
+        f"audit and are gone now: suspected loss{where}"
+    )
+
+
+def _direct(events: Sequence[Event], name: str) -> Blame | None:
+    """The cause a measure of waste names by itself, if it has any bytes."""
+    values = measure(events)
+    size = round(values.get(name, 0))
+    if size <= 0:
+        return None
+    order = _order(events)
+    match name:
+        case "unreported_free_bytes" | "remaining_bytes":
+            settled = current_settle(events)
+            if settled is not None and settled.outcome is SettleOutcome.MOVING:
+                return Blame(Cause.NOT_SETTLED, _settle_sentence(events), size)
+            return Blame(
+                Cause.NOT_REPORTED,
+                f"{format_size(size)} are free in the guest in blocks of at least "
+                f"{format_size(block_size(order))}, above the watermark, and were never reported",
+                size,
+            )
+        case "lazyfree_bytes":
+            sentence = f"{format_size(size)} of guest memory are lazily free on the host"
+            return Blame(Cause.LAZILY_FREE, sentence, size)
+        case "reported_resident_bytes" | "failed_discard_bytes":
+            ledgers = ledgers_of(events)
+            found = reconcile(ledgers, block_size(order)) if ledgers else None
+            if found is not None:
+                return Blame(found.cause, found.sentence, found.size)
+            sentence = f"QEMU failed to discard {format_size(size)}"
+            return Blame(Cause.ACKED_NOT_DISCARDED, sentence, size)
+        case "retained_free_bytes":
+            return _retained(events)
+    return None
+
+
+def _settle_sentence(events: Sequence[Event]) -> str:
+    settled = current_settle(events)
+    if settled is None:
+        return "memory had not settled"
+    if settled.outcome is SettleOutcome.MOVING:
+        return (
+            f"memory was still coming back when the settle deadline passed, "
+            f"{format_size(settled.remaining)} remained"
+        )
+    return f"memory kept coming back for {settled.seconds:.1f} s"
+
+
+def _order(events: Sequence[Event]) -> int:
+    ready = next((event for event in events if isinstance(event, GuestReady)), None)
+    return ready.page_reporting_order if ready is not None else -1

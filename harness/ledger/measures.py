@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The measures of a run: numbers derived from its events.
+
+`MEASURES` is their list and their documentation. A measure that was not taken is absent, never 0.
+Page measures come from the latest audit, and only if nothing was freed after it and it could judge
+at least 95 % of the guest's pages: an audit that is out of date or half blind has not looked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from harness.ledger.facts import (
+    Audited,
+    CellTotals,
+    ChurnFreed,
+    ChurnHeld,
+    ChurnVerified,
+    ConsoleFinding,
+    Event,
+    GuestReady,
+    Settled,
+)
+from harness.ledger.zones import MAX_ORDER, REPORTING_CAPACITY
+from harness.units import PAGE_SIZE
+
+UNJUDGED_LIMIT = 0.05
+"""Share of pages that may change during an audit, or have no host state, before it says nothing."""
+
+MEASURES: dict[str, str] = {
+    "freed_bytes": "bytes the churn tool freed in the latest round",
+    "reclaimed_bytes": "bytes the host got back since the latest free: held before less held now",
+    "reclaimed_fraction": "reclaimed_bytes / freed_bytes",
+    "worst_reclaimed_fraction": "the lowest reclaimed_fraction over all rounds",
+    "rounds": "how many times the churn tool freed memory",
+    "reclaimable_bytes": "the part of freed_bytes that the reporting rule can give back: less the "
+    "growth of retained_free_bytes since the last audit before the free (audit while memory is "
+    "held, else it is absent)",
+    "reported_bytes": "bytes in blocks the guest has reported and not reused",
+    "discarded_bytes": "bytes QEMU discarded since the latest free, or since launch without one",
+    "failed_discard_bytes": "bytes QEMU failed to discard, likewise",
+    "reported_resident_bytes": "bytes reported and still held by the host",
+    "unreported_free_bytes": "bytes free in blocks of the order and above, in a zone above its "
+    "watermark, not reported and held by the host",
+    "retained_free_bytes": "bytes free below the order or under a watermark, held by the host",
+    "remaining_bytes": "bytes that could still be reported when the latest settle ended",
+    "used_absent_bytes": "bytes used by the guest that the host does not hold",
+    "held_absent_bytes": "bytes the churn tool held and the host had lost, at worst in any audit",
+    "suspect_bytes": "bytes used now and absent now that an earlier audit saw used and resident",
+    "unjudged_bytes": "bytes the latest audit could not judge: changing, or without host state",
+    "lazyfree_bytes": "bytes of guest RAM the host holds as lazily freed",
+    "residue_growth_bytes": "held after the last round's settle less held after the first round's",
+    "settle_seconds": "from the start of the latest settle to the last movement",
+    "settle_t50_seconds": "until half of what came back in the latest settle had",
+    "settle_t90_seconds": "until nine tenths of what came back in the latest settle had",
+    "integrity_mismatched_pages": "pages of the churn tool found changed, over all its checks",
+    "console_findings": "what the console watcher found: crashes, hangs and warnings",
+    "memory_bytes": "configured guest memory",
+    "block_bytes": "size of a block of the reporting order",
+    "batch_bytes": "32 blocks: what the guest hands over in one call",
+    "boot_seconds": "from launch to the guest's answer over SSH",
+}
+"""Every measure by name, with its unit as the name's ending."""
+
+AUDIT_MEASURES = frozenset(
+    {
+        "reclaimable_bytes",
+        "reported_bytes",
+        "discarded_bytes",
+        "failed_discard_bytes",
+        "reported_resident_bytes",
+        "unreported_free_bytes",
+        "retained_free_bytes",
+        "used_absent_bytes",
+        "held_absent_bytes",
+        "suspect_bytes",
+        "unjudged_bytes",
+        "lazyfree_bytes",
+    }
+)
+"""Those that only an audit takes."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """From a free to the next taking or freeing of memory: what was freed and where it ended."""
+
+    freed: ChurnFreed
+    end: int
+    """Index of the first event after the round."""
+    settled: Settled | None
+    """The last one in the round."""
+    audited: Audited | None
+    held: int | None
+    """HostMapping.held as the last settle or audit of the round saw it."""
+
+    @property
+    def reclaimed(self) -> int | None:
+        return None if self.held is None else self.freed.before.held - self.held
+
+    @property
+    def fraction(self) -> float | None:
+        if self.reclaimed is None or not self.freed.bytes:
+            return None
+        return self.reclaimed / self.freed.bytes
+
+
+def rounds_of(events: Sequence[Event]) -> list[Round]:
+    """The rounds of a run, in order."""
+    result = []
+    for start, freed in enumerate(events):
+        if not isinstance(freed, ChurnFreed):
+            continue
+        end = next(
+            (
+                index
+                for index in range(start + 1, len(events))
+                if isinstance(events[index], ChurnFreed | ChurnHeld)
+            ),
+            len(events),
+        )
+        settled: Settled | None = None
+        audited: Audited | None = None
+        held: int | None = None
+        for event in events[start:end]:
+            if isinstance(event, Settled):
+                settled, held = event, event.held
+            elif isinstance(event, Audited):
+                audited, held = event, event.mapping.held
+        result.append(Round(freed, end, settled, audited, held))
+    return result
+
+
+def current_audit(events: Sequence[Event]) -> Audited | None:
+    """The latest audit, unless memory was taken or freed since: then it is out of date."""
+    for event in reversed(events):
+        if isinstance(event, Audited):
+            return event
+        if isinstance(event, ChurnFreed | ChurnHeld):
+            return None
+    return None
+
+
+def judged_share(cells: CellTotals) -> float:
+    """Share of the audited pages that could be judged; 0.0 for an audit of no pages."""
+    parts = {field.name: getattr(cells, field.name) for field in fields(cells)}
+    del parts["held_absent"]  # lies within used_absent
+    total = sum(parts.values())
+    return 1 - (cells.unstable + cells.unknown) / total if total else 0.0
+
+
+def is_usable(audit: Audited) -> bool:
+    """Whether an audit saw enough of the guest to be believed."""
+    return judged_share(audit.report.total) >= 1 - UNJUDGED_LIMIT
+
+
+def usable_audit(events: Sequence[Event]) -> Audited | None:
+    """The current audit, if it can be believed."""
+    audit = current_audit(events)
+    return audit if audit is not None and is_usable(audit) else None
+
+
+def measure(events: Sequence[Event]) -> dict[str, float]:
+    """Every measure that can be taken from these events. Bytes are whole numbers."""
+    rounds = rounds_of(events)
+    return {
+        **_guest(events),
+        **_rounds(rounds),
+        **_settle(events),
+        **_audit(events, rounds),
+        **_whole_run(events),
+    }
+
+
+def _guest(events: Sequence[Event]) -> dict[str, float]:
+    ready = next((event for event in events if isinstance(event, GuestReady)), None)
+    if ready is None:
+        return {}
+    found: dict[str, float] = {"memory_bytes": ready.memory, "boot_seconds": ready.boot_seconds}
+    if 0 <= ready.page_reporting_order <= MAX_ORDER:
+        found["block_bytes"] = PAGE_SIZE << ready.page_reporting_order
+        found["batch_bytes"] = REPORTING_CAPACITY * found["block_bytes"]
+    return found
+
+
+def _rounds(rounds: Sequence[Round]) -> dict[str, float]:
+    if not rounds:
+        return {}
+    last = rounds[-1]
+    found: dict[str, float] = {"freed_bytes": last.freed.bytes, "rounds": len(rounds)}
+    if last.reclaimed is not None:
+        found["reclaimed_bytes"] = last.reclaimed
+    if last.fraction is not None:
+        found["reclaimed_fraction"] = last.fraction
+    fractions = [round_.fraction for round_ in rounds]
+    known = [fraction for fraction in fractions if fraction is not None]
+    if len(known) == len(fractions):
+        found["worst_reclaimed_fraction"] = min(known)
+    first_settled, last_settled = rounds[0].settled, last.settled
+    if len(rounds) > 1 and first_settled is not None and last_settled is not None:
+        found["residue_growth_bytes"] = last_settled.held - first_settled.held
+    return found
+
+
+def _settle(events: Sequence[Event]) -> dict[str, float]:
+    settled = current_settle(events)
+    if settled is None:
+        return {}
+    found: dict[str, float] = {
+        "settle_seconds": settled.seconds,
+        "remaining_bytes": settled.remaining,
+    }
+    if settled.t50 is not None:
+        found["settle_t50_seconds"] = settled.t50
+    if settled.t90 is not None:
+        found["settle_t90_seconds"] = settled.t90
+    return found
+
+
+def current_settle(events: Sequence[Event]) -> Settled | None:
+    """The latest settle, unless memory was taken or freed since."""
+    for event in reversed(events):
+        if isinstance(event, Settled):
+            return event
+        if isinstance(event, ChurnFreed | ChurnHeld):
+            return None
+    return None
+
+
+def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]:
+    audit = current_audit(events)
+    if audit is None:
+        return {}
+    total = audit.report.total
+    found: dict[str, float] = {
+        "lazyfree_bytes": audit.mapping.lazyfree,
+        "unjudged_bytes": total.unstable + total.unknown,
+    }
+    before = rounds[-1].freed.discards_before if rounds else None
+    if audit.discards is not None and (not rounds or before is not None):
+        found["discarded_bytes"] = audit.discards.bytes - (before.bytes if before else 0)
+        found["failed_discard_bytes"] = audit.discards.failed_bytes - (
+            before.failed_bytes if before else 0
+        )
+    if usable_audit(events) is None:
+        return found
+    found |= {
+        "reported_bytes": total.reported_resident + total.reported_absent,
+        "reported_resident_bytes": total.reported_resident,
+        "unreported_free_bytes": total.free_large_resident,
+        "retained_free_bytes": total.free_small_resident,
+        "used_absent_bytes": total.used_absent,
+        "suspect_bytes": audit.report.suspect_bytes,
+    }
+    if rounds:
+        earlier = audit_before(events, rounds[-1].freed)
+        if earlier is not None:
+            growth = total.free_small_resident - earlier.report.total.free_small_resident
+            freed = rounds[-1].freed.bytes
+            found["reclaimable_bytes"] = min(freed, max(0, freed - max(0, growth)))
+    return found
+
+
+def audit_before(events: Sequence[Event], freed: ChurnFreed) -> Audited | None:
+    """The last audit before a free, if it can be believed."""
+    start = next(index for index, event in enumerate(events) if event is freed)
+    audits = [event for event in events[:start] if isinstance(event, Audited)]
+    return audits[-1] if audits and is_usable(audits[-1]) else None
+
+
+def _whole_run(events: Sequence[Event]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    audits = [event for event in events if isinstance(event, Audited)]
+    lost = max((audit.report.total.held_absent for audit in audits), default=0)
+    if lost or (audits and all(is_usable(audit) for audit in audits)):
+        found["held_absent_bytes"] = lost
+    checks = [event for event in events if isinstance(event, ChurnVerified)]
+    if any(check.bytes for check in checks):
+        found["integrity_mismatched_pages"] = sum(check.mismatched_pages for check in checks)
+    findings = sum(isinstance(event, ConsoleFinding) for event in events)
+    if findings or any(isinstance(event, GuestReady) for event in events):
+        found["console_findings"] = findings
+    return found

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a guest keeps memory: the reason behind `guest-retained`, with its bytes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.ledger.facts import Audited, ChurnFreed, ChurnHeld, Event, GuestCounters
+from harness.ledger.measures import audit_before, rounds_of, usable_audit
+from harness.ledger.noise import HUGE_PAGE
+from harness.ledger.zones import above_watermark, block_size
+from harness.units import format_size
+
+_ACCOUNTED = (
+    "MemFree",
+    "Buffers",
+    "Cached",
+    "SwapCached",
+    "AnonPages",
+    "Slab",
+    "KernelStack",
+    "PageTables",
+    "Percpu",
+    "Hugetlb",
+)
+"""/proc/meminfo fields that together hold nearly all of MemTotal, none of it twice."""
+
+
+@dataclass(frozen=True)
+class Retained:
+    """One reason, and the bytes it can explain."""
+
+    size: int
+    sentence: str
+
+
+def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Retained]:
+    """Why the guest keeps memory as the current audit sees it, the most bytes first.
+
+    Growth is counted from the last audit before the latest free; without one, from nothing.
+    """
+    audit = usable_audit(events)
+    if audit is None:
+        return []
+    rounds = rounds_of(events)
+    earlier = audit_before(events, rounds[-1].freed) if rounds else None
+    base = earlier.counters if earlier else None
+    block = format_size(block_size(reporting_order))
+    under, over = _free_by_watermark(audit, reporting_order)
+    now = audit.counters
+    cache = _page_cache(now) - (_page_cache(base) if base else 0)
+    anonymous = now.meminfo.get("AnonPages", 0) - _tool_holds(events, audit)
+    if base and earlier:
+        anonymous -= base.meminfo.get("AnonPages", 0) - _tool_holds(events, earlier)
+    slab = now.meminfo.get("Slab", 0) - (base.meminfo.get("Slab", 0) if base else 0)
+    more = " more than before" if base else ""
+    pool = now.meminfo.get("HugePages_Free", 0) * now.meminfo.get("Hugepagesize", 0)
+    reasons = [
+        Retained(
+            over,
+            f"{format_size(over)} are free in the guest but in blocks below {block}, the reporting "
+            f"order {reporting_order}: fragmentation",
+        ),
+        Retained(
+            under,
+            f"{format_size(under)} are free in zones so small or full that they are under their "
+            f"watermark, where the guest does not report",
+        ),
+        Retained(cache, f"the guest's page cache holds {format_size(cache)}{more}"),
+        Retained(slab, f"the guest's kernel holds {format_size(slab)} of slab{more}"),
+        Retained(pool, f"{format_size(pool)} lie unused in the guest's pool of huge pages"),
+        Retained(
+            _deferred_split(now, base),
+            f"about {format_size(_deferred_split(now, base))} are the freed parts of transparent "
+            "huge pages whose split the guest defers until it needs memory",
+        ),
+        Retained(
+            anonymous,
+            f"processes in the guest other than the churn tool hold {format_size(anonymous)} of "
+            f"anonymous memory{more}",
+        ),
+    ]
+    return sorted((r for r in reasons if r.size > 0), key=lambda r: -r.size)
+
+
+def _free_by_watermark(audit: Audited, reporting_order: int) -> tuple[int, int]:
+    """Resident bytes the rule lets the guest keep: in zones under their watermark; elsewhere."""
+    under = sum(
+        audit.report.per_zone[name].free_small_resident
+        for zone in audit.counters.zones
+        if (name := f"node{zone.node}/{zone.name}") in audit.report.per_zone
+        and not above_watermark(zone, reporting_order)
+    )
+    return under, audit.report.total.free_small_resident - under
+
+
+def _page_cache(counters: GuestCounters) -> int:
+    """Pages of files; shared memory is in Cached but belongs to processes."""
+    field = counters.meminfo.get
+    return field("Cached", 0) + field("Buffers", 0) - field("Shmem", 0)
+
+
+def _tool_holds(events: Sequence[Event], audit: Audited) -> int:
+    """What the churn tool held at an audit."""
+    held = 0
+    for event in events:
+        if event is audit:
+            break
+        if isinstance(event, ChurnHeld):
+            held = event.bytes
+        elif isinstance(event, ChurnFreed):
+            held = event.still_held
+    return held
+
+
+def _deferred_split(now: GuestCounters, base: GuestCounters | None) -> int:
+    """Memory used but in no account, as far as newly deferred splits can explain it.
+
+    A huge page that is partly unmapped waits on the deferred split queue (mm/huge_memory.c,
+    deferred_split_folio(), counted in vmstat's thp_deferred_split_page); its unmapped part is in
+    neither AnonPages nor MemFree.
+    """
+    queued = now.vmstat.get("thp_deferred_split_page", 0)
+    hidden = _unaccounted(now)
+    if base is not None:
+        queued -= base.vmstat.get("thp_deferred_split_page", 0)
+        hidden -= _unaccounted(base)
+    return max(0, min(queued * HUGE_PAGE, hidden))
+
+
+def _unaccounted(counters: GuestCounters) -> int:
+    return counters.meminfo.get("MemTotal", 0) - sum(
+        counters.meminfo.get(field, 0) for field in _ACCOUNTED
+    )

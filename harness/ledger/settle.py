@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When has a guest given back what it will? The rule of the settle step, as a pure state machine.
+
+A wait ends *drained* when nothing that the reporting rule covers remains unreported, *idle* when
+something remains but nothing moved for more than two reporting passes, and *moving* when its
+deadline passes first. Which kernel rules it builds on: see `harness.ledger.zones`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.ledger.blocks import NO_ORDER, block_structure
+from harness.ledger.facts import GuestState, SettleOutcome, StateArray, Zone
+from harness.ledger.zones import (
+    PASS_SECONDS,
+    PASS_SHARE,
+    REPORTING_CAPACITY,
+    above_watermark,
+    block_size,
+    effective_order,
+    zone_cuts,
+    zone_index,
+)
+from harness.units import PAGE_SIZE
+
+IDLE_SECONDS = 2 * PASS_SECONDS
+"""More than this without movement is idle: a pass that was due has come and found nothing."""
+
+
+def reportable_remaining(zones: Sequence[Zone], reporting_order: int) -> int:
+    """Upper bound in bytes of what can still be reported, from buddyinfo and the watermarks.
+
+    It counts blocks that have been reported already: buddyinfo does not tell them apart.
+    """
+    order = effective_order(reporting_order)
+    return sum(
+        (count << block) * PAGE_SIZE
+        for zone in zones
+        if above_watermark(zone, reporting_order)
+        for block, count in enumerate(zone.free_blocks)
+        if block >= order
+    )
+
+
+def remaining_from_states(states: StateArray, zones: Sequence[Zone], reporting_order: int) -> int:
+    """Exactly what can still be reported, in bytes, from page states as the guest tool sends them.
+
+    Pages in no zone of `zones` count: no watermark excuses them.
+    """
+    blocks = block_structure(states, zone_cuts(zones))
+    watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
+    remaining = (
+        (blocks.states == GuestState.FREE)
+        & (blocks.orders >= effective_order(reporting_order))
+        & (blocks.orders != NO_ORDER)
+        & watched[zone_index(zones, len(states))]
+    )
+    return int(np.count_nonzero(remaining)) * PAGE_SIZE
+
+
+def predict_drain_seconds(zones: Sequence[Zone], reporting_order: int) -> float:
+    """Upper bound of the time an idle guest needs to report everything, by the pass rule.
+
+    page_reporting_cycle() hands over at least DIV_ROUND_UP(nr_free, 32 * 16) full calls of 32
+    blocks from each free list in a pass, where nr_free counts all blocks of that order, reported
+    or not. All lists are worked on in each pass, so the longest decides. buddyinfo adds up the
+    migratetypes of an order; the bound takes them for one list. One pass more goes to the delay
+    before the first, and one to blocks that merge while being handed back and are reported again.
+    The time the host needs to discard comes on top. 0.0 where nothing can be reported.
+    """
+    order = effective_order(reporting_order)
+    passes = 0
+    for zone in zones:
+        if not above_watermark(zone, reporting_order):
+            continue
+        for count in zone.free_blocks[order:]:
+            calls = -(-count // (REPORTING_CAPACITY * PASS_SHARE))
+            passes = max(passes, -(-count // (REPORTING_CAPACITY * calls)) if calls else 0)
+    return (passes + 2) * PASS_SECONDS if passes else 0.0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What was seen at one moment of a wait; None: not looked at."""
+
+    at: float
+    held: int | None = None
+    """HostMapping.held, bytes."""
+    discarded: int | None = None
+    """DiscardTotals.bytes."""
+    remaining: int | None = None
+    """Bytes that can still be reported: exact, or an upper bound."""
+
+
+@dataclass(frozen=True)
+class SettleState:
+    """How a wait stands. `outcome` is None while it should go on."""
+
+    outcome: SettleOutcome | None
+    seconds: float
+    """From the start of the wait to the last movement."""
+    remaining: int | None
+    """As last observed."""
+    held: int | None
+    """As last observed."""
+    t50: float | None
+    """Seconds until half of what came back in this wait had; None if less than a block did."""
+    t90: float | None
+
+
+class SettleTracker:
+    """Feed it observations in order; it says when the wait is over and how it went.
+
+    Movement is: discards grew; or the held bytes fell by at least a block below their last peak;
+    or the remaining bytes fell to a new low. `start` is when the wait began, which must be after
+    the freeing it waits for: observations made before it raise `ValueError`, because "nothing
+    remains" seen before the freeing says nothing. All times on one clock, in seconds.
+    """
+
+    def __init__(self, start: float, *, deadline: float, reporting_order: int) -> None:
+        """`deadline`: seconds from `start` after which a moving guest is given up."""
+        self._start = start
+        self._end = start + deadline
+        self._block = block_size(reporting_order)
+        self._last_movement = start
+        self._discarded: int | None = None
+        self._peak: int | None = None
+        self._lowest_remaining: int | None = None
+        self._remaining: int | None = None
+        self._held: list[tuple[float, int]] = []
+        self._now = start
+
+    def observe(self, seen: Observation) -> SettleState:
+        """Take one observation in and say how the wait stands now."""
+        if seen.at < self._now:
+            raise ValueError(
+                f"an observation of t={seen.at:.3f} s came after t={self._now:.3f} s; "
+                "a wait takes only what was seen after it began, in order"
+            )
+        self._now = seen.at
+        moved = [
+            self._discards_grew(seen.discarded),
+            self._held_fell(seen.at, seen.held),
+            self._remaining_fell(seen.remaining),
+        ]
+        if any(moved):
+            self._last_movement = seen.at
+        return self.state()
+
+    def state(self) -> SettleState:
+        """How the wait stands after the last observation."""
+        return SettleState(
+            outcome=self._outcome(),
+            seconds=self._last_movement - self._start,
+            remaining=self._remaining,
+            held=self._held[-1][1] if self._held else None,
+            t50=self._seconds_until(0.5),
+            t90=self._seconds_until(0.9),
+        )
+
+    def _outcome(self) -> SettleOutcome | None:
+        if self._remaining == 0:
+            return SettleOutcome.DRAINED
+        if self._now - self._last_movement > IDLE_SECONDS:
+            return SettleOutcome.IDLE
+        return SettleOutcome.MOVING if self._now >= self._end else None
+
+    def _discards_grew(self, discarded: int | None) -> bool:
+        if discarded is None:
+            return False
+        grew = self._discarded is not None and discarded > self._discarded
+        self._discarded = discarded
+        return grew
+
+    def _held_fell(self, at: float, held: int | None) -> bool:
+        if held is None:
+            return False
+        self._held.append((at, held))
+        fell = self._peak is not None and self._peak - held >= self._block
+        self._peak = held if fell or self._peak is None else max(self._peak, held)
+        return fell
+
+    def _remaining_fell(self, remaining: int | None) -> bool:
+        if remaining is None:
+            return False
+        self._remaining = remaining
+        fell = self._lowest_remaining is not None and remaining < self._lowest_remaining
+        if fell or self._lowest_remaining is None:
+            self._lowest_remaining = remaining
+        return fell
+
+    def _seconds_until(self, share: float) -> float | None:
+        """Seconds until `share` of the held bytes' fall had happened, between samples linear."""
+        if not self._held:
+            return None
+        first, last = self._held[0][1], self._held[-1][1]
+        if first - last < self._block:
+            return None
+        level = first - share * (first - last)
+        before_at, before = self._held[0]
+        for at, held in self._held:
+            if held <= level:
+                part = (before - level) / (before - held) if before > held else 0.0
+                return before_at + part * (at - before_at) - self._start
+            before_at, before = at, held
+        raise AssertionError("the last sample lies at or below every share of the fall")
