@@ -7,7 +7,7 @@ files.
 """
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,6 +74,14 @@ def format_loc(loc: Loc) -> str:
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def node_locs(data: Any, loc: Loc = ()) -> Iterator[Loc]:
+    """The place of every value inside plain data."""
+    yield loc
+    if isinstance(data, dict | list):
+        for part, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from node_locs(value, (*loc, part))
 
 
 def load_model(path: Path, model: type[M]) -> M:

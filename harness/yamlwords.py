@@ -40,10 +40,12 @@ def describe(model: type[BaseModel], details: Any) -> str:
         return f"unknown field{near_miss(str(name), known)}; fields are: {', '.join(known)}"
     if kind == "value_error":
         return str(details["ctx"]["error"])
-    if kind not in _KINDS and kind != "literal_error":
-        return str(details["msg"])
     shown = repr(details["input"])
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    if kind not in _KINDS and kind != "literal_error":
+        said = str(details["msg"])
+        wanted = said.removeprefix("Input should be ")
+        return said if wanted == said else f"must be {wanted}, not {shown}"
     if kind == "literal_error":
         wanted = details["ctx"]["expected"]
         words = [word.strip("'") for word in wanted.replace(" or ", ", ").split(", ")]

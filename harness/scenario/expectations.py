@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a scenario expects: conditions by measure, checked when the file is loaded."""
+
+from typing import Annotated, Any, TypeVar
+
+from pydantic import PlainValidator, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from harness.ledger.expect import check_name, names_in, parse_condition
+
+T = TypeVar("T")
+
+Mistakes = list[tuple[tuple[str | int, ...], str]]
+"""Places below the value being validated, and what is wrong there."""
+
+AUDIT_MEASURES = frozenset(
+    {
+        "discarded_bytes",
+        "failed_discard_bytes",
+        "held_absent_bytes",
+        "lazyfree_bytes",
+        "reclaimable_bytes",
+        "reported_bytes",
+        "reported_resident_bytes",
+        "retained_free_bytes",
+        "suspect_bytes",
+        "unjudged_bytes",
+        "unreported_free_bytes",
+        "used_absent_bytes",
+    }
+)
+"""Measures that `harness.ledger.measures` takes from page audits alone."""
+
+
+MAX_CONDITION = 200
+"""Far above what a person can read; the parser recurses into parentheses."""
+
+
+def raise_mistakes(value: T, mistakes: Mistakes) -> T:
+    """`value` if there are none. Raises pydantic's error with each mistake at its own place."""
+    if not mistakes:
+        return value
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("scenario", "{text}", {"text": text}), loc=loc, input=None
+        )
+        for loc, text in mistakes
+    ]
+    raise ValidationError.from_exception_data("scenario", details)
+
+
+def _check(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(  # noqa: TRY004 - for pydantic
+            'must be a mapping of measures to conditions, as in `reclaimed_fraction: ">= 0.95"`'
+        )
+    mistakes: Mistakes = []
+    for measure, condition in value.items():
+        try:
+            check_name(measure)
+            _check_condition(condition)
+        except ValueError as error:
+            mistakes.append(((measure,), str(error)))
+    return raise_mistakes(dict(value), mistakes)
+
+
+def _check_condition(condition: Any) -> None:
+    if not isinstance(condition, str):
+        raise ValueError(  # noqa: TRY004 - for pydantic
+            f'must be a condition in quotes, as in "== {condition}", not {condition!r}'
+        )
+    if len(condition) > MAX_CONDITION:
+        raise ValueError(f"is longer than {MAX_CONDITION} characters")
+    parse_condition(condition)
+
+
+Expectations = Annotated[dict[str, str], PlainValidator(_check)]
+"""`reclaimed_fraction: ">= 0.95"`: condition by measure, as written."""
+
+
+def wants_audit(measure: str, condition: str) -> bool:
+    """Whether the expectation rests on something that nothing but a page audit measures."""
+    return not AUDIT_MEASURES.isdisjoint(
+        {measure} | names_in(parse_condition(condition).expression)
+    )

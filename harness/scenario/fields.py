@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Field types of scenario files: text with units in, bytes and seconds out."""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, PlainValidator
+
+from harness.units import PAGE_SIZE, format_size, parse_duration, parse_size
+
+T = TypeVar("T")
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_SHARE_WORDS = "write a part of the guest's memory, 50%, or a number with a unit, 512MiB"
+
+
+@dataclass(frozen=True)
+class Share:
+    """An amount of memory, in bytes or as a part of the guest's configured memory."""
+
+    text: str
+    bytes: int = 0
+    fraction: float = 0.0
+
+    def of(self, memory: int) -> int:
+        """Bytes, in whole pages, in a guest of `memory` bytes."""
+        size = self.bytes or int(memory * self.fraction)
+        return size // PAGE_SIZE * PAGE_SIZE
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _text(value: Any, example: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} has no unit; write {example}")  # noqa: TRY004 - for pydantic
+    return value
+
+
+def _size(value: Any) -> int:
+    return parse_size(_text(value, "a number and B, KiB, MiB or GiB: 512MiB"))
+
+
+def _duration(value: Any) -> float:
+    return parse_duration(_text(value, "a number and ms, s, m or h: 60s"))
+
+
+def _share(value: Any) -> Share:
+    text = _text(value, _SHARE_WORDS.removeprefix("write "))
+    percent = _PERCENT.fullmatch(text.strip())
+    if percent is None:
+        try:
+            share = Share(text, bytes=parse_size(text))
+        except ValueError as error:
+            raise ValueError(f"{text!r} is not a size; {_SHARE_WORDS}") from error
+        if share.bytes < PAGE_SIZE:
+            raise ValueError(f"{text!r} is less than a page of {format_size(PAGE_SIZE)}")
+        return share
+    fraction = float(percent[1]) / 100
+    if not 0 < fraction < 1:
+        raise ValueError(f"{text!r} must lie between 0% and 100%, both excluded")
+    return Share(text, fraction=fraction)
+
+
+def _kebab(value: str) -> str:
+    if not _KEBAB.fullmatch(value) or len(value) > 64:
+        raise ValueError(
+            f"{value!r} must be small letters, digits and single hyphens, at most 64: reclaim-basic"
+        )
+    return value
+
+
+def _not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
+    if not value:
+        raise ValueError("must have at least one item")
+    return value
+
+
+def _kernel_words(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("the kernel command line must be one line of printable characters")
+    return value
+
+
+Size = Annotated[int, PlainValidator(_size)]
+"""`512MiB` in the file, bytes in the model."""
+Seconds = Annotated[float, PlainValidator(_duration)]
+"""`60s` in the file, seconds in the model."""
+MemoryShare = Annotated[Share, PlainValidator(_share)]
+"""`50%` or `512MiB` in the file."""
+Name = Annotated[str, AfterValidator(_kebab)]
+"""Names files and directories: kebab-case."""
+NotEmpty = AfterValidator(_not_empty)
+"""For tuples. Pydantic's own limit would also speak of a list whose items are all wrong."""
+CommandLine = Annotated[str, AfterValidator(_kernel_words)]

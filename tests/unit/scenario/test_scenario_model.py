@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a scenario may say, and what its writer is told otherwise."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ScenarioFileError
+from harness.ledger.measures import MEASURES
+from harness.scenario.expectations import AUDIT_MEASURES
+from harness.scenario.fields import Share
+from harness.scenario.load import load_scenario
+from harness.scenario.model import (
+    AuditStep,
+    ChurnStep,
+    RepeatStep,
+    Scenario,
+    SettleStep,
+    VerifyStep,
+)
+from harness.units import GIB, MIB
+
+Write = Callable[[str], Path]
+
+HEAD = "name: x\ntitle: t\n"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def put(text: str) -> Path:
+        path = tmp_path / "x.yaml"
+        path.write_text(text)
+        return path
+
+    return put
+
+
+def said(path: Path) -> list[str]:
+    """The error's lines without the directory."""
+    with pytest.raises(ScenarioFileError) as caught:
+        load_scenario(path)
+    return caught.value.message.replace(f"{path.parent}/", "").splitlines()
+
+
+def test_the_shortest_scenario_has_the_defaults(write: Write) -> None:
+    scenario = load_scenario(write(HEAD + "steps: [settle: {}]\n"))
+    assert scenario.guest.memory == GIB
+    assert scenario.guest.vcpus == 2
+    assert scenario.balloon.free_page_reporting
+    assert scenario.host.backend == "anonymous"
+    assert scenario.steps == (SettleStep(),)
+    assert scenario.steps[0] == SettleStep.model_validate({"deadline": "60s"})
+    assert scenario.expect == {}
+
+
+def test_units_become_bytes_and_seconds(write: Write) -> None:
+    text = """\
+guest:
+  memory: 2GiB
+  vcpus: 3
+  numa: [{memory: 512MiB, vcpus: [0, 2]}, {memory: 1.5GiB, vcpus: [1]}]
+steps:
+  - settle:
+  - repeat:
+      times: 3
+      steps:
+        - churn: {size: 25%, hold: 500ms, free: half-of-blocks, hugepages: never, seed: 7}
+        - verify: {}
+  - churn: {size: 300MiB}
+  - audit: {name: last, expect: {reported_resident_bytes: "== 0"}}
+"""
+    scenario = load_scenario(write(HEAD + text))
+    assert [node.memory for node in scenario.guest.numa] == [512 * MIB, 1536 * MIB]
+    settle, repeat, churn, audit = scenario.steps
+    assert isinstance(settle, SettleStep)
+    assert isinstance(repeat, RepeatStep)
+    assert repeat.times == 3
+    first, second = repeat.steps
+    assert isinstance(second, VerifyStep)
+    assert isinstance(first, ChurnStep)
+    assert first.size.of(scenario.guest.memory) == 512 * MIB
+    assert (first.hold, first.free, first.hugepages, first.seed) == (
+        0.5,
+        "half-of-blocks",
+        "never",
+        7,
+    )
+    assert isinstance(churn, ChurnStep)
+    assert churn.size.of(scenario.guest.memory) == 300 * MIB
+    assert isinstance(audit, AuditStep)
+    assert (audit.name, audit.expect) == ("last", {"reported_resident_bytes": "== 0"})
+    assert scenario.guest.summary == "2GiB, 3 vCPUs, 2 nodes"
+
+
+def test_a_share_of_memory_is_whole_pages() -> None:
+    assert Share("33.3%", fraction=0.333).of(GIB) % 4096 == 0
+    assert Share("5000B", bytes=5000).of(GIB) == 4096
+
+
+def test_waits_are_counted_as_often_as_they_happen(write: Write) -> None:
+    text = "steps: [settle: {}, repeat: {times: 5, steps: [settle: {}, settle: {}]}]\n"
+    assert load_scenario(write(HEAD + text)).wait_count == 11
+
+
+def test_a_scenario_cannot_be_changed(write: Write) -> None:
+    scenario = load_scenario(write(HEAD + "steps: [settle: {}]\n"))
+    with pytest.raises(ValueError, match="frozen"):
+        scenario.title = "other"  # type: ignore[misc]
+
+
+def test_mistakes_of_a_file_are_all_told_with_their_lines(write: Write) -> None:
+    text = """\
+name: x
+title: t
+guest: {memory: 1024, vcpus: two}
+ballon: {free_page_reporting: true}
+host: {backend: memfd-sahred}
+steps:
+  - settle: {dealine: 60s}
+  - settle: {deadline: 60}
+  - churn: {size: 50 per cent}
+  - chrun: {size: 50%}
+  - churn: {size: 50%}
+    audit: {}
+  - audit
+  - audit: []
+  - repeat: {times: 2, steps: [repeat: {times: 2, steps: [settle: {}]}]}
+expect:
+  reclaimed_fractoin: ">= 0.95"
+  reclaimed_bytes: 0
+  reported_bytes: "= 0"
+  rounds: "== rounsd"
+"""
+    seen = "\n".join(said(write(text)))
+    for line in (
+        "x.yaml:3: guest.memory: 1024 has no unit; write a number and B, KiB, MiB or GiB: 512MiB",
+        "x.yaml:3: guest.vcpus: must be a whole number, not 'two'",
+        "x.yaml:4: ballon: unknown field; did you mean 'balloon'; fields are: about, balloon, ",
+        "x.yaml:5: host.backend: 'memfd-sahred' is not one of ",
+        "did you mean 'memfd-shared'",
+        "x.yaml:7: steps[0].settle.dealine: unknown field; did you mean 'deadline'; "
+        "fields are: deadline",
+        "x.yaml:8: steps[1].settle.deadline: 60 has no unit; write a number and ms, s, m or h: 60s",
+        "x.yaml:9: steps[2].churn.size: '50 per cent' is not a size; write a part of the guest's "
+        "memory, 50%, or a number with a unit, 512MiB",
+        "x.yaml:10: steps[3]: unknown step 'chrun'; did you mean 'churn'; steps are: settle, churn,"
+        " verify, release, audit, unbind, bind, repeat",
+        "x.yaml:11: steps[4]: a step is a mapping with one key, as in `- settle: {}`; ",
+        "x.yaml:13: steps[5]: a step is a mapping with one key, as in `- settle: {}`; ",
+        "x.yaml:14: steps[6].audit: must be a mapping (`field: value`), not []",
+        "x.yaml:15: steps[7].repeat.steps[0]: repeat cannot stand inside repeat",
+        "x.yaml:17: expect.reclaimed_fractoin: there is no measure 'reclaimed_fractoin'; "
+        "did you mean reclaimed_fraction",
+        'x.yaml:18: expect.reclaimed_bytes: must be a condition in quotes, as in "== 0", not 0',
+        "x.yaml:19: expect.reported_bytes: '= 0' does not begin with a comparison",
+        "x.yaml:20: expect.rounds: there is no measure 'rounsd'; did you mean rounds",
+    ):
+        assert line in seen
+    assert len(seen.splitlines()) == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("guest: {memory: 100.5KiB}", "guest.memory: must be whole MiB and at least 64MiB"),
+        ("guest: {memory: 1MiB}", "guest.memory: must be whole MiB and at least 64MiB"),
+        (
+            "guest: {numa: [{memory: 512MiB, vcpus: [0, 1]}]}",
+            "guest.numa: its nodes have 512MiB, the guest 1GiB",
+        ),
+        (
+            "guest: {numa: [{memory: 1GiB, vcpus: [0, 0]}]}",
+            "guest.numa: its nodes must have each vCPU from 0 to 1 once, not [0, 0]",
+        ),
+        ("guest: {vcpus: 0}", "guest.vcpus: must be greater than or equal to 1, not 0"),
+        ('guest: {cmdline: "a\\nb"}', "guest.cmdline: the kernel command line must be one line"),
+        ("balloon: {free_page_reporting: 1}", "must be true or false, not 1"),
+        ("tags: [Default]", "tags[0]: 'Default' must be small letters, digits and single hyphens"),
+        ("steps: []", "steps: must have at least one item"),
+        ("steps: [churn: {size: 100%}]", "must lie between 0% and 100%"),
+        ("steps: [churn: {size: 1B}]", "'1B' is less than a page"),
+        (
+            "steps: [churn: {size: 1GiB}]",
+            "steps[0].churn.size: 1GiB is not less than the guest's 1GiB",
+        ),
+        ("steps: [churn: {size: 10%, seed: -1}]", "steps[0].churn.seed: "),
+        ("steps: [verify: {}]", "steps[0].verify: nothing is held here"),
+        (
+            "steps: [churn: {size: 10%, free: half-of-blocks}, release: {}, release: {}]",
+            "steps[2].release: nothing is held here",
+        ),
+        ("steps: [bind: {}]", "steps[0].bind: the driver is already bound"),
+        (
+            "steps: [repeat: {times: 2, steps: [unbind: {}]}]",
+            "steps[0].repeat.steps[0].unbind: the driver is already unbound",
+        ),
+        (
+            'steps: [settle: {}]\nexpect: {reported_bytes: "== 0"}',
+            "expect.reported_bytes: needs a page audit, and no step is an `audit`",
+        ),
+        (
+            'steps: [settle: {}]\nexpect: {reclaimed_bytes: ">= reclaimable_bytes"}',
+            "expect.reclaimed_bytes: needs a page audit, and no step is an `audit`",
+        ),
+        (f'expect: {{rounds: "== {"(" * 5000}"}}', "expect.rounds: is longer than 200 characters"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(write: Write, text: str, message: str) -> None:
+    steps = "" if text.startswith("steps") else "steps: [settle: {}]\n"
+    assert any(message in line for line in said(write(HEAD + steps + text + "\n")))
+
+
+def test_a_file_is_called_after_its_scenario(write: Write) -> None:
+    path = write("name: y\ntitle: t\nsteps: [settle: {}]\n")
+    assert said(path) == ["x.yaml:1: name: 'y' must be the file's name without .yaml: 'x'"]
+
+
+def test_what_is_released_can_be_churned_again_and_the_driver_bound_again(write: Write) -> None:
+    text = """\
+steps:
+  - churn: {size: 10%, free: half-of-blocks}
+  - verify: {}
+  - churn: {size: 10%, free: half-of-blocks}
+  - release: {}
+  - repeat: {times: 2, steps: [unbind: {}, bind: {}]}
+"""
+    assert isinstance(load_scenario(write(HEAD + text)), Scenario)
+
+
+def test_the_audits_measures_are_measures() -> None:
+    assert set(MEASURES) >= AUDIT_MEASURES
