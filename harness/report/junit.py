@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""junit.xml: the same verdicts for the tools of a CI."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
+from pathlib import Path
+
+from harness.ledger.facts import Event, Verdict
+from harness.report.results import write_whole
+from harness.report.summary import RunSummary, build_summary
+
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 (section 2.2) has no way to hold, not even escaped."""
+
+_ELEMENTS = {
+    Verdict.FAIL: "failure",
+    Verdict.ERROR: "error",
+    Verdict.MISS: "error",
+    Verdict.SKIP: "skipped",
+}
+
+
+def write_junit(events: Iterable[tuple[str, Event]], path: Path) -> None:
+    """Write junit.xml, whole or not at all, beside the runs' directories. Raises `RecordError`."""
+    cases = [_case(run, path.parent) for run in build_summary(events).runs]
+    suite = ElementTree.Element("testsuite", name="fpr-harness")
+    suite.extend(cases)
+    for attribute, element in (
+        ("failures", "failure"),
+        ("errors", "error"),
+        ("skipped", "skipped"),
+    ):
+        suite.set(attribute, str(sum(case.find(element) is not None for case in cases)))
+    suite.set("tests", str(len(cases)))
+    suite.set("time", f"{sum(float(case.attrib['time']) for case in cases):.3f}")
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    write_whole(path, ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True))
+
+
+def _case(run: RunSummary, results: Path) -> ElementTree.Element:
+    case = ElementTree.Element(
+        "testcase",
+        classname=_clean(f"{run.scenario}.{run.image}"),
+        name=_clean(run.run_id),
+        time=f"{run.seconds:.3f}",
+    )
+    known = {"kernel": run.kernel, "accel": run.accel, "qemu": run.qemu, "image": run.image}
+    properties = ElementTree.SubElement(case, "properties")
+    for name, value in known.items():
+        if value is not None:
+            ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
+    element = _ELEMENTS.get(run.verdict)
+    if element is not None:
+        kind = run.cause or run.verdict
+        outcome = ElementTree.SubElement(case, element, message=_clean(run.reason), type=kind)
+        outcome.text = _clean("\n".join(part for part in (run.reason, run.hint) if part))
+    lines = [f"verdict: {run.verdict}", f"evidence: {results / run.run_id}"]
+    lines += [f"{name}: {value:g}" for name, value in run.measures.items()]
+    ElementTree.SubElement(case, "system-out").text = _clean("\n".join(lines))
+    return case
+
+
+def _clean(text: str) -> str:
+    return _NOT_XML.sub("\ufffd", text)

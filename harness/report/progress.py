@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live progress from events: a line for each running run on a terminal, plain lines elsewhere."""
+
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness.ledger.facts import (
+    ChurnFreed,
+    ConsoleFinding,
+    Event,
+    GuestReady,
+    Judged,
+    PhaseStarted,
+    RunStarted,
+    Sample,
+    Settled,
+)
+from harness.report.screen import STYLES, TextSink, make_console, printable
+from harness.units import format_size
+
+PLAIN_SECONDS = 10.0
+"""Between plain lines about a run while its phase does not change."""
+
+REFRESH_HZ = 4
+
+
+@dataclass
+class _Run:
+    """What is known of a running run. Bytes; the run's own seconds."""
+
+    image: str
+    began: float
+    """Monotonic seconds of this process, so that the clock goes on between events."""
+    phase: str = "starting"
+    detail: str = ""
+    held: int | None = None
+    held_before: int | None = None
+    """What the host held when memory was last freed."""
+    told_at: float = 0.0
+
+    @property
+    def back(self) -> str:
+        """What came back since the last free, where that is known."""
+        if self.held is None:
+            return ""
+        if self.held_before is None:
+            return f"host holds {format_size(self.held)}"
+        back = max(0, self.held_before - self.held)
+        return f"{format_size(back)} back, host holds {format_size(self.held)}"
+
+    @property
+    def doing(self) -> str:
+        return printable(f"{self.phase} {self.detail}".strip())
+
+
+class ProgressView:
+    """Shows runs as their events are fed; safe to feed from any thread.
+
+    `total` is the number of runs, None where it is not known; `live` forces or forbids redrawing
+    (None: as the file is a terminal or not).
+    """
+
+    def __init__(
+        self, total: int | None = None, file: TextSink | None = None, live: bool | None = None
+    ) -> None:
+        self._console = make_console(file)
+        self._total = total
+        self._done = 0
+        # Replaced, never changed: rich renders in a thread that holds its own lock already, so that
+        # taking ours there could deadlock with a feed that prints.
+        self._runs: dict[str, _Run] = {}
+        self._lock = threading.RLock()
+        self._live: Live | None = None
+        if self._console.is_terminal if live is None else live:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=REFRESH_HZ,
+                transient=True,
+            )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """A line of its own, about no run."""
+        with self._lock:
+            self._console.print(Text(printable(text)))
+
+    def feed(self, run_id: str, event: Event) -> None:
+        """Take in one event of a run."""
+        with self._lock:
+            if isinstance(event, RunStarted):
+                run = _Run(event.image, time.monotonic() - event.t)
+                self._runs = {**self._runs, run_id: run}
+                return
+            if run_id not in self._runs:
+                return
+            run = self._runs[run_id]
+            self._take(run, event)
+            if isinstance(event, Judged):
+                self._runs = {key: other for key, other in self._runs.items() if key != run_id}
+                self._tell_end(run_id, event)
+            elif isinstance(event, ConsoleFinding):
+                self._tell(run_id, event.t, f"console: {event.severity}: {event.title}")
+            elif self._live is None and self._is_due(run, event):
+                run.told_at = event.t
+                told = run.doing if isinstance(event, PhaseStarted) else f"{run.doing}: {run.back}"
+                self._tell(run_id, event.t, told)
+
+    def _take(self, run: _Run, event: Event) -> None:
+        if isinstance(event, PhaseStarted):
+            run.phase, run.detail = event.phase, event.detail
+        elif isinstance(event, GuestReady):
+            run.phase, run.detail = "ready", f"{event.kernel} under {event.accel}"
+        elif isinstance(event, Sample) and event.held is not None:
+            run.held = event.held
+        elif isinstance(event, ChurnFreed):
+            run.held_before = run.held = event.before.held
+        elif isinstance(event, Settled):
+            run.held = event.held
+            run.detail = f"{event.outcome} after {event.seconds:.1f} s"
+
+    def _is_due(self, run: _Run, event: Event) -> bool:
+        if isinstance(event, PhaseStarted | GuestReady | Settled):
+            return True
+        return isinstance(event, Sample) and event.t - run.told_at >= PLAIN_SECONDS
+
+    def _tell(self, run_id: str, t: float, text: str) -> None:
+        self._console.print(Text(f"{t:7.1f}s  {printable(run_id)}  {printable(text)}"))
+
+    def _tell_end(self, run_id: str, judged: Judged) -> None:
+        self._done += 1
+        count = f"[{self._done}/{self._total}] " if self._total else ""
+        cause = f" {judged.cause}" if judged.cause else ""
+        self._console.print(
+            Text.assemble(
+                f"{judged.t:7.1f}s  {count}",
+                (f"{judged.verdict}{cause}", STYLES[judged.verdict]),
+                f"  {printable(run_id)}",
+            )
+        )
+
+    def _render(self) -> RenderableType:
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for _column in range(5):
+            table.add_column(no_wrap=True, overflow="ellipsis")
+        now = time.monotonic()
+        for run_id, run in self._runs.items():
+            elapsed = f"{now - run.began:.0f}s"
+            cells = (elapsed, run_id, run.image, run.doing, run.back)
+            table.add_row(*(Text(printable(cell)) for cell in cells))
+        return table

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""summary.json and the exit status: what became of every run, from its recorded events."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.ledger.facts import (
+    Broke,
+    Cause,
+    Event,
+    GuestReady,
+    Judged,
+    RunStarted,
+    Verdict,
+)
+from harness.report.results import write_whole
+
+SCHEMA = 1
+
+NO_VERDICT = "the record ends before a verdict: the harness was killed, or could not write on"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The last attempt of one run. None where the run did not get as far as to know."""
+
+    run_id: str
+    """Also the name of the run's directory beside results.jsonl."""
+    scenario: str
+    image: str
+    attempt: int
+    kernel: str | None = None
+    accel: str | None = None
+    qemu: str | None = None
+    verdict: Verdict = Verdict.MISS
+    cause: Cause | None = None
+    reason: str = NO_VERDICT
+    hint: str = ""
+    """What to do next, where the error that ended the run knew it."""
+    seconds: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)
+    """A measure that was not taken is absent."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Every run of an invocation, in the order they began."""
+
+    runs: tuple[RunSummary, ...]
+
+
+def build_summary(events: Iterable[tuple[str, Event]]) -> Summary:
+    """What became of each run; a run whose record ends without a verdict is a MISS."""
+    runs: dict[str, RunSummary] = {}
+    for run_id, event in events:
+        if isinstance(event, RunStarted):
+            runs[run_id] = RunSummary(run_id, event.scenario, event.image, event.attempt)
+        elif run_id in runs:
+            runs[run_id] = _after(runs[run_id], event)
+    return Summary(tuple(runs.values()))
+
+
+def _after(run: RunSummary, event: Event) -> RunSummary:
+    run = replace(run, seconds=max(run.seconds, event.t))
+    if isinstance(event, GuestReady):
+        return replace(run, kernel=event.kernel, accel=event.accel, qemu=event.qemu)
+    if isinstance(event, Broke):
+        return replace(run, hint=event.hint)
+    if isinstance(event, Judged):
+        return replace(
+            run,
+            verdict=event.verdict,
+            cause=event.cause,
+            reason=event.reason,
+            seconds=event.t,
+            measures=event.measures,
+        )
+    return run
+
+
+def write_summary(summary: Summary, path: Path) -> None:
+    """Write summary.json, whole or not at all. Raises `RecordError`."""
+    document = {"schema": SCHEMA, "runs": [_as_json(run) for run in summary.runs]}
+    write_whole(path, json.dumps(document, indent=2).encode() + b"\n")
+
+
+def _as_json(run: RunSummary) -> dict[str, object]:
+    return {
+        "scenario": run.scenario,
+        "image": run.image,
+        "kernel": run.kernel,
+        "accel": run.accel,
+        "qemu": run.qemu,
+        "verdict": run.verdict,
+        "cause": run.cause,
+        "reason": run.reason,
+        "seconds": round(run.seconds, 3),
+        "measures": {name: _number(name, value) for name, value in run.measures.items()},
+    }
+
+
+def _number(name: str, value: float) -> float | int:
+    """Bytes, pages and counts without a decimal point."""
+    continuous = name.endswith(("_seconds", "_fraction"))
+    return int(value) if not continuous and float(value).is_integer() else value
+
+
+def exit_status(verdicts: Iterable[Verdict]) -> int:
+    """0: something passed and nothing failed; 1: a FAIL; 69: ERROR, MISS or nothing at all ran;
+    77: everything skipped."""
+    seen = set(verdicts)
+    if Verdict.FAIL in seen:
+        return 1
+    if not seen or seen & {Verdict.ERROR, Verdict.MISS}:
+        return 69
+    return 77 if seen == {Verdict.SKIP} else 0
