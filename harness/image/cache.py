@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache, `$XDG_CACHE_HOME/fpr-harness`: made whole or not at all, one builder at a time."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.deadline import Deadline, wait_for
+from harness.errors import ImageError
+
+LOCK_SECONDS = 600.0
+"""Another builder may be fetching packages over a slow line."""
+
+
+def cache_directory() -> Path:
+    """Where everything this project may make again lies."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "fpr-harness"
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for another builder. Raises `ImageError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise ImageError(
+            f"cannot write to the cache {path.parent}: {error.strerror}",
+            hint="free the disk, or set XDG_CACHE_HOME to a directory of yours",
+        ) from error
+    with file:
+
+        def try_lock() -> bool | None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            return True
+
+        wait_for(try_lock, Deadline(LOCK_SECONDS, f"another process to end building {what}"))
+        yield
+
+
+@contextlib.contextmanager
+def made_whole(target: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `target` if the block succeeds, and vanishes if not.
+
+    Call it under `exclusive`: what earlier builders of the same target left half-made is removed.
+    Raises `ImageError` when the disk refuses.
+    """
+    prefix = f".{target.name}.making."
+    for stale in target.parent.glob(f"{prefix}*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+    except OSError as error:
+        raise ImageError(
+            f"cannot write to the cache {target.parent}: {error.strerror}",
+            hint="free the disk, or set XDG_CACHE_HOME to a directory of yours",
+        ) from error
+    try:
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    except OSError as error:
+        raise ImageError(
+            f"cannot make {target}: {error}",
+            hint="free the disk, or set XDG_CACHE_HOME to a directory with room",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

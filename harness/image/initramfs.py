@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's whole userland as one cpio archive: only files that a run uses."""
+
+import gzip
+import stat
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+
+from harness.errors import ImageError
+from harness.image.cpio import (
+    CpioEntry,
+    directory_entry,
+    file_entry,
+    link_entry,
+    write_cpio,
+)
+
+LOADER = "lib64/ld-linux-x86-64.so.2"
+LIBRARIES = "lib/x86_64-linux-gnu"
+APPLETS = (
+    "awk cat chmod cp cttyhack cut date dd dmesg echo env find free grep head hexdump insmod ip "
+    "kill ln ls lsmod mkdir mknod modprobe mount mv poweroff printf ps rm rmmod sed seq setsid sh "
+    "sleep sort stat sync sysctl tail taskset top touch tr true umount uname vi wc xargs"
+).split()
+
+_CONSOLE = CpioEntry("dev/console", stat.S_IFCHR | 0o600, rdev=(5, 1))
+_DIRECTORIES = (
+    "bin etc etc/dropbear dev lib lib/modules lib64 lib/x86_64-linux-gnu proc root root/.ssh "
+    "run sbin sys tmp usr usr/sbin var var/log"
+).split()
+_ETC = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/guest-shell\n",
+    "etc/group": "root:x:0:\n",
+    "etc/shells": "/bin/sh\n/bin/guest-shell\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\n",
+    "etc/shadow": "root:*:19000:0:99999:7:::\n",
+}
+
+
+def build_initramfs(
+    *, unpacked: Path, modules: Sequence[tuple[str, bytes]], tool: bytes, images: Path
+) -> bytes:
+    """The archive, gzipped: under emulation the guest unpacks it faster than it reads twice as much.
+
+    `unpacked` holds the userland packages' files; `modules` are (name, ELF contents) in load
+    order. Raises `ImageError` if a program or library is missing from the packages.
+    """
+    busybox = _find(unpacked, ["bin/busybox", "usr/bin/busybox"])
+    dropbear = _find(unpacked, ["usr/sbin/dropbear"])
+    private = {"root", "root/.ssh", "etc/dropbear"}
+    entries = [directory_entry(path, 0o700 if path in private else 0o755) for path in _DIRECTORIES]
+    entries += [
+        _CONSOLE,
+        file_entry("init", (images / "init").read_bytes(), 0o755),
+        file_entry("bin/guest-shell", (images / "guest-shell").read_bytes(), 0o755),
+        file_entry("bin/fpr-guest", tool, 0o755),
+        file_entry("bin/busybox", busybox.read_bytes(), 0o755),
+        file_entry("bin/dropbear", dropbear.read_bytes(), 0o755),
+        *(link_entry(f"bin/{applet}", "busybox") for applet in APPLETS),
+        *(file_entry(path, text.encode()) for path, text in _ETC.items()),
+        *_library_entries(unpacked, [busybox, dropbear]),
+        *_module_entries(modules),
+    ]
+    return gzip.compress(write_cpio(entries), compresslevel=9, mtime=0)
+
+
+def _module_entries(modules: Sequence[tuple[str, bytes]]) -> Iterable[CpioEntry]:
+    order = "".join(f"/lib/modules/{name}.ko\n" for name, _ in modules)
+    yield file_entry("etc/modules.order", order.encode())
+    for name, data in modules:
+        yield file_entry(f"lib/modules/{name}.ko", data)
+
+
+def _library_entries(unpacked: Path, programs: Sequence[Path]) -> Iterable[CpioEntry]:
+    """The programs' libraries and theirs, under the names by which they are asked for."""
+    seen: dict[str, Path] = {}
+    pending = [name for program in programs for name in needed_libraries(program)]
+    while pending:
+        name = pending.pop()
+        if name not in seen:
+            seen[name] = _find_library(unpacked, name)
+            pending += needed_libraries(seen[name])
+    loader = Path(LOADER).name
+    seen.setdefault(loader, _find_library(unpacked, loader))
+    for name, path in sorted(seen.items()):
+        yield file_entry(
+            LOADER if name == loader else f"{LIBRARIES}/{name}", path.read_bytes(), 0o755
+        )
+
+
+def needed_libraries(path: Path) -> list[str]:
+    """The `DT_NEEDED` names of an ELF file; none for a static one. Raises `ImageError`."""
+    try:
+        with path.open("rb") as file:
+            return [
+                str(tag.needed)  # type: ignore[attr-defined]  # set by its tag
+                for section in ELFFile(file).iter_sections()
+                if isinstance(section, DynamicSection)
+                for tag in section.iter_tags()
+                if tag.entry.d_tag == "DT_NEEDED"
+            ]
+    except (OSError, ELFError) as error:
+        raise ImageError(
+            f"cannot read the program {path}: {error}", hint="build the image again with --refresh"
+        ) from error
+
+
+def _find(unpacked: Path, candidates: Sequence[str]) -> Path:
+    for candidate in candidates:
+        if (unpacked / candidate).is_file():
+            return unpacked / candidate
+    raise ImageError(
+        f"none of the userland packages holds {' or '.join(candidates)}",
+        hint="name the package that does under `userland` in the image definition",
+    )
+
+
+def _find_library(unpacked: Path, name: str) -> Path:
+    """A library among the unpacked packages, links followed inside them."""
+    for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64"):
+        path = unpacked / folder / name
+        if path.is_symlink():
+            target = path.readlink()
+            root = unpacked if target.is_absolute() else path.parent
+            path = root / str(target).lstrip("/")
+        if path.is_file():
+            return path
+    raise ImageError(
+        f"no package of the userland's dependencies holds the library {name}",
+        hint="name the package that does under `userland` in the image definition",
+    )

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels given by path: find the bzImage, and read from its header what it is.
+
+Header fields: Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
+"""
+
+import struct
+from pathlib import Path
+
+from harness.errors import ImageError
+
+_MAGIC_OFFSET = 0x202
+_MAGIC = b"HdrS"
+_SETUP_SECTS_OFFSET = 0x1F1
+_SYSSIZE_OFFSET = 0x1F4
+_VERSION_OFFSET = 0x20E
+_SECTOR = 512
+_PARAGRAPH = 16
+_CANDIDATES = ("arch/x86/boot/bzImage", "bzImage", "vmlinuz")
+
+
+def find_kernel(path: Path) -> Path:
+    """`path` itself, or the one kernel in a directory. Raises `ImageError`."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ImageError(
+            f"--kernel {path}: no such file or directory",
+            hint="name a bzImage, or a directory that holds one, such as a built kernel tree",
+        )
+    for name in _CANDIDATES:
+        if (path / name).is_file():
+            return path / name
+    found = sorted(path.glob("vmlinuz-*"))
+    if len(found) == 1:
+        return found[0]
+    seen = f"several: {', '.join(p.name for p in found)}" if found else "none"
+    raise ImageError(
+        f"--kernel {path}: expected one kernel in this directory, found {seen}",
+        hint="build one with `make bzImage`, or name the file itself",
+    )
+
+
+def kernel_release(path: Path) -> str:
+    """What `uname -r` will say in a guest of this bzImage.
+
+    Raises `ImageError` if the file is unreadable, no bzImage, or shorter than its header says.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(
+            f"cannot read the kernel {path}: {error.strerror}", hint="check its permissions"
+        ) from error
+    if data[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] != _MAGIC:
+        raise ImageError(
+            f"{path} is no bzImage (no 'HdrS' at offset {_MAGIC_OFFSET:#x})",
+            hint="name arch/x86/boot/bzImage of the build tree; vmlinux is another format",
+        )
+    setup_sectors = data[_SETUP_SECTS_OFFSET] or 4
+    (paragraphs,) = struct.unpack_from("<I", data, _SYSSIZE_OFFSET)
+    expected = (setup_sectors + 1) * _SECTOR + paragraphs * _PARAGRAPH
+    if len(data) < expected:
+        raise ImageError(
+            f"the kernel {path} is truncated: {len(data)} of {expected} bytes",
+            hint="build or copy it again",
+        )
+    (pointer,) = struct.unpack_from("<H", data, _VERSION_OFFSET)
+    version = data[pointer + _SECTOR : pointer + _SECTOR + 256].split(b"\0")[0]
+    words = version.decode("ascii", errors="replace").split()
+    if not pointer or not words:
+        raise ImageError(f"{path} does not say its release in its header", hint="build it again")
+    return words[0]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A kernel's loadable modules: which ones a guest needs, in what order, and their contents."""
+
+import gzip
+import io
+import lzma
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from harness.errors import ImageError
+
+_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+
+
+@dataclass(frozen=True)
+class ModuleTree:
+    """`lib/modules/RELEASE`. Names are written with `_`, as the kernel writes them.
+
+    Dependencies come from the modules themselves (their `depends=`, written by modpost), so that a
+    tree from a package, which has no modules.dep before its installation, serves as it is.
+    """
+
+    directory: Path
+    files: dict[str, Path]
+    builtin: frozenset[str]
+
+    @classmethod
+    def read(cls, directory: Path) -> "ModuleTree":
+        """Raises `ImageError` if the tree or its modules.builtin is unreadable."""
+        try:
+            builtin = (directory / "modules.builtin").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ImageError(
+                f"cannot read the list of built-in modules in {directory}: {error}",
+                hint="make it with `make modules_install`, and check permissions",
+            ) from error
+        paths = (path for path in directory.rglob("*.ko*") if path.name.endswith(_SUFFIXES))
+        return cls(
+            directory, {module_name(path.name): path for path in paths}, parse_builtin(builtin)
+        )
+
+    def load_order(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Name and ELF contents of what must be loaded for `names`, dependencies first.
+
+        Built-in modules need no loading. Raises `ImageError` naming a module this kernel lacks.
+        """
+        order: dict[str, bytes] = {}
+        for name in names:
+            self._visit(name, order)
+        return list(order.items())
+
+    def _visit(self, name: str, order: dict[str, bytes]) -> None:
+        if name in self.builtin or name in order:
+            return
+        if name not in self.files:
+            raise ImageError(
+                f"the kernel of {self.directory} has no module {name}, nor is it built in",
+                hint="configure it in, or give the right --modules",
+            )
+        data = read_module(self.files[name])
+        for needed in module_dependencies(data):
+            self._visit(needed, order)
+        order[name] = data
+
+
+def module_dependencies(data: bytes) -> list[str]:
+    """The modules that a module (its ELF contents) needs. Raises `ImageError`."""
+    try:
+        section = ELFFile(io.BytesIO(data)).get_section_by_name(".modinfo")
+    except ELFError as error:
+        raise ImageError(
+            f"a module is damaged: {error}", hint="install the modules again"
+        ) from error
+    fields = section.data().split(b"\0") if section is not None else []
+    depends = next((f for f in fields if f.startswith(b"depends=")), b"depends=")
+    names = depends.removeprefix(b"depends=").decode("ascii", errors="replace")
+    return [name.replace("-", "_") for name in names.split(",") if name]
+
+
+def module_name(path: str) -> str:
+    """`kernel/drivers/virtio/virtio_pci.ko.xz` -> `virtio_pci`."""
+    name = path.rsplit("/", 1)[-1]
+    for suffix in _SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix).replace("-", "_")
+    return name
+
+
+def parse_builtin(text: str) -> frozenset[str]:
+    """modules.builtin: a path a line."""
+    return frozenset(module_name(line) for line in text.splitlines() if line)
+
+
+def read_module(path: Path) -> bytes:
+    """A module's ELF contents, unpacked. Raises `ImageError`."""
+    try:
+        data = path.read_bytes()
+        match path.suffix:
+            case ".xz":
+                data = lzma.decompress(data)
+            case ".gz":
+                data = gzip.decompress(data)
+            case ".zst":
+                done = subprocess.run(
+                    ["zstd", "-dc"], input=data, capture_output=True, timeout=60, check=True
+                )
+                data = done.stdout
+    except FileNotFoundError as error:
+        what = "zstd" if error.filename == "zstd" else str(path)
+        raise ImageError(
+            f"cannot read the module {path}: {what} is missing",
+            hint="install zstd" if what == "zstd" else "give the right --modules",
+        ) from error
+    except (OSError, lzma.LZMAError, EOFError, subprocess.SubprocessError) as error:
+        raise ImageError(
+            f"cannot read the module {path}: {error}", hint="install the modules again"
+        ) from error
+    if not data.startswith(b"\x7fELF"):
+        raise ImageError(f"{path} is no ELF file", hint="install the modules again")
+    return data
+
+
+def find_module_tree(given: Path, release: str) -> Path:
+    """The `lib/modules/RELEASE` that `given` is or holds. Raises `ImageError`."""
+    if not given.is_dir():
+        raise ImageError(f"--modules {given}: no such directory", hint="name lib/modules/RELEASE")
+    trees = list(_trees(given))
+    for tree in trees:
+        if tree.name == release:
+            return tree
+    if trees:
+        raise ImageError(
+            f"--modules {given} holds modules of {', '.join(t.name for t in trees)}, "
+            f"but the kernel is {release}",
+            hint="give the modules built with this kernel",
+        )
+    raise ImageError(
+        f"--modules {given} holds no modules.builtin",
+        hint="name what `make modules_install INSTALL_MOD_PATH=DIR` made: DIR/lib/modules/RELEASE",
+    )
+
+
+def _trees(given: Path) -> Iterator[Path]:
+    for depth in ("", "*/", "*/*/*/", "*/*/*/*/"):
+        yield from (path.parent for path in sorted(given.glob(f"{depth}modules.builtin")))
