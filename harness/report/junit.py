@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.ledger.facts import Event, Verdict
 from harness.report.results import write_whole
-from harness.report.summary import RunSummary, build_summary
+from harness.report.summary import RunSummary, build_summary, plain_number
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 (section 2.2) has no way to hold, not even escaped."""
@@ -58,7 +58,7 @@ def _case(run: RunSummary, results: Path) -> ElementTree.Element:
         outcome = ElementTree.SubElement(case, element, message=_clean(run.reason), type=kind)
         outcome.text = _clean("\n".join(part for part in (run.reason, run.hint) if part))
     lines = [f"verdict: {run.verdict}", f"evidence: {results / run.run_id}"]
-    lines += [f"{name}: {value:g}" for name, value in run.measures.items()]
+    lines += [f"{name}: {plain_number(name, value)}" for name, value in run.measures.items()]
     ElementTree.SubElement(case, "system-out").text = _clean("\n".join(lines))
     return case
 

@@ -128,6 +128,7 @@ class ProgressView:
                 self._tell(run_id, event.t, told)
 
     def _take(self, run: _Run, event: Event) -> None:
+        run.began = min(run.began, time.monotonic() - event.t)
         if isinstance(event, PhaseStarted):
             run.phase, run.detail = event.phase, event.detail
         elif isinstance(event, GuestReady):

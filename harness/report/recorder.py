@@ -96,10 +96,12 @@ class Recorder:
             # A writer that was killed may have left half a line: end it, so that only it is lost.
             if size and os.pread(self._file, 1, size - 1) != b"\n":
                 line = b"\n" + line
-            written = os.write(self._file, line)
-            if written != len(line):
+            try:
+                while line:
+                    line = line[os.write(self._file, line) :]
+            except OSError:
                 os.ftruncate(self._file, size)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 

@@ -97,12 +97,12 @@ def _as_json(run: RunSummary) -> dict[str, object]:
         "cause": run.cause,
         "reason": run.reason,
         "seconds": round(run.seconds, 3),
-        "measures": {name: _number(name, value) for name, value in run.measures.items()},
+        "measures": {name: plain_number(name, value) for name, value in run.measures.items()},
     }
 
 
-def _number(name: str, value: float) -> float | int:
-    """Bytes, pages and counts without a decimal point."""
+def plain_number(name: str, value: float) -> float | int:
+    """A measure's value: bytes, pages and counts without a decimal point."""
     continuous = name.endswith(("_seconds", "_fraction"))
     return int(value) if not continuous and float(value).is_integer() else value
 

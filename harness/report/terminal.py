@@ -4,6 +4,7 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -48,7 +49,8 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
     for run in summary.runs:
         if run.verdict not in (Verdict.PASS, Verdict.DONE):
             _explain(console, run, results)
-    console.print(Text(f"\n{_count(summary)}; evidence in {results}/<scenario>/"))
+    count = Text(f"\n{_count(summary)}; evidence in {results}/<scenario>/")
+    console.print(count, soft_wrap=True)
 
 
 def _cells(run: RunSummary) -> list[Text]:
@@ -77,12 +79,13 @@ def _explain(console: Console, run: RunSummary, results: Path) -> None:
     directory = results / run.run_id
     console.print()
     console.print(Text.assemble((_verdict(run), STYLES[run.verdict]), " ", run.run_id))
-    console.print(Text("  " + printable(run.reason).replace("\n", "\n  ")))
+    lines = [run.reason]
     next_step = run.hint
     if run.cause is not None:
         next_step = f"{_WHERE_TO_LOOK[run.cause]}; repro.sh boots the same guest by hand"
     if next_step:
-        console.print(Text("  what to do: " + printable(next_step)))
+        lines.append(f"what to do: {next_step}")
+    console.print(Padding(Text(printable("\n".join(lines))), (0, 0, 0, 2), expand=False))
     if directory.exists():
         console.print(Text(f"  evidence: {directory}/"), soft_wrap=True)
 

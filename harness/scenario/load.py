@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find scenario files, load them, and change fields of them from the command line."""
 
-import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,11 +38,10 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
         raise file_error(path, mistakes)
     if not overrides:
         return scenario
-    changed: dict[str, Any] = copy.deepcopy(document.data)
     for override in overrides:
-        _apply(changed, override, path)
-    lines = dict.fromkeys(node_locs(changed), 0)
-    scenario, mistakes = check(Document(path, changed, lines), Scenario)
+        _apply(document.data, override, path)
+    lines = dict.fromkeys(node_locs(document.data), 0)
+    scenario, mistakes = check(Document(path, document.data, lines), Scenario)
     if mistakes or scenario is None:
         told = "; ".join(str(mistake) for mistake in mistakes)
         raise UsageError(f"{' '.join(f'--set {text}' for text in overrides)}: {path.stem}: {told}")

@@ -186,6 +186,7 @@ expect:
         ),
         ("steps: [churn: {size: 10%, seed: -1}]", "steps[0].churn.seed: "),
         ("steps: [verify: {}]", "steps[0].verify: nothing is held here"),
+        ("steps: [churn: {size: 10%}, verify: {}]", "steps[1].verify: nothing is held here"),
         (
             "steps: [churn: {size: 10%, free: half-of-blocks}, release: {}, release: {}]",
             "steps[2].release: nothing is held here",

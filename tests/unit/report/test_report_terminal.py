@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person sees while runs go on, and at their end."""
+
+import io
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from recorded import ALL, FAILED, KERNEL, PASSED, started
+from rich.console import Console
+
+from harness.deadline import Deadline, wait_for
+from harness.ledger.facts import Cause, ConsoleFinding, Judged, Sample, Verdict
+from harness.report.progress import ProgressView
+from harness.report.summary import RunSummary, Summary, build_summary
+from harness.report.terminal import _WHERE_TO_LOOK, print_table
+from harness.units import MIB
+
+GOLDEN = """\
+scenario  kernel                accel  verdict                    freed   reclaimed  settle
+basic     6.1.0-50-cloud-amd64  tcg    PASS                      512MiB  486MiB 95%    9.5s
+partial   6.1.0-50-cloud-amd64  tcg    FAIL acked-not-discarded       -           -       -
+repeat    -                     -      MISS                           -           -       -
+numa      -                     -      SKIP                           -           -       -
+cut       6.1.0-50-cloud-amd64  tcg    MISS                           -           -       -
+
+FAIL acked-not-discarded partial
+  258MiB that the guest reported stayed with the host\ufffd[31m
+  what to do: discards.log has what QEMU discarded, qemu.log its own words; repro.sh boots the same
+  guest by hand
+  evidence: RESULTS/partial/
+
+MISS repeat
+  QEMU ended at once
+  what to do: read qemu.log
+
+SKIP numa
+  the guest's kernel has no NUMA
+  what to do: use an image with NUMA
+
+MISS cut
+  the record ends before a verdict: the harness was killed, or could not write on
+
+1 PASS, 1 FAIL, 2 MISS, 1 SKIP; evidence in RESULTS/<scenario>/"""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+def table(summary: Summary, file: io.StringIO | None = None) -> str:
+    file = file or io.StringIO()
+    print_table(summary, Path("results/now"), file)
+    return file.getvalue()
+
+
+def test_the_table_says_verdicts_and_figures_and_then_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "partial").mkdir()
+    (tmp_path / "basic").mkdir()
+    file = io.StringIO()
+    print_table(build_summary(ALL), tmp_path, file)
+    seen = "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+    assert seen.replace(str(tmp_path), "RESULTS") == GOLDEN
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_table_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    measures = {
+        "freed_bytes": 1023.0 * MIB,
+        "reclaimed_bytes": 1023.0 * MIB,
+        "reclaimed_fraction": 1.0,
+        "settle_seconds": 100.5,
+    }
+    runs = tuple(
+        RunSummary(
+            f"control-driver-unbound@debian-12#{number}",
+            "control-driver-unbound",
+            "debian-12",
+            1,
+            KERNEL,
+            "tcg",
+            "7.2.22",
+            Verdict.FAIL,
+            cause,
+            "a reason that is rather long, as reasons are when they name bytes and zones " * 2,
+            "",
+            60.0,
+            measures,
+        )
+        for number, cause in enumerate(Cause)
+    )
+    text = table(Summary(runs))
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "1023MiB 100%" in text
+    assert "100.5s" in text
+    assert "tcg" in text
+
+
+def test_every_cause_has_a_place_to_look() -> None:
+    assert set(_WHERE_TO_LOOK) == set(Cause)
+
+
+def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = build_summary(FAILED)
+    assert "\x1b" not in table(summary)
+    assert "\x1b[1;31mFAIL" in table(summary, Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", table(summary, Terminal()))
+
+
+def test_without_a_terminal_each_phase_is_a_line_and_long_ones_are_told_every_10_s() -> None:
+    file = io.StringIO()
+    with ProgressView(total=2, file=file) as view:
+        view.note("building debian-12")
+        for run_id, event in PASSED:
+            view.feed(run_id, event)
+    assert file.getvalue().splitlines() == [
+        "building debian-12",
+        "    0.1s  basic  boot debian-12",
+        "    4.0s  basic  ready 6.1.0-50-cloud-amd64 under tcg: ",
+        "    5.0s  basic  churn writing 512MiB",
+        "   12.1s  basic  settle at most 60 s",
+        "   22.5s  basic  settle at most 60 s: 474MiB back, host holds 300MiB",
+        "   22.0s  basic  settle drained after 9.5 s: 486MiB back, host holds 288MiB",
+        "   24.0s  [1/2] PASS  basic",
+    ]
+
+
+def test_a_terminal_has_one_line_for_each_running_run() -> None:
+    view = ProgressView(file=Terminal(), live=False)
+    for run_id, event in [*PASSED[:8], ("other", started("other"))]:
+        view.feed(run_id, event)
+    file = io.StringIO()
+    Console(file=file, width=100).print(view._render())
+    lines = file.getvalue().splitlines()
+    assert [" ".join(line.split()) for line in lines] == [
+        "18s basic debian-12 settle at most 60 s 374MiB back, host holds 400MiB",
+        "0s other debian-12 starting",
+    ]
+
+
+def test_the_live_view_ends_and_leaves_only_what_is_worth_keeping() -> None:
+    before = threading.active_count()
+    file = Terminal()
+    with ProgressView(total=1, file=file) as view:
+        for run_id, event in PASSED:
+            view.feed(run_id, event)
+    assert "[1/1]" in file.getvalue()
+    assert "PASS" in file.getvalue()
+    over = Deadline(5, "the end of the drawing thread")
+    wait_for(lambda: True if threading.active_count() == before else None, over)
+
+
+def test_trouble_on_the_console_is_told_when_it_is_seen() -> None:
+    file = io.StringIO()
+    view = ProgressView(file=file)
+    view.feed("x", started("x"))
+    view.feed("x", ConsoleFinding(7.0, "crash", "BUG: \x1b[2J null", ""))
+    assert file.getvalue() == "    7.0s  x  console: crash: BUG: \ufffd[2J null\n"
+
+
+def test_many_threads_may_feed_while_the_view_is_drawn() -> None:
+    file = Terminal()
+
+    def run(run_id: str) -> None:
+        view.feed(run_id, started(run_id))
+        for number in range(200):
+            view.feed(run_id, Sample(float(number), number * MIB, None, None, None, None))
+            view._render()
+        view.feed(run_id, Judged(200.0, Verdict.PASS, None, "", {}))
+
+    with ProgressView(total=8, file=file) as view:
+        threads = [threading.Thread(target=run, args=(f"r{each}",)) for each in range(8)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(30)
+            assert not each.is_alive()
+    assert "[8/8]" in file.getvalue()
