@@ -3,17 +3,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from harness.errors import ScenarioFileError
 from harness.ledger.measures import MEASURES
+from harness.machine.spec import Backend
 from harness.scenario.expectations import AUDIT_MEASURES
 from harness.scenario.fields import Share
 from harness.scenario.load import load_scenario
 from harness.scenario.model import (
     AuditStep,
     ChurnStep,
+    Host,
     RepeatStep,
     Scenario,
     SettleStep,
@@ -231,3 +234,7 @@ steps:
 
 def test_the_audits_measures_are_measures() -> None:
     assert set(MEASURES) >= AUDIT_MEASURES
+
+
+def test_the_backends_are_those_a_machine_has() -> None:
+    assert get_args(Host.model_fields["backend"].annotation) == get_args(Backend)
