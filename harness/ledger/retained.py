@@ -48,9 +48,9 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
     under, over = _free_by_watermark(audit, reporting_order)
     now = audit.counters
     cache = _page_cache(now) - (_page_cache(base) if base else 0)
-    anonymous = now.meminfo.get("AnonPages", 0) - _tool_holds(events, audit)
-    if base and earlier:
-        anonymous -= base.meminfo.get("AnonPages", 0) - _tool_holds(events, earlier)
+    anonymous = _others_anonymous(events, audit)
+    if earlier:
+        anonymous -= _others_anonymous(events, earlier)
     slab = now.meminfo.get("Slab", 0) - (base.meminfo.get("Slab", 0) if base else 0)
     more = " more than before" if base else ""
     pool = now.meminfo.get("HugePages_Free", 0) * now.meminfo.get("Hugepagesize", 0)
@@ -99,8 +99,8 @@ def _page_cache(counters: GuestCounters) -> int:
     return field("Cached", 0) + field("Buffers", 0) - field("Shmem", 0)
 
 
-def _tool_holds(events: Sequence[Event], audit: Audited) -> int:
-    """What the churn tool held at an audit."""
+def _others_anonymous(events: Sequence[Event], audit: Audited) -> int:
+    """Anonymous memory at an audit that the churn tool does not hold."""
     held = 0
     for event in events:
         if event is audit:
@@ -109,7 +109,7 @@ def _tool_holds(events: Sequence[Event], audit: Audited) -> int:
             held = event.bytes
         elif isinstance(event, ChurnFreed):
             held = event.still_held
-    return held
+    return max(0, audit.counters.meminfo.get("AnonPages", 0) - held)
 
 
 def _deferred_split(now: GuestCounters, base: GuestCounters | None) -> int:

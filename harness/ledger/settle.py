@@ -7,7 +7,6 @@ deadline passes first. Which kernel rules it builds on: see `harness.ledger.zone
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from harness.ledger.zones import (
     PASS_SHARE,
     REPORTING_CAPACITY,
     above_watermark,
-    block_size,
     effective_order,
     zone_cuts,
     zone_index,
@@ -81,91 +79,85 @@ def predict_drain_seconds(zones: Sequence[Zone], reporting_order: int) -> float:
     return (passes + 2) * PASS_SECONDS if passes else 0.0
 
 
-@dataclass(frozen=True)
-class Observation:
-    """What was seen at one moment of a wait; None: not looked at."""
-
-    at: float
-    held: int | None = None
-    """HostMapping.held, bytes."""
-    discarded: int | None = None
-    """DiscardTotals.bytes."""
-    remaining: int | None = None
-    """Bytes that can still be reported: exact, or an upper bound."""
-
-
-@dataclass(frozen=True)
-class SettleState:
-    """How a wait stands. `outcome` is None while it should go on."""
-
-    outcome: SettleOutcome | None
-    seconds: float
-    """From the start of the wait to the last movement."""
-    remaining: int | None
-    """As last observed."""
-    held: int | None
-    """As last observed."""
-    t50: float | None
-    """Seconds until half of what came back in this wait had; None if less than a block did."""
-    t90: float | None
-
-
 class SettleTracker:
     """Feed it observations in order; it says when the wait is over and how it went.
 
+    Times are seconds since the wait began, which must be after the freeing it waits for: an
+    observation made earlier is refused, because "nothing remains" seen before a free says nothing.
     Movement is: discards grew; or the held bytes fell by at least a block below their last peak;
-    or the remaining bytes fell to a new low. `start` is when the wait began, which must be after
-    the freeing it waits for: observations made before it raise `ValueError`, because "nothing
-    remains" seen before the freeing says nothing. All times on one clock, in seconds.
+    or the remaining bytes fell to a new low.
     """
 
-    def __init__(self, start: float, *, deadline: float, reporting_order: int) -> None:
-        """`deadline`: seconds from `start` after which a moving guest is given up."""
-        self._start = start
-        self._end = start + deadline
-        self._block = block_size(reporting_order)
-        self._last_movement = start
+    def __init__(self, block_bytes: int) -> None:
+        """`block_bytes`: a block of the reporting order; less than that is noise in `held`."""
+        self._block = block_bytes
+        self._last_moved = 0.0
         self._discarded: int | None = None
         self._peak: int | None = None
         self._lowest_remaining: int | None = None
         self._remaining: int | None = None
         self._held: list[tuple[float, int]] = []
-        self._now = start
+        self._now = 0.0
 
-    def observe(self, seen: Observation) -> SettleState:
-        """Take one observation in and say how the wait stands now."""
-        if seen.at < self._now:
+    @property
+    def last_moved(self) -> float:
+        """When something last moved, seconds; 0.0 if nothing has."""
+        return self._last_moved
+
+    @property
+    def remaining(self) -> int | None:
+        """Bytes that can still be reported, as last observed."""
+        return self._remaining
+
+    @property
+    def held(self) -> int | None:
+        """HostMapping.held in bytes, as last observed."""
+        return self._held[-1][1] if self._held else None
+
+    @property
+    def t50(self) -> float | None:
+        """Seconds until half of what came back so far had; None if less than a block did."""
+        return self._seconds_until(0.5)
+
+    @property
+    def t90(self) -> float | None:
+        """Seconds until nine tenths of what came back so far had; None likewise."""
+        return self._seconds_until(0.9)
+
+    def observe(
+        self,
+        at: float,
+        *,
+        held: int | None = None,
+        discarded: int | None = None,
+        remaining: int | None = None,
+    ) -> SettleOutcome | None:
+        """Take in what was seen at `at`; the outcome, or None while the wait should go on.
+
+        `held`: HostMapping.held; `discarded`: DiscardTotals.bytes; `remaining`: bytes that can
+        still be reported, exact or an upper bound. None: not looked at this time. Raises
+        `ValueError` for a time before the wait or before the observation before.
+        """
+        if at < self._now:
             raise ValueError(
-                f"an observation of t={seen.at:.3f} s came after t={self._now:.3f} s; "
+                f"an observation of {at:.3f} s came after {self._now:.3f} s; "
                 "a wait takes only what was seen after it began, in order"
             )
-        self._now = seen.at
+        self._now = at
         moved = [
-            self._discards_grew(seen.discarded),
-            self._held_fell(seen.at, seen.held),
-            self._remaining_fell(seen.remaining),
+            self._discards_grew(discarded),
+            self._held_fell(at, held),
+            self._remaining_fell(remaining),
         ]
         if any(moved):
-            self._last_movement = seen.at
-        return self.state()
-
-    def state(self) -> SettleState:
-        """How the wait stands after the last observation."""
-        return SettleState(
-            outcome=self._outcome(),
-            seconds=self._last_movement - self._start,
-            remaining=self._remaining,
-            held=self._held[-1][1] if self._held else None,
-            t50=self._seconds_until(0.5),
-            t90=self._seconds_until(0.9),
-        )
-
-    def _outcome(self) -> SettleOutcome | None:
+            self._last_moved = at
         if self._remaining == 0:
             return SettleOutcome.DRAINED
-        if self._now - self._last_movement > IDLE_SECONDS:
-            return SettleOutcome.IDLE
-        return SettleOutcome.MOVING if self._now >= self._end else None
+        return SettleOutcome.IDLE if at - self._last_moved > IDLE_SECONDS else None
+
+    def give_up(self) -> SettleOutcome:
+        """The outcome when the deadline passes first: neither drained nor seen to be idle."""
+        return SettleOutcome.MOVING
 
     def _discards_grew(self, discarded: int | None) -> bool:
         if discarded is None:
@@ -200,9 +192,8 @@ class SettleTracker:
             return None
         level = first - share * (first - last)
         before_at, before = self._held[0]
-        for at, held in self._held:
+        for at, held in self._held[1:]:
             if held <= level:
-                part = (before - level) / (before - held) if before > held else 0.0
-                return before_at + part * (at - before_at) - self._start
+                return before_at + (before - level) / (before - held) * (at - before_at)
             before_at, before = at, held
         raise AssertionError("the last sample lies at or below every share of the fall")

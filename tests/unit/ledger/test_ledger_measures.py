@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures: what each is over a small run, and when it has not been taken."""
+
+from dataclasses import replace
+
+import pytest
+from ledger_builders import (
+    FREED,
+    HELD_BEFORE,
+    Guest,
+    a_run,
+    freed,
+    healthy,
+    mapping,
+    ready,
+    settled,
+    started,
+)
+
+from harness.ledger.facts import (
+    ChurnHeld,
+    ChurnVerified,
+    ConsoleFinding,
+    DiscardTotals,
+    Event,
+    GuestState,
+    HostState,
+)
+from harness.ledger.measures import AUDIT_MEASURES, MEASURES, measure
+from harness.units import MIB
+
+
+def test_a_healthy_run() -> None:
+    assert measure(a_run()) == {
+        "memory_bytes": 256 * MIB,
+        "boot_seconds": 3.5,
+        "block_bytes": 2 * MIB,
+        "batch_bytes": 64 * MIB,
+        "freed_bytes": FREED,
+        "rounds": 1,
+        "reclaimed_bytes": HELD_BEFORE - 52 * MIB,
+        "reclaimed_fraction": (HELD_BEFORE - 52 * MIB) / FREED,
+        "worst_reclaimed_fraction": (HELD_BEFORE - 52 * MIB) / FREED,
+        "settle_seconds": 16.0,
+        "settle_t50_seconds": 6.0,
+        "settle_t90_seconds": 14.0,
+        "remaining_bytes": 0,
+        "lazyfree_bytes": 0,
+        "unjudged_bytes": 0,
+        "discarded_bytes": 160 * MIB,
+        "failed_discard_bytes": 0,
+        "reported_bytes": 204 * MIB,
+        "reported_resident_bytes": 0,
+        "unreported_free_bytes": 0,
+        "retained_free_bytes": 4 * MIB,
+        "used_absent_bytes": 0,
+        "suspect_bytes": 0,
+        "held_absent_bytes": 0,
+        "integrity_mismatched_pages": 0,
+        "console_findings": 0,
+    }
+
+
+def test_every_measure_taken_is_documented() -> None:
+    two = [*a_run(earlier=[healthy().audited(15.0, "held")], last=()), *a_run()]
+    assert set(measure(two)) == set(MEASURES)
+
+
+def test_nothing_is_measured_of_a_guest_that_never_ran() -> None:
+    assert measure([]) == {}
+    assert measure(started()[:2]) == {}
+    assert set(measure(started())) == {
+        "memory_bytes",
+        "boot_seconds",
+        "block_bytes",
+        "batch_bytes",
+        "console_findings",
+    }
+
+
+def test_without_an_audit_no_page_is_measured() -> None:
+    assert not AUDIT_MEASURES & set(measure(a_run(audits=())))
+
+
+@pytest.mark.parametrize("event", [freed(70.0), ChurnHeld(70.0, 8 * MIB, 0.1)])
+def test_an_audit_from_before_memory_moved_is_out_of_date(event: Event) -> None:
+    """ "reported and resident: 0" before the churn says nothing about what came after it."""
+    found = measure([*a_run(last=()), event])
+    assert set(found) & AUDIT_MEASURES <= {"held_absent_bytes"}
+    assert not {"settle_seconds", "remaining_bytes"} & set(found)
+
+
+@pytest.mark.parametrize("host", [HostState.UNKNOWN, HostState.RESIDENT])
+def test_an_audit_that_could_not_look_measures_no_page(host: HostState) -> None:
+    """10 of 128 blocks without host state are too many; their state known, all is measured."""
+    guest = healthy().blocks(26, 10, GuestState.REPORTED, host)
+    found = measure(a_run(guest))
+    blind = host is HostState.UNKNOWN
+    assert ("reported_resident_bytes" in found) is not blind
+    assert ("held_absent_bytes" in found) is not blind
+    assert found["unjudged_bytes"] == (20 * MIB if blind else 0)
+
+
+def test_an_audit_of_no_pages_measures_none() -> None:
+    empty = Guest(states=Guest().states[:0], host=Guest().host[:0])
+    assert "reported_resident_bytes" not in measure(a_run(empty))
+
+
+def test_held_memory_seen_lost_once_stays_on_record() -> None:
+    lossy = healthy().blocks(18, 1, GuestState.HELD, HostState.ABSENT)
+    found = measure(a_run(earlier=[lossy.audited(15.0, "held")]))
+    assert found["held_absent_bytes"] == 2 * MIB
+    assert found["used_absent_bytes"] == 0, "this one is of the latest audit"
+
+
+def test_verifying_nothing_is_no_verification() -> None:
+    events = [*started(), ChurnVerified(9.0, 0, 0)]
+    assert "integrity_mismatched_pages" not in measure(events)
+    events.append(ChurnVerified(9.0, MIB, 2))
+    assert measure([*events, ChurnVerified(9.5, MIB, 3)])["integrity_mismatched_pages"] == 5
+
+
+def test_discards_count_since_the_free_or_since_launch() -> None:
+    audit = healthy().audited(discards=DiscardTotals(9, 100 * MIB, 2, 4 * MIB))
+    before = freed(discards_before=DiscardTotals(4, 30 * MIB, 1, 3 * MIB))
+    found = measure(a_run(freed_as=before, audits=[audit]))
+    assert (found["discarded_bytes"], found["failed_discard_bytes"]) == (70 * MIB, MIB)
+    assert measure([*started(), audit])["discarded_bytes"] == 100 * MIB
+    unknown = freed(discards_before=None)
+    assert "discarded_bytes" not in measure(a_run(freed_as=unknown, audits=[audit]))
+    assert "discarded_bytes" not in measure(a_run(audits=[replace(audit, discards=None)]))
+
+
+def test_held_for_a_file_is_its_blocks() -> None:
+    """Dropped from the mapping but not from the file is not reclaimed."""
+    before = freed(before=mapping(HELD_BEFORE, anonymous=0, file_blocks=HELD_BEFORE))
+    after = healthy().audited(mapping=mapping(0, anonymous=0, file_blocks=HELD_BEFORE))
+    assert measure(a_run(freed_as=before, audits=[after]))["reclaimed_bytes"] == 0
+
+
+def test_reclaimed_needs_a_look_after_the_free() -> None:
+    found = measure([*started(), freed()])
+    assert found["freed_bytes"] == FREED
+    assert not {"reclaimed_bytes", "reclaimed_fraction", "worst_reclaimed_fraction"} & set(found)
+
+
+def test_freeing_nothing_has_no_fraction() -> None:
+    found = measure(a_run(freed_as=freed(bytes=0)))
+    assert "reclaimed_fraction" not in found
+
+
+class TestRounds:
+    def rounds(self, *held: int) -> list[Event]:
+        events: list[Event] = started()
+        for number, size in enumerate(held):
+            events += [
+                ChurnHeld(number, FREED, 1.0),
+                healthy().audited(number, "held", mapping=mapping(900 * MIB)),
+                freed(number),
+                settled(number, held=size * MIB),
+            ]
+        return events
+
+    def test_the_last_round_counts_and_the_worst_is_kept(self) -> None:
+        found = measure(self.rounds(56, 136, 72))
+        assert found["rounds"] == 3
+        assert found["reclaimed_fraction"] == (216 - 72) / 160
+        assert found["worst_reclaimed_fraction"] == 0.5
+        assert found["residue_growth_bytes"] == 16 * MIB
+
+    def test_one_round_has_no_growth(self) -> None:
+        assert "residue_growth_bytes" not in measure(self.rounds(56))
+
+    def test_a_round_nobody_looked_at_leaves_the_worst_unknown(self) -> None:
+        events = self.rounds(56, 136, 72)
+        del events[-1]
+        found = measure(events)
+        assert "worst_reclaimed_fraction" not in found
+        assert "residue_growth_bytes" not in found
+
+
+class TestReclaimable:
+    """Freed, less what came to lie in blocks the rule does not cover."""
+
+    def test_growth_of_small_free_blocks_is_taken_off(self) -> None:
+        held = healthy().blocks(22, 4, GuestState.USED, HostState.RESIDENT)
+        found = measure(a_run(earlier=[held.audited(15.0, "held")]))
+        assert found["reclaimable_bytes"] == FREED - 4 * MIB
+
+    def test_fragments_that_were_there_before_are_not(self) -> None:
+        found = measure(a_run(earlier=[healthy().audited(15.0, "held")]))
+        assert found["reclaimable_bytes"] == FREED
+
+    def test_without_an_earlier_audit_it_is_unknown(self) -> None:
+        assert "reclaimable_bytes" not in measure(a_run())
+
+
+def test_an_order_nothing_can_have_has_no_block() -> None:
+    found = measure([ready(page_reporting_order=0xFFFFFFFF)])
+    assert "block_bytes" not in found
+
+
+def test_console_findings_count_even_without_a_guest() -> None:
+    assert measure([ConsoleFinding(1.0, "crash", "panic", "...")])["console_findings"] == 1
