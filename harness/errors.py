@@ -56,6 +56,13 @@ class LaunchError(HarnessError):
 class BootError(HarnessError):
     """The guest did not become ready before its deadline (verdict MISS)."""
 
+    guest_crashed = False
+    """Whether the guest's kernel itself crashed on the way: under TCG worth another try."""
+
+
+class QemuGoneError(HarnessError):
+    """QEMU ended while its guest was in use (verdict MISS, unless the console tells more)."""
+
 
 class GuestError(HarnessError):
     """A command in the guest failed or answered nonsense."""

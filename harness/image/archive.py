@@ -82,11 +82,17 @@ class AptRoot:
     def download(self, names: Sequence[str]) -> list[tuple[Package, Path]]:
         """Have packages on disk, each as the signed lists describe it. Raises `ImageError`."""
         packages = self._directory / "packages"
-        wanted = self._apt("apt-get", "download", "--print-uris", *names, cwd=packages)
+        # Not in `packages`: apt names only what is not yet in the working directory.
+        wanted = self._apt("apt-get", "download", "--print-uris", *names, cwd=self._directory)
         found = [
             (_package(self._suite, file, sha256), packages / file)
             for file, sha256 in re.findall(r"^'\S+' (\S+) \d+ SHA256:(\w+)", wanted, re.MULTILINE)
         ]
+        if not found:
+            raise ImageError(
+                f"the archive lists no package for {', '.join(names) or 'the image'}",
+                hint="check the package names in the image definition",
+            )
         missing = [package.name for package, path in found if not _is_intact(path, package.sha256)]
         if missing:
             self._progress(f"fetching {len(missing)} packages of {self._suite}")

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unbind the balloon driver from its device in the guest, and bind it again."""
+
+from harness.act.session import GuestSession
+from harness.ledger.facts import DriverChanged
+from harness.scenario.model import BindStep, UnbindStep
+
+DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"
+DRIVER_SECONDS = 30.0
+"""Unbinding waits for the reporting worker, which may be in the middle of a pass."""
+
+# Device id 5 is the traditional memory balloon (virtio specification 1.2, section 5.5.1).
+_FIND = (
+    "for d in /sys/bus/virtio/devices/*; do "
+    '[ "$(cat $d/device)" = 0x0005 ] && device=${d##*/}; done; '
+    '[ -n "$device" ] || { echo "no virtio balloon device in the guest" >&2; exit 1; }; '
+)
+
+
+def unbind(session: GuestSession, _step: UnbindStep) -> None:
+    """Take the driver off the device. Raises `GuestError`, `DeadlineError`."""
+    session.phase("unbind", "virtio_balloon")
+    session.vm.shell.run(
+        f"{_FIND}echo $device > {DRIVER}/unbind && [ ! -e {DRIVER}/$device ]",
+        timeout=DRIVER_SECONDS,
+    )
+    session.record.add(DriverChanged(session.record.now(), bound=False))
+
+
+def bind(session: GuestSession, _step: BindStep) -> None:
+    """Give the device its driver again. Raises `GuestError`, `DeadlineError`."""
+    session.phase("bind", "virtio_balloon")
+    session.vm.shell.run(
+        f"{_FIND}echo $device > {DRIVER}/bind && [ -e {DRIVER}/$device ]",
+        timeout=DRIVER_SECONDS,
+    )
+    session.record.add(DriverChanged(session.record.now(), bound=True))

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ready guest with its instruments and its record: all a verb may use."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.act.churn_session import ChurnSession
+from harness.errors import InterruptedRunError
+from harness.ledger.facts import (
+    ConsoleFinding,
+    Event,
+    GuestReady,
+    NoiseRead,
+    PhaseStarted,
+)
+from harness.machine.vm import VirtualMachine
+from harness.observe.discards import DiscardLog
+from harness.observe.features import read_balloon_state
+from harness.observe.mapping import HostMappingReader
+from harness.observe.noise import HostNoiseReader
+from harness.observe.ram_layout import RamLayout
+from harness.observe.residency import HostResidency
+from harness.observe.sampler import Sampler
+
+SAMPLE_HZ = 5.0
+"""Samples a second: fine enough to time the bursts of a 2 s reporting pass."""
+
+
+class Record:
+    """The run's clock and the way its events take to the file."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self.emit = emit
+        self.events: list[Event] = []
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._start
+
+    def relative(self, at: float) -> float:
+        """A host-monotonic time as seconds since the run began."""
+        return at - self._start
+
+    def add(self, event: Event) -> None:
+        """Keep an event and write it. Raises `RecordError`; callable from any thread."""
+        with self._lock:
+            self.events.append(event)
+            self.emit(event)
+
+
+@dataclass
+class GuestSession:
+    """One guest under test. Verbs read its fields and change only those marked so."""
+
+    vm: VirtualMachine
+    record: Record
+    directory: Path
+    """Where the run's artefacts lie."""
+    layout: RamLayout
+    mapping: HostMappingReader
+    residency: HostResidency
+    discards: DiscardLog
+    noise: HostNoiseReader
+    sampler: Sampler
+    reporting_order: int
+    cancelled: threading.Event
+    churn: ChurnSession | None = None
+    """Changed by the churn verbs: what is held now."""
+    used_resident: npt.NDArray[np.bool_] | None = None
+    """Changed by audit: pages seen used and resident so far."""
+    audits: int = field(default=0)
+    """Changed by audit: how many were taken."""
+    seed: int = field(default=1)
+    """Changed by churn: the next pattern's seed."""
+
+    @classmethod
+    def open(
+        cls, vm: VirtualMachine, record: Record, directory: Path, cancelled: threading.Event
+    ) -> Self:
+        """Read who the guest is and start sampling. Raises what the instruments raise."""
+        balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
+        record.add(
+            GuestReady(
+                t=record.now(),
+                kernel=vm.kernel_release,
+                accel=vm.accel,
+                qemu=vm.qemu_version,
+                boot_seconds=vm.boot_seconds,
+                page_reporting_order=balloon.page_reporting_order,
+                memory=vm.spec.memory,
+                offered=balloon.offered,
+                negotiated=balloon.negotiated,
+                features=balloon.features,
+            )
+        )
+        layout = RamLayout.read(vm.monitor)
+        mapping = HostMappingReader(vm.pid, layout)
+        discards = DiscardLog(vm.discard_log, layout)
+        samples = directory / "samples"
+        samples.mkdir(exist_ok=True)
+        sampler = Sampler(
+            shell=vm.shell,
+            mapping=mapping,
+            discards=discards,
+            hz=SAMPLE_HZ,
+            sink=record.add,
+            relative=record.relative,
+            raw_path=samples / "guest-counters.bin",
+        )
+        session = cls(
+            vm=vm,
+            record=record,
+            directory=directory,
+            layout=layout,
+            mapping=mapping,
+            residency=HostResidency(vm.pid, layout),
+            discards=discards,
+            noise=HostNoiseReader(),
+            sampler=sampler,
+            reporting_order=balloon.page_reporting_order,
+            cancelled=cancelled,
+        )
+        session.read_noise()
+        sampler.start()
+        return session
+
+    def phase(self, name: str, detail: str = "") -> None:
+        """Say what begins now; also the moment to look at the console and for a cancellation."""
+        if self.cancelled.is_set():
+            raise InterruptedRunError("the run was asked to stop")
+        self.read_console()
+        self.record.add(PhaseStarted(self.record.now(), name, detail))
+
+    def read_console(self) -> None:
+        """Record what the console watcher found since the last look."""
+        for finding in self.vm.console.new_findings():
+            self.record.add(
+                ConsoleFinding(self.record.now(), finding.severity, finding.title, finding.text)
+            )
+
+    def read_noise(self) -> None:
+        """Record the host-wide counters that could move guest memory without reporting."""
+        self.record.add(NoiseRead(self.record.now(), self.noise.read()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.churn is not None:
+            self.churn.close()
+        self.sampler.stop()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments in, exit status out. Each subcommand has a module of its own."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from harness import __version__
+from harness.cli.options import add_boot_options, add_run_options
+from harness.errors import HarnessError, ScenarioFileError, UsageError
+
+USAGE = 2
+UNAVAILABLE = 69
+
+ABOUT = """\
+Does free page reporting really give a guest's freed memory back to the host, and does it ever
+take too much? fpr-harness boots real guests under QEMU, churns memory in them, and compares what
+the guest says is free with what the host really holds, page by page."""
+
+EXIT_STATUS = """\
+exit status:
+  0   nothing failed and something passed
+  1   a FAIL
+  2   bad usage or a bad scenario file
+  69  an ERROR or a MISS (the scenario or the infrastructure broke) and no FAIL
+  77  everything was skipped"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="fpr-harness",
+        description=ABOUT,
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fpr-harness {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run scenarios and judge them")
+    run.add_argument(
+        "scenarios",
+        nargs="*",
+        metavar="SCENARIO",
+        help="a scenario's name or file (default: those tagged `default`)",
+    )
+    add_boot_options(run)
+    add_run_options(run)
+
+    commands.add_parser("list", help="list the scenarios")
+    doctor = commands.add_parser("doctor", help="say what this host can do, and what to mend")
+    add_boot_options(doctor)
+
+    image = commands.add_parser("image", help="build or list guest images")
+    verbs = image.add_subparsers(dest="verb", required=True, metavar="VERB")
+    build = verbs.add_parser("build", help="build images (default: the default ones)")
+    build.add_argument("--image", action="append", default=[], metavar="NAME")
+    build.add_argument("--refresh", action="store_true", help="look for newer packages first")
+    verbs.add_parser("list", help="list the images and what is built")
+
+    shell = commands.add_parser("shell", help="boot a guest and give a terminal in it")
+    shell.add_argument("guest_command", nargs="*", metavar="COMMAND", help="run this instead")
+    shell.add_argument("--memory", default="1GiB", metavar="SIZE")
+    shell.add_argument("--vcpus", type=int, default=2, metavar="N")
+    add_boot_options(shell)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every error a user can meet becomes one message and an exit status."""
+    options = build_parser().parse_args(arguments)
+    command = importlib.import_module(f"harness.cli.{options.command}_command")
+    try:
+        return int(command.execute(options))
+    except (UsageError, ScenarioFileError) as error:
+        print(f"fpr-harness: {error}", file=sys.stderr)
+        return USAGE
+    except HarnessError as error:
+        print(f"fpr-harness: {error}", file=sys.stderr)
+        return UNAVAILABLE
+    except KeyboardInterrupt:
+        print("fpr-harness: interrupted", file=sys.stderr)
+        return UNAVAILABLE

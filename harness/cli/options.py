@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that several commands, and the pytest plugin, have in common."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness.run.plan import RunOptions
+
+
+def declare_boot_options(add: Callable[..., Any]) -> None:
+    """Which guest to boot, and how. `add` is argparse's or pytest's `add_argument`."""
+    add(
+        "--image",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="guest image, or several with commas, or `all` (default: the default image)",
+    )
+    add("--kernel", type=Path, metavar="PATH", help="a bzImage or kernel build tree to boot")
+    add("--modules", type=Path, metavar="DIR", help="the modules of --kernel (lib/modules/VERSION)")
+    add(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="auto takes KVM if a guest becomes ready under it, else TCG (default: auto)",
+    )
+    add("--qemu", type=Path, metavar="PATH", help="the qemu-system-x86_64 to use")
+
+
+def declare_run_options(add: Callable[..., Any]) -> None:
+    """What to run how often, and where the results go."""
+    add("--results", type=Path, metavar="DIR", help="put the results there (default: results/UTC)")
+    add("--jobs", type=int, metavar="N", help="guests at once (default: what the host holds)")
+    add("--repeat", type=int, default=1, metavar="N", help="run everything N times (default: 1)")
+    add(
+        "--keep-failed",
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="leave a guest that did not pass up for so long",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="FIELD=VALUE",
+        help="change a scenario's field, as in guest.memory=2GiB",
+    )
+
+
+def add_boot_options(parser: argparse.ArgumentParser) -> None:
+    declare_boot_options(parser.add_argument)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    declare_run_options(parser.add_argument)
+
+
+def run_options(options: Any) -> RunOptions:
+    """The parsed options (argparse's namespace or pytest's) as `RunOptions`."""
+    return RunOptions(
+        accel=options.accel,
+        qemu=options.qemu,
+        kernel=options.kernel,
+        modules=options.modules,
+        keep_failed=60.0 * getattr(options, "keep_failed", 0.0),
+    )

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which accelerator, and what is known to be wrong with it.
+
+A device node that opens proves nothing: only a guest that becomes ready proves KVM. So `auto`
+tries KVM with the first guest itself, and remembers a failure until the host boots again.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.errors import LaunchError
+from harness.image.cache import cache_directory
+
+KVM_DEVICE = Path("/dev/kvm")
+VERSION_SECONDS = 20.0
+
+KVM_BOOT_SECONDS = 20.0
+"""A guest under KVM is ready in about 2 s; one that crawls through emulation never is."""
+
+TCG_BOOT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """The program and its version."""
+
+    path: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        return int(self.version.split(".")[0])
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Something known to be wrong with a QEMU, and what the harness does about it."""
+
+    title: str
+    remedy: str
+
+
+def find_qemu(given: Path | None) -> Qemu:
+    """The QEMU to use. Raises `LaunchError` if there is none or it does not say its version."""
+    name = str(given) if given is not None else "qemu-system-x86_64"
+    path = shutil.which(name)
+    if path is None:
+        raise LaunchError(
+            f"{name} is not there or not executable",
+            hint="run `make setup`, or name one with --qemu",
+        )
+    try:
+        done = subprocess.run(
+            [path, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=VERSION_SECONDS,
+            check=False,
+        )
+        seen = done.stdout + done.stderr
+    except (OSError, subprocess.TimeoutExpired) as error:
+        seen = str(error)
+    match = re.search(r"QEMU emulator version (\d+\.\d+(?:\.\d+)?)", seen)
+    if match is None:
+        raise LaunchError(
+            f"{path} --version does not answer as QEMU does: {seen.strip()[:200] or 'nothing'}",
+            hint="name a working qemu-system-x86_64 with --qemu",
+        )
+    return Qemu(Path(path), match[1])
+
+
+def cpu_model(accel: Literal["kvm", "tcg"], qemu: Qemu) -> str:
+    """The CPU a guest gets; see `known_defects`."""
+    if accel == "kvm":
+        return "host"
+    return "max,-cx16" if qemu.major < 8 else "max"
+
+
+def known_defects(qemu: Qemu, accel: Literal["kvm", "tcg"]) -> tuple[Defect, ...]:
+    """What is known to be wrong with this QEMU under this accelerator."""
+    if accel == "tcg" and qemu.major < 8:
+        return (
+            Defect(
+                "TCG corrupts EFLAGS around cmpxchg16b: guests of 6.12 and later crash now and "
+                "then in SLUB",
+                "guests get -cpu max,-cx16",
+            ),
+        )
+    return ()
+
+
+def kvm_unusable(device: Path = KVM_DEVICE) -> str | None:
+    """Why KVM cannot even be tried; None if it can."""
+    if not device.exists():
+        return f"{device} does not exist (no virtualization, or the kvm module is not loaded)"
+    if not os.access(device, os.R_OK | os.W_OK):
+        return f"{device} may not be opened by you (add yourself to its group: usermod -aG kvm)"
+    return None
+
+
+class KvmMemory:
+    """Remembers that KVM failed, for this boot of the host and this QEMU."""
+
+    def __init__(self, qemu: Qemu, path: Path | None = None) -> None:
+        self._path = path or cache_directory() / "accel.json"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._key = f"{boot} {qemu.path} {qemu.path.stat().st_mtime_ns}"
+
+    def failure(self) -> str | None:
+        """Why KVM failed, if it is known to."""
+        try:
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            reason = known.get(self._key)
+        except (OSError, ValueError, AttributeError):
+            return None
+        if reason is None:
+            return None
+        return f"{reason} (remembered in {self._path}; delete it to try again)"
+
+    def remember(self, reason: str) -> None:
+        """Keep the reason. A cache that cannot be written is no loss but time."""
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_text(json.dumps({self._key: reason}), encoding="utf-8")
+            temporary.replace(self._path)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a `GuestSpec` to QEMU's command line. Pure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.machine.spec import Backend, GuestSpec
+from harness.units import MIB
+
+BALLOON_ID = "balloon0"
+BALLOON_PATH = f"/machine/peripheral/{BALLOON_ID}"
+"""The balloon device in QEMU's object model."""
+
+GUEST_ADDRESS = "10.0.2.15"
+"""slirp's first guest address; the image's init uses it without asking."""
+
+TRANSLATION_BUFFER_MIB = 256
+"""TCG's code buffer: a small guest fills about 60 MiB of it, so it is never flushed, and QEMU's
+default (an eighth of the host's memory, at most 1 GiB) would cost without use."""
+
+KERNEL_WORDS = (
+    "console=ttyS0",
+    "panic=-1",  # a panic ends QEMU at once (-no-reboot): the run need not wait for a deadline
+    "random.trust_cpu=on",  # seeds the generator at once, or sshd waits for entropy
+    "no_timer_check",  # the check can fail, and waits, on an emulated timer under load
+    "audit=0",
+)
+
+
+@dataclass(frozen=True)
+class LaunchFiles:
+    """The paths one QEMU is given."""
+
+    qemu: Path
+    kernel: Path
+    initramfs: Path
+    runtime: Path
+    """The VM's own directory of mode 0700: sockets and RAM files."""
+    console_log: Path
+    discard_log: Path
+
+
+def qemu_command(
+    spec: GuestSpec,
+    files: LaunchFiles,
+    *,
+    accel: Literal["kvm", "tcg"],
+    cpu: str,
+    name: str,
+) -> list[str]:
+    """The words of one launch: stopped before the first instruction until QMP says `cont`."""
+    return [
+        str(files.qemu),
+        *_machine_words(spec, files, accel, cpu, name),
+        "-serial",
+        f"file:{files.console_log}",
+        *("-chardev", f"socket,id=qmp,path={files.runtime}/qmp.sock"),
+        *("-mon", "chardev=qmp,mode=control"),
+        # For people, and for tests that do harm from outside.
+        *("-chardev", f"socket,id=debug,path={files.runtime}/debug.sock,server=on,wait=off"),
+        *("-mon", "chardev=debug,mode=control"),
+        "-S",
+        "-no-reboot",
+        *("-msg", "timestamp=on"),
+        *("-trace", "ram_block_discard_range"),
+        *("-D", str(files.discard_log)),
+    ]
+
+
+def command_by_hand(
+    spec: GuestSpec,
+    files: LaunchFiles,
+    *,
+    accel: Literal["kvm", "tcg"],
+    cpu: str,
+) -> list[str]:
+    """The same guest for a person: console and monitor on the terminal, a root shell on it."""
+    by_hand = GuestSpec(
+        memory=spec.memory,
+        vcpus=spec.vcpus,
+        cmdline=f"{spec.cmdline} fpr.console_shell".strip(),
+        numa=spec.numa,
+        free_page_reporting=spec.free_page_reporting,
+        backend=spec.backend,
+    )
+    return [
+        str(files.qemu),
+        *_machine_words(by_hand, files, accel, cpu, "fpr-by-hand"),
+        *("-serial", "mon:stdio"),
+        *("-qmp", "unix:qmp.sock,server=on,wait=off"),
+        "-no-reboot",
+        *("-msg", "timestamp=on"),
+        *("-trace", "ram_block_discard_range"),
+        *("-D", "discards.log"),
+    ]
+
+
+def _machine_words(
+    spec: GuestSpec, files: LaunchFiles, accel: str, cpu: str, name: str
+) -> Iterator[str]:
+    accelerator = f"tcg,thread=multi,tb-size={TRANSLATION_BUFFER_MIB}" if accel == "tcg" else "kvm"
+    reporting = "on" if spec.free_page_reporting else "off"
+    yield from ("-name", f"guest={name}")
+    yield from ("-nodefaults", "-no-user-config", "-display", "none")
+    yield from ("-accel", accelerator, "-cpu", cpu)
+    yield from _memory_words(spec, files)
+    yield from ("-smp", str(spec.vcpus))
+    yield from ("-kernel", str(files.kernel), "-initrd", str(files.initramfs))
+    yield from ("-append", " ".join([*KERNEL_WORDS, *spec.cmdline.split()]))
+    yield "-device"
+    yield f"virtio-balloon-pci,id={BALLOON_ID},free-page-reporting={reporting}"
+    yield from ("-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22")
+    yield from ("-device", "virtio-net-pci,netdev=net0,romfile=")
+
+
+def _memory_words(spec: GuestSpec, files: LaunchFiles) -> Iterator[str]:
+    yield from ("-m", f"{spec.memory // MIB}M")
+    sizes = [node.memory for node in spec.numa] or [spec.memory]
+    for number, size in enumerate(sizes):
+        yield from ("-object", _backend_words(spec.backend, f"m{number}", size, files.runtime))
+    if not spec.numa:
+        yield from ("-machine", "pc,memory-backend=m0")
+        return
+    yield from ("-machine", "pc")
+    for number, node in enumerate(spec.numa):
+        cpus = "".join(f",cpus={cpu}" for cpu in node.vcpus)
+        yield from ("-numa", f"node,nodeid={number},memdev=m{number}{cpus}")
+
+
+def _backend_words(backend: Backend, name: str, size: int, runtime: Path) -> str:
+    share = "on" if backend.endswith("-shared") else "off"
+    match backend:
+        case "anonymous":
+            return f"memory-backend-ram,id={name},size={size}"
+        case "memfd-shared" | "memfd-private":
+            return f"memory-backend-memfd,id={name},size={size},share={share}"
+        case "file-shared" | "file-private":
+            path = runtime / f"{name}.ram"
+            return f"memory-backend-file,id={name},size={size},mem-path={path},share={share}"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of one run: the guest's host key, known before it boots, and the harness's own."""
+
+import base64
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from harness.image.cpio import file_entry, write_cpio
+
+_TYPE = b"ssh-ed25519"
+
+
+@dataclass(frozen=True)
+class RunKeys:
+    """Two key pairs, made for one guest and forgotten with it."""
+
+    host: Ed25519PrivateKey
+    client: Ed25519PrivateKey
+
+    @classmethod
+    def generate(cls) -> "RunKeys":
+        return cls(Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate())
+
+    @property
+    def host_public(self) -> bytes:
+        """The guest's host key as SSH sends it (RFC 8709, section 4)."""
+        return _string(_TYPE) + _string(self.host.public_key().public_bytes_raw())
+
+    @property
+    def client_pem(self) -> str:
+        """The client's private key in OpenSSH's format."""
+        return self.client.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        ).decode()
+
+    def initramfs_tail(self) -> bytes:
+        """An archive with the keys, to append to an image's initramfs.
+
+        Dropbear's private key file is the key's type, then seed and public key in one string
+        (signkey.c and gensignkey.c of dropbear 2022.83).
+        """
+        seed, public = self.host.private_bytes_raw(), self.host.public_key().public_bytes_raw()
+        client = _string(_TYPE) + _string(self.client.public_key().public_bytes_raw())
+        authorized = _TYPE + b" " + base64.b64encode(client) + b" fpr-harness\n"
+        return write_cpio(
+            [
+                file_entry("etc/dropbear/host_key", _string(_TYPE) + _string(seed + public), 0o600),
+                file_entry("root/.ssh/authorized_keys", authorized, 0o600),
+            ]
+        )
+
+
+def write_keyed_initramfs(image: Path, keys: RunKeys, output: Path) -> None:
+    """A copy of an image's initramfs with a run's keys behind it, aligned as the kernel wants."""
+    data = image.read_bytes()
+    output.write_bytes(data + bytes(-len(data) % 4) + keys.initramfs_tail())
+    output.chmod(0o600)
+
+
+def _string(data: bytes) -> bytes:
+    """RFC 4251, section 5."""
+    return struct.pack(">I", len(data)) + data

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMU's process: its own group, its own directory, and a certain end.
+
+The kernel kills it when the *thread* that started it ends (`PR_SET_PDEATHSIG`, prctl(2)), so a
+harness killed outright leaves no QEMU. A VM must therefore be started and used by one thread.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.deadline import Deadline, wait_for
+from harness.errors import DeadlineError, HarnessError, LaunchError, QemuGoneError
+
+QUIT_SECONDS = 5.0
+TERM_SECONDS = 5.0
+KILL_SECONDS = 10.0
+OWNER_FILE = "owner"
+
+_HINTS = (
+    (("Cannot allocate memory", "cannot set up guest memory"), "give the guest less memory"),
+    (("Could not set up host forwarding",), "a port was refused: is loopback usable?"),
+    (("Could not access KVM", "failed to initialize kvm"), "use --accel tcg, or mend /dev/kvm"),
+    (("could not open kernel file", "could not load kernel"), "check --kernel"),
+    (("No space left on device",), "free the disk that holds the guest's memory file"),
+)
+
+_live: dict[str, "QemuProcess"] = {}
+"""By VM id: what `stop_all` and `kill_all` act on. Only whole assignments, so that a signal
+handler may read it without a lock."""
+
+
+class RuntimeDirectory:
+    """A directory of mode 0700 for one VM's sockets, keys and RAM files; short, for AF_UNIX."""
+
+    def __init__(self) -> None:
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        self.vm_id = f"fpr-{uuid.uuid4().hex[:12]}"
+        parent = base / f"fpr-harness-{os.getuid()}"
+        try:
+            parent.mkdir(mode=0o700, exist_ok=True)
+            _sweep(parent)
+            self.path = parent / self.vm_id
+            self.path.mkdir(mode=0o700)
+            (self.path / OWNER_FILE).write_text(_identity(os.getpid()), encoding="ascii")
+        except OSError as error:
+            raise LaunchError(
+                f"cannot make a directory for the VM in {parent}: {error.strerror}",
+                hint="free the disk, or set XDG_RUNTIME_DIR or TMPDIR to a directory of yours",
+            ) from error
+
+    def remove(self) -> None:
+        """Remove it and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what a harness that was killed outright has left."""
+    for directory in parent.glob("fpr-*"):
+        try:
+            owner = (directory / OWNER_FILE).read_text(encoding="ascii")
+            pid = int(owner.split()[0])
+        except (OSError, ValueError, IndexError):
+            continue
+        if _identity(pid) != owner:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _identity(pid: int) -> str:
+    """A process that cannot be mistaken for a later one: pid and start time (proc(5), field 22)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return f"{pid} {stat.rpartition(')')[2].split()[19]}"
+
+
+class QemuProcess:
+    """A running QEMU. Make it with the words to run; end it with `end`."""
+
+    def __init__(self, argv: Sequence[str], directory: RuntimeDirectory, log: Path) -> None:
+        self.argv = list(argv)
+        self.log = log
+        self._directory = directory
+        self._expected_end = False
+        # setpriv (util-linux) sets the death signal and becomes QEMU: a preexec_fn is not safe in
+        # a process with threads.
+        command = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
+        try:
+            with log.open("wb") as output:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise LaunchError(
+                f"cannot start QEMU: {error}", hint="is util-linux (setpriv) installed?"
+            ) from error
+        _live[directory.vm_id] = self
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def gone_error(self) -> QemuGoneError | None:
+        """Why QEMU is no longer there; None while it runs."""
+        status = self._process.poll()
+        if status is None:
+            return None
+        words = self._last_words()
+        how = (
+            f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited ({status})"
+        )
+        return QemuGoneError(
+            f"QEMU {how}" + (f": {words}" if words else ""),
+            hint=next(
+                (hint for patterns, hint in _HINTS if any(p in words for p in patterns)),
+                "see QEMU's log; `fpr-harness doctor` tries this host's accelerators",
+            ),
+            evidence=[self.log],
+        )
+
+    def _last_words(self) -> str:
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        return " / ".join(line.strip() for line in text.splitlines()[-3:] if line.strip())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to QEMU's whole group; none if it has ended."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+    def end(self, ask: Callable[[], None] | None) -> None:
+        """End it: `ask` (QMP quit), SIGTERM, SIGKILL, each with its deadline; then nothing is left.
+
+        Raises `LaunchError` only if even SIGKILL does not end it (a process in the kernel's hands).
+        """
+        try:
+            if ask is not None and self.alive:
+                with contextlib.suppress(HarnessError):
+                    ask()
+                    self._wait(QUIT_SECONDS)
+            if self.alive:
+                # A stopped process (SIGSTOP) takes no SIGTERM.
+                self.signal(signal.SIGCONT)
+                self.signal(signal.SIGTERM)
+                with contextlib.suppress(DeadlineError):
+                    self._wait(TERM_SECONDS)
+            if self.alive:
+                self.signal(signal.SIGKILL)
+                self._wait(KILL_SECONDS)
+            leftover = processes_of(self._directory.vm_id)
+            for pid in leftover:
+                os.kill(pid, signal.SIGKILL)
+        except DeadlineError as error:
+            raise LaunchError(
+                f"QEMU (pid {self.pid}) does not end, not even by SIGKILL",
+                hint="it hangs in the host's kernel: see /proc/PID/stack and dmesg",
+            ) from error
+        finally:
+            _live.pop(self._directory.vm_id, None)
+
+    def _wait(self, seconds: float) -> None:
+        wait_for(
+            lambda: None if self.alive else True, Deadline(seconds, "QEMU to end"), interval=0.01
+        )
+
+
+def processes_of(vm_id: str) -> list[int]:
+    """Processes whose command line names this VM."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"guest={vm_id}".encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+def stop_all() -> None:
+    """Ask every QEMU of this process to end, so that whoever waits for it fails at once."""
+    for process in list(_live.values()):
+        process.signal(signal.SIGTERM)
+
+
+def kill_all() -> None:
+    """Kill every QEMU of this process and remove its directory, now."""
+    for process in list(_live.values()):
+        process.signal(signal.SIGKILL)
+        process._directory.remove()

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QMP, synchronously: a deadline on every command, and events heard before what triggers them."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import (
+    ConnectError,
+    EventListener,
+    ExecInterruptedError,
+    ExecuteError,
+    Message,
+    QMPClient,
+    QMPError,
+    StateError,
+)
+
+from harness.deadline import Deadline
+from harness.errors import HarnessError, QmpError
+
+CLOSE_SECONDS = 5.0
+
+
+class _LoggedClient(QMPClient):
+    """A client that writes every message, both ways, to a file as it passes."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        super().__init__(name)
+        self._log = log.open("w", encoding="utf-8", buffering=1)
+
+    def close_log(self) -> None:
+        self._log.close()
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        self._write("<-", msg)
+        return super()._cb_inbound(msg)
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        self._write("->", msg)
+        return super()._cb_outbound(msg)
+
+    def _write(self, direction: str, msg: Message) -> None:
+        # Evidence only: a full disk must not take the monitor down. The recorder reports it.
+        with contextlib.suppress(OSError, ValueError):
+            self._log.write(f"{time.monotonic():.6f} {direction} {json.dumps(dict(msg))}\n")
+
+
+class QmpMonitor:
+    """The monitor of one QEMU, which connects to the socket made here before it starts.
+
+    `gone` tells why QEMU is no longer there, or None while it runs.
+    """
+
+    def __init__(self, socket: Path, log: Path, gone: Callable[[], HarnessError | None]) -> None:
+        self._socket = socket
+        self._gone = gone
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._thread.start()
+        self._events: list[dict[str, Any]] = []
+        self._heard = threading.Condition()
+        self._client = _LoggedClient("fpr-harness", log)
+        self._listener = EventListener()
+        self._client.register_listener(self._listener)
+        self._collector = self._call(self._start(), 10.0, "the monitor's socket")
+
+    async def _start(self) -> "asyncio.Task[None]":
+        await self._client.start_server(str(self._socket))
+        return asyncio.create_task(self._collect())
+
+    async def _collect(self) -> None:
+        async for message in self._listener:
+            with self._heard:
+                self._events.append(dict(message))
+                self._heard.notify_all()
+
+    def accept(self, deadline: Deadline) -> None:
+        """Wait for QEMU to connect and greet. Raises `QmpError`, or QEMU's own end."""
+        future = asyncio.run_coroutine_threadsafe(self._client.accept(), self._loop)
+        while True:
+            try:
+                future.result(timeout=min(0.05, deadline.remaining or 0.001))
+            except concurrent.futures.TimeoutError:
+                gone = self._gone()
+                if gone is None and not deadline.passed:
+                    continue
+                future.cancel()
+                raise gone or QmpError(
+                    str(deadline.error()), hint="is the host overloaded?"
+                ) from None
+            except (QMPError, OSError) as error:
+                raise self._gone() or QmpError(f"QMP's greeting failed: {error}") from error
+            return
+
+    def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+    ) -> Any:
+        """The command's `return` member. Raises `QmpError`, or QEMU's own end."""
+        args = dict(arguments) if arguments is not None else None
+        return self._call(self._client.execute(command, args), timeout, f"QMP {command}")
+
+    def human(self, command: str, *, timeout: float = 10.0) -> str:
+        """An HMP command's text. Raises like `execute`."""
+        return str(
+            self.execute("human-monitor-command", {"command-line": command}, timeout=timeout)
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every event so far."""
+        with self._heard:
+            return list(self._events)
+
+    def wait_event(self, names: Collection[str], deadline: Deadline) -> dict[str, Any]:
+        """The first event so far or to come with one of the names. Raises `DeadlineError`."""
+        with self._heard:
+            while True:
+                for event in self._events:
+                    if event["event"] in names:
+                        return event
+                deadline.check(", ".join(event["event"] for event in self._events[-5:]))
+                self._heard.wait(min(0.25, deadline.remaining))
+
+    def _call(self, coroutine: Any, timeout: float, what: str) -> Any:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout)
+        except concurrent.futures.TimeoutError as error:
+            future.cancel()
+            raise self._gone() or QmpError(
+                f"{what}: no answer in {timeout:g} s", hint="QEMU hangs, or the host is overloaded"
+            ) from error
+        except ExecuteError as error:
+            raise QmpError(f"{what} was refused: {error}") from error
+        except (ConnectError, ExecInterruptedError, StateError, QMPError, OSError) as error:
+            raise self._gone_soon() or QmpError(
+                f"{what}: the connection broke ({error})", hint="see qmp.log and qemu.log"
+            ) from error
+
+    def _gone_soon(self) -> HarnessError | None:
+        """A dying QEMU closes its sockets a little before it can be waited for."""
+        deadline = Deadline(1.0, "QEMU's end")
+        gone = self._gone()
+        while gone is None and not deadline.passed:
+            threading.Event().wait(0.02)
+            gone = self._gone()
+        return gone
+
+    def close(self) -> None:
+        """Disconnect and end the thread; never raises."""
+
+        async def shut() -> None:
+            self._collector.cancel()
+            with contextlib.suppress(Exception):
+                await self._client.disconnect()
+
+        future = asyncio.run_coroutine_threadsafe(shut(), self._loop)
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            future.result(CLOSE_SECONDS)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLOSE_SECONDS)
+        self._loop.close()
+        self._client.close_log()

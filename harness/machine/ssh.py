@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands in the guest over one SSH connection, every wait with a deadline."""
+
+import contextlib
+import io
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+import paramiko
+
+from harness.deadline import Deadline
+from harness.errors import GuestError, HarnessError, SshError
+from harness.machine.interfaces import CommandResult
+from harness.machine.keys import RunKeys
+
+LOOK_SECONDS = 0.25
+"""How often a waiting read looks whether QEMU is still there."""
+
+OPEN_SECONDS = 10.0
+"""For a channel and a command to be accepted: two round trips to a guest under load."""
+
+CHUNK = 1 << 16
+
+# Under emulation the cheapest wins: AES has no instructions there, so the shortest key, and the
+# guest's curve is computed once.
+_CIPHERS = ("aes128-ctr",)
+_DIGESTS = ("hmac-sha2-256",)
+_EXCHANGES = ("curve25519-sha256@libssh.org",)
+
+Gone = Callable[[], HarnessError | None]
+
+
+class SshShell:
+    """The one connection. `gone` tells why QEMU is no longer there, or None while it runs."""
+
+    def __init__(self, port: int, keys: RunKeys, gone: Gone, deadline: Deadline) -> None:
+        self._gone = gone
+        self._transport = self._connect(port, keys, deadline)
+
+    def _connect(self, port: int, keys: RunKeys, deadline: Deadline) -> paramiko.Transport:
+        with contextlib.ExitStack() as undo:
+            try:
+                connection = socket.create_connection(("127.0.0.1", port), deadline.remaining)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                transport = paramiko.Transport(connection)
+                undo.callback(transport.close)
+                options = transport.get_security_options()
+                options.ciphers, options.digests, options.kex = _CIPHERS, _DIGESTS, _EXCHANGES
+                transport.banner_timeout = transport.auth_timeout = max(1.0, deadline.remaining)
+                transport.start_client(timeout=max(1.0, deadline.remaining))
+                _check_host_key(transport.get_remote_server_key(), keys)
+                client = paramiko.Ed25519Key(file_obj=io.StringIO(keys.client_pem))
+                transport.auth_publickey("root", client)
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                raise self._gone() or SshError(
+                    f"cannot log in to the guest over SSH: {error or type(error).__name__}",
+                    hint="see console.log: is the guest's SSH server up?",
+                ) from error
+            undo.pop_all()
+        return transport
+
+    def start(self, command: str) -> "SshProcess":
+        """Start and leave running. Raises `SshError`, or QEMU's own end."""
+        channel: paramiko.Channel | None = None
+
+        # paramiko's wait for the answer to exec has no deadline of its own; closing wakes it.
+        def give_up() -> None:
+            if channel is not None:
+                channel.close()
+
+        watchdog = threading.Timer(OPEN_SECONDS, give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            channel = self._transport.open_session(timeout=OPEN_SECONDS)
+            channel.exec_command(command)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise broken(self._gone, f"starting `{command}`", error) from error
+        finally:
+            watchdog.cancel()
+        return SshProcess(channel, command, self._gone)
+
+    def run(
+        self, command: str, *, timeout: float = 10.0, stdin: bytes = b"", check: bool = True
+    ) -> CommandResult:
+        """Run to the end. With `check` a status other than 0 raises `GuestError`."""
+        with self.start(command) as process:
+            if stdin:
+                process.write(stdin)
+            process.close_stdin()
+            result = process.wait(timeout)
+        if check and result.status != 0:
+            words = result.stderr.decode(errors="replace").strip()
+            raise GuestError(f"`{command}` in the guest failed ({result.status}): {words}")
+        return result
+
+    def open_terminal(self, term: str, columns: int, rows: int) -> paramiko.Channel:
+        """An interactive login shell. Raises `SshError`."""
+        try:
+            channel = self._transport.open_session(timeout=OPEN_SECONDS)
+            channel.get_pty(term, columns, rows)
+            channel.invoke_shell()
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise broken(self._gone, "opening a terminal", error) from error
+        return channel
+
+    def close(self) -> None:
+        """Drop the connection; never raises."""
+        with contextlib.suppress(Exception):
+            self._transport.close()
+
+
+class SshProcess:
+    """A command running in the guest over a channel of its own."""
+
+    def __init__(self, channel: paramiko.Channel, command: str, gone: Gone) -> None:
+        self._channel = channel
+        self._command = command
+        self._gone = gone
+        self._buffer = bytearray()
+
+    def write(self, data: bytes) -> None:
+        """Send to its standard input. Raises `SshError`."""
+        try:
+            self._channel.settimeout(OPEN_SECONDS)
+            self._channel.sendall(data)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise broken(self._gone, f"writing to `{self._command}`", error) from error
+
+    def read_exactly(self, size: int, timeout: float) -> bytes:
+        """`size` bytes of output. Raises `SshError` if it ends first, `DeadlineError`."""
+        deadline = Deadline(timeout, f"{size} bytes of `{self._command}`")
+        while len(self._buffer) < size:
+            self._buffer += self._receive(deadline) or self._ended()
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def read_line(self, timeout: float) -> str:
+        """A line without its end. Raises like `read_exactly`."""
+        deadline = Deadline(timeout, f"a line of `{self._command}`")
+        while (end := self._buffer.find(b"\n")) < 0:
+            self._buffer += self._receive(deadline) or self._ended()
+        line = self._buffer[:end].decode(errors="replace")
+        del self._buffer[: end + 1]
+        return line
+
+    def close_stdin(self) -> None:
+        """End its standard input."""
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.shutdown_write()
+
+    def wait(self, timeout: float) -> CommandResult:
+        """Its status and unread output. Raises `DeadlineError`, `SshError`."""
+        deadline = Deadline(timeout, f"`{self._command}` in the guest to end")
+        while chunk := self._receive(deadline):
+            self._buffer += chunk
+        stderr = b"".join(self._drain_stderr(deadline))
+        while not self._channel.status_event.wait(min(LOOK_SECONDS, deadline.remaining)):
+            if gone := self._gone():
+                raise gone
+            deadline.check()
+        if not self._channel.exit_status_ready() or self._channel.exit_status < 0:
+            raise broken(self._gone, f"`{self._command}`", EOFError("no exit status"))
+        output = bytes(self._buffer)
+        self._buffer.clear()
+        return CommandResult(self._command, self._channel.exit_status, output, stderr)
+
+    def close(self) -> None:
+        """End it: closing the channel hangs up; never raises."""
+        with contextlib.suppress(Exception):
+            self._channel.close()
+
+    def _receive(self, deadline: Deadline) -> bytes:
+        """The next bytes of output; empty at its end."""
+        return self._poll(self._channel.recv, deadline)
+
+    def _drain_stderr(self, deadline: Deadline) -> Iterator[bytes]:
+        while chunk := self._poll(self._channel.recv_stderr, deadline):
+            yield chunk
+
+    def _poll(self, receive: Callable[[int], bytes], deadline: Deadline) -> bytes:
+        while True:
+            self._channel.settimeout(max(0.001, min(LOOK_SECONDS, deadline.remaining)))
+            try:
+                return receive(CHUNK)
+            except TimeoutError:
+                if gone := self._gone():
+                    raise gone from None
+                deadline.check(bytes(self._buffer[-200:]).decode(errors="replace"))
+            except (paramiko.SSHException, OSError, EOFError) as error:
+                raise broken(self._gone, f"reading from `{self._command}`", error) from error
+
+    def _ended(self) -> bytes:
+        """The command has closed its output though more was expected: say what it said."""
+        stderr = b"".join(self._drain_stderr(Deadline(5.0, "its last words")))
+        words = stderr.decode(errors="replace").strip() or "nothing on stderr"
+        status = self._channel.exit_status if self._channel.status_event.wait(2.0) else -1
+        if status < 0:
+            raise broken(self._gone, f"`{self._command}`", EOFError(words))
+        raise SshError(f"`{self._command}` in the guest ended early (status {status}): {words}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_host_key(seen: paramiko.PKey, keys: RunKeys) -> None:
+    if seen.asbytes() != keys.host_public:
+        raise SshError(
+            "the guest shows another host key than the one made for it",
+            hint="something else answers on the forwarded port; nothing was sent to it",
+        )
+
+
+def broken(gone: Gone, doing: str, error: BaseException) -> HarnessError:
+    """Why the connection failed: QEMU's end if that is it (it may take a moment to be seen)."""
+    until = Deadline(1.0, "QEMU's end")
+    while (reason := gone()) is None and not until.passed:
+        time.sleep(0.02)
+    return reason or SshError(
+        f"the SSH connection broke while {doing}: {error or type(error).__name__}",
+        hint="QEMU still runs: see console.log",
+    )

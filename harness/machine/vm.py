@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One VM from launch to certain death."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from harness.deadline import Deadline
+from harness.errors import (
+    BootError,
+    DeadlineError,
+    HarnessError,
+    InterruptedRunError,
+    LaunchError,
+    QmpError,
+    SshError,
+)
+from harness.machine.accel import (
+    KVM_BOOT_SECONDS,
+    TCG_BOOT_SECONDS,
+    KvmMemory,
+    Qemu,
+    cpu_model,
+    find_qemu,
+    kvm_unusable,
+)
+from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
+from harness.machine.console import ConsoleWatcher
+from harness.machine.keys import RunKeys, write_keyed_initramfs
+from harness.machine.process import QemuProcess, RuntimeDirectory
+from harness.machine.qmp import QmpMonitor
+from harness.machine.spec import Accelerator, BootLike, GuestSpec
+from harness.machine.ssh import SshShell
+
+LOOK_SECONDS = 0.02
+CONNECT_SECONDS = 20.0
+FORWARD_FIELD = 3
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a launch is given, apart from the accelerator."""
+
+    spec: GuestSpec
+    boot: BootLike
+    qemu: Qemu
+    artefacts: Path
+    cancelled: threading.Event
+    boot_deadline: float | None = None
+
+
+def launch(
+    spec: GuestSpec,
+    boot: BootLike,
+    *,
+    accel: Accelerator,
+    qemu: Path | None,
+    artefacts: Path,
+    progress: Callable[[str], None],
+    cancelled: threading.Event,
+    boot_deadline: float | None = None,
+) -> "VirtualMachine":
+    """A guest that has answered over SSH. Call it and use the guest in one thread.
+
+    `auto` takes KVM only if the guest becomes ready under it, and says which it took and why.
+    Raises `LaunchError`, `BootError`, `InterruptedRunError`; nothing is left then.
+    """
+    given = Launch(spec, boot, find_qemu(qemu), artefacts, cancelled, boot_deadline)
+    if accel != "auto":
+        if accel == "kvm" and (why := kvm_unusable()):
+            raise LaunchError(f"--accel kvm: {why}", hint="mend it, or use --accel auto or tcg")
+        return VirtualMachine.boot(given, accel)
+    memory = KvmMemory(given.qemu)
+    why = kvm_unusable() or memory.failure()
+    if why is None:
+        try:
+            vm = VirtualMachine.boot(given, "kvm")
+        except InterruptedRunError:
+            raise
+        except HarnessError as error:
+            why = error.message.splitlines()[0]
+            memory.remember(why)
+        else:
+            progress("accelerator KVM: the guest became ready under it")
+            return vm
+    progress(f"accelerator TCG, KVM is no use here: {why}")
+    return VirtualMachine.boot(given, "tcg")
+
+
+class VirtualMachine:
+    """A ready guest; leaving its `with` block ends it, whatever happens."""
+
+    balloon_path = BALLOON_PATH
+
+    def __init__(self, given: Launch, accel: Literal["kvm", "tcg"]) -> None:
+        self.spec = given.spec
+        self.accel = accel
+        self.qemu_version = given.qemu.version
+        self.kernel_release = ""
+        self.boot_seconds = 0.0
+        self.discard_log = given.artefacts / "discards.log"
+        self._given = given
+        self._cancelled = given.cancelled
+        self._began = time.monotonic()
+        self._end = contextlib.ExitStack()
+        self._runtime = RuntimeDirectory()
+        self._end.callback(self._runtime.remove)
+        self._process: QemuProcess | None = None
+
+    @classmethod
+    def boot(cls, given: Launch, accel: Literal["kvm", "tcg"]) -> Self:
+        """Launch and wait until ready; on any failure nothing is left."""
+        vm = cls(given, accel)
+        try:
+            vm._launch()
+            vm._become_ready()
+        except BaseException:
+            vm.end()
+            raise
+        return vm
+
+    # --- launching ------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        given, runtime = self._given, self._runtime.path
+        self._keys = RunKeys.generate()
+        try:
+            given.artefacts.mkdir(parents=True, exist_ok=True)
+            write_keyed_initramfs(given.boot.initramfs, self._keys, runtime / "initramfs")
+            self._key_file = runtime / "ssh_key"
+            self._key_file.write_text(self._keys.client_pem, encoding="ascii")
+            self._key_file.chmod(0o600)
+        except OSError as error:
+            raise LaunchError(
+                f"cannot write the VM's files: {error}", hint="free the disk"
+            ) from error
+        self._files = LaunchFiles(
+            qemu=given.qemu.path,
+            kernel=given.boot.kernel,
+            initramfs=runtime / "initramfs",
+            runtime=runtime,
+            console_log=given.artefacts / "console.log",
+            discard_log=self.discard_log,
+        )
+        self.argv = qemu_command(
+            self.spec,
+            self._files,
+            accel=self.accel,
+            cpu=cpu_model(self.accel, given.qemu),
+            name=self._runtime.vm_id,
+        )
+        self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
+        self._end.callback(self.monitor.close)
+        self._process = QemuProcess(self.argv, self._runtime, given.artefacts / "qemu.log")
+        self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
+        self.console = ConsoleWatcher(self._files.console_log, self._gone)
+        self.monitor.accept(Deadline(CONNECT_SECONDS, "QEMU to open its monitor"))
+        self._confirm_accelerator()
+        self.monitor.execute("cont")
+
+    def _confirm_accelerator(self) -> None:
+        enabled = bool(self.monitor.execute("query-kvm")["enabled"])
+        if enabled != (self.accel == "kvm"):
+            raise LaunchError(f"QEMU was told to use {self.accel}, but query-kvm says {enabled}")
+
+    # --- becoming ready -------------------------------------------------------------------------
+
+    def _become_ready(self) -> None:
+        default = KVM_BOOT_SECONDS if self.accel == "kvm" else TCG_BOOT_SECONDS
+        seconds = self._given.boot_deadline or default
+        deadline = Deadline(seconds, f"the guest to become ready under {self.accel}")
+        try:
+            while not self.console.has_said("ready"):
+                self._check_boot(deadline)
+                self._cancelled.wait(LOOK_SECONDS)
+            self.shell = SshShell(self._forwarded_port(), self._keys, self._gone, deadline)
+            self._end.callback(self.shell.close)
+            answer = self.shell.run("uname -r", timeout=max(1.0, deadline.remaining))
+        except (DeadlineError, SshError) as error:
+            raise self._boot_error(error.message) from error
+        self.kernel_release = answer.stdout.decode().strip()
+        self.boot_seconds = time.monotonic() - self._began
+
+    def _check_boot(self, deadline: Deadline) -> None:
+        """Raise as soon as it is known that the guest will not become ready."""
+        findings = self.console.new_findings()
+        self._check_cancelled()
+        gone = self._gone()
+        if gone is not None or any(found.severity == "crash" for found in findings):
+            findings += self.console.final_findings()
+            crash = next((found for found in findings if found.severity == "crash"), None)
+            if crash is not None:
+                raise self._boot_error(crash.title, crashed=True)
+        if gone is not None:
+            raise gone
+        for event in self.monitor.events():
+            if event["event"] == "STOP":
+                status = self.monitor.execute("query-status")["status"]
+                raise self._boot_error(f"QEMU paused the guest: {status}")
+        deadline.check()
+
+    def _boot_error(self, seen: str, *, crashed: bool = False) -> BootError:
+        tail = self.console.tail()
+        error = BootError(
+            f"the guest did not become ready under {self.accel}: {seen}"
+            + (f"\nIts console ended with:\n{tail}" if tail else "\nIts console stayed empty."),
+            hint="see the console; `fpr-harness doctor` tries this host's accelerators",
+            evidence=[self._files.console_log],
+        )
+        error.guest_crashed = crashed and self.accel == "tcg"
+        return error
+
+    def _forwarded_port(self) -> int:
+        """The host port that slirp forwards to the guest's SSH. Raises `LaunchError`."""
+        text = self.monitor.human("info usernet")
+        for line in text.splitlines():
+            words = line.split()
+            if words and words[0].startswith("TCP[HOST_FORWARD]"):
+                return int(words[FORWARD_FIELD])
+        raise LaunchError(f"QEMU forwards no port to the guest:\n{text}")
+
+    # --- while it runs --------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU still runs."""
+        return self._process is not None and self._process.alive
+
+    @property
+    def directory(self) -> Path:
+        """The VM's own directory: sockets, keys."""
+        return self._runtime.path
+
+    @property
+    def ssh_hint(self) -> str:
+        """A command that logs in to this guest while it is up."""
+        return (
+            f"ssh -i {self._key_file} -p {self._forwarded_port()} -o StrictHostKeyChecking=no "
+            "-o UserKnownHostsFile=/dev/null root@127.0.0.1"
+        )
+
+    def argv_by_hand(self) -> list[str]:
+        """The command that boots the same guest on a terminal, without SSH keys."""
+        files = LaunchFiles(
+            qemu=self._files.qemu,
+            kernel=self._files.kernel,
+            initramfs=self._given.boot.initramfs,
+            runtime=Path(),
+            console_log=self._files.console_log,
+            discard_log=self.discard_log,
+        )
+        cpu = cpu_model(self.accel, self._given.qemu)
+        return command_by_hand(self.spec, files, accel=self.accel, cpu=cpu)
+
+    def sleep_alive(self, seconds: float) -> None:
+        """Let time pass. Raises QEMU's end or `InterruptedRunError` as soon as there is one."""
+        deadline = Deadline(seconds, "time to pass")
+        while True:
+            self._check_cancelled()
+            if gone := self._gone():
+                raise gone
+            if deadline.passed:
+                return
+            self._cancelled.wait(min(0.2, deadline.remaining))
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise InterruptedRunError("the run was asked to stop")
+
+    def _gone(self) -> HarnessError | None:
+        return self._process.gone_error() if self._process is not None else None
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """End QEMU and remove the VM's directory. Raises `LaunchError` if QEMU will not end."""
+        with contextlib.suppress(QmpError):
+            self._end.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pytest plugin: `scenarios/*.yaml` are tests, so that -k, -m, -n and --junitxml work on them.
+
+In one process the selected scenarios run several at once (`--jobs`) and each test waits for its
+own verdict. Under pytest-xdist every worker runs its tests one by one into the same results
+directory, and the controller follows results.jsonl. Tags are marks: `-m default`.
+"""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli.options import declare_boot_options, declare_run_options, run_options
+from harness.errors import HarnessError, ScenarioFileError, UsageError
+from harness.image.definition import ImageDefinition, load_definitions
+from harness.ledger.facts import Judged, Verdict
+from harness.report.recorder import tail_events
+from harness.report.results import make_results_directory
+from harness.report.summary import exit_status
+from harness.report.terminal import ProgressView, print_table
+from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
+from harness.run.plan import PlannedRun, choose_images, longest_first, plan_runs
+from harness.run.pool import RunPool, guests_at_once
+from harness.scenario.load import load_scenario
+from harness.scenario.model import SCENARIOS_DIR, Scenario
+
+WORKER_RESULTS = "fpr_harness_results"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fpr-harness", "free page reporting scenarios")
+    declare_boot_options(group.addoption)
+    declare_run_options(group.addoption)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(ScenarioSession(config), "fpr-harness-session")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ScenarioFile | None":
+    explicit = file_path in (Path(str(arg).split("::")[0]).resolve() for arg in parent.config.args)
+    if file_path.suffix == ".yaml" and (explicit or file_path.parent.name == SCENARIOS_DIR.name):
+        file: ScenarioFile = ScenarioFile.from_parent(parent, path=file_path)
+        return file
+    return None
+
+
+class ScenarioFailedError(Exception):
+    """A verdict that is no pass, as pytest wants to be told."""
+
+
+class ScenarioFile(pytest.File):
+    """A scenario file: one test for each image and repetition."""
+
+    def collect(self) -> Iterator["ScenarioItem"]:
+        options = self.config.option
+        try:
+            scenario = load_scenario(self.path, options.overrides)
+            images = choose_images(load_definitions(), options.image)
+        except (ScenarioFileError, UsageError) as error:
+            raise self.CollectError(str(error)) from error
+        for run in plan_runs([scenario], images, options.repeat):
+            yield ScenarioItem.from_parent(self, name=run.test_name, run=run)
+
+
+class ScenarioItem(pytest.Item):
+    """One run. ERROR and MISS count as errors of the set-up, FAIL as a failure of the test."""
+
+    def __init__(self, *, run: PlannedRun, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.run = run
+        self.judged: Judged | None = None
+        for tag in run.scenario.tags:
+            self.config.addinivalue_line("markers", f"{tag}: scenario tag")
+            self.add_marker(tag)
+
+    def setup(self) -> None:
+        session = self.config.pluginmanager.get_plugin("fpr-harness-session")
+        self.judged = session.verdict_of(self)
+        if self.judged.verdict is Verdict.SKIP:
+            pytest.skip(self.judged.reason)
+        if self.judged.verdict in (Verdict.ERROR, Verdict.MISS):
+            raise ScenarioFailedError(self._message(self.judged))
+
+    def runtest(self) -> None:
+        if self.judged is not None and self.judged.verdict is Verdict.FAIL:
+            raise ScenarioFailedError(self._message(self.judged))
+
+    def _message(self, judged: Judged) -> str:
+        cause = f" {judged.cause}" if judged.cause else ""
+        return f"{judged.verdict}{cause}: {judged.reason}"
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        if isinstance(excinfo.value, ScenarioFailedError | HarnessError):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, None, self.name
+
+
+class _ReporterFile:
+    """pytest's terminal as a text file: writes that its output capture does not swallow."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._writer = config.get_terminal_writer()
+
+    def write(self, text: str) -> int:
+        self._writer.write(text, flush=True)
+        return len(text)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+
+class ScenarioSession:
+    """What the session's scenario tests share: results, images, pool and progress."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._results: Path | None = None
+        self._pool: RunPool | None = None
+        self._futures: dict[str, Future[Judged]] = {}
+        self._resources = ExitStack()
+        self._following = threading.Event()
+
+    @property
+    def _is_worker(self) -> bool:
+        return hasattr(self._config, "workerinput")
+
+    # --- one process: everything starts when the tests to run are known -------------------------
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
+        items = [item for item in session.items if isinstance(item, ScenarioItem)]
+        if items and not self._config.option.collectonly and not self._distributes():
+            self._open_pool([item.run for item in items])
+        return (yield)
+
+    def _distributes(self) -> bool:
+        """Whether this process is an xdist controller, which runs no test itself."""
+        return bool(getattr(self._config.option, "tx", None)) and not self._is_worker
+
+    def _open_pool(self, runs: list[PlannedRun]) -> None:
+        options = self._config.option
+        chosen = run_options(options)
+        if self._is_worker:
+            results = Path(self._config.workerinput[WORKER_RESULTS])  # type: ignore[attr-defined]
+            observers, note = [], lambda _text: None
+        else:
+            results = self._results = make_results_directory(options.results)
+            view = self._resources.enter_context(self._make_view(len(runs)))
+            observers, note = [view.feed], view.note
+        images = {run.image.name: run.image for run in runs}
+        boots = prepare_images(images.values(), chosen, note)
+        jobs = 1 if self._is_worker else options.jobs
+        self._pool = self._resources.enter_context(
+            run_pool(results, chosen, boots, jobs, observers)
+        )
+        self._resources.enter_context(stopping_on_signals(self._pool, then=_interrupt))
+        if not self._is_worker:
+            for run in longest_first(runs):
+                self._futures[run.run_id] = self._pool.submit(run)
+
+    def verdict_of(self, item: ScenarioItem) -> Judged:
+        """The verdict of a test's run, waited for. Raises `RecordError`."""
+        assert self._pool is not None
+        future = self._futures.get(item.run.run_id) or self._pool.submit(item.run)
+        return future.result()
+
+    # --- xdist: the controller makes the results and follows them -------------------------------
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        if self._results is None:
+            self._results = make_results_directory(self._config.option.results)
+            view = self._resources.enter_context(self._make_view(None))
+            follower = threading.Thread(
+                target=self._follow, args=(self._results / "results.jsonl", view), daemon=True
+            )
+            follower.start()
+            self._resources.callback(follower.join, 10.0)
+            self._resources.callback(self._following.set)
+        node.workerinput[WORKER_RESULTS] = str(self._results)
+
+    def _follow(self, path: Path, view: ProgressView) -> None:
+        for run_id, event in tail_events(path, self._following):
+            view.feed(run_id, event)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_auto_num_workers(self, config: pytest.Config) -> int:
+        return guests_at_once(config.option.jobs)
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    def _make_view(self, total: int | None) -> ProgressView:
+        return ProgressView(total=total, file=_ReporterFile(self._config), live=False)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self._resources.close()
+        if self._results is None or self._is_worker:
+            return
+        summary = conclude(self._results)
+        status = exit_status(run.verdict for run in summary.runs)
+        if status and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            session.exitstatus = status
+
+    def pytest_terminal_summary(self) -> None:
+        if self._results is not None and not self._is_worker:
+            print_table(self._results, file=_ReporterFile(self._config))
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _images_of(runs: list[PlannedRun]) -> dict[str, ImageDefinition]:
+    return {run.image.name: run.image for run in runs}
+
+
+def _scenario_of(run: PlannedRun) -> Scenario:
+    return run.scenario

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest still tells when a run has broken: crashed, hung, or merely out of reach.
+
+A machine that no longer answers over SSH is asked for evidence before it is destroyed, by ways
+that need no SSH: QEMU's run state, its registers, and the balloon driver's statistics, whose
+`last-update` moves only while the guest's kernel works.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from harness.act.session import Record
+from harness.deadline import Deadline, wait_for
+from harness.errors import (
+    DeadlineError,
+    GuestError,
+    HarnessError,
+    InterruptedRunError,
+    ObserveError,
+    QmpError,
+    SshError,
+)
+from harness.ledger.facts import ConsoleFinding
+from harness.machine.vm import VirtualMachine
+
+ALIVE_SECONDS = 10.0
+"""How long a guest's kernel may take to answer the balloon's statistics poll of 1 s."""
+
+FOREIGN_STATES = frozenset({"internal-error", "io-error", "shutdown"})
+"""Run states in which QEMU or the host stopped the guest: no word about the guest's kernel."""
+
+
+def examine(vm: VirtualMachine, record: Record, directory: Path, error: HarnessError) -> None:
+    """Record findings about the guest after `error`, and leave `autopsy.txt` if it is still there.
+
+    Never raises for what it could not learn: that too goes into the file.
+    """
+    for finding in vm.console.final_findings():
+        record.add(ConsoleFinding(record.now(), finding.severity, finding.title, finding.text))
+    unreachable = isinstance(error, SshError | DeadlineError | GuestError | ObserveError)
+    if not unreachable or isinstance(error, InterruptedRunError) or not vm.alive:
+        return
+    evidence = [f"after: {error}"]
+    try:
+        status = vm.monitor.execute("query-status", timeout=5.0)["status"]
+        evidence.append(f"QEMU's run state: {status}")
+        evidence.append(vm.monitor.human("info registers -a", timeout=5.0))
+        if status not in FOREIGN_STATES and not _answers(vm):
+            seen = _kernel_seen_working(vm)
+            evidence.append(f"the balloon driver answered within {ALIVE_SECONDS:.0f} s: {seen}")
+            if seen is False:
+                title = f"the guest stopped answering: {error.message}"
+                record.add(ConsoleFinding(record.now(), "hang", title, "\n".join(evidence)))
+    except QmpError as broken:
+        evidence.append(f"QEMU itself does not answer: {broken.message}")
+    (directory / "autopsy.txt").write_text("\n\n".join(evidence) + "\n", encoding="utf-8")
+
+
+def _answers(vm: VirtualMachine) -> bool:
+    """Whether the guest still runs a command."""
+    try:
+        vm.shell.run("true", timeout=5.0)
+    except HarnessError:
+        return False
+    return True
+
+
+def _kernel_seen_working(vm: VirtualMachine) -> bool | None:
+    """Whether the balloon driver updates its statistics; None where it never could."""
+
+    def last_update() -> int:
+        stats: dict[str, Any] = vm.monitor.execute(
+            "qom-get", {"path": vm.balloon_path, "property": "guest-stats"}, timeout=5.0
+        )
+        return int(stats["last-update"])
+
+    vm.monitor.execute(
+        "qom-set",
+        {"path": vm.balloon_path, "property": "guest-stats-polling-interval", "value": 1},
+        timeout=5.0,
+    )
+    before = last_update()
+    try:
+        wait_for(
+            lambda: last_update() if last_update() != before else None,
+            Deadline(ALIVE_SECONDS, "the balloon driver's statistics"),
+            interval=0.2,
+        )
+    except DeadlineError:
+        return False
+    return True

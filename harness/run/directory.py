@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of one run's artefacts, and the script that boots its guest by hand."""
+
+import shlex
+from pathlib import Path
+
+from harness.errors import RecordError
+from harness.machine.vm import VirtualMachine
+from harness.run.plan import PlannedRun, RunOptions
+
+
+class RunDirectory:
+    """Where a run's files lie. A later attempt moves those of the one before into `attempt-N`."""
+
+    def __init__(self, path: Path, attempt: int) -> None:
+        self.path = path
+        self._attempt = attempt
+
+    def create(self) -> None:
+        """Make it, with `samples` and `audits` in it. Raises `RecordError`."""
+        try:
+            if self._attempt > 1 and self.path.exists():
+                earlier = self.path.with_name(self.path.name + ".earlier")
+                self.path.rename(earlier)
+                self.path.mkdir()
+                earlier.rename(self.path / f"attempt-{self._attempt - 1}")
+            for name in ("samples", "audits"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordError(
+                f"cannot make the results directory {self.path}: {error.strerror}",
+                hint="free the disk or choose another with --results",
+            ) from error
+
+    def write_repro(self, vm: VirtualMachine, run: PlannedRun, options: RunOptions) -> None:
+        """`repro.sh`: boots the same guest by hand, console on the terminal."""
+        again = ["fpr-harness", "run", run.scenario.name, "--image", run.image.name]
+        again += ["--accel", vm.accel]
+        for flag, path in (
+            ("--kernel", options.kernel),
+            ("--modules", options.modules),
+            ("--qemu", options.qemu),
+        ):
+            if path is not None:
+                again += [flag, str(path.absolute())]
+        script = "\n".join(
+            [
+                "#!/bin/sh",
+                f"# Boots the guest of {run.run_id} by hand: its console comes to this terminal",
+                "# (Ctrl-A x ends it), its QMP socket and discard trace to the current directory.",
+                "# The whole scenario again, with its verdict:",
+                f"#   {shlex.join(again)}",
+                "exec "
+                + " \\\n    ".join(shlex.quote(word) for word in vm.argv_by_hand())
+                + ' "$@"',
+                "",
+            ]
+        )
+        path = self.path / "repro.sh"
+        try:
+            path.write_text(script, encoding="utf-8")
+            path.chmod(0o755)
+        except OSError as error:
+            raise RecordError(
+                f"cannot write {path}: {error.strerror}", hint="free the disk"
+            ) from error

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One invocation, from chosen scenarios to results on disk: shared by the CLI and pytest."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from harness.errors import HarnessError
+from harness.image.build import BootFiles, ensure_image
+from harness.image.definition import ImageDefinition
+from harness.ledger.facts import Event
+from harness.report.junit import write_junit
+from harness.report.recorder import Recorder, read_events
+from harness.report.summary import Summary, build_summary, write_summary
+from harness.run.plan import RunOptions
+from harness.run.pool import RunPool
+from harness.run.runner import Bench
+
+
+def prepare_images(
+    images: Iterable[ImageDefinition], options: RunOptions, progress: Callable[[str], None]
+) -> dict[str, BootFiles | HarnessError]:
+    """Have every image ready to boot; an image that cannot be made is its error instead."""
+    boots: dict[str, BootFiles | HarnessError] = {}
+    for image in images:
+        try:
+            boots[image.name] = ensure_image(
+                image, kernel=options.kernel, modules=options.modules, progress=progress
+            )
+        except HarnessError as error:
+            boots[image.name] = error
+    return boots
+
+
+@contextmanager
+def run_pool(
+    results: Path,
+    options: RunOptions,
+    boots: Mapping[str, BootFiles | HarnessError],
+    jobs: int | None,
+    observers: Sequence[Callable[[str, Event], None]] = (),
+) -> Iterator[RunPool]:
+    """A pool that records into `results`. SIGINT and SIGTERM end its guests, twice at once."""
+    recorder = Recorder(results)
+
+    def emit(run_id: str, event: Event) -> None:
+        recorder.for_run(run_id).emit(event)
+        for observe in observers:
+            observe(run_id, event)
+
+    bench = Bench(options=options, results=results, emit=emit, cancelled=threading.Event())
+    with recorder, RunPool(bench, boots, jobs) as pool:
+        yield pool
+
+
+@contextmanager
+def stopping_on_signals(pool: RunPool, then: Callable[[], None]) -> Iterator[None]:
+    """While in the block, SIGINT and SIGTERM stop the pool's runs and call `then`.
+
+    Only in the main thread, where Python runs signal handlers.
+    """
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        pool.stop()
+        then()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def conclude(results: Path) -> Summary:
+    """Write summary.json and junit.xml from results.jsonl. Raises `RecordError`."""
+    events = list(read_events(results / "results.jsonl"))
+    summary = build_summary(events)
+    write_summary(summary, results / "summary.json")
+    write_junit(events, results / "junit.xml")
+    return summary

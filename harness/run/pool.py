@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several guests at once, as many as memory and cores allow, and an end for all of them."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from harness.errors import HarnessError
+from harness.image.build import BootFiles
+from harness.ledger.facts import Judged
+from harness.machine.process import kill_all, stop_all
+from harness.observe.noise import HostNoiseReader
+from harness.run.plan import PlannedRun
+from harness.run.runner import Bench, run_scenario
+from harness.scenario.model import Scenario
+from harness.units import MIB
+
+QEMU_OVERHEAD = 512 * MIB
+"""What a QEMU process needs beside guest RAM: under TCG mostly its translation buffer."""
+
+MEMORY_SHARE = 0.8
+"""The part of the host's available memory that guests may fill: a host that swaps is noise."""
+
+VCPUS_PER_CORE = 2
+"""Guests spend most of a run waiting for 2 s reporting passes, so cores are shared."""
+
+
+class Admission:
+    """Lets runs in while their guests fit the host; one always fits, however large."""
+
+    def __init__(self, memory: int, vcpus: int) -> None:
+        self._memory_left = memory
+        self._vcpus_left = vcpus
+        self._inside = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def admit(self, scenario: Scenario) -> Iterator[None]:
+        """Wait until the scenario's guest fits, and count it in until the end of the block."""
+        memory = scenario.guest.memory + QEMU_OVERHEAD
+        vcpus = scenario.guest.vcpus
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    not self._inside or (memory <= self._memory_left and vcpus <= self._vcpus_left)
+                )
+            )
+            self._count(-memory, -vcpus, 1)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._count(memory, vcpus, -1)
+                self._changed.notify_all()
+
+    def _count(self, memory: int, vcpus: int, inside: int) -> None:
+        self._memory_left += memory
+        self._vcpus_left += vcpus
+        self._inside += inside
+
+
+class RunPool:
+    """Runs scenarios in threads of this process; leaving the block ends every guest."""
+
+    def __init__(
+        self, bench: Bench, boots: Mapping[str, BootFiles | HarnessError], jobs: int | None
+    ) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self._bench = bench
+        self._boots = boots
+        self._admission = Admission(
+            memory=int(HostNoiseReader().read().mem_available * MEMORY_SHARE),
+            vcpus=cores * VCPUS_PER_CORE,
+        )
+        self._executor = ThreadPoolExecutor(jobs or cores, thread_name_prefix="run")
+
+    def submit(self, run: PlannedRun) -> Future[Judged]:
+        """Queue a run; its future gives the verdict, or raises `RecordError`."""
+        return self._executor.submit(self._run, run)
+
+    def _run(self, run: PlannedRun) -> Judged:
+        with self._admission.admit(run.scenario):
+            return run_scenario(run, self._boots[run.image.name], self._bench)
+
+    def stop(self) -> None:
+        """Ask every run to end now; safe in a signal handler. A second call kills at once."""
+        if self._bench.cancelled.is_set():
+            kill_all()
+            return
+        self._bench.cancelled.set()
+        stop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._bench.cancelled.set()
+            stop_all()
+        self._executor.shutdown(wait=True)

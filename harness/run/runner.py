@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run: boot, steps, verdict. Whatever happens in it ends in a `Judged` event."""
+
+import datetime
+import platform
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.act.session import GuestSession, Record
+from harness.act.steps import perform
+from harness.deadline import Deadline
+from harness.errors import (
+    GuestError,
+    HarnessError,
+    InterruptedRunError,
+    PreconditionError,
+    RecordError,
+    ScenarioError,
+)
+from harness.image.build import BootFiles
+from harness.ledger.diagnose import judge
+from harness.ledger.facts import Broke, Event, Judged, PhaseStarted, RunStarted, StepsDone, Verdict
+from harness.machine.spec import GuestSpec, NumaNode
+from harness.machine.vm import VirtualMachine, launch
+from harness.run.autopsy import examine
+from harness.run.directory import RunDirectory
+from harness.run.plan import PlannedRun, RunOptions
+from harness.scenario.model import Scenario
+
+ATTEMPTS = 3
+"""A guest that crashes before the first step under TCG is tried again, at most twice: QEMU 7.2's
+TCG corrupts EFLAGS around cmpxchg16b now and then, which says nothing about reporting."""
+
+GOOD = frozenset({Verdict.PASS, Verdict.DONE, Verdict.SKIP})
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the runs of one invocation share."""
+
+    options: RunOptions
+    results: Path
+    emit: Callable[[str, Event], None]
+    """Writes an event of the named run; raises `RecordError`."""
+    cancelled: threading.Event
+    """Set when the user or the system asks the runs to stop."""
+
+
+def guest_spec(scenario: Scenario) -> GuestSpec:
+    """The machine a scenario asks for."""
+    return GuestSpec(
+        memory=scenario.guest.memory,
+        vcpus=scenario.guest.vcpus,
+        cmdline=scenario.guest.cmdline,
+        numa=tuple(NumaNode(node.memory, tuple(node.vcpus)) for node in scenario.guest.numa),
+        free_page_reporting=scenario.balloon.free_page_reporting,
+        backend=scenario.host.backend,
+    )
+
+
+def run_scenario(run: PlannedRun, boot: BootFiles | HarnessError, bench: Bench) -> Judged:
+    """Run one scenario to its verdict; `boot` may be the error that left the run without an image.
+
+    Raises `RecordError` if the results cannot be written; `KeyboardInterrupt` passes through after
+    the verdict has been recorded.
+    """
+    for number in range(1, ATTEMPTS + 1):
+        attempt = _Attempt(run, bench, number)
+        judged = attempt.run(boot)
+        if not attempt.died_before_first_step or bench.cancelled.is_set():
+            break
+    return judged
+
+
+class _Attempt:
+    """One try at a run, with its own record and directory."""
+
+    def __init__(self, run: PlannedRun, bench: Bench, number: int) -> None:
+        self._run = run
+        self._bench = bench
+        self._number = number
+        self._directory = RunDirectory(bench.results / run.run_id, number)
+        self._record = Record(lambda event: bench.emit(run.run_id, event))
+        self.died_before_first_step = False
+        """The guest crashed under TCG before it was asked to do anything: worth a new VM."""
+
+    def run(self, boot: BootFiles | HarnessError) -> Judged:
+        record = self._record
+        record.add(
+            RunStarted(
+                t=record.now(),
+                scenario=self._run.scenario.name,
+                image=self._run.image.name,
+                attempt=self._number,
+                wall=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                host={"kernel": platform.release(), "machine": platform.machine()},
+            )
+        )
+        try:
+            if isinstance(boot, HarnessError):
+                raise boot
+            with self._boot(boot) as vm:
+                self._work(vm)
+                judged = self._judge()
+                if judged.verdict not in GOOD:
+                    self._keep(vm)
+                return judged
+        except KeyboardInterrupt:
+            self._broke(InterruptedRunError("interrupted by the user"))
+            self._judge()
+            raise
+        except RecordError:
+            raise
+        except HarnessError as error:
+            self._broke(error)
+            return self._judge()
+
+    def _boot(self, boot: BootFiles) -> VirtualMachine:
+        record, options = self._record, self._bench.options
+        self._directory.create()
+        record.add(PhaseStarted(record.now(), "boot", self._run.image.name))
+        try:
+            return launch(
+                guest_spec(self._run.scenario),
+                boot,
+                accel=options.accel,
+                qemu=options.qemu,
+                artefacts=self._directory.path,
+                progress=lambda text: record.add(PhaseStarted(record.now(), "boot", text)),
+                cancelled=self._bench.cancelled,
+            )
+        except HarnessError as error:
+            self.died_before_first_step = getattr(error, "guest_crashed", False)
+            raise
+
+    def _work(self, vm: VirtualMachine) -> None:
+        """Instruments, then the steps; an error is recorded with what the guest still tells."""
+        record, directory = self._record, self._directory
+        started = False
+        try:
+            directory.write_repro(vm, self._run, self._bench.options)
+            with GuestSession.open(vm, record, directory.path, self._bench.cancelled) as session:
+                started = True
+                perform(session, self._run.scenario.steps)
+                session.read_noise()
+                session.read_console()
+            record.add(StepsDone(record.now()))
+        except RecordError:
+            raise
+        except HarnessError as error:
+            examine(vm, record, directory.path, error)
+            self.died_before_first_step = not started and vm.accel == "tcg"
+            self._broke(error)
+
+    def _broke(self, error: HarnessError) -> None:
+        if self._bench.cancelled.is_set() and not isinstance(error, InterruptedRunError):
+            error = InterruptedRunError(f"stopped on request; it was then: {error.message}")
+        self._record.add(
+            Broke(
+                t=self._record.now(),
+                error=type(error).__name__,
+                verdict=verdict_of(error),
+                message=error.message,
+                hint=error.hint,
+            )
+        )
+
+    def _judge(self) -> Judged:
+        judged = judge(self._record.events, self._run.scenario.expect, t=self._record.now())
+        self._record.add(judged)
+        return judged
+
+    def _keep(self, vm: VirtualMachine) -> None:
+        """Leave the guest up for a look, as `--keep-failed` asks."""
+        seconds = self._bench.options.keep_failed
+        if not seconds or not vm.alive:
+            return
+        until = Deadline(seconds, "somebody to look at the guest")
+        self._record.add(
+            PhaseStarted(self._record.now(), "kept", f"for {seconds / 60:.0f} min: {vm.ssh_hint}")
+        )
+        while not until.passed and vm.alive and not self._bench.cancelled.wait(0.5):
+            pass
+
+
+def verdict_of(error: HarnessError) -> Verdict:
+    """What an error alone makes of a run: who broke, the scenario or the infrastructure."""
+    if isinstance(error, PreconditionError):
+        return Verdict.SKIP
+    if isinstance(error, ScenarioError | GuestError):
+        return Verdict.ERROR
+    return Verdict.MISS

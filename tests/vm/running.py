@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the real `fpr-harness` as a user would, follows its results, and looks for leftovers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline, wait_for
+
+END_SECONDS = 60.0
+
+
+class Running:
+    """One `fpr-harness` process with a results directory of its own."""
+
+    def __init__(
+        self,
+        results: Path,
+        arguments: Sequence[str],
+        *,
+        env: dict[str, str] | None = None,
+        preexec: Callable[[], None] | None = None,
+    ) -> None:
+        self.results = results
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "harness", *arguments, "--results", str(results)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **(env or {})},
+            preexec_fn=preexec,
+            start_new_session=True,
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        """What results.jsonl holds so far."""
+        path = self.results / "results.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def wait_for_phase(self, phase: str, seconds: float = 90.0) -> None:
+        """Wait until the run has begun the named phase."""
+        wait_for(
+            lambda: (
+                True
+                if any(e["kind"] == "phase" and e["phase"] == phase for e in self.events())
+                else self._still_running()
+            ),
+            Deadline(seconds, f"the phase {phase}"),
+            interval=0.05,
+        )
+
+    def _still_running(self) -> None:
+        if self.process.poll() is not None:
+            raise AssertionError(f"ended too early:\n{self.process.communicate()[0]}")
+
+    def qemu_pid(self) -> int:
+        """The QEMU this run started."""
+        found = qemus_of(self.results)
+        assert len(found) == 1, found
+        return found[0]
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def end(self, seconds: float = END_SECONDS) -> tuple[int, str]:
+        """Wait for the end: exit status and output."""
+        try:
+            output, _ = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            output, _ = self.process.communicate()
+            raise AssertionError(f"did not end in {seconds} s:\n{output}") from None
+        return self.process.returncode, output
+
+    def summary(self) -> dict[str, Any]:
+        """The only run of summary.json."""
+        runs = json.loads((self.results / "summary.json").read_text(encoding="utf-8"))["runs"]
+        assert len(runs) == 1, runs
+        run: dict[str, Any] = runs[0]
+        return run
+
+
+def qemus_of(results: Path) -> list[int]:
+    """Processes whose command line names the results directory, the harness itself left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"qemu" in words[0] and any(str(results).encode() in word for word in words):
+                found.append(int(entry.name))
+    return found
+
+
+def wait_until_gone(results: Path, seconds: float = 10.0) -> None:
+    """Raise unless every QEMU of the results directory ends in time."""
+    wait_for(
+        lambda: None if qemus_of(results) else True, Deadline(seconds, "QEMU's end"), interval=0.1
+    )
+
+

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad luck in the middle of a run: the verdict is right, all measured is kept, nothing is left.
+
+Each test runs the real command on a real guest and really does the harm.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import SshError
+from tests.vm.leftovers import runtime_leftovers
+from tests.vm.running import Running, qemus_of, wait_until_gone
+
+pytestmark = pytest.mark.vm
+
+HOLDING = """\
+name: holding
+title: Holds memory long enough for something to go wrong
+about: A guest that holds a quarter of its memory for a minute.
+reference: none
+tags: []
+guest: {memory: 512MiB, vcpus: 1}
+steps:
+  - settle: {deadline: 60s}
+  - audit: {name: before}
+  - churn: {size: 25%, hold: 60s}
+  - settle: {}
+  - audit: {}
+expect:
+  reclaimed_fraction: ">= 0.9"
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> Path:
+    path = tmp_path / "holding.yaml"
+    path.write_text(HOLDING, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def running(scenario: Path, tmp_path: Path) -> Iterator[Running]:
+    before = runtime_leftovers()
+    run = Running(tmp_path / "results", ["run", str(scenario), "--accel", "tcg"])
+    yield run
+    if run.process.poll() is None:
+        os.killpg(run.process.pid, signal.SIGKILL)
+        run.process.communicate()
+    wait_until_gone(run.results)
+    assert runtime_leftovers() <= before
+
+
+def ends_as(running: Running, verdict: str, cause: str | None, status: int) -> dict[str, Any]:
+    """The run ended with this verdict, and what was measured before is on disk."""
+    code, output = running.end()
+    assert "Traceback" not in output
+    summary = running.summary()
+    assert (summary["verdict"], summary.get("cause"), code) == (verdict, cause, status), output
+    kinds = [event["kind"] for event in running.events()]
+    assert kinds[-1] == "judged"
+    assert kinds.count("sample") > 5
+    assert kinds.count("audited") == 1
+    assert qemus_of(running.results) == []
+    assert (running.results / "junit.xml").exists()
+    return summary
+
+
+def test_qemu_killed_in_the_middle_is_a_miss(running: Running) -> None:
+    running.wait_for_phase("hold")
+    os.kill(running.qemu_pid(), signal.SIGKILL)
+    summary = ends_as(running, "MISS", None, 69)
+    assert "QEMU" in summary["reason"]
+
+
+def test_ssh_cut_is_a_miss_for_the_guest_still_works(running: Running) -> None:
+    running.wait_for_phase("hold")
+    cut_ssh(running.process.pid)
+    summary = ends_as(running, "MISS", None, 69)
+    assert "SSH" in summary["reason"]
+
+
+def test_guest_panic_is_a_failure_that_names_it(running: Running) -> None:
+    running.wait_for_phase("hold")
+    monitor_of(running, "inject-nmi-panic")
+    summary = ends_as(running, "FAIL", "guest-crash", 1)
+    assert "panic" in summary["reason"].lower()
+
+
+def test_guest_that_stops_answering_is_a_hang(running: Running) -> None:
+    running.wait_for_phase("hold")
+    monitor_of(running, "stop")
+    summary = ends_as(running, "FAIL", "guest-hang", 1)
+    assert "answer" in summary["reason"]
+    assert (running.results / "holding" / "autopsy.txt").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_ends_the_guest_and_reports(
+    running: Running, number: signal.Signals
+) -> None:
+    running.wait_for_phase("hold")
+    running.signal(number)
+    ends_as(running, "MISS", None, 69)
+
+
+def test_second_ctrl_c_ends_at_once(running: Running) -> None:
+    running.wait_for_phase("hold")
+    running.signal(signal.SIGINT)
+    running.signal(signal.SIGINT)
+    code, output = running.end(seconds=5.0)
+    assert code == 69
+    assert "Traceback" not in output
+    assert any(event["kind"] == "sample" for event in running.events())
+
+
+def test_killed_outright_it_still_leaves_no_qemu(running: Running) -> None:
+    running.wait_for_phase("hold")
+    running.signal(signal.SIGKILL)
+    running.process.communicate()
+    wait_until_gone(running.results)
