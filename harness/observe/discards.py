@@ -5,6 +5,7 @@ import bisect
 import re
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -85,18 +86,23 @@ class DiscardLog:
     def _take(self, text: bytes) -> None:
         now = time.monotonic()
         wall_offset = now - time.time()
+        found = _DISCARD.findall(text)
+        # The same blocks are discarded again and again: work once for each.
+        times = Counter((address, length, status) for _, _, address, length, status in found)
+        stamps = {(address, length, status): stamp for *stamp, address, length, status in found}
         calls = size = failed_calls = failed_size = 0
-        for seconds, microseconds, address, hex_length, status in _DISCARD.findall(text):
-            start, length = int(address, 16), int(hex_length, 16)
+        for key, count in times.items():
+            start, length = int(key[0], 16), int(key[1], 16)
             if not self._is_guest(start):
                 continue
-            if int(status) != 0:
-                failed_calls += 1
-                failed_size += length
+            if int(key[2]) != 0:
+                failed_calls += count
+                failed_size += count * length
                 continue
-            calls += 1
-            size += length
+            calls += count
+            size += count * length
             self._cover(start, start + length)
+            seconds, microseconds = stamps[key]
             at = int(seconds) + int(microseconds) / 1e6 + wall_offset if seconds else now
             self._last_at = at if self._last_at is None else max(self._last_at, at)
         self._totals = DiscardTotals(

@@ -24,7 +24,6 @@ cat /sys/module/page_reporting/parameters/page_reporting_order 2>/dev/null | sed
 sed -n 's/^Page block order: */block_order=/p' /proc/pagetypeinfo
 """
 _LINE = re.compile(r"^(features|driver|order|block_order)=(\S+)$", re.MULTILINE)
-_MAX_ORDER = 64
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def parse_state(text: str, *, offered: bool) -> BalloonState:
     orders = [
         int(value)
         for value in (fields.get("order", ""), fields.get("block_order", ""))
-        if re.fullmatch(r"[0-9]{1,2}", value) and int(value) < _MAX_ORDER
+        if re.fullmatch(r"[0-9]{1,2}", value)
     ]
     if not orders or set(features) - {"0", "1"}:
         raise ObserveError(

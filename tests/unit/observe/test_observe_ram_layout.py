@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ObserveError
@@ -173,6 +173,7 @@ FRAGMENTS = st.lists(
 ).map("".join)
 
 
+@settings(deadline=None)
 @given(FRAGMENTS)
 def test_no_text_makes_the_parsers_fail_in_another_way(text: str) -> None:
     for parser in (parse_flat_view, parse_ram_blocks, parse_host_address, parse_system_ram):

@@ -12,6 +12,7 @@ from guest_ram import GuestRamProcess
 
 from harness.errors import ObserveError
 from harness.ledger.facts import HostState, StateArray
+from harness.observe import page_walk
 from harness.observe import residency as residency_module
 from harness.observe.mapping import HostMappingReader
 from harness.observe.page_walk import ScanSupport, scan_support
@@ -54,6 +55,17 @@ def test_every_page_is_told_exactly(support: ScanSupport) -> None:
     expected[page % 6 == 1] = ZERO if support is ScanSupport.FULL else RESIDENT
     expected[300:900] = ABSENT
     assert np.array_equal(states, expected)
+
+
+@pytest.mark.usefixtures("support")
+def test_a_large_range_is_put_together_from_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_walk, "_REGIONS", 7)
+    monkeypatch.setattr(page_walk, "_PAGEMAP_CHUNK", 8 * 100)
+    page = np.arange(PAGES)
+    with GuestRamProcess(PAGES, "small-pages") as child:
+        child.do("write(range(5, pages, 7))")
+        states = by_block_page(HostResidency(child.pid, child.layout).read())
+    assert np.array_equal(states == RESIDENT, page % 7 == 5)
 
 
 def test_zero_pages_show_as_excess_where_they_cannot_be_told(support: ScanSupport) -> None:

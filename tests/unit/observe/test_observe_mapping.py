@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the host holds for guest RAM and nothing else of the process."""
+
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from guest_ram import GuestRamProcess
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.errors import ObserveError
+from harness.observe.cgroup import candidates
+from harness.observe.mapping import HostMappingReader, parse_smaps
+from harness.units import KIB, MIB, PAGE_SIZE
+
+DATA = Path(__file__).parents[2] / "data" / "observe"
+SPLIT = (DATA / "smaps-split.txt").read_bytes()
+FIRST, LAST = 0x7FF1FB400000, 0x7FF1FC400000
+PAGES = 8192
+
+
+def test_all_mappings_of_a_block_are_summed_and_their_neighbours_are_not() -> None:
+    """The recorded block was split in three by madvise; the heap and the guards stay out."""
+    sums = parse_smaps(SPLIT, ((FIRST, LAST),))
+    assert sums["Size"] == 16 * MIB
+    assert sums["Rss"] == sums["Anonymous"] == 8 * MIB
+    assert sums["LazyFree"] == 124 * KIB
+
+
+def test_several_blocks_are_summed() -> None:
+    middle = FIRST + 8 * MIB
+    assert parse_smaps(SPLIT, ((FIRST, middle), (middle, LAST)))["Rss"] == 8 * MIB
+    assert parse_smaps(SPLIT, ((FIRST, middle),))["Rss"] == 4 * MIB
+
+
+def test_a_mapping_that_also_holds_something_else_is_an_error() -> None:
+    with pytest.raises(ObserveError, match="holds guest RAM and something else"):
+        parse_smaps(SPLIT, ((FIRST, LAST - PAGE_SIZE),))
+
+
+def test_guest_ram_that_is_not_there_is_an_error_and_not_zero() -> None:
+    with pytest.raises(ObserveError, match="none of the guest RAM mappings"):
+        parse_smaps(SPLIT, ((0x1000, 0x2000),))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.sampled_from(SPLIT.splitlines(keepends=True)) | st.binary(), max_size=20).map(
+        b"".join
+    )
+)
+def test_no_text_makes_the_parser_fail_in_another_way(text: bytes) -> None:
+    with suppress(ObserveError):
+        parse_smaps(text, ((FIRST, LAST),))
+
+
+def test_the_reading_follows_the_memory() -> None:
+    with GuestRamProcess(PAGES, "small-pages") as child:
+        reader = HostMappingReader(child.pid, child.layout)
+        assert reader.read().rss == 0
+        child.do("write(range(0, 4000))")
+        full = reader.read()
+        child.do("advise(1000, 3000, mmap.MADV_DONTNEED)")
+        after = reader.read()
+    assert full.rss == full.anonymous == full.held == 4000 * PAGE_SIZE
+    assert after.rss == after.held == 1000 * PAGE_SIZE
+    assert (after.lazyfree, after.swap, after.shmem, after.file_blocks) == (0, 0, 0, None)
+    assert full.at < after.at <= time.monotonic()
+
+
+def test_lazily_freed_memory_stays_in_rss_and_is_told_apart() -> None:
+    with GuestRamProcess(PAGES, "small-pages") as child:
+        child.do("write(range(0, 4000))")
+        child.do("advise(0, 3000, mmap.MADV_FREE)")
+        reading = HostMappingReader(child.pid, child.layout).read()
+    assert reading.rss == 4000 * PAGE_SIZE
+    # Linux lets a batch of up to 31 pages per CPU lie before it marks them.
+    assert 2500 * PAGE_SIZE < reading.lazyfree <= 3000 * PAGE_SIZE
+
+
+def test_a_memfd_is_charged_for_what_no_mapping_shows() -> None:
+    with GuestRamProcess(PAGES, "memfd") as child:
+        child.do("write(range(0, 4000))")
+        reader = HostMappingReader(child.pid, child.layout)
+        full = reader.read()
+        child.do("advise(0, 3000, mmap.MADV_DONTNEED)")
+        after = reader.read()
+    assert full.shmem == full.file_blocks == 4000 * PAGE_SIZE
+    assert after.rss == 1000 * PAGE_SIZE
+    assert after.held == after.file_blocks == 4000 * PAGE_SIZE
+
+
+@pytest.mark.parametrize("kind", ["small-pages", "memfd"])
+def test_the_quick_reading_agrees_with_the_exact_one(kind: str) -> None:
+    """Memory the process takes elsewhere before the first reading is not counted."""
+    with GuestRamProcess(PAGES, kind) as child:
+        child.do("other = bytearray(20 << 20)")
+        child.do("write(range(0, 1000))")
+        reader = HostMappingReader(child.pid, child.layout)
+        reader.read()
+        for statement in (
+            "write(range(1000, 8000))",
+            "advise(0, 5000, mmap.MADV_DONTNEED)",
+            "advise(4000, 2000, 9 if fd > 0 else mmap.MADV_DONTNEED)  # MADV_REMOVE",
+        ):
+            child.do(statement)
+            quick, exact = reader.read_quick(), reader.read()
+            assert abs(quick.rss - exact.rss) <= 128 * PAGE_SIZE
+            assert abs(quick.held - exact.held) <= 128 * PAGE_SIZE
+
+
+def test_a_process_that_has_ended_is_an_error() -> None:
+    child = GuestRamProcess(PAGES, "small-pages")
+    reader = HostMappingReader(child.pid, child.layout)
+    child.end()
+    for read in (reader.read, reader.read_quick):
+        with pytest.raises(ObserveError, match=f"cannot look at process {child.pid}"):
+            read()
+    with pytest.raises(ObserveError):
+        HostMappingReader(child.pid, child.layout)
+
+
+def test_the_control_groups_charge_is_found_in_version_2() -> None:
+    groups = "0::/user.slice/session-2.scope\n"
+    mounts = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
+    assert candidates(groups, mounts) == [
+        Path("/sys/fs/cgroup/user.slice/session-2.scope/memory.current")
+    ]
+
+
+def test_the_control_groups_charge_is_found_in_version_1_beside_an_empty_version_2() -> None:
+    groups = "9:name=systemd:/\n4:memory:/ci/job7\n0::/\n"
+    mounts = (
+        "34 31 0:31 / /sys/fs/cgroup/cpuset rw,relatime - cgroup cgroup rw,cpuset\n"
+        "35 31 0:32 /ci /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+        "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
+    )
+    assert candidates(groups, mounts) == [
+        Path("/sys/fs/cgroup/memory/job7/memory.usage_in_bytes"),
+        Path("/sys/fs/cgroup/unified/memory.current"),
+    ]
