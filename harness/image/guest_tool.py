@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.errors import ImageError
 
-COMMAND = ("cc", "-O2", "-static", "-pthread", "-s", "-Wall", "-Wextra", "-Werror")
+COMMAND = ("cc", "-O2", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 COMPILE_SECONDS = 120.0
 
 

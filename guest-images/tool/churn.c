@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * churn: fills memory with a seeded pattern, holds it, verifies every word, frees all or a part.
+ *
+ * Answers are lines `word key=value ...`; commands come on standard input, one a line:
+ *   verify                          every held word against its pattern
+ *   free all                        everything that is held
+ *   free blocks ORDER STRIDE OFFSET the physical blocks of 2^ORDER pages that are held wholly and
+ *                                   whose number modulo STRIDE is OFFSET
+ *   refill SEED                     writes what was freed again, with another seed
+ *   exit                            as does the end of standard input
+ */
+#include "util.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define WORDS (PAGE_BYTES / 8)
+#define PROGRESS_NS 500000000ULL
+#define TOLD_MISMATCHES 16
+
+struct churn {
+	uint64_t *memory;
+	uint64_t pages;
+	uint64_t held;
+	/* Of each page: the seed it was written with, 0 when it is freed. */
+	uint64_t *seeds;
+	int pagemap;
+	int mismatched;
+};
+
+/* The finalizer of splitmix64: neighbouring pages and seeds get unrelated words. */
+static uint64_t mix(uint64_t x)
+{
+	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
+	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
+	return x ^ x >> 31;
+}
+
+static uint64_t first_word(uint64_t seed, uint64_t page)
+{
+	return mix(seed * 0x9e3779b97f4a7c15ULL + page);
+}
+
+/* Words of a page differ by an odd step, cheap under emulation. */
+#define STEP UINT64_C(0x9e3779b97f4a7c15)
+
+static void fill_page(uint64_t *words, uint64_t seed, uint64_t page)
+{
+	uint64_t word = first_word(seed, page);
+
+	for (size_t i = 0; i < WORDS; i++, word += STEP)
+		words[i] = word;
+}
+
+/* The index of the first wrong word, or WORDS. */
+static size_t check_page(const uint64_t *words, uint64_t seed, uint64_t page)
+{
+	uint64_t word = first_word(seed, page);
+
+	for (size_t i = 0; i < WORDS; i++, word += STEP)
+		if (words[i] != word)
+			return i;
+	return WORDS;
+}
+
+static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void say(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	vprintf(format, arguments);
+	va_end(arguments);
+	printf(" mono_ns=%" PRIu64 "\n", monotonic_ns());
+	if (fflush(stdout))
+		die("write to standard output");
+}
+
+static uint64_t pagemap_entry(const struct churn *churn, uint64_t page)
+{
+	uint64_t address = (uint64_t)(uintptr_t)churn->memory + page * PAGE_BYTES, entry;
+
+	if (pread(churn->pagemap, &entry, 8, (off_t)(address / PAGE_BYTES * 8)) != 8)
+		die("read /proc/self/pagemap");
+	return entry & PAGEMAP_PRESENT ? entry & PAGEMAP_PFN : 0;
+}
+
+/* Writes every page that is not held, with the seed. */
+static void fill(struct churn *churn, uint64_t seed)
+{
+	uint64_t start = monotonic_ns(), told = start;
+
+	for (uint64_t page = 0; page < churn->pages; page++) {
+		if (churn->seeds[page])
+			continue;
+		fill_page(churn->memory + page * WORDS, seed, page);
+		churn->seeds[page] = seed;
+		churn->held++;
+		if (page % 1024 == 0 && monotonic_ns() - told >= PROGRESS_NS) {
+			told = monotonic_ns();
+			say("filling bytes=%" PRIu64, churn->held * PAGE_BYTES);
+		}
+	}
+	say("filled bytes=%" PRIu64 " pid=%d seconds=%.3f", churn->held * PAGE_BYTES, getpid(),
+	    (double)(monotonic_ns() - start) / 1e9);
+}
+
+static void verify(struct churn *churn)
+{
+	uint64_t bad = 0, told = monotonic_ns();
+
+	for (uint64_t page = 0; page < churn->pages; page++) {
+		const uint64_t *words = churn->memory + page * WORDS;
+		uint64_t seed = churn->seeds[page];
+		size_t wrong;
+
+		if (page % 1024 == 0 && monotonic_ns() - told >= PROGRESS_NS) {
+			told = monotonic_ns();
+			say("verifying bytes=%" PRIu64, page * PAGE_BYTES);
+		}
+		if (!seed)
+			continue;
+		wrong = check_page(words, seed, page);
+		if (wrong == WORDS)
+			continue;
+		if (bad++ < TOLD_MISMATCHES)
+			say("mismatch page=%" PRIu64 " pfn=0x%" PRIx64 " offset=%zu"
+			    " expected=0x%016" PRIx64 " found=0x%016" PRIx64,
+			    page, pagemap_entry(churn, page), wrong * 8,
+			    (uint64_t)(first_word(seed, page) + wrong * STEP), words[wrong]);
+	}
+	churn->mismatched |= bad > 0;
+	say("verified bytes=%" PRIu64 " mismatched_pages=%" PRIu64, churn->held * PAGE_BYTES, bad);
+}
+
+/* Gives back `count` pages from `page` on. */
+static void drop(struct churn *churn, uint64_t page, uint64_t count)
+{
+	if (!count)
+		return;
+	if (madvise(churn->memory + page * WORDS, count * PAGE_BYTES, MADV_DONTNEED))
+		die("madvise(MADV_DONTNEED) of %" PRIu64 " pages", count);
+	memset(churn->seeds + page, 0, count * sizeof(churn->seeds[0]));
+}
+
+static void free_all(struct churn *churn)
+{
+	uint64_t freed = churn->held;
+
+	drop(churn, 0, churn->pages);
+	churn->held = 0;
+	say("freed bytes=%" PRIu64 " blocks=0 held_bytes=0", freed * PAGE_BYTES);
+}
+
+static void free_blocks(struct churn *churn, unsigned int order, uint64_t stride, uint64_t offset)
+{
+	uint64_t *pfns = allocate(churn->pages * 8), highest = 0, freed = 0, blocks = 0, run = 0;
+	uint32_t *owned;
+
+	for (uint64_t page = 0; page < churn->pages; page++) {
+		pfns[page] = churn->seeds[page] ? pagemap_entry(churn, page) : 0;
+		if (pfns[page] > highest)
+			highest = pfns[page];
+	}
+	owned = calloc((highest >> order) + 1, sizeof(*owned));
+	if (!owned)
+		die("allocate %" PRIu64 " block counters", (highest >> order) + 1);
+	for (uint64_t page = 0; page < churn->pages; page++)
+		if (pfns[page])
+			owned[pfns[page] >> order]++;
+	for (uint64_t page = 0; page < churn->pages; page++) {
+		uint64_t block = pfns[page] >> order;
+
+		if (pfns[page] && owned[block] == 1U << order && block % stride == offset) {
+			run++;
+			continue;
+		}
+		drop(churn, page - run, run);
+		freed += run;
+		run = 0;
+	}
+	drop(churn, churn->pages - run, run);
+	freed += run;
+	blocks = freed >> order;
+	churn->held -= freed;
+	free(owned);
+	free(pfns);
+	say("freed bytes=%" PRIu64 " blocks=%" PRIu64 " held_bytes=%" PRIu64, freed * PAGE_BYTES,
+	    blocks, churn->held * PAGE_BYTES);
+}
+
+static void obey(struct churn *churn)
+{
+	char line[128];
+
+	while (fgets(line, sizeof(line), stdin)) {
+		uint64_t seed, stride, offset;
+		unsigned int order;
+
+		if (!strcmp(line, "verify\n"))
+			verify(churn);
+		else if (!strcmp(line, "free all\n"))
+			free_all(churn);
+		else if (sscanf(line, "free blocks %u %" SCNu64 " %" SCNu64, &order, &stride,
+				&offset) == 3 && order < 20 && stride)
+			free_blocks(churn, order, stride, offset);
+		else if (sscanf(line, "refill %" SCNu64, &seed) == 1 && seed)
+			fill(churn, seed);
+		else if (!strcmp(line, "exit\n"))
+			return;
+		else
+			usage("churn: unknown command %s", line);
+	}
+}
+
+/* Under memory pressure this process shall be the first to go, not the guest's services. */
+static void volunteer_for_oom(void)
+{
+	int file = open("/proc/self/oom_score_adj", O_WRONLY);
+
+	if (file < 0 || write(file, "1000", 4) != 4)
+		die("write /proc/self/oom_score_adj");
+	close(file);
+}
+
+int churn_main(int argc, char **argv)
+{
+	struct churn churn = { .held = 0 };
+	uint64_t bytes = 0, seed = 0;
+	int advice = MADV_NORMAL;
+
+	if (argc % 2)
+		usage("churn: %s needs a value", argv[argc - 1]);
+	for (int i = 0; i < argc; i += 2) {
+		if (!strcmp(argv[i], "--bytes"))
+			bytes = parse_number(argv[i + 1], "--bytes");
+		else if (!strcmp(argv[i], "--seed"))
+			seed = parse_number(argv[i + 1], "--seed");
+		else if (!strcmp(argv[i], "--hugepages") && !strcmp(argv[i + 1], "always"))
+			advice = MADV_HUGEPAGE;
+		else if (!strcmp(argv[i], "--hugepages") && !strcmp(argv[i + 1], "never"))
+			advice = MADV_NOHUGEPAGE;
+		else if (strcmp(argv[i], "--hugepages") || strcmp(argv[i + 1], "default"))
+			usage("churn: unknown option %s %s", argv[i], argv[i + 1]);
+	}
+	if (!bytes || bytes % PAGE_BYTES || !seed)
+		usage("churn: --bytes takes whole pages, --seed a number other than 0");
+	volunteer_for_oom();
+	churn.pages = bytes / PAGE_BYTES;
+	churn.pagemap = open("/proc/self/pagemap", O_RDONLY);
+	if (churn.pagemap < 0)
+		die("open /proc/self/pagemap");
+	churn.seeds = calloc(churn.pages, sizeof(churn.seeds[0]));
+	if (!churn.seeds)
+		die("allocate %" PRIu64 " page seeds", churn.pages);
+	churn.memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (churn.memory == MAP_FAILED)
+		die("map %" PRIu64 " bytes", bytes);
+	if (advice != MADV_NORMAL && madvise(churn.memory, bytes, advice))
+		die("madvise huge pages");
+	fill(&churn, seed);
+	obey(&churn);
+	return churn.mismatched ? STATUS_MISMATCH : STATUS_OK;
+}

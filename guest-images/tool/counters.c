@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * counters: meminfo, vmstat, buddyinfo and zoneinfo at a fixed rate over one connection.
+ *
+ * A frame is, in little endian:
+ *   "FPRC" u32 version, u64 sequence, u64 ticks missed so far, u64 planned and u64 actual
+ *   monotonic ns, u32 length of each of the four texts, the texts
+ * A line `ping NUMBER` on standard input is answered at once:
+ *   "FPRP" u32 version, u64 number, u64 monotonic ns
+ * The end of standard input ends the tool.
+ */
+#define _GNU_SOURCE
+#include "util.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define VERSION 1
+#define TEXTS 4
+#define SECOND 1000000000ULL
+
+static const char *const names[TEXTS] = { "/proc/meminfo", "/proc/vmstat", "/proc/buddyinfo",
+					  "/proc/zoneinfo" };
+
+struct frame {
+	char magic[4];
+	uint32_t version;
+	uint64_t sequence, missed, planned, actual;
+	uint32_t lengths[TEXTS];
+};
+
+struct pong {
+	char magic[4];
+	uint32_t version;
+	uint64_t number, now;
+};
+
+/* A header and room for its texts, sent as one write. */
+static char buffer[sizeof(struct frame) + (1U << 20)];
+
+static void send_frame(const int *files, uint64_t sequence, uint64_t missed, uint64_t planned)
+{
+	struct frame frame = { .version = VERSION, .sequence = sequence, .missed = missed,
+			       .planned = planned, .actual = monotonic_ns() };
+	size_t used = sizeof(frame);
+
+	memcpy(frame.magic, "FPRC", 4);
+	for (int i = 0; i < TEXTS; i++) {
+		size_t got;
+
+		if (lseek(files[i], 0, SEEK_SET) < 0)
+			die("rewind %s", names[i]);
+		got = read_fully(files[i], buffer + used, sizeof(buffer) - used, names[i]);
+		frame.lengths[i] = (uint32_t)got;
+		used += got;
+	}
+	if (used == sizeof(buffer)) {
+		errno = EFBIG;
+		die("the counters' texts");
+	}
+	memcpy(buffer, &frame, sizeof(frame));
+	write_all(buffer, used);
+}
+
+/* Answers the pings that have come; 0 at the end of standard input. */
+static int answer(void)
+{
+	static char line[256];
+	static size_t used;
+	ssize_t got = read(STDIN_FILENO, line + used, sizeof(line) - 1 - used);
+	char *end;
+
+	if (got < 0)
+		die("read standard input");
+	used += (size_t)got;
+	line[used] = 0;
+	while ((end = strchr(line, '\n'))) {
+		struct pong pong = { .version = VERSION, .now = monotonic_ns() };
+
+		*end = 0;
+		if (strncmp(line, "ping ", 5))
+			usage("counters: unknown command %s", line);
+		memcpy(pong.magic, "FPRP", 4);
+		pong.number = parse_number(line + 5, "ping");
+		write_all(&pong, sizeof(pong));
+		used -= (size_t)(end + 1 - line);
+		memmove(line, end + 1, used + 1);
+	}
+	if (used == sizeof(line) - 1)
+		usage("counters: a command is too long");
+	return got > 0;
+}
+
+/* Waits until the time, answering pings; 0 at the end of standard input. */
+static int wait_until(uint64_t when)
+{
+	struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
+	uint64_t now;
+
+	while ((now = monotonic_ns()) < when) {
+		struct timespec left = { .tv_sec = (time_t)((when - now) / SECOND),
+					 .tv_nsec = (long)((when - now) % SECOND) };
+		int ready = ppoll(&input, 1, &left, NULL);
+
+		if (ready < 0 && errno != EINTR)
+			die("poll standard input");
+		if (ready > 0 && !answer())
+			return 0;
+	}
+	return 1;
+}
+
+int counters_main(int argc, char **argv)
+{
+	int files[TEXTS];
+	uint64_t period, next, sequence = 0, missed = 0;
+
+	for (int i = 0; i < TEXTS; i++) {
+		files[i] = open(names[i], O_RDONLY);
+		if (files[i] < 0)
+			die("open %s", names[i]);
+	}
+	if (argc == 1 && !strcmp(argv[0], "--once")) {
+		send_frame(files, 0, 0, monotonic_ns());
+		return STATUS_OK;
+	}
+	if (argc != 2 || strcmp(argv[0], "--hz"))
+		usage("counters: expected --once, or --hz RATE");
+	period = parse_number(argv[1], "--hz");
+	if (!period || period > 1000)
+		usage("counters: --hz takes 1 to 1000");
+	period = SECOND / period;
+	next = monotonic_ns() + period;
+	while (wait_until(next)) {
+		uint64_t late;
+
+		send_frame(files, sequence, missed, next);
+		sequence++;
+		next += period;
+		/* A tick that has passed unseen is told, not made up for. */
+		late = monotonic_ns();
+		while (next + period <= late) {
+			next += period;
+			missed++;
+		}
+	}
+	return STATUS_OK;
+}

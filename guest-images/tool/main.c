@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* fpr-guest: what the harness cannot learn or do from outside the guest. */
+#include "util.h"
+
+#include <string.h>
+
+int main(int argc, char **argv)
+{
+	if (argc >= 2 && !strcmp(argv[1], "pages"))
+		return pages_main(argc - 2, argv + 2);
+	if (argc >= 2 && !strcmp(argv[1], "churn"))
+		return churn_main(argc - 2, argv + 2);
+	if (argc >= 2 && !strcmp(argv[1], "counters"))
+		return counters_main(argc - 2, argv + 2);
+	usage("expected a subcommand: pages, churn or counters");
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the subcommands of the guest tool share. */
+#ifndef FPR_UTIL_H
+#define FPR_UTIL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define PAGE_BYTES 4096UL
+
+/* /proc/PID/pagemap: Documentation/admin-guide/mm/pagemap.rst */
+#define PAGEMAP_PRESENT (1ULL << 63)
+#define PAGEMAP_PFN ((1ULL << 55) - 1)
+
+/* Exit statuses. */
+#define STATUS_OK 0
+#define STATUS_BROKEN 1
+#define STATUS_USAGE 2
+#define STATUS_MISMATCH 3
+
+/* Ends the tool with STATUS_BROKEN and `message: strerror(errno)`. */
+void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+/* Ends the tool with STATUS_USAGE and the message. */
+void usage(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+/* A decimal number, or usage(). */
+uint64_t parse_number(const char *text, const char *what);
+
+/* CLOCK_MONOTONIC in nanoseconds. */
+uint64_t monotonic_ns(void);
+
+/* Writes all of it to standard output, or die(). */
+void write_all(const void *data, size_t size);
+
+/* Reads until `size` bytes or the end of the file; the number read, or die(). */
+size_t read_fully(int fd, void *buffer, size_t size, const char *name);
+
+/* Memory, or die(). */
+void *allocate(size_t size);
+
+int pages_main(int argc, char **argv);
+int churn_main(int argc, char **argv);
+int counters_main(int argc, char **argv);
+
+#endif
