@@ -92,6 +92,13 @@ def test_a_memfd_is_charged_for_what_no_mapping_shows() -> None:
     assert after.held == after.file_blocks == 4000 * PAGE_SIZE
 
 
+def test_a_file_mapped_elsewhere_is_not_behind_guest_ram() -> None:
+    with GuestRamProcess(PAGES, "small-pages") as child:
+        child.do("other = os.memfd_create('other'); os.ftruncate(other, 1 << 20)")
+        child.do("there = mmap.mmap(other, 1 << 20); there[0] = 1")
+        assert HostMappingReader(child.pid, child.layout).read().file_blocks is None
+
+
 @pytest.mark.parametrize("kind", ["small-pages", "memfd"])
 def test_the_quick_reading_agrees_with_the_exact_one(kind: str) -> None:
     """Memory the process takes elsewhere before the first reading is not counted."""

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instruments on a clock, in the background, while a scenario acts.
+
+Two threads: one receives the guest's counters as they come and appends them raw to a file, one
+looks at the host at fixed times and hands out a `Sample` that joins both.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TypeVar
+
+from harness.deadline import Deadline
+from harness.errors import HarnessError, ObserveError
+from harness.ledger.facts import Sample
+from harness.machine.interfaces import GuestShell
+from harness.observe.counter_stream import CounterStream
+from harness.observe.discards import DiscardLog
+from harness.observe.mapping import HostMappingReader
+
+EXACT_SHARE = 0.01
+"""Part of one core that exact readings of the host mapping may take (smaps walks page tables:
+15 ms a GiB in 4 KiB pages); the samples between them come from the process's counters."""
+
+STALE_SECONDS = 1.0
+"""A guest counter older than this is not a sample of now."""
+
+T = TypeVar("T")
+
+
+class Sampler:
+    """Calls `sink` with a `Sample` `hz` times a second, from `start` to `stop`.
+
+    The times are those of a fixed schedule, so that a late sample does not shift the next; a
+    sample that would come a whole period late is left out and counted in `lost`. An instrument
+    that fails gives None, and its first error stands in `failures`. Samples with `lazyfree` None
+    hold `read_quick` values. `relative` maps host-monotonic seconds to `Sample.t`; raw frames of
+    the guest go to `raw_path`.
+    """
+
+    def __init__(
+        self,
+        *,
+        shell: GuestShell,
+        mapping: HostMappingReader,
+        discards: DiscardLog,
+        hz: float,
+        sink: Callable[[Sample], None],
+        relative: Callable[[float], float],
+        raw_path: Path,
+    ) -> None:
+        self._shell = shell
+        self._mapping = mapping
+        self._discards = discards
+        self._hz = hz
+        self._sink = sink
+        self._relative = relative
+        self._raw_path = raw_path
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._failures: dict[str, HarnessError] = {}
+        self._stream: CounterStream | None = None
+        self._guest_free: tuple[float, int | None] = (0.0, None)
+        self._next_exact = 0.0
+        self._threads = (
+            threading.Thread(target=self._guard, args=(self._receive,), name="guest-counters"),
+            threading.Thread(target=self._guard, args=(self._run,), name="sampler"),
+        )
+        self.latest: Sample | None = None
+        """The last sample, for a display."""
+        self.lost = 0
+        """Samples left out because their time had passed."""
+
+    @property
+    def failures(self) -> tuple[HarnessError, ...]:
+        """The first error of every instrument that failed."""
+        with self._lock:
+            return tuple(self._failures.values())
+
+    def start(self) -> None:
+        """Begin sampling; returns at once."""
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End both threads; one that does not end in time is a failure. May be called again."""
+        self._stopping.set()
+        deadline = Deadline(timeout, "the sampler to end")
+        with self._lock:
+            stream = self._stream
+        if stream is not None:
+            stream.close()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(deadline.remaining)
+                if thread.is_alive():
+                    self._fail(thread.name, deadline.error(f"{thread.name} still runs"))
+
+    def _run(self) -> None:
+        period = 1.0 / self._hz
+        start = time.monotonic()
+        tick = 0
+        while True:
+            tick += 1
+            late = int((time.monotonic() - start) / period) - tick
+            if late > 0:
+                tick += late
+                self.lost += late
+            if self._stopping.wait(max(0.0, start + tick * period - time.monotonic())):
+                return
+            sample = self._sample()
+            self.latest = sample
+            self._sink(sample)
+
+    def _sample(self) -> Sample:
+        at = time.monotonic()
+        guest_at, guest_free = self._guest_free
+        discards = self._look("discards", self._discards.read)
+        held, rss, lazyfree = self._look("mapping", self._host) or (None, None, None)
+        return Sample(
+            t=self._relative(at),
+            held=held,
+            rss=rss,
+            lazyfree=lazyfree,
+            discarded=discards.bytes if discards is not None else None,
+            guest_free=guest_free if at - guest_at <= STALE_SECONDS else None,
+        )
+
+    def _host(self) -> tuple[int, int, int | None]:
+        if time.monotonic() < self._next_exact:
+            quick = self._mapping.read_quick()
+            return quick.held, quick.rss, None
+        busy = time.thread_time()
+        exact = self._mapping.read()
+        cost = time.thread_time() - busy
+        self._next_exact = time.monotonic() + cost / EXACT_SHARE
+        return exact.held, exact.rss, exact.lazyfree
+
+    def _look(self, name: str, instrument: Callable[[], T]) -> T | None:
+        try:
+            return instrument()
+        except HarnessError as error:
+            self._fail(name, error)
+            return None
+
+    def _receive(self) -> None:
+        stream = CounterStream(self._shell, self._hz)
+        with self._lock:
+            self._stream = stream  # first, so that `stop` can break its start off
+        with closing(stream), stream, self._raw_path.open("ab") as raw:
+            while not self._stopping.is_set():
+                frame = stream.read()
+                raw.write(frame.raw)
+                self._guest_free = (frame.at, frame.free_bytes)
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """Run a thread's work; what ends it early is a failure, unless `stop` did."""
+        try:
+            work()
+        except HarnessError as error:
+            if not self._stopping.is_set():
+                self._fail(threading.current_thread().name, error)
+        except OSError as error:
+            self._fail(
+                threading.current_thread().name,
+                ObserveError(f"cannot keep samples: {error}", evidence=(self._raw_path,)),
+            )
+
+    def _fail(self, name: str, error: HarnessError) -> None:
+        with self._lock:
+            self._failures.setdefault(name, error)

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The instruments on a clock."""
+
+import queue
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import pytest
+from guest_ram import GuestRamProcess
+
+from harness.errors import ObserveError, RecordError, SshError
+from harness.ledger.facts import Sample
+from harness.machine.interfaces import GuestShell
+from harness.observe import sampler as sampler_module
+from harness.observe.discards import DiscardLog
+from harness.observe.mapping import HostMappingReader
+from harness.observe.sampler import Sampler
+from harness.units import MIB, PAGE_SIZE
+
+PAGES = 2048
+
+
+@dataclass(frozen=True)
+class Frame:
+    at: float
+    raw: bytes
+    free_bytes: int
+
+
+class ScriptedStream:
+    """A guest that sends what `frames` holds; None there breaks the connection."""
+
+    frames: "queue.Queue[Frame | None]"
+
+    def __init__(self, _shell: GuestShell, hz: float) -> None:
+        assert hz > 0
+
+    def read(self) -> Frame:
+        frame = self.frames.get(timeout=30.0)
+        if frame is None:
+            raise SshError("the connection broke off")
+        return frame
+
+    def close(self) -> None:
+        self.frames.put(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass
+class Bench:
+    """A process to look at, a guest that speaks, and the samplers made."""
+
+    child: GuestRamProcess
+    directory: Path
+    frames: "queue.Queue[Frame | None]"
+    samples: list[Sample]
+    samplers: list[Sampler]
+
+    def sampler(self, *, hz: float = 20.0, sink: Callable[[Sample], None] | None = None) -> Sampler:
+        layout = self.child.layout
+        sampler = Sampler(
+            shell=cast(GuestShell, None),
+            mapping=HostMappingReader(self.child.pid, layout),
+            discards=DiscardLog(self.directory / "discards.log", layout),
+            hz=hz,
+            sink=sink or self.samples.append,
+            relative=lambda at: at,
+            raw_path=self.directory / "guest-counters.bin",
+        )
+        self.samplers.append(sampler)
+        return sampler
+
+    def wait_for_samples(self, count: int) -> None:
+        end, target = time.monotonic() + 10.0, len(self.samples) + count
+        while len(self.samples) < target:
+            assert time.monotonic() < end, "the samples do not come"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    (tmp_path / "discards.log").touch()
+    frames: queue.Queue[Frame | None] = queue.Queue()
+    stream: Any = type("Stream", (ScriptedStream,), {"frames": frames})
+    monkeypatch.setattr(sampler_module, "CounterStream", stream)
+    with GuestRamProcess(PAGES, "small-pages") as child:
+        bench = Bench(child, tmp_path, frames, [], [])
+        yield bench
+        for sampler in bench.samplers:
+            sampler.stop()
+    assert not {"sampler", "guest-counters"} & {thread.name for thread in threading.enumerate()}
+
+
+def test_a_sample_joins_what_every_instrument_saw(bench: Bench) -> None:
+    bench.child.do("write(range(0, 1000))")
+    (bench.directory / "discards.log").write_text(
+        f"1@2.000003:ram_block_discard_range m0@{bench.child.hva:#x} + {MIB:#x}: "
+        "madvise: 1 fallocate: 0 ret: 0\n"
+    )
+    sampler = bench.sampler()
+    bench.frames.put(Frame(time.monotonic(), b"raw", 77 * MIB))
+    sampler.start()
+    bench.wait_for_samples(2)
+    sample = bench.samples[-1]
+    assert sampler.latest == bench.samples[-1]
+    assert sampler.failures == ()
+    assert (sample.guest_free, sample.discarded) == (77 * MIB, MIB)
+    assert sample.rss == sample.held
+    assert sample.rss == pytest.approx(1000 * PAGE_SIZE, abs=128 * PAGE_SIZE)
+
+
+def test_the_first_sample_is_exact(bench: Bench) -> None:
+    bench.child.do("write(range(0, 1000))")
+    bench.sampler().start()
+    bench.wait_for_samples(1)
+    first = bench.samples[0]
+    assert (first.rss, first.lazyfree) == (1000 * PAGE_SIZE, 0)
+
+
+def test_exact_readings_come_as_often_as_their_share_of_a_core_allows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lazily freed memory is known to exact readings only."""
+    bench.sampler(hz=50.0).start()
+    bench.wait_for_samples(40)
+    exact = sum(sample.lazyfree is not None for sample in bench.samples)
+    assert 1 < exact < len(bench.samples)
+    bench.samplers.pop().stop()
+    bench.samples.clear()
+    monkeypatch.setattr(sampler_module, "EXACT_SHARE", 1e-6)
+    bench.sampler(hz=50.0).start()
+    bench.wait_for_samples(20)
+    assert [sample.lazyfree for sample in bench.samples[:20]] == [0] + [None] * 19
+
+
+def test_raw_frames_are_kept(bench: Bench) -> None:
+    sampler = bench.sampler()
+    sampler.start()
+    for text in (b"one", b"two"):
+        bench.frames.put(Frame(time.monotonic(), text, 0))
+    bench.wait_for_samples(1)
+    sampler.stop()
+    assert (bench.directory / "guest-counters.bin").read_bytes() == b"onetwo"
+
+
+def test_an_old_guest_counter_is_no_sample_of_now(bench: Bench) -> None:
+    bench.frames.put(Frame(time.monotonic() - 5.0, b"", 77 * MIB))
+    bench.sampler().start()
+    bench.wait_for_samples(2)
+    assert bench.samples[-1].guest_free is None
+
+
+def test_an_instrument_that_fails_gives_none_and_is_reported_once(bench: Bench) -> None:
+    sampler = bench.sampler()
+    (bench.directory / "discards.log").unlink()
+    sampler.start()
+    bench.wait_for_samples(3)
+    assert {sample.discarded for sample in bench.samples} == {None}
+    assert None not in {sample.rss for sample in bench.samples}
+    (failure,) = sampler.failures
+    assert isinstance(failure, ObserveError)
+    assert "discard trace" in failure.message
+
+
+def test_a_guest_that_breaks_off_is_reported_and_the_host_still_sampled(bench: Bench) -> None:
+    sampler = bench.sampler()
+    sampler.start()
+    bench.frames.put(None)
+    bench.wait_for_samples(3)
+    assert [type(failure) for failure in sampler.failures] == [SshError]
+    assert bench.samples[-1].guest_free is None
+    assert bench.samples[-1].rss is not None
+
+
+def test_a_stop_does_not_wait_for_a_guest_that_does_not_answer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(ScriptedStream):
+        frames = bench.frames
+
+        def __enter__(self) -> Self:
+            self.read()
+            return self
+
+    monkeypatch.setattr(sampler_module, "CounterStream", Silent)
+    sampler = bench.sampler()
+    sampler.start()
+    bench.wait_for_samples(1)
+    start = time.monotonic()
+    sampler.stop()
+    assert time.monotonic() - start < 1.0
+    assert sampler.failures == ()
+
+
+def test_qemus_death_does_not_stop_the_sampler_from_ending(bench: Bench) -> None:
+    sampler = bench.sampler()
+    sampler.start()
+    bench.wait_for_samples(1)
+    bench.child.end()
+    bench.wait_for_samples(3)
+    start = time.monotonic()
+    sampler.stop()
+    assert time.monotonic() - start < 1.0
+    assert (bench.samples[-1].held, bench.samples[-1].rss) == (None, None)
+    assert [type(failure) for failure in sampler.failures] == [ObserveError]
+
+
+def test_stopping_is_no_failure_and_may_be_done_twice(bench: Bench) -> None:
+    sampler = bench.sampler()
+    sampler.start()
+    bench.wait_for_samples(1)
+    sampler.stop()
+    sampler.stop()
+    count = len(bench.samples)
+    assert sampler.failures == ()
+    time.sleep(0.2)
+    assert len(bench.samples) == count
+
+
+def test_results_that_cannot_be_written_are_a_failure(bench: Bench) -> None:
+    def full(_sample: Sample) -> None:
+        raise RecordError("no space left on device")
+
+    sampler = bench.sampler(sink=full)
+    sampler.start()
+    end = time.monotonic() + 5.0
+    while not sampler.failures and time.monotonic() < end:
+        time.sleep(0.01)
+    assert [type(failure) for failure in sampler.failures] == [RecordError]
+
+
+def test_the_schedule_does_not_drift_and_what_is_lost_is_counted(bench: Bench) -> None:
+    """One sample holds the clock up for five periods; the later ones are on time again."""
+    slow = [0.25]
+
+    def sink(sample: Sample) -> None:
+        bench.samples.append(sample)
+        if len(bench.samples) == 5:
+            time.sleep(slow.pop())
+
+    sampler = bench.sampler(hz=20.0, sink=sink)
+    start = time.monotonic()
+    sampler.start()
+    bench.wait_for_samples(20)
+    sampler.stop()
+    assert sampler.lost >= 4
+    ticks = [(sample.t - start) * 20.0 for sample in bench.samples]
+    assert round(ticks[-1]) == len(ticks) + sampler.lost
+    assert statistics.median(abs(tick - round(tick)) / 20.0 for tick in ticks) < 0.01
