@@ -6,50 +6,44 @@ QEMU writes the file itself, so a flooded or forgotten console never stops the g
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError
+from harness.machine.headlines import (
+    RANK,
+    Headline,
+    Severity,
+    headline_of,
+    looks_suspicious,
+    with_place,
+)
 
-Severity = Literal["crash", "hang", "warning"]
+EXCERPT_LINES = 100
+"""An oops with registers, code and call trace has about 50 lines, an OOM report up to 100."""
 
-EXCERPT_LINES = 60
-"""An oops with registers, code and call trace is about 50 lines."""
+RETOLD_LINES = 3
+"""A second headline so close to the first tells of the same trouble: "list_add double add",
+"cut here", "kernel BUG at lib/list_debug.c:33!", "invalid opcode: 0000 [#1]"."""
 
 LINE_BYTES = 4096
 """Longer lines are cut: the kernel's own are at most 1 KiB (LOG_LINE_MAX)."""
 
+MAX_FINDINGS = 100
 READ_BYTES = 1 << 20
-FINAL_SECONDS = 2.0
+
+QUIET_SECONDS = 1.0
+"""A console silent for so long has told all of a finding that has no end mark."""
+
+FINAL_SECONDS = 3.0
 
 _STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[\sCT]*\d+\])? ?")
-_ADDRESS = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+( \[\w+\])?|\b(?:0x)?[0-9a-f]{12,16}\b")
-_PLACE = re.compile(r"^RIP: [0-9a-f]{4}:([A-Za-z_][\w.]*)\+")
-_END = re.compile(r"---\[ end (?:trace|Kernel panic)|^fpr-init: ")
-
-# First match wins. What each begins with stands in the kernel's sources: lib/bug.c,
-# arch/x86/kernel/dumpstack.c and mm/fault.c, kernel/panic.c, kernel/watchdog.c,
-# kernel/hung_task.c, kernel/rcu/tree_stall.h, mm/oom_kill.c, kernel/locking/lockdep.c,
-# lib/list_debug.c, mm/kasan/report.c, lib/ubsan.c, mm/kfence/report.c.
-_PATTERNS: tuple[tuple[Severity, re.Pattern[str]], ...] = (
-    ("hang", re.compile(r"watchdog: BUG: soft lockup|Watchdog detected hard LOCKUP")),
-    ("hang", re.compile(r"INFO: task .* blocked for more than")),
-    ("hang", re.compile(r"rcu: INFO: .* (?:detected stalls|self-detected stall|expedited stalls)")),
-    ("crash", re.compile(r"^Kernel panic - not syncing")),
-    ("crash", re.compile(r"^BUG: (?!.*(?:workqueue lockup))")),
-    ("hang", re.compile(r"^BUG: workqueue lockup")),
-    ("crash", re.compile(r"^Oops: |^general protection fault|^kernel BUG at |^invalid opcode:")),
-    ("crash", re.compile(r"^(?:double fault|divide error|stack segment|int3): 0000")),
-    ("crash", re.compile(r"^list_(?:add|del) corruption|^kernel tried to execute")),
-    ("warning", re.compile(r"^WARNING: (?!.*Spectre|.*KVM)")),
-    ("warning", re.compile(r"^UBSAN: |^INFO: (?:possible|inconsistent|trying|suspicious)")),
-    ("warning", re.compile(r"page allocation failure:|^Bad (?:page|rss-counter) ")),
-    ("warning", re.compile(r"^Out of memory: Killed process|^Memory cgroup out of memory")),
-    ("crash", re.compile(r"^fpr-init: FAILED")),
-)
+_PLACE = re.compile(r"^RIP: 0010:([A-Za-z_][\w.]*)\+")
+_END = re.compile(r"^---\[ end |^(?:Memory cgroup o|O)ut of memory: Killed process")
+_MARKER = re.compile(r"^fpr-init: (\w+)(?:: (.*))?")
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class Finding:
 
     severity: Severity
     title: str
-    """Without addresses and time, so that the same trouble has the same title."""
+    """Without addresses, numbers and time, so that the same trouble has the same title."""
     text: str
 
 
@@ -70,113 +64,158 @@ class _Open:
     title: str
     lines: list[str]
 
+    def tells_of(self, head: Headline) -> bool:
+        """Whether a headline inside this finding's text is part of the same trouble.
+
+        The panic after an oops is, and a warning inside one; an oops well after a warning is
+        not, or it would hide behind it.
+        """
+        return (
+            len(self.lines) < RETOLD_LINES
+            or head.title.startswith(self.title)
+            or RANK.index(head.severity) < RANK.index(self.severity)
+            or head.severity == self.severity == "crash"
+        )
+
+    def add(self, line: str, head: Headline | None) -> None:
+        """Take in a line, and a better title or a worse severity with it."""
+        self.lines.append(line)
+        if head is not None:
+            self.severity = max(self.severity, head.severity, key=RANK.index)
+            if head.title.startswith(self.title):
+                self.title = head.title
+        if self.severity != "warning" and (place := _PLACE.match(line)):
+            self.title = with_place(self.title, place[1])
+
 
 class ConsoleScanner:
-    """Finds trouble in console text fed to it in pieces of any size."""
+    """Finds trouble in console text fed to it in pieces of any size, in bounded memory."""
 
     def __init__(self) -> None:
         self._partial = b""
         self._open: _Open | None = None
         self._seen: set[str] = set()
+        self.findings: list[Finding] = []
+        """The completed ones, in order; each title once."""
+        self.said: dict[str, str] = {}
+        """Lines `fpr-init: WORD: DETAIL` of the guest's init, by word."""
 
     @property
     def in_the_middle(self) -> bool:
         """Whether a finding's text is still being read."""
         return self._open is not None
 
-    def feed(self, data: bytes) -> Iterator[Finding]:
-        """The findings completed by `data`."""
-        *lines, rest = (self._partial + data).split(b"\n")
+    def feed(self, data: bytes) -> None:
+        """Read on. A line counts once it is whole."""
+        body, newline, rest = (self._partial + data).rpartition(b"\n")
         self._partial = rest[:LINE_BYTES]
-        for line in lines:
+        if not newline or (self._open is None and not looks_suspicious(body)):
+            return
+        for line in body.split(b"\n"):
             text = line[:LINE_BYTES].decode("utf-8", errors="replace").rstrip("\r")
-            yield from self._line(_STAMP.sub("", text))
+            self._line(_STAMP.sub("", text))
 
-    def finish(self) -> Iterator[Finding]:
-        """What was still open when the console ended."""
-        if self._partial:
-            yield from self.feed(b"\n")
-        yield from self._close()
-
-    def _line(self, line: str) -> Iterator[Finding]:
-        match = next(((sev, p) for sev, p in _PATTERNS if p.search(line)), None)
-        if self._open is not None:
-            # A panic after an oops belongs to it: one trouble, one finding.
-            self._open.lines.append(line)
-            if place := _PLACE.match(line):
-                self._open.title = _with_place(self._open.title, place[1])
-            if _END.search(line) or len(self._open.lines) >= EXCERPT_LINES:
-                yield from self._close()
-        elif match is not None:
-            self._open = _Open(match[0], _title(line), [line])
-            if line.startswith(("Out of memory", "fpr-init")):
-                yield from self._close()
-
-    def _close(self) -> Iterator[Finding]:
+    def complete(self) -> None:
+        """Take the finding that is still open as whole: the console has fallen silent."""
         if self._open is None:
             return
         found, self._open = self._open, None
-        if found.title not in self._seen:
+        if found.title not in self._seen and len(self.findings) < MAX_FINDINGS:
             self._seen.add(found.title)
-            yield Finding(found.severity, found.title, "\n".join(found.lines))
+            self.findings.append(Finding(found.severity, found.title, "\n".join(found.lines)))
 
+    def finish(self) -> None:
+        """The console has ended, be it in the middle of a line."""
+        if self._partial:
+            self.feed(b"\n")
+        self.complete()
 
-def _title(line: str) -> str:
-    title = _ADDRESS.sub("", line)
-    title = re.sub(r"\s+", " ", re.sub(r"\[#\d+\].*|CPU: ?\d+|PID: ?\d+", "", title))
-    return title.strip(" ,:")[:160]
-
-
-def _with_place(title: str, function: str) -> str:
-    return title if function in title or " in " in title else f"{title} in {function}"
+    def _line(self, line: str) -> None:
+        if said := _MARKER.match(line):
+            self.said[said[1]] = said[2] or ""
+        head = headline_of(line)
+        if self._open is not None and head is not None and not self._open.tells_of(head):
+            self.complete()
+        if self._open is not None:
+            self._open.add(line, head)
+        elif head is not None:
+            self._open = _Open(head.severity, head.title, [line])
+        if self._open is not None and (_END.match(line) or len(self._open.lines) >= EXCERPT_LINES):
+            self.complete()
 
 
 class ConsoleWatcher:
-    """Reads a console file as it grows; each finding is told once."""
+    """Reads a console file as it grows; each finding is told once.
+
+    `gone` tells why QEMU is no longer there, or None while it runs.
+    """
 
     def __init__(self, path: Path, gone: Callable[[], object]) -> None:
         self._path = path
         self._gone = gone
         self._scanner = ConsoleScanner()
         self._offset = 0
-        self._markers: set[str] = set()
+        self._last_grown = time.monotonic()
+        self._told = 0
+
+    def poll(self) -> list[Finding]:
+        """Read what is new, and give every finding so far without counting it as told."""
+        size = self._size()
+        while self._offset < size and (data := self._read()):
+            self._scanner.feed(data)
+            self._last_grown = time.monotonic()
+        if time.monotonic() - self._last_grown >= QUIET_SECONDS:
+            self._scanner.complete()
+        return list(self._scanner.findings)
 
     def new_findings(self) -> list[Finding]:
-        """What was found since the last call. A file that is not there yet holds nothing."""
-        findings: list[Finding] = []
-        while data := self._read():
-            self._note_markers(data)
-            findings += self._scanner.feed(data)
+        """What was found since the last call. A file that is not there yet holds nothing.
+
+        A finding is told when its text is complete, or the console silent for `QUIET_SECONDS`.
+        """
+        findings = self.poll()[self._told :]
+        self._told += len(findings)
         return findings
 
     def final_findings(self) -> list[Finding]:
-        """Like `new_findings`, after giving an oops that is being printed time to end."""
-        findings = self.new_findings()
+        """Like `new_findings`, after giving what is being printed time to end."""
 
         def ended() -> bool | None:
-            findings.extend(self.new_findings())
-            return True if self._gone() is not None or not self._scanner.in_the_middle else None
+            gone = self._gone() is not None
+            self.poll()
+            return True if gone or not self._scanner.in_the_middle else None
 
         # What there is by then will do.
         with contextlib.suppress(DeadlineError):
             wait_for(ended, Deadline(FINAL_SECONDS, "the console's last words"))
-        findings.extend(self.new_findings())
-        findings.extend(self._scanner.finish())
-        return findings
+        self.poll()
+        self._scanner.finish()
+        return self.new_findings()
 
-    def has_said(self, marker: str) -> bool:
-        """Whether a line `fpr-init: MARKER` has come; call `new_findings` first."""
-        return marker in self._markers
+    def has_said(self, word: str) -> bool:
+        """Whether a line `fpr-init: WORD` had come by the last look."""
+        return word in self._scanner.said
+
+    @property
+    def init_failure(self) -> str | None:
+        """What the guest's init said it could not do, by the last look."""
+        return self._scanner.said.get("FAILED")
 
     def tail(self, lines: int = 8) -> str:
         """The last lines, for an error message."""
         try:
             with self._path.open("rb") as file:
-                file.seek(max(0, self._path.stat().st_size - 8 * LINE_BYTES))
-                text = file.read().decode("utf-8", errors="replace")
+                file.seek(max(0, self._size() - 8 * LINE_BYTES))
+                text = file.read(8 * LINE_BYTES).decode("utf-8", errors="replace")
         except OSError:
             return ""
         return "\n".join(line.rstrip() for line in text.splitlines()[-lines:])
+
+    def _size(self) -> int:
+        try:
+            return self._path.stat().st_size
+        except OSError:
+            return 0
 
     def _read(self) -> bytes:
         try:
@@ -187,8 +226,3 @@ class ConsoleWatcher:
             return b""
         self._offset += len(data)
         return data
-
-    def _note_markers(self, data: bytes) -> None:
-        self._markers.update(
-            word.decode() for word in re.findall(rb"fpr-init: (start|ready|FAILED)", data)
-        )

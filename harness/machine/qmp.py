@@ -107,10 +107,9 @@ class QmpMonitor:
         return self._call(self._client.execute(command, args), timeout, f"QMP {command}")
 
     def human(self, command: str, *, timeout: float = 10.0) -> str:
-        """An HMP command's text. Raises like `execute`."""
-        return str(
-            self.execute("human-monitor-command", {"command-line": command}, timeout=timeout)
-        )
+        """An HMP command's text, its line ends those of a file. Raises like `execute`."""
+        text = self.execute("human-monitor-command", {"command-line": command}, timeout=timeout)
+        return str(text).replace("\r\n", "\n")
 
     def events(self) -> list[dict[str, Any]]:
         """Every event so far."""

@@ -188,16 +188,18 @@ class VirtualMachine:
 
     def _check_boot(self, deadline: Deadline) -> None:
         """Raise as soon as it is known that the guest will not become ready."""
-        findings = self.console.new_findings()
+        findings = self.console.poll()
         self._check_cancelled()
         gone = self._gone()
-        if gone is not None or any(found.severity == "crash" for found in findings):
+        if gone is not None:
             findings += self.console.final_findings()
-            crash = next((found for found in findings if found.severity == "crash"), None)
-            if crash is not None:
-                raise self._boot_error(crash.title, crashed=True)
+        crash = next((found for found in findings if found.severity == "crash"), None)
+        if crash is not None:
+            raise self._boot_error(crash.title, crashed=True)
         if gone is not None:
             raise gone
+        if self.console.init_failure is not None:
+            raise self._boot_error(f"its init could not {self.console.init_failure}")
         for event in self.monitor.events():
             if event["event"] == "STOP":
                 status = self.monitor.execute("query-status")["status"]

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kernel trouble looks like on a console: the first line of each kind, and its title. Pure.
+
+The words are those of kernels 5.10 to 7.3: lib/bug.c, kernel/panic.c, arch/x86/mm/fault.c,
+arch/x86/kernel/dumpstack.c and traps.c, kernel/watchdog.c, watchdog_perf.c, hung_task.c,
+workqueue.c, rcu/tree_stall.h, locking/lockdep.c, sched/core.c, mm/oom_kill.c, page_alloc.c,
+kasan/report.c, kfence/report.c, lib/list_debug.c, ubsan.c.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["warning", "hang", "crash"]
+
+RANK: tuple[Severity, ...] = ("warning", "hang", "crash")
+"""From the least to the worst."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The first line of a finding: how bad it is, and its title without numbers and addresses."""
+
+    severity: Severity
+    title: str
+
+
+# First match wins, from the start of a line without its time stamp.
+_KINDS: tuple[tuple[Severity, str, str], ...] = (
+    # The kernel, or one of its threads of execution, is over.
+    ("crash", r"(Kernel panic - not syncing.*)", r"\1"),
+    ("crash", r"BUG: kernel NULL pointer dereference", r"BUG: kernel NULL pointer dereference"),
+    ("crash", r"BUG: unable to handle (?:kernel )?([a-z ]+?)(?: for address| at)", r"BUG: \1"),
+    ("crash", r"BUG: (stack guard page was hit|TASK stack guard page)", r"BUG: \1"),
+    ("crash", r"(kernel BUG at \S+:\d+)", r"\1"),
+    ("crash", r"(kernel tried to execute [\w-]+ page)", r"\1"),
+    ("crash", r"(PANIC: [a-z ]+)", r"\1"),
+    # Every die() ends in such a line: "divide error: 0000 [#1] PREEMPT SMP".
+    ("crash", r"(?:Oops: )*([A-Za-z][\w /-]*).*: (?:0x)?[0-9a-f]{4} \[#\d+\]", r"\1"),
+    # It does not get on.
+    ("hang", r"(?:watchdog: )?BUG: soft lockup", r"BUG: soft lockup"),
+    ("hang", r"(?:NMI )?(?:watchdog: )?(?:CPU\d+: )?Watchdog detected hard LOCKUP", r"hard LOCKUP"),
+    ("hang", r"INFO: task (.+):\d+ (?:blocked|is blocked) ", r"INFO: task hung: \1"),
+    (
+        "hang",
+        r"(?:rcu: )?INFO: (\w+) (self-detected stall|detected (?:expedited )?stalls)",
+        r"INFO: \1 \2",
+    ),
+    ("hang", r"BUG: workqueue lockup", r"BUG: workqueue lockup"),
+    # It goes on, but something is wrong.
+    ("warning", r"BUG: (KASAN|KFENCE|KCSAN|KMSAN): ([\w -]+? in [\w.]+)", r"BUG: \1: \2"),
+    ("warning", r"BUG: (scheduling while atomic|Bad [a-z-]+ [a-z]+)", r"BUG: \1"),
+    ("warning", r"BUG: ([^:\[]+?)(?: \[[0-9a-f]+\].*|:.*|$)", r"BUG: \1"),
+    (
+        "warning",
+        r"WARNING: .*?(?:CPU: \d+ PID: \d+ at )?(\S+:\d+) (?:at )?([\w.]+)\+0x",
+        r"WARNING: \1 in \2",
+    ),
+    ("warning", r"WARNING: (.+)", r"WARNING: \1"),
+    ("warning", r"INFO: ((?:possible|inconsistent|trying|suspicious) .+)", r"INFO: \1"),
+    ("warning", r"(UBSAN: .+)", r"\1"),
+    ("warning", r"(list_(?:add|del)) (?:corruption|double add)", r"\1 corruption"),
+    ("warning", r".*: (page allocation failure: order:\d+)", r"\1"),
+    ("warning", r".* invoked oom-killer:", r"OOM kill"),
+    (
+        "warning",
+        r"(?:Memory cgroup out|Out) of memory: Killed process \d+ \((.*)\)",
+        r"OOM kill of \1",
+    ),
+)
+_PATTERNS = tuple((severity, re.compile(words), title) for severity, words, title in _KINDS)
+
+# One quick look at a whole piece of text, for a console that is flooded with harmless lines.
+_SUSPICIOUS = re.compile(
+    rb"BUG|WARNING|INFO:|UBSAN|panic|PANIC|\[#|LOCKUP|tried to execute|list_(?:add|del)"
+    rb"|allocation failure|oom-killer|ut of memory|fpr-init"
+)
+
+_ADDRESS = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+|\b(?:0x)?[0-9a-f]{12,16}\b")
+TITLE_LENGTH = 160
+
+
+def looks_suspicious(text: bytes) -> bool:
+    """Whether any line of `text` could be a headline or a word of the guest's init."""
+    return _SUSPICIOUS.search(text) is not None
+
+
+def headline_of(line: str) -> Headline | None:
+    """What a line, without its time stamp, is the headline of; None for most lines."""
+    for severity, pattern, title in _PATTERNS:
+        if match := pattern.match(line):
+            words = " ".join(_ADDRESS.sub("", match.expand(title)).split())
+            return Headline(severity, words[:TITLE_LENGTH])
+    return None
+
+
+def with_place(title: str, function: str) -> str:
+    """A title with the function that the trouble was met in, if it names none."""
+    return title if " in " in title else f"{title} in {function}"
