@@ -13,15 +13,18 @@ VIRTIO_BALLOON_F_REPORTING = 5
 
 # `page_reporting_order` came with 5.14; before that, and while it holds no valid order, the kernel
 # reports at pageblock_order (mm/page_reporting.c, page_reporting_register()).
+# Shell built-ins only, but for cat: a guest's busybox may lack the rest.
 _COMMAND = """
 for device in /sys/bus/virtio/devices/*; do
   [ "$(cat $device/device 2>/dev/null)" = 0x0005 ] || continue
   echo "features=$(cat $device/features)"
-  [ -e $device/driver ] && echo "driver=$(basename $(readlink $device/driver))"
+  driver=$(cd $device/driver 2>/dev/null && pwd -P) && echo "driver=${driver##*/}"
   break
 done
-cat /sys/module/page_reporting/parameters/page_reporting_order 2>/dev/null | sed s/^/order=/
-sed -n 's/^Page block order: */block_order=/p' /proc/pagetypeinfo
+echo "order=$(cat /sys/module/page_reporting/parameters/page_reporting_order 2>/dev/null)"
+while read -r line; do
+  case "$line" in "Page block order:"*) echo "block_order=${line##* }"; break;; esac
+done < /proc/pagetypeinfo
 """
 _LINE = re.compile(r"^(features|driver|order|block_order)=(\S+)$", re.MULTILINE)
 
