@@ -5,6 +5,7 @@ Mirror and keyring are the host's own; apt verifies every signature and checksum
 """
 
 import hashlib
+import os
 import re
 import subprocess
 import urllib.parse
@@ -16,7 +17,30 @@ from harness.errors import ImageError, PreconditionError
 
 APT_SECONDS = 300.0
 _SIDE_SUITES = ("-security", "-updates", "-backports", "-proposed")
-_RELEASE_ABSENT = ("does not have a Release file", "404  Not Found")
+_RELEASE_ABSENT = "does not have a Release file"
+
+# The host's hooks would touch its own apt, its pins hide packages; its proxy settings are needed.
+_CONFIGURATION = """\
+#clear APT::Update;
+#clear DPkg;
+APT::Architecture "amd64";
+APT::Architectures { "amd64"; };
+APT::Sandbox::User "";
+APT::Get::AllowUnauthenticated "false";
+Acquire::AllowInsecureRepositories "false";
+Acquire::AllowWeakRepositories "false";
+Acquire::AllowDowngradeToInsecureRepositories "false";
+Acquire::Languages "none";
+Dir::State "%(root)s/state";
+Dir::State::lists "%(root)s/lists";
+Dir::State::status "%(root)s/status";
+Dir::Cache "%(root)s/cache";
+Dir::Cache::archives "%(root)s/packages";
+Dir::Etc::sourcelist "%(root)s/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +49,7 @@ class Mirror:
 
     uri: str
     keyring: str
-    """Value of `Signed-By`; empty: the host's trusted.gpg.d."""
+    """Value of `Signed-By`, paths or a key's text; empty: the host's trusted.gpg.d."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +75,33 @@ class AptRoot:
         """Fetch the suite's lists. Raises `PreconditionError` if it is not served, `ImageError`."""
         mirror = host_mirror()
         self._progress(f"reading the package lists of {self._suite}")
-        for name in ("lists/partial", "cache/archives/partial", "state", "packages"):
-            (self._directory / name).mkdir(parents=True, exist_ok=True)
-        (self._directory / "status").touch()
-        signed_by = f"[signed-by={mirror.keyring}] " if mirror.keyring else ""
-        line = f"deb {signed_by}{mirror.uri} {self._suite} main\n"
-        (self._directory / "sources.list").write_text(line, encoding="utf-8")
+        root = self._directory
+        for name in ("lists/partial", "cache", "state", "packages/partial"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        (root / "status").touch()
+        (root / "apt.conf").write_text(_CONFIGURATION % {"root": root}, encoding="utf-8")
+        keyring = mirror.keyring
+        if keyring.startswith("-----BEGIN"):
+            (root / "keyring.asc").write_text(f"{keyring.strip()}\n", encoding="utf-8")
+            keyring = f"{root}/keyring.asc"
+        options = f"[signed-by={keyring}] " if keyring else ""
+        line = f"deb {options}{mirror.uri} {self._suite} main\n"
+        (root / "sources.list").write_text(line, encoding="utf-8")
         try:
             self._apt("apt-get", "update", "--error-on=any")
         except ImageError as error:
-            if any(words in error.message for words in _RELEASE_ABSENT):
+            if _RELEASE_ABSENT in error.message:
                 raise PreconditionError(
                     f"the archive this host uses does not serve the suite {self._suite}",
                     hint="use another image, or a mirror that has the suite",
                 ) from error
             raise
+        self._apt("apt-get", "autoclean")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the lists were ever fetched."""
+        return any((self._directory / "lists").glob("*_Packages*"))
 
     def closure(self, names: Sequence[str]) -> list[str]:
         """The packages and all they depend on, without virtual ones."""
@@ -73,8 +109,12 @@ class AptRoot:
             "apt-cache",
             "depends",
             "--recurse",
-            *(f"--no-{kind}" for kind in ("recommends", "suggests", "conflicts", "breaks")),
-            *(f"--no-{kind}" for kind in ("replaces", "enhances")),
+            "--no-recommends",
+            "--no-suggests",
+            "--no-conflicts",
+            "--no-breaks",
+            "--no-replaces",
+            "--no-enhances",
             *names,
         )
         return sorted(set(re.findall(r"^([a-z0-9][a-z0-9+.-]*)(?::\S+)?$", text, re.MULTILINE)))
@@ -93,12 +133,16 @@ class AptRoot:
                 f"the archive lists no package for {', '.join(names) or 'the image'}",
                 hint="check the package names in the image definition",
             )
-        missing = [package.name for package, path in found if not _is_intact(path, package.sha256)]
-        if missing:
-            self._progress(f"fetching {len(missing)} packages of {self._suite}")
-            self._apt("apt-get", "download", *missing, cwd=packages)
+        damaged = [(package, path) for package, path in found if not _is_intact(package, path)]
+        if damaged:
+            self._progress(f"fetching {len(damaged)} packages of {self._suite}")
+            for _, path in damaged:
+                path.unlink(missing_ok=True)
+            self._apt(
+                "apt-get", "download", *(package.name for package, _ in damaged), cwd=packages
+            )
         for package, path in found:
-            if not _is_intact(path, package.sha256):
+            if not _is_intact(package, path):
                 raise ImageError(
                     f"the package {path} is not what the archive's signed list says",
                     hint="delete it and try again; is the disk full?",
@@ -106,21 +150,7 @@ class AptRoot:
         return found
 
     def _apt(self, program: str, *arguments: str, cwd: Path | None = None) -> str:
-        root = self._directory
-        settings = {
-            "APT::Architecture": "amd64",
-            "APT::Architectures": "amd64",
-            "APT::Sandbox::User": "",
-            "Acquire::Languages": "none",
-            "Dir::State": f"{root}/state",
-            "Dir::State::lists": f"{root}/lists",
-            "Dir::State::status": f"{root}/status",
-            "Dir::Cache": f"{root}/cache",
-            "Dir::Etc::sourcelist": f"{root}/sources.list",
-            "Dir::Etc::sourceparts": "/dev/null",
-        }
-        options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-        return run_tool([program, *options, *arguments], cwd=cwd)
+        return run_tool([program, "-c", str(self._directory / "apt.conf"), *arguments], cwd=cwd)
 
 
 def _package(suite: str, file: str, sha256: str) -> Package:
@@ -129,8 +159,8 @@ def _package(suite: str, file: str, sha256: str) -> Package:
     return Package(name, urllib.parse.unquote(version), suite, file, sha256)
 
 
-def _is_intact(path: Path, sha256: str) -> bool:
-    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+def _is_intact(package: Package, path: Path) -> bool:
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
 
 
 def run_tool(command: Sequence[str], *, cwd: Path | None = None) -> str:
@@ -143,6 +173,8 @@ def run_tool(command: Sequence[str], *, cwd: Path | None = None) -> str:
             text=True,
             timeout=APT_SECONDS,
             stdin=subprocess.DEVNULL,
+            # The words it says on failure are read.
+            env={**os.environ, "LC_ALL": "C"},
             check=False,
         )
     except FileNotFoundError as error:
@@ -166,36 +198,74 @@ def run_tool(command: Sequence[str], *, cwd: Path | None = None) -> str:
 
 
 def host_mirror() -> Mirror:
-    """The archive in the host's own apt configuration. Raises `ImageError` if there is none."""
+    """The Debian archive of the host's own apt configuration. Raises `ImageError` if none."""
     text = run_tool(
         [
             "apt-get",
             "indextargets",
             "--format",
-            "$(REPO_URI) $(RELEASE) $(SOURCESENTRY)",
+            "$(ORIGIN)|$(RELEASE)|$(SOURCESENTRY)|$(REPO_URI)",
             "Created-By: Packages",
         ]
     )
-    for line in text.splitlines():
-        uri, release, entry = line.split(" ", 2)
-        if not release.endswith(_SIDE_SUITES):
-            path, _, number = entry.rpartition(":")
-            return Mirror(uri, signed_by(Path(path).read_text(encoding="utf-8"), int(number)))
-    raise ImageError(
-        "this host's apt knows no package archive",
-        hint="configure one in /etc/apt/sources.list.d (guest kernels are Debian packages)",
-    )
+    chosen = choose_archive(text)
+    if chosen is None:
+        raise ImageError(
+            "this host's apt knows no package archive",
+            hint="configure a Debian mirror in /etc/apt/sources.list.d (guest kernels are Debian "
+            "packages) and run `apt-get update` once",
+        )
+    uri, sources = chosen
+    return Mirror(uri, signed_by(sources.read_text(encoding="utf-8"), uri))
 
 
-def signed_by(sources: str, entry: int) -> str:
-    """The `Signed-By` of a sources file: of stanza or line number `entry`, counted from 1.
+def choose_archive(index_targets: str) -> tuple[str, Path] | None:
+    """URI and sources file of the archive to use, from lines `ORIGIN|RELEASE|FILE:ENTRY|URI`.
 
-    Understands both formats of sources.list(5); empty if it has none.
+    Debian's own where apt knows the origin (after its first update), else the first one.
     """
-    if re.search(r"^(deb|deb-src)\s", sources, re.MULTILINE):
-        line = sources.splitlines()[entry - 1]
-        match = re.search(r"\[[^]]*\bsigned-by=([^]\s]+)", line, re.IGNORECASE)
-        return match[1] if match else ""
-    stanzas = [s for s in re.split(r"\n\s*\n", sources) if re.search(r"^URIs:", s, re.M | re.I)]
-    match = re.search(r"^Signed-By:[ \t]*(/\S+)", stanzas[entry - 1], re.M | re.I)
-    return match[1] if match else ""
+    known: list[tuple[bool, str, Path]] = []
+    for line in index_targets.splitlines():
+        origin, release, entry, uri = line.split("|", 3)
+        if not release.endswith(_SIDE_SUITES):
+            known.append((origin != "Debian", uri, Path(entry.rpartition(":")[0])))
+    if not known:
+        return None
+    _other, uri, sources = min(known, key=lambda item: item[0])
+    return uri, sources
+
+
+def signed_by(sources: str, uri: str) -> str:
+    """The `Signed-By` for an archive in a sources file; empty if there is none.
+
+    Understands both formats of sources.list(5); a key written into the file is returned as text.
+    """
+    wanted = uri.rstrip("/")
+    for line in sources.splitlines():
+        match = re.match(r"deb\s+(?:\[([^]]*)\]\s*)?(\S+)", line.strip())
+        if match and match[2].rstrip("/") == wanted:
+            option = re.search(r"signed-by=(\S+)", match[1] or "", re.IGNORECASE)
+            return option[1] if option else ""
+    for stanza in re.split(r"\n\s*\n", sources):
+        fields = _stanza_fields(stanza)
+        if wanted in (word.rstrip("/") for word in fields.get("uris", "").split()):
+            value = fields.get("signed-by", "").strip()
+            return value if value.startswith("-----BEGIN") else ",".join(value.split())
+    return ""
+
+
+def _stanza_fields(stanza: str) -> dict[str, str]:
+    """The fields of a deb822 stanza by lower-case name; continuation lines without their indent."""
+    fields: dict[str, str] = {}
+    name = ""
+    for line in stanza.splitlines():
+        if line.startswith("#"):
+            continue
+        if line[:1].isspace():
+            text = line.strip()
+            fields[name] = fields.get(name, "") + "\n" + ("" if text == "." else text)
+        else:
+            name, _colon, value = line.partition(":")
+            name = name.lower()
+            fields[name] = value.strip()
+    return {name: value + "\n" if "\n" in value else value for name, value in fields.items()}

@@ -3,24 +3,23 @@
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Sequence
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from harness.errors import ImageError, UsageError
-from harness.image.archive import AptRoot, Package, run_tool
 from harness.image.cache import cache_directory, exclusive, made_whole
+from harness.image.compile import COMMAND, compile_static, tool_sources
 from harness.image.definition import IMAGES_DIR, ImageDefinition
-from harness.image.guest_tool import COMMAND, compile_tool, tool_sources
 from harness.image.initramfs import build_initramfs
-from harness.image.kernel import find_kernel, kernel_release
-from harness.image.modules import ModuleTree, find_module_tree
+from harness.image.sources import Archive, Kernel, Progress, given_kernel
 
-KEPT_VERSIONS = 3
-"""Older builds of the same image that stay, for runs that started before the newest."""
+KEPT_SECONDS = 7 * 24 * 3600.0
+"""Builds of the same image stay this long after their last use: a repro.sh may name their files."""
 
-Progress = Callable[[str], None]
+_KERNEL, _INITRAMFS, _MANIFEST = "vmlinuz", "initramfs", "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,13 @@ class BootFiles:
     release: str
     """`uname -r` of its kernel."""
     digest: str
-    """Names the content of everything it was made from."""
+    """Names the definition, given kernel and project files it was made from."""
     manifest: Path
+    """JSON: every package with version and SHA-256, modules in load order, files with SHA-256."""
 
 
-@dataclass(frozen=True)
-class _Kernel:
-    path: Path
-    release: str
-    modules: Path | None
-    """Its `lib/modules/RELEASE`; None if everything is built in."""
-    packages: tuple[Package, ...]
+def _say_nothing(_text: str) -> None:
+    pass
 
 
 def ensure_image(
@@ -52,169 +47,123 @@ def ensure_image(
     kernel: Path | None = None,
     modules: Path | None = None,
     refresh: bool = False,
-    progress: Progress,
+    progress: Progress = _say_nothing,
 ) -> BootFiles:
-    """The image of a definition, built if any of its inputs changed.
+    """The image of a definition, built if any of its inputs changed or its files are damaged.
 
-    `kernel` and `modules` replace the definition's kernel. `refresh` looks for newer packages.
-    Raises `ImageError`; `PreconditionError` if the archive does not serve the suite.
+    `kernel` and `modules` replace the definition's kernel. `refresh` looks for newer packages;
+    nothing else does. Raises `ImageError`; `PreconditionError` if the archive does not serve the
+    suite; `DeadlineError` if another process does not end building the same image.
     """
     if modules is not None and kernel is None:
         raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
-    digest = _digest(definition, kernel, modules)
-    target = cache_directory() / "images" / f"{definition.name}-{digest}"
+    given = given_kernel(kernel, modules) if kernel is not None else None
+    target = _target(definition, given)
     if not refresh and (built := _read_built(definition.name, target)):
         return built
-    with exclusive(target.parent / f".{definition.name}.lock", f"the image {definition.name}"):
+    with exclusive(target.parent / ".lock", f"the image {definition.name}"):
         if not refresh and (built := _read_built(definition.name, target)):
             return built
-        progress(f"building the guest image {definition.name}")
+        damaged = " again: its files in the cache are damaged" if target.exists() else ""
+        progress(f"building the guest image {definition.name}{damaged if not refresh else ''}")
         with made_whole(target) as directory:
-            _build(definition, kernel, modules, refresh, directory, digest, progress)
-        _prune(definition.name, target)
+            archive = Archive(definition, refresh, progress)
+            _build(definition, given, archive, directory, target.name)
+        _prune(target)
     built = _read_built(definition.name, target)
     if built is None:
-        raise ImageError(f"the image just built in {target} does not read back: a failing disk?")
+        raise ImageError(
+            f"the image just built in {target} does not read back",
+            hint="is the disk failing, or was the cache deleted meanwhile?",
+        )
     return built
 
 
 def find_built(definition: ImageDefinition) -> BootFiles | None:
     """The image as it stands in the cache, if it is there and whole."""
-    digest = _digest(definition, None, None)
-    return _read_built(
-        definition.name, cache_directory() / "images" / f"{definition.name}-{digest}"
-    )
+    return _read_built(definition.name, _target(definition, None))
+
+
+def _target(definition: ImageDefinition, given: Kernel | None) -> Path:
+    return cache_directory() / "images" / definition.name / _digest(definition, given)
 
 
 def _build(
     definition: ImageDefinition,
-    kernel: Path | None,
-    modules: Path | None,
-    refresh: bool,
+    given: Kernel | None,
+    archive: Archive,
     directory: Path,
     digest: str,
-    progress: Progress,
 ) -> None:
-    userland = _fetch(definition.userland.suite, definition.userland.packages, refresh, progress)
-    if kernel is not None:
-        source = _given_kernel(kernel, modules)
+    """Make the kernel, the initramfs and the manifest in a directory, and nothing else."""
+    scratch = directory / "scratch"
+    tool = compile_static(tool_sources(IMAGES_DIR), directory / "fpr-guest")
+    init = compile_static([IMAGES_DIR / "init.c"], directory / "init")
+    userland = archive.userland(scratch / "userland")
+    if given is not None:
+        kernel = archive.completed(given, scratch / "kernel")
     else:
-        source = _packaged_kernel(definition, refresh, progress)
-    unpacked = directory / "userland"
-    for _package, path in userland:
-        run_tool(["dpkg-deb", "-x", str(path), str(unpacked)])
-    compile_tool(tool_sources(IMAGES_DIR), directory / "fpr-guest")
-    order: list[tuple[str, bytes]] = []
-    if source.modules is not None:
-        order = ModuleTree.read(source.modules).load_order(definition.modules)
+        kernel = archive.kernel(scratch / "kernel")
+    order = kernel.modules.load_order(definition.modules) if kernel.modules is not None else []
     initramfs = build_initramfs(
-        unpacked=unpacked,
+        unpacked=scratch / "userland",
+        release=kernel.release,
         modules=order,
-        tool=(directory / "fpr-guest").read_bytes(),
-        images=IMAGES_DIR,
+        init=init,
+        tool=tool,
+        guest_shell=(IMAGES_DIR / "guest-shell").read_bytes(),
     )
-    shutil.rmtree(unpacked)
-    shutil.copyfile(source.path, directory / "vmlinuz")
-    (directory / "initramfs").write_bytes(initramfs)
+    shutil.copyfile(kernel.path, directory / _KERNEL)
+    (directory / _INITRAMFS).write_bytes(initramfs)
+    shutil.rmtree(scratch)
     manifest = {
         "image": definition.name,
         "digest": digest,
-        "release": source.release,
-        "files": {
-            name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name in ("vmlinuz", "initramfs", "fpr-guest")
-            if (data := (directory / name).read_bytes())
-        },
+        "release": kernel.release,
+        "files": {path.name: _file_facts(path) for path in sorted(directory.iterdir())},
         "modules": [name for name, _data in order],
-        "packages": [asdict(p) for p in (*source.packages, *(p for p, _path in userland))],
+        "packages": [asdict(package) for package in (*kernel.packages, *userland)],
     }
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    (directory / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _fetch(
-    suite: str, names: Sequence[str], refresh: bool, progress: Progress, only: str = ""
-) -> list[tuple[Package, Path]]:
-    """The packages and what they depend on (only names that begin with `only`), on disk."""
-    directory = cache_directory() / "apt" / suite
-    with exclusive(directory / ".lock", f"the package root of {suite}"):
-        root = AptRoot(directory, suite, progress)
-        if not refresh and (directory / "lists").exists():
-            try:
-                return root.download(_only(root.closure(names), only))
-            except ImageError as error:
-                progress(f"the known package lists of {suite} no longer serve ({error.message})")
-        root.update()
-        return root.download(_only(root.closure(names), only))
+def _file_facts(path: Path) -> dict[str, int | str]:
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _only(names: Sequence[str], prefix: str) -> list[str]:
-    return [name for name in names if name.startswith(prefix)]
-
-
-def _packaged_kernel(definition: ImageDefinition, refresh: bool, progress: Progress) -> _Kernel:
-    """The definition's kernel, unpacked into the cache; split packages (7.x) come together."""
-    source = definition.kernel
-    found = _fetch(source.suite, [source.package], refresh, progress, only="linux-")
-    name = hashlib.sha256("".join(p.sha256 for p, _path in found).encode()).hexdigest()[:16]
-    target = cache_directory() / "kernels" / f"{source.suite}-{name}"
-    with exclusive(target.parent / f".{source.suite}.lock", f"the kernel of {source.suite}"):
-        if not target.exists():
-            progress(f"unpacking the kernel of {source.suite}")
-            with made_whole(target) as directory:
-                for _package, path in found:
-                    run_tool(["dpkg-deb", "-x", str(path), str(directory)])
-    kernels = [*target.glob("boot/vmlinuz-*"), *target.glob("usr/lib/modules/*/vmlinuz")]
-    if len(kernels) != 1:
-        raise ImageError(
-            f"{source.package} of {source.suite} and its dependencies hold {len(kernels)} kernels",
-            hint="name a package that leads to one kernel under `kernel` in the image definition",
-        )
-    release = kernel_release(kernels[0])
-    return _Kernel(
-        kernels[0], release, find_module_tree(target, release), tuple(p for p, _path in found)
-    )
-
-
-def _given_kernel(kernel: Path, modules: Path | None) -> _Kernel:
-    path = find_kernel(kernel)
-    release = kernel_release(path)
-    tree = find_module_tree(modules, release) if modules is not None else None
-    return _Kernel(path, release, tree, ())
-
-
-def _digest(definition: ImageDefinition, kernel: Path | None, modules: Path | None) -> str:
+def _digest(definition: ImageDefinition, given: Kernel | None) -> str:
     """Names the inputs: definition, guest files, the tool's source, this builder, the kernel."""
     hashed = hashlib.sha256(definition.model_dump_json().encode())
     hashed.update(" ".join(COMMAND).encode())
-    guest_files = [IMAGES_DIR / "init", IMAGES_DIR / "guest-shell", *tool_sources(IMAGES_DIR)]
+    guest_files = [IMAGES_DIR / "init.c", IMAGES_DIR / "guest-shell", *tool_sources(IMAGES_DIR)]
     for path in (*guest_files, *sorted(Path(__file__).parent.glob("*.py"))):
-        hashed.update(path.name.encode() + b"\0" + path.read_bytes())
-    if kernel is not None:
-        given = _given_kernel(kernel, modules)
+        hashed.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    if given is not None:
         hashed.update(given.path.read_bytes())
-        if given.modules is not None:
-            for name, data in ModuleTree.read(given.modules).load_order(definition.modules):
+        if given.modules is not None and not given.modules.lacks(definition.modules):
+            for name, data in given.modules.load_order(definition.modules):
                 hashed.update(name.encode() + b"\0" + data)
     return hashed.hexdigest()[:16]
 
 
 def _read_built(name: str, target: Path) -> BootFiles | None:
-    """The image in `target` if it is whole: every file as long and as its manifest says."""
-    manifest = target / "manifest.json"
+    """The image in `target` if it is whole: every file with the content its manifest says."""
+    manifest = target / _MANIFEST
     try:
         facts = json.loads(manifest.read_text(encoding="utf-8"))
-        for file, seen in facts["files"].items():
-            if hashlib.sha256((target / file).read_bytes()).hexdigest() != seen["sha256"]:
-                return None
+        if any(_file_facts(target / file) != seen for file, seen in facts["files"].items()):
+            return None
+        os.utime(manifest)
         release, digest = facts["release"], facts["digest"]
     except (OSError, ValueError, KeyError):
         return None
-    return BootFiles(name, target / "vmlinuz", target / "initramfs", release, digest, manifest)
+    return BootFiles(name, target / _KERNEL, target / _INITRAMFS, release, digest, manifest)
 
 
-def _prune(name: str, newest: Path) -> None:
-    """Remove all but the last builds of an image."""
-    builds = [path.parent for path in newest.parent.glob(f"{name}-*/manifest.json")]
-    builds.sort(key=lambda path: (path == newest, path.stat().st_mtime))
-    for path in builds[:-KEPT_VERSIONS]:
-        shutil.rmtree(path, ignore_errors=True)
+def _prune(newest: Path) -> None:
+    """Remove builds of the same image that nobody has used for long."""
+    for manifest in newest.parent.glob(f"*/{_MANIFEST}"):
+        unused = time.time() - manifest.stat().st_mtime
+        if manifest.parent != newest and unused > KEPT_SECONDS:
+            shutil.rmtree(manifest.parent, ignore_errors=True)

@@ -15,6 +15,8 @@ from harness.errors import ImageError
 LOCK_SECONDS = 600.0
 """Another builder may be fetching packages over a slow line."""
 
+_MAKING = ".making."
+
 
 def cache_directory() -> Path:
     """Where everything this project may make again lies."""
@@ -50,15 +52,14 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 def made_whole(target: Path) -> Iterator[Path]:
     """A temporary directory that becomes `target` if the block succeeds, and vanishes if not.
 
-    Call it under `exclusive`: what earlier builders of the same target left half-made is removed.
+    Call it under a lock on the parent: what killed builders left half-made there is removed.
     Raises `ImageError` when the disk refuses.
     """
-    prefix = f".{target.name}.making."
-    for stale in target.parent.glob(f"{prefix}*"):
+    for stale in target.parent.glob(f"{_MAKING}*"):
         shutil.rmtree(stale, ignore_errors=True)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_MAKING, dir=target.parent))
     except OSError as error:
         raise ImageError(
             f"cannot write to the cache {target.parent}: {error.strerror}",

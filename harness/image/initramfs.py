@@ -18,18 +18,20 @@ from harness.image.cpio import (
     link_entry,
     write_cpio,
 )
+from harness.image.modules import module_dependencies
 
 LOADER = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES = "lib/x86_64-linux-gnu"
 APPLETS = (
     "awk cat chmod cp cttyhack cut date dd dmesg echo env find free grep head hexdump insmod ip "
-    "kill ln ls lsmod mkdir mknod modprobe mount mv poweroff printf ps rm rmmod sed seq setsid sh "
-    "sleep sort stat sync sysctl tail taskset top touch tr true umount uname vi wc xargs"
+    "kill ln ls lsmod mkdir mknod modprobe mount mv pidof poweroff printf ps reboot rm rmmod sed "
+    "seq setsid sh sleep sort stat sync sysctl tail taskset tee top touch tr true umount uname vi "
+    "wc which xargs"
 ).split()
 
 _CONSOLE = CpioEntry("dev/console", stat.S_IFCHR | 0o600, rdev=(5, 1))
 _DIRECTORIES = (
-    "bin etc etc/dropbear dev lib lib/modules lib64 lib/x86_64-linux-gnu proc root root/.ssh "
+    ". bin etc etc/dropbear dev lib lib/modules lib64 lib/x86_64-linux-gnu proc root root/.ssh "
     "run sbin sys tmp usr usr/sbin var var/log"
 ).split()
 _ETC = {
@@ -42,12 +44,22 @@ _ETC = {
 
 
 def build_initramfs(
-    *, unpacked: Path, modules: Sequence[tuple[str, bytes]], tool: bytes, images: Path
+    *,
+    unpacked: Path,
+    release: str,
+    modules: Sequence[tuple[str, bytes]],
+    init: bytes,
+    tool: bytes,
+    guest_shell: bytes,
 ) -> bytes:
-    """The archive, gzipped: under emulation the guest unpacks it faster than it reads twice as much.
+    """The archive, gzipped, which every kernel can unpack.
 
-    `unpacked` holds the userland packages' files; `modules` are (name, ELF contents) in load
-    order. Raises `ImageError` if a program or library is missing from the packages.
+    Under TCG a 6.1 guest reached its init as fast as with no compression (median of 4: 3.67 s and
+    3.64 s), and faster than with lz4, zstd (4.0 s) or xz (5.0 s).
+
+    `unpacked` holds the userland packages' files; `modules` of the kernel `release` are
+    (name, ELF contents) in load order. Raises `ImageError` if a program or library is missing
+    from the packages.
     """
     busybox = _find(unpacked, ["bin/busybox", "usr/bin/busybox"])
     dropbear = _find(unpacked, ["usr/sbin/dropbear"])
@@ -55,24 +67,39 @@ def build_initramfs(
     entries = [directory_entry(path, 0o700 if path in private else 0o755) for path in _DIRECTORIES]
     entries += [
         _CONSOLE,
-        file_entry("init", (images / "init").read_bytes(), 0o755),
-        file_entry("bin/guest-shell", (images / "guest-shell").read_bytes(), 0o755),
+        file_entry("init", init, 0o755),
+        file_entry("bin/guest-shell", guest_shell, 0o755),
         file_entry("bin/fpr-guest", tool, 0o755),
         file_entry("bin/busybox", busybox.read_bytes(), 0o755),
         file_entry("bin/dropbear", dropbear.read_bytes(), 0o755),
         *(link_entry(f"bin/{applet}", "busybox") for applet in APPLETS),
         *(file_entry(path, text.encode()) for path, text in _ETC.items()),
         *_library_entries(unpacked, [busybox, dropbear]),
-        *_module_entries(modules),
+        *_module_entries(release, modules),
     ]
     return gzip.compress(write_cpio(entries), compresslevel=9, mtime=0)
 
 
-def _module_entries(modules: Sequence[tuple[str, bytes]]) -> Iterable[CpioEntry]:
-    order = "".join(f"/lib/modules/{name}.ko\n" for name, _ in modules)
-    yield file_entry("etc/modules.order", order.encode())
+def _module_entries(release: str, modules: Sequence[tuple[str, bytes]]) -> Iterable[CpioEntry]:
+    """Modules where modprobe looks for them, their dependencies, and the order init loads them."""
+    folder = f"lib/modules/{release}"
+    yield directory_entry(folder)
+    closure: dict[str, list[str]] = {}
     for name, data in modules:
-        yield file_entry(f"lib/modules/{name}.ko", data)
+        yield file_entry(f"{folder}/{name}.ko", data)
+        needed: dict[str, None] = {}
+        for dependency in module_dependencies(data):
+            # A dependency is in `closure`, since it comes first, or it is built in.
+            if dependency in closure:
+                needed |= dict.fromkeys([dependency, *closure[dependency]])
+        closure[name] = list(needed)
+    lines = (
+        f"{name}.ko:{''.join(f' {dependency}.ko' for dependency in needed)}\n"
+        for name, needed in closure.items()
+    )
+    yield file_entry(f"{folder}/modules.dep", "".join(lines).encode())
+    order = "".join(f"/{folder}/{name}.ko\n" for name, _data in modules)
+    yield file_entry("etc/modules.order", order.encode())
 
 
 def _library_entries(unpacked: Path, programs: Sequence[Path]) -> Iterable[CpioEntry]:
@@ -105,7 +132,8 @@ def needed_libraries(path: Path) -> list[str]:
             ]
     except (OSError, ELFError) as error:
         raise ImageError(
-            f"cannot read the program {path}: {error}", hint="build the image again with --refresh"
+            f"cannot read the program {path}: {error}",
+            hint="build the image again: fpr-harness image build --refresh",
         ) from error
 
 

@@ -21,6 +21,13 @@ _CANDIDATES = ("arch/x86/boot/bzImage", "bzImage", "vmlinuz")
 
 def find_kernel(path: Path) -> Path:
     """`path` itself, or the one kernel in a directory. Raises `ImageError`."""
+    try:
+        return _find_kernel(path)
+    except OSError as error:
+        raise ImageError(f"--kernel {path}: {error.strerror}", hint="check permissions") from error
+
+
+def _find_kernel(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
@@ -37,7 +44,7 @@ def find_kernel(path: Path) -> Path:
     seen = f"several: {', '.join(p.name for p in found)}" if found else "none"
     raise ImageError(
         f"--kernel {path}: expected one kernel in this directory, found {seen}",
-        hint="build one with `make bzImage`, or name the file itself",
+        hint="name the file itself" if found else "build one with `make bzImage`",
     )
 
 

@@ -31,18 +31,19 @@ class ModuleTree:
 
     @classmethod
     def read(cls, directory: Path) -> "ModuleTree":
-        """Raises `ImageError` if the tree or its modules.builtin is unreadable."""
-        try:
-            builtin = (directory / "modules.builtin").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ImageError(
-                f"cannot read the list of built-in modules in {directory}: {error}",
-                hint="make it with `make modules_install`, and check permissions",
-            ) from error
+        """An installed tree. Raises `ImageError` if it or its modules.builtin is unreadable."""
+        builtin = _read_builtin(directory)
         paths = (path for path in directory.rglob("*.ko*") if path.name.endswith(_SUFFIXES))
-        return cls(
-            directory, {module_name(path.name): path for path in paths}, parse_builtin(builtin)
-        )
+        return cls(directory, {module_name(path.name): path for path in paths}, builtin)
+
+    @classmethod
+    def only_builtin(cls, directory: Path) -> "ModuleTree":
+        """What a build tree's modules.builtin says, without its loadable modules."""
+        return cls(directory, {}, _read_builtin(directory))
+
+    def lacks(self, names: Sequence[str]) -> list[str]:
+        """Those of `names` that are neither built in nor loadable."""
+        return [name for name in names if name not in self.builtin and name not in self.files]
 
     def load_order(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
         """Name and ELF contents of what must be loaded for `names`, dependencies first.
@@ -59,13 +60,24 @@ class ModuleTree:
             return
         if name not in self.files:
             raise ImageError(
-                f"the kernel of {self.directory} has no module {name}, nor is it built in",
-                hint="configure it in, or give the right --modules",
+                f"{name} is not built into this kernel, nor among the modules of {self.directory}",
+                hint="configure it (=y or =m); if it is a module, install it with "
+                "`make modules_install INSTALL_MOD_PATH=DIR` and add --modules DIR",
             )
         data = read_module(self.files[name])
         for needed in module_dependencies(data):
             self._visit(needed, order)
         order[name] = data
+
+
+def _read_builtin(directory: Path) -> frozenset[str]:
+    try:
+        return parse_builtin((directory / "modules.builtin").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(
+            f"cannot read the list of built-in modules in {directory}: {error}",
+            hint="make it with `make modules_install`, and check permissions",
+        ) from error
 
 
 def module_dependencies(data: bytes) -> list[str]:
@@ -127,22 +139,53 @@ def read_module(path: Path) -> bytes:
 
 def find_module_tree(given: Path, release: str) -> Path:
     """The `lib/modules/RELEASE` that `given` is or holds. Raises `ImageError`."""
-    if not given.is_dir():
-        raise ImageError(f"--modules {given}: no such directory", hint="name lib/modules/RELEASE")
-    trees = list(_trees(given))
+    try:
+        if not given.is_dir():
+            raise ImageError(
+                f"--modules {given}: no such directory", hint="name lib/modules/RELEASE"
+            )
+        trees = list(_trees(given))
+    except OSError as error:
+        raise ImageError(
+            f"--modules {given}: {error.strerror}", hint="check permissions"
+        ) from error
     for tree in trees:
         if tree.name == release:
             return tree
     if trees:
         raise ImageError(
-            f"--modules {given} holds modules of {', '.join(t.name for t in trees)}, "
+            f"--modules {given} holds modules of {', '.join(sorted({t.name for t in trees}))}, "
             f"but the kernel is {release}",
-            hint="give the modules built with this kernel",
+            hint="give the modules installed with this kernel: "
+            "`make modules_install INSTALL_MOD_PATH=DIR`, then --modules DIR",
         )
     raise ImageError(
         f"--modules {given} holds no modules.builtin",
         hint="name what `make modules_install INSTALL_MOD_PATH=DIR` made: DIR/lib/modules/RELEASE",
     )
+
+
+def tree_beside(kernel: Path, release: str) -> ModuleTree | None:
+    """What lies where a kernel's modules usually do; None if nothing does.
+
+    An installed kernel (boot/vmlinuz-RELEASE, lib/modules/RELEASE/vmlinuz) has its modules there;
+    a build tree, and a folder made by hand, at most the list of what is built in.
+    Raises `ImageError` if it is there and unreadable.
+    """
+    kernel = kernel.resolve()
+    installed = [kernel.parent.parent / "lib" / "modules" / release]
+    lists = [kernel.parent]
+    if kernel.parent.name == release:
+        installed.append(kernel.parent)
+    if kernel.parts[-4:-3] == ("arch",) and kernel.parts[-2:-1] == ("boot",):
+        lists.append(kernel.parents[3])
+    for directory in installed:
+        if (directory / "modules.builtin").exists():
+            return ModuleTree.read(directory)
+    for directory in lists:
+        if (directory / "modules.builtin").exists():
+            return ModuleTree.only_builtin(directory)
+    return None
 
 
 def _trees(given: Path) -> Iterator[Path]:

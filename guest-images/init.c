@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Process 1 of the guest. A program and not a shell script: under emulation every command a script
+ * starts takes some 50 ms, and a boot needs twenty of them.
+ *
+ * The harness reads `fpr-init: start`, `ready` and `FAILED` on the console.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* QEMU's user network gives its guest this address; no DHCP, which would cost a second. */
+#define ADDRESS "10.0.2.15"
+#define NETMASK "255.255.255.0"
+
+static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void failed(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+static void say_line(const char *prefix, const char *format, va_list arguments)
+{
+	char text[256];
+
+	vsnprintf(text, sizeof(text), format, arguments);
+	/* One write, so that the kernel's own lines do not come between. */
+	dprintf(STDOUT_FILENO, "fpr-init: %s%s\n", prefix, text);
+}
+
+static void say(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	say_line("", format, arguments);
+	va_end(arguments);
+}
+
+/* Says what failed and stays, since the kernel panics when process 1 ends. */
+static void failed(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	say_line("FAILED: ", format, arguments);
+	va_end(arguments);
+	for (;;)
+		pause();
+}
+
+static void mount_kind(const char *kind, const char *where, int needed)
+{
+	mkdir(where, 0755);
+	if (mount(kind, where, kind, 0, NULL) && needed)
+		failed("mount %s on %s: %s", kind, where, strerror(errno));
+}
+
+static void mount_all(void)
+{
+	mount_kind("proc", "/proc", 1);
+	mount_kind("sysfs", "/sys", 1);
+	mount_kind("devtmpfs", "/dev", 1);
+	mount_kind("devpts", "/dev/pts", 1);
+	mount_kind("tmpfs", "/run", 1);
+	mount_kind("tmpfs", "/tmp", 1);
+	/* A kernel may be built without these. */
+	mount_kind("debugfs", "/sys/kernel/debug", 0);
+	mount_kind("tracefs", "/sys/kernel/tracing", 0);
+}
+
+/* The image's builder wrote this kernel's modules in the order of their dependencies. */
+static void load_modules(void)
+{
+	FILE *list = fopen("/etc/modules.order", "re");
+	char path[256];
+
+	if (!list)
+		failed("open /etc/modules.order: %s", strerror(errno));
+	while (fgets(path, sizeof(path), list)) {
+		int file;
+
+		path[strcspn(path, "\n")] = '\0';
+		file = open(path, O_RDONLY | O_CLOEXEC);
+		if (file < 0 || (syscall(SYS_finit_module, file, "", 0) && errno != EEXIST))
+			failed("load %s: %s (dmesg may say more)", path, strerror(errno));
+		close(file);
+	}
+	fclose(list);
+}
+
+static int set_address(int control, struct ifreq *request, unsigned long what, const char *address)
+{
+	struct sockaddr_in *in = (struct sockaddr_in *)&request->ifr_addr;
+
+	memset(in, 0, sizeof(*in));
+	in->sin_family = AF_INET;
+	inet_pton(AF_INET, address, &in->sin_addr);
+	return ioctl(control, what, request);
+}
+
+static int set_up(int control, struct ifreq *request)
+{
+	request->ifr_flags = IFF_UP;
+	return ioctl(control, SIOCSIFFLAGS, request);
+}
+
+/* Whether there is a network. */
+static int bring_up_network(void)
+{
+	struct ifreq lo = { .ifr_name = "lo" }, eth0 = { .ifr_name = "eth0" };
+	int control = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (control < 0)
+		failed("the kernel has no IPv4: %s", strerror(errno));
+	if (set_up(control, &lo))
+		failed("bring up lo: %s", strerror(errno));
+	if (ioctl(control, SIOCGIFINDEX, &eth0)) {
+		close(control);
+		return 0;
+	}
+	if (set_address(control, &eth0, SIOCSIFADDR, ADDRESS) ||
+	    set_address(control, &eth0, SIOCSIFNETMASK, NETMASK) || set_up(control, &eth0))
+		failed("bring up eth0: %s", strerror(errno));
+	close(control);
+	return 1;
+}
+
+static pid_t start(char *const command[], const char *oom_score_adj)
+{
+	pid_t child = fork();
+
+	if (child < 0)
+		failed("fork: %s", strerror(errno));
+	if (child == 0) {
+		int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+		sigset_t none;
+
+		/* Masks are inherited; process 1 has one for itself. */
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		if (file >= 0 && write(file, oom_score_adj, strlen(oom_score_adj)) >= 0)
+			execv(command[0], command);
+		say("cannot start %s: %s", command[0], strerror(errno));
+		_exit(127);
+	}
+	return child;
+}
+
+/* Returns once port 22 listens: dropbear goes into the background only then. */
+static void start_ssh_server(void)
+{
+	/* No passwords, no forwarding. */
+	char *const dropbear[] = { "/bin/dropbear", "-s", "-j", "-k", "-m", "-r",
+				   "/etc/dropbear/host_key", "-p", "22", "-P",
+				   "/run/dropbear.pid", NULL };
+	int status;
+	/* It outlives any memory pressure; /bin/guest-shell gives its sessions 0 again. */
+	pid_t child = start(dropbear, "-1000");
+
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			failed("wait for the SSH server: %s", strerror(errno));
+	if (status)
+		failed("start the SSH server: wait status %#x", (unsigned int)status);
+}
+
+static int wants_console_shell(void)
+{
+	char cmdline[4096] = "";
+	FILE *file = fopen("/proc/cmdline", "re");
+	int found = file && fgets(cmdline, sizeof(cmdline), file) &&
+		    strstr(cmdline, "fpr.console_shell");
+
+	if (file)
+		fclose(file);
+	return found;
+}
+
+/* Reaps whatever is orphaned, and obeys busybox's poweroff and reboot, which signal process 1. */
+static void serve(const sigset_t *signals, int console_shell)
+{
+	/* For a guest booted by hand (repro.sh). */
+	char *const shell[] = { "/bin/setsid", "cttyhack", "sh", NULL };
+	pid_t shell_pid = console_shell ? start(shell, "0") : -1;
+
+	for (;;) {
+		int seen = sigwaitinfo(signals, NULL);
+		pid_t child;
+
+		if (seen == SIGUSR1 || seen == SIGUSR2)
+			reboot(RB_POWER_OFF);
+		if (seen == SIGTERM)
+			reboot(RB_AUTOBOOT);
+		while ((child = waitpid(-1, NULL, WNOHANG)) > 0)
+			if (child == shell_pid)
+				shell_pid = start(shell, "0");
+	}
+}
+
+int main(void)
+{
+	sigset_t signals;
+
+	say("start");
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGCHLD);
+	sigaddset(&signals, SIGUSR1);
+	sigaddset(&signals, SIGUSR2);
+	sigaddset(&signals, SIGTERM);
+	sigprocmask(SIG_BLOCK, &signals, NULL);
+	mount_all();
+	load_modules();
+	if (bring_up_network()) {
+		start_ssh_server();
+		say("ready");
+	} else {
+		say("ready (no network device)");
+	}
+	serve(&signals, wants_console_shell());
+}

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles the guest's own programs from C: static, every warning an error."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import ImageError
+
+COMMAND = ("cc", "-O2", "-static", "-s", "-Wall", "-Wextra", "-Werror")
+COMPILE_SECONDS = 120.0
+
+
+def tool_sources(images: Path) -> list[Path]:
+    """The guest tool's source files, headers included, in a fixed order."""
+    return sorted((images / "tool").glob("*.[ch]"))
+
+
+def compile_static(sources: Sequence[Path], output: Path) -> bytes:
+    """Make the executable `output` and return it. Raises `ImageError` with the compiler's words."""
+    units = [str(path) for path in sources if path.suffix == ".c"]
+    try:
+        done = subprocess.run(
+            [*COMMAND, "-o", str(output), *units],
+            capture_output=True,
+            text=True,
+            timeout=COMPILE_SECONDS,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise ImageError(
+            f"no C compiler (cc) for the guest's {output.name}",
+            hint="run `make setup`, or install gcc and libc6-dev",
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise ImageError(
+            f"compiling the guest's {output.name} took over {COMPILE_SECONDS:.0f} s",
+            hint="is this machine overloaded? try again",
+        ) from error
+    if done.returncode:
+        missing = "cannot find -lc" in done.stderr
+        raise ImageError(
+            f"the guest's {output.name} does not compile:\n{done.stderr.strip()}",
+            hint="run `make setup`, or install libc6-dev (a static C library)"
+            if missing
+            else "see what the compiler says above",
+            evidence=[path.parent for path in sources[:1]],
+        )
+    return output.read_bytes()

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an image's kernel, modules and userland come from: packages, or paths given by the user."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from harness.errors import ImageError
+from harness.image.archive import AptRoot, Package, run_tool
+from harness.image.cache import cache_directory, exclusive
+from harness.image.definition import ImageDefinition
+from harness.image.kernel import find_kernel, kernel_release
+from harness.image.modules import ModuleTree, find_module_tree, tree_beside
+
+T = TypeVar("T")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A bzImage and what is known of its modules."""
+
+    path: Path
+    release: str
+    """`uname -r`."""
+    modules: ModuleTree | None
+    """None: nothing is known; what the guest needs must be built in."""
+    packages: tuple[Package, ...] = ()
+
+
+def given_kernel(kernel: Path, modules: Path | None) -> Kernel:
+    """The kernel of `--kernel`, with the modules of `--modules` or those beside it.
+
+    Raises `ImageError` for anything but a whole bzImage with its own modules.
+    """
+    path = find_kernel(kernel)
+    release = kernel_release(path)
+    if modules is not None:
+        return Kernel(path, release, ModuleTree.read(find_module_tree(modules, release)))
+    return Kernel(path, release, tree_beside(path, release))
+
+
+class Archive:
+    """The packages of one image's definition."""
+
+    def __init__(self, definition: ImageDefinition, refresh: bool, progress: Progress) -> None:
+        self._definition = definition
+        self._refresh = refresh
+        self._progress = progress
+        self._updated: set[str] = set()
+
+    def userland(self, unpacked: Path) -> tuple[Package, ...]:
+        """Unpack the userland and its libraries into a directory."""
+        source = self._definition.userland
+        return self._unpack(source.suite, lambda root: root.closure(source.packages), unpacked)
+
+    def kernel(self, unpacked: Path) -> Kernel:
+        """Unpack the kernel into a directory; split packages (7.x) come together."""
+        source = self._definition.kernel
+        packages = self._unpack(source.suite, self._kernel_packages, unpacked)
+        found = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")]
+        if len(found) != 1:
+            raise ImageError(
+                f"{source.package} of {source.suite} and its dependencies hold {len(found)} "
+                "kernels, not one",
+                hint="name a package that leads to one under `kernel` in the image definition",
+            )
+        release = kernel_release(found[0])
+        tree = ModuleTree.read(find_module_tree(unpacked, release))
+        return Kernel(found[0], release, tree, packages)
+
+    def completed(self, kernel: Kernel, unpacked: Path) -> Kernel:
+        """A given kernel; if it lacks modules, with the image's own, if of the same release.
+
+        Packages are fetched only if one of them bears the release in its name.
+        """
+        tree = kernel.modules
+        if tree is not None and not tree.lacks(self._definition.modules):
+            return kernel
+        source = self._definition.kernel
+        names = self._with_root(source.suite, self._kernel_packages)
+        if any(name.endswith(f"-{kernel.release}") for name in names):
+            own = self.kernel(unpacked)
+            if own.release == kernel.release:
+                self._progress(f"taking the modules of {kernel.release} from {source.package}")
+                return replace(kernel, modules=own.modules, packages=own.packages)
+        if tree is None:
+            self._progress(
+                f"nothing beside {kernel.path} says what is built in; the guest starts only if "
+                f"{', '.join(self._definition.modules)} are (else give --modules)"
+            )
+        return kernel
+
+    def _kernel_packages(self, root: AptRoot) -> list[str]:
+        names = root.closure([self._definition.kernel.package])
+        return [name for name in names if name.startswith("linux-")]
+
+    def _unpack(
+        self, suite: str, choose: Callable[[AptRoot], Sequence[str]], unpacked: Path
+    ) -> tuple[Package, ...]:
+        found = self._with_root(suite, lambda root: root.download(choose(root)))
+        unpacked.mkdir(parents=True)
+        for _package, path in found:
+            try:
+                run_tool(["dpkg-deb", "-x", str(path), str(unpacked)])
+            except ImageError as error:
+                raise ImageError(
+                    f"cannot unpack the package {path}: {error.message}", hint=error.hint
+                ) from error
+        return tuple(package for package, _path in found)
+
+    def _with_root(self, suite: str, use: Callable[[AptRoot], list[T]]) -> list[T]:
+        """What `use` gives, from the known lists if they still serve, else from new ones."""
+        directory = cache_directory() / "apt" / suite
+        with exclusive(directory / ".lock", f"the package root of {suite}"):
+            root = AptRoot(directory, suite, self._progress)
+            if suite in self._updated or (root.is_ready and not self._refresh):
+                try:
+                    return use(root)
+                except ImageError as error:
+                    self._progress(
+                        f"the known package lists of {suite} no longer serve ({error.message})"
+                    )
+            root.update()
+            self._updated.add(suite)
+            return use(root)
