@@ -6,6 +6,7 @@ harness killed outright leaves no QEMU. A VM must therefore be started and used 
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -17,17 +18,23 @@ from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, HarnessError, LaunchError, QemuGoneError
+from harness.units import format_size
 
 QUIT_SECONDS = 5.0
 TERM_SECONDS = 5.0
 KILL_SECONDS = 10.0
 OWNER_FILE = "owner"
 
+LONGEST_SOCKET = "debug.sock"
+SOCKET_PATH_BYTES = 107
+"""unix(7): 108 bytes of `sun_path`, the last a zero."""
+
 _HINTS = (
     (("Cannot allocate memory", "cannot set up guest memory"), "give the guest less memory"),
     (("Could not set up host forwarding",), "a port was refused: is loopback usable?"),
     (("Could not access KVM", "failed to initialize kvm"), "use --accel tcg, or mend /dev/kvm"),
     (("could not open kernel file", "could not load kernel"), "check --kernel"),
+    (("failed to set MSR",), "this host's KVM cannot run guests: use --accel tcg or auto"),
     (("No space left on device",), "free the disk that holds the guest's memory file"),
 )
 
@@ -37,35 +44,50 @@ handler may read it without a lock."""
 
 
 class RuntimeDirectory:
-    """A directory of mode 0700 for one VM's sockets, keys and RAM files; short, for AF_UNIX."""
+    """A directory of mode 0700 for one VM's sockets, keys and RAM files.
 
-    def __init__(self) -> None:
-        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    It lies in `$XDG_RUNTIME_DIR`, or in the directory for temporary files where that is not usable
+    or, being as a rule a small tmpfs, has no room for `ram_files` bytes. It lies there directly:
+    a directory of a known name in between could be made by another user beforehand.
+    """
+
+    def __init__(self, ram_files: int = 0) -> None:
         self.vm_id = f"fpr-{uuid.uuid4().hex[:12]}"
-        parent = base / f"fpr-harness-{os.getuid()}"
-        try:
-            parent.mkdir(mode=0o700, exist_ok=True)
-            _sweep(parent)
-            self.path = parent / self.vm_id
-            self.path.mkdir(mode=0o700)
-            (self.path / OWNER_FILE).write_text(_identity(os.getpid()), encoding="ascii")
-        except OSError as error:
-            raise LaunchError(
-                f"cannot make a directory for the VM in {parent}: {error.strerror}",
-                hint="free the disk, or set XDG_RUNTIME_DIR or TMPDIR to a directory of yours",
-            ) from error
+        refused = []
+        for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()):
+            if base:
+                self.path = Path(base) / self.vm_id
+                try:
+                    self._make(ram_files)
+                except OSError as error:
+                    refused.append(f"{base}: {error.strerror or error}")
+                else:
+                    return
+        raise LaunchError(
+            f"no place for the VM's own directory ({'; '.join(refused)})",
+            hint="set TMPDIR to a directory of yours with a short path and enough room",
+        )
+
+    def _make(self, ram_files: int) -> None:
+        if len(os.fsencode(self.path / LONGEST_SOCKET)) > SOCKET_PATH_BYTES:
+            raise OSError(errno.ENAMETOOLONG, "too long a path for a socket")
+        if ram_files and shutil.disk_usage(self.path.parent).free < ram_files:
+            raise OSError(errno.ENOSPC, f"no room for {format_size(ram_files)} of guest memory")
+        _sweep(self.path.parent)
+        self.path.mkdir(mode=0o700)
+        (self.path / OWNER_FILE).write_text(_identity(os.getpid()), encoding="ascii")
 
     def remove(self) -> None:
         """Remove it and all in it."""
         shutil.rmtree(self.path, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.path.parent.rmdir()
 
 
-def _sweep(parent: Path) -> None:
-    """Remove what a harness that was killed outright has left."""
-    for directory in parent.glob("fpr-*"):
+def _sweep(base: Path) -> None:
+    """Remove what a harness of this user that was killed outright has left."""
+    for directory in base.glob("fpr-" + "[0-9a-f]" * 12):
         try:
+            if directory.lstat().st_uid != os.getuid():
+                continue
             owner = (directory / OWNER_FILE).read_text(encoding="ascii")
             pid = int(owner.split()[0])
         except (OSError, ValueError, IndexError):
@@ -90,7 +112,6 @@ class QemuProcess:
         self.argv = list(argv)
         self.log = log
         self._directory = directory
-        self._expected_end = False
         # setpriv (util-linux) sets the death signal and becomes QEMU: a preexec_fn is not safe in
         # a process with threads.
         command = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
@@ -164,19 +185,28 @@ class QemuProcess:
                 self.signal(signal.SIGTERM)
                 with contextlib.suppress(DeadlineError):
                     self._wait(TERM_SECONDS)
-            if self.alive:
-                self.signal(signal.SIGKILL)
-                self._wait(KILL_SECONDS)
-            leftover = processes_of(self._directory.vm_id)
-            for pid in leftover:
-                os.kill(pid, signal.SIGKILL)
+        finally:
+            # Also when a wait above was interrupted: what is interrupted must end too.
+            self._kill()
+
+    def _kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        for pid in processes_of(self._directory.vm_id):
+            if pid != self.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        try:
+            self._wait(KILL_SECONDS)
+            wait_for(
+                lambda: None if processes_of(self._directory.vm_id) else True,
+                Deadline(KILL_SECONDS, "QEMU's other processes to end"),
+            )
         except DeadlineError as error:
             raise LaunchError(
-                f"QEMU (pid {self.pid}) does not end, not even by SIGKILL",
+                f"QEMU (pid {self.pid}) does not end, not even by SIGKILL: {error.message}",
                 hint="it hangs in the host's kernel: see /proc/PID/stack and dmesg",
             ) from error
-        finally:
-            _live.pop(self._directory.vm_id, None)
+        _live.pop(self._directory.vm_id, None)
 
     def _wait(self, seconds: float) -> None:
         wait_for(

@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from qemu.qmp import (
 )
 
 from harness.deadline import Deadline
-from harness.errors import HarnessError, QmpError
+from harness.errors import QmpError
+from harness.machine.gone import Gone, gone_soon
 
 CLOSE_SECONDS = 5.0
 
@@ -53,23 +54,25 @@ class _LoggedClient(QMPClient):
 
 
 class QmpMonitor:
-    """The monitor of one QEMU, which connects to the socket made here before it starts.
+    """The monitor of one QEMU, which connects to the socket made here before it starts."""
 
-    `gone` tells why QEMU is no longer there, or None while it runs.
-    """
-
-    def __init__(self, socket: Path, log: Path, gone: Callable[[], HarnessError | None]) -> None:
+    def __init__(self, socket: Path, log: Path, gone: Gone) -> None:
         self._socket = socket
         self._gone = gone
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
         self._events: list[dict[str, Any]] = []
+        self._waited_past = 0
         self._heard = threading.Condition()
         self._client = _LoggedClient("fpr-harness", log)
         self._listener = EventListener()
         self._client.register_listener(self._listener)
-        self._collector = self._call(self._start(), 10.0, "the monitor's socket")
+        try:
+            self._collector = self._call(self._start(), 10.0, "the monitor's socket")
+        except BaseException:
+            self._end_thread()
+            raise
 
     async def _start(self) -> "asyncio.Task[None]":
         await self._client.start_server(str(self._socket))
@@ -96,7 +99,9 @@ class QmpMonitor:
                     str(deadline.error()), hint="is the host overloaded?"
                 ) from None
             except (QMPError, OSError) as error:
-                raise self._gone() or QmpError(f"QMP's greeting failed: {error}") from error
+                raise gone_soon(self._gone) or QmpError(
+                    f"QMP's greeting failed: {error}"
+                ) from error
             return
 
     def execute(
@@ -117,12 +122,19 @@ class QmpMonitor:
             return list(self._events)
 
     def wait_event(self, names: Collection[str], deadline: Deadline) -> dict[str, Any]:
-        """The first event so far or to come with one of the names. Raises `DeadlineError`."""
+        """The next event with one of the names, after the one waited for before.
+
+        One that came before the call counts too: hearing begins before QEMU runs. Raises
+        `DeadlineError`, or QEMU's own end.
+        """
         with self._heard:
             while True:
-                for event in self._events:
+                for number, event in enumerate(self._events[self._waited_past :]):
                     if event["event"] in names:
+                        self._waited_past += number + 1
                         return event
+                if gone := self._gone():
+                    raise gone
                 deadline.check(", ".join(event["event"] for event in self._events[-5:]))
                 self._heard.wait(min(0.25, deadline.remaining))
 
@@ -138,18 +150,9 @@ class QmpMonitor:
         except ExecuteError as error:
             raise QmpError(f"{what} was refused: {error}") from error
         except (ConnectError, ExecInterruptedError, StateError, QMPError, OSError) as error:
-            raise self._gone_soon() or QmpError(
+            raise gone_soon(self._gone) or QmpError(
                 f"{what}: the connection broke ({error})", hint="see qmp.log and qemu.log"
             ) from error
-
-    def _gone_soon(self) -> HarnessError | None:
-        """A dying QEMU closes its sockets a little before it can be waited for."""
-        deadline = Deadline(1.0, "QEMU's end")
-        gone = self._gone()
-        while gone is None and not deadline.passed:
-            threading.Event().wait(0.02)
-            gone = self._gone()
-        return gone
 
     def close(self) -> None:
         """Disconnect and end the thread; never raises."""
@@ -162,6 +165,9 @@ class QmpMonitor:
         future = asyncio.run_coroutine_threadsafe(shut(), self._loop)
         with contextlib.suppress(concurrent.futures.TimeoutError):
             future.result(CLOSE_SECONDS)
+        self._end_thread()
+
+    def _end_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CLOSE_SECONDS)
         self._loop.close()

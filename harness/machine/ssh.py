@@ -2,18 +2,20 @@
 """Commands in the guest over one SSH connection, every wait with a deadline."""
 
 import contextlib
+import functools
 import io
+import logging
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import paramiko
 
 from harness.deadline import Deadline
 from harness.errors import GuestError, HarnessError, SshError
+from harness.machine.gone import Gone, gone_soon
 from harness.machine.interfaces import CommandResult
 from harness.machine.keys import RunKeys
 
@@ -28,17 +30,20 @@ GRACE_SECONDS = 2.0
 
 CHUNK = 1 << 16
 
+T = TypeVar("T")
+
+# What matters of its log comes as an exception; without a handler Python prints it.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
 # Under emulation the cheapest wins: AES has no instructions there, so the shortest key, and the
 # guest's curve is computed once.
 _CIPHERS = ("aes128-ctr",)
 _DIGESTS = ("hmac-sha2-256",)
 _EXCHANGES = ("curve25519-sha256@libssh.org",)
 
-Gone = Callable[[], HarnessError | None]
-
 
 class SshShell:
-    """The one connection. `gone` tells why QEMU is no longer there, or None while it runs."""
+    """The one connection."""
 
     def __init__(self, port: int, keys: RunKeys, gone: Gone, deadline: Deadline) -> None:
         self._gone = gone
@@ -67,7 +72,10 @@ class SshShell:
         return transport
 
     def start(self, command: str) -> "SshProcess":
-        """Start and leave running. Raises `SshError`, or QEMU's own end."""
+        """Start and leave running. Raises `SshError`, `DeadlineError`, or QEMU's own end."""
+        return self._start(command, Deadline(OPEN_SECONDS, f"`{command}` to start in the guest"))
+
+    def _start(self, command: str, deadline: Deadline) -> "SshProcess":
         channel: paramiko.Channel | None = None
 
         # paramiko's wait for the answer to exec has no deadline of its own; closing wakes it.
@@ -75,13 +83,15 @@ class SshShell:
             if channel is not None:
                 channel.close()
 
-        watchdog = threading.Timer(OPEN_SECONDS, give_up)
+        watchdog = threading.Timer(deadline.remaining, give_up)
         watchdog.daemon = True
         watchdog.start()
         try:
-            channel = self._transport.open_session(timeout=OPEN_SECONDS)
+            channel = self._transport.open_session(timeout=max(0.001, deadline.remaining))
             channel.exec_command(command)
         except (paramiko.SSHException, OSError, EOFError) as error:
+            if deadline.passed and self._transport.is_active():
+                raise deadline.error() from error
             raise broken(self._gone, f"starting `{command}`", error) from error
         finally:
             watchdog.cancel()
@@ -90,12 +100,16 @@ class SshShell:
     def run(
         self, command: str, *, timeout: float = 10.0, stdin: bytes = b"", check: bool = True
     ) -> CommandResult:
-        """Run to the end. With `check` a status other than 0 raises `GuestError`."""
-        with self.start(command) as process:
+        """Run to the end. With `check` a status other than 0 raises `GuestError`.
+
+        Raises like `start`; `timeout` is for all of it.
+        """
+        deadline = Deadline(timeout, f"`{command}` in the guest")
+        with self._start(command, deadline) as process:
             if stdin:
-                process.write(stdin)
+                process.write(stdin, deadline.remaining)
             process.close_stdin()
-            result = process.wait(timeout)
+            result = process.wait(deadline.remaining)
         if check and result.status != 0:
             words = result.stderr.decode(errors="replace").strip()
             raise GuestError(f"`{command}` in the guest failed ({result.status}): {words}")
@@ -125,14 +139,15 @@ class SshProcess:
         self._command = command
         self._gone = gone
         self._buffer = bytearray()
+        self._stderr = bytearray()
 
-    def write(self, data: bytes) -> None:
-        """Send to its standard input. Raises `SshError`."""
-        try:
-            self._channel.settimeout(OPEN_SECONDS)
-            self._channel.sendall(data)
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise broken(self._gone, f"writing to `{self._command}`", error) from error
+    def write(self, data: bytes, timeout: float = OPEN_SECONDS) -> None:
+        """Send to its standard input. Raises `SshError`, `DeadlineError` if it does not read."""
+        deadline = Deadline(timeout, f"`{self._command}` to read {len(data)} bytes")
+        sent = 0
+        while sent < len(data):
+            send = functools.partial(self._channel.send, data[sent : sent + CHUNK])
+            sent += self._poll(send, deadline, reading=False)
 
     def read_exactly(self, size: int, timeout: float) -> bytes:
         """`size` bytes of output. Raises `SshError` if it ends first, `DeadlineError`."""
@@ -162,14 +177,14 @@ class SshProcess:
         deadline = Deadline(timeout, f"`{self._command}` in the guest to end")
         while chunk := self._receive(deadline):
             self._buffer += chunk
-        stderr = b"".join(self._drain_stderr(deadline))
+        self._drain_stderr(deadline)
         while not self._channel.status_event.wait(min(LOOK_SECONDS, deadline.remaining)):
             if gone := self._gone():
                 raise gone
             deadline.check()
         if not self._channel.exit_status_ready() or self._channel.exit_status < 0:
             raise broken(self._gone, f"`{self._command}`", EOFError("no exit status"))
-        output = bytes(self._buffer)
+        output, stderr = bytes(self._buffer), bytes(self._stderr)
         self._buffer.clear()
         return CommandResult(self._command, self._channel.exit_status, output, stderr)
 
@@ -186,28 +201,36 @@ class SshProcess:
 
     def _receive(self, deadline: Deadline) -> bytes:
         """The next bytes of output; empty at its end."""
-        return self._poll(self._channel.recv, deadline)
+        return self._poll(lambda: self._channel.recv(CHUNK), deadline, reading=True)
 
-    def _drain_stderr(self, deadline: Deadline) -> Iterator[bytes]:
-        while chunk := self._poll(self._channel.recv_stderr, deadline):
-            yield chunk
+    def _drain_stderr(self, deadline: Deadline) -> None:
+        while chunk := self._poll(lambda: self._channel.recv_stderr(CHUNK), deadline, reading=True):
+            self._stderr += chunk
 
-    def _poll(self, receive: Callable[[int], bytes], deadline: Deadline) -> bytes:
+    def _poll(self, attempt: Callable[[], T], deadline: Deadline, *, reading: bool) -> T:
         while True:
             self._channel.settimeout(max(0.001, min(LOOK_SECONDS, deadline.remaining)))
             try:
-                return receive(CHUNK)
+                return attempt()
             except TimeoutError:
                 if gone := self._gone():
                     raise gone from None
                 deadline.check(bytes(self._buffer[-200:]).decode(errors="replace"))
+                self._take_aside(output=not reading)
             except (paramiko.SSHException, OSError, EOFError) as error:
-                raise broken(self._gone, f"reading from `{self._command}`", error) from error
+                raise broken(self._gone, f"using `{self._command}`", error) from error
+
+    def _take_aside(self, *, output: bool) -> None:
+        """Take in what nobody reads just now, or the channel's window fills and all stands."""
+        while self._channel.recv_stderr_ready():
+            self._stderr += self._channel.recv_stderr(CHUNK)
+        while output and self._channel.recv_ready():
+            self._buffer += self._channel.recv(CHUNK)
 
     def _ended(self) -> bytes:
         """The command has closed its output though more was expected: say what it said."""
-        stderr = b"".join(self._drain_stderr(Deadline(5.0, "its last words")))
-        words = stderr.decode(errors="replace").strip() or "nothing on stderr"
+        self._drain_stderr(Deadline(5.0, "its last words"))
+        words = self._stderr.decode(errors="replace").strip() or "nothing on stderr"
         status = self._channel.exit_status if self._channel.status_event.wait(2.0) else -1
         if status < 0:
             raise broken(self._gone, f"`{self._command}`", EOFError(words))
@@ -234,11 +257,8 @@ def _check_host_key(seen: paramiko.PKey, keys: RunKeys) -> None:
 
 
 def broken(gone: Gone, doing: str, error: BaseException) -> HarnessError:
-    """Why the connection failed: QEMU's end if that is it (it may take a moment to be seen)."""
-    until = Deadline(1.0, "QEMU's end")
-    while (reason := gone()) is None and not until.passed:
-        time.sleep(0.02)
-    return reason or SshError(
+    """Why the connection failed while `doing`: QEMU's end, if that is it."""
+    return gone_soon(gone) or SshError(
         f"the SSH connection broke while {doing}: {error or type(error).__name__}",
         hint="QEMU still runs: see console.log",
     )

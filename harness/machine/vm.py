@@ -2,6 +2,7 @@
 """One VM from launch to certain death."""
 
 import contextlib
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from harness.errors import (
     HarnessError,
     InterruptedRunError,
     LaunchError,
+    QemuGoneError,
     QmpError,
     SshError,
 )
@@ -76,20 +78,24 @@ def launch(
             raise LaunchError(f"--accel kvm: {why}", hint="mend it, or use --accel auto or tcg")
         return VirtualMachine.boot(given, accel)
     memory = KvmMemory(given.qemu)
+    tried = False
     why = kvm_unusable() or memory.failure()
     if why is None:
         try:
             vm = VirtualMachine.boot(given, "kvm")
-        except InterruptedRunError:
-            raise
         except HarnessError as error:
-            why = error.message.splitlines()[0]
-            memory.remember(why)
+            if cancelled.is_set():
+                raise
+            tried, why = True, error.message.splitlines()[0]
         else:
             progress("accelerator KVM: the guest became ready under it")
             return vm
     progress(f"accelerator TCG, KVM is no use here: {why}")
-    return VirtualMachine.boot(given, "tcg")
+    vm = VirtualMachine.boot(given, "tcg")
+    # Only now is it known that KVM was at fault, and not the image, the memory or the disk.
+    if tried:
+        memory.remember(why)
+    return vm
 
 
 class VirtualMachine:
@@ -108,7 +114,8 @@ class VirtualMachine:
         self._cancelled = given.cancelled
         self._began = time.monotonic()
         self._end = contextlib.ExitStack()
-        self._runtime = RuntimeDirectory()
+        ram_files = self.spec.memory if self.spec.backend.startswith("file-") else 0
+        self._runtime = RuntimeDirectory(ram_files)
         self._end.callback(self._runtime.remove)
         self._process: QemuProcess | None = None
 
@@ -119,6 +126,9 @@ class VirtualMachine:
         try:
             vm._launch()
             vm._become_ready()
+        except QemuGoneError as error:
+            vm.end()
+            raise LaunchError(error.message, hint=error.hint, evidence=error.evidence) from error
         except BaseException:
             vm.end()
             raise
@@ -131,6 +141,9 @@ class VirtualMachine:
         self._keys = RunKeys.generate()
         try:
             given.artefacts.mkdir(parents=True, exist_ok=True)
+            # An earlier try with another accelerator may have left its words there.
+            for name in ("console.log", "discards.log"):
+                (given.artefacts / name).unlink(missing_ok=True)
             write_keyed_initramfs(given.boot.initramfs, self._keys, runtime / "initramfs")
             self._key_file = runtime / "ssh_key"
             self._key_file.write_text(self._keys.client_pem, encoding="ascii")
@@ -178,7 +191,8 @@ class VirtualMachine:
             while not self.console.has_said("ready"):
                 self._check_boot(deadline)
                 self._cancelled.wait(LOOK_SECONDS)
-            self.shell = SshShell(self._forwarded_port(), self._keys, self._gone, deadline)
+            self._port = self._forwarded_port()
+            self.shell = SshShell(self._port, self._keys, self._gone, deadline)
             self._end.callback(self.shell.close)
             answer = self.shell.run("uname -r", timeout=max(1.0, deadline.remaining))
         except (DeadlineError, SshError) as error:
@@ -248,8 +262,8 @@ class VirtualMachine:
     def ssh_hint(self) -> str:
         """A command that logs in to this guest while it is up."""
         return (
-            f"ssh -i {self._key_file} -p {self._forwarded_port()} -o StrictHostKeyChecking=no "
-            "-o UserKnownHostsFile=/dev/null root@127.0.0.1"
+            f"ssh -i {shlex.quote(str(self._key_file))} -p {self._port} -o IdentitiesOnly=yes "
+            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1"
         )
 
     def argv_by_hand(self) -> list[str]:
