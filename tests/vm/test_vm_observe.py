@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every instrument on one real guest that has come to rest."""
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.deadline import Deadline, wait_for
+from harness.image.build import ensure_image
+from harness.image.definition import load_definitions
+from harness.ledger.facts import GuestState, HostState, Sample
+from harness.machine.spec import Backend, GuestSpec
+from harness.machine.vm import VirtualMachine, launch
+from harness.observe.audit import take_audit
+from harness.observe.balloon import BalloonStatsReader, find_balloon
+from harness.observe.discards import DiscardLog
+from harness.observe.features import read_balloon_state
+from harness.observe.mapping import HostMappingReader
+from harness.observe.ram_layout import RamLayout, parse_system_ram
+from harness.observe.residency import HostResidency
+from harness.observe.sampler import Sampler
+from harness.units import GIB, MIB
+
+pytestmark = pytest.mark.vm
+
+QUIET_SECONDS = 5.0
+"""Longer than two reporting passes."""
+
+
+@pytest.fixture(params=["anonymous", "memfd-shared"])
+def vm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VirtualMachine]:
+    backend: Backend = request.param
+    image = ensure_image(load_definitions()["bookworm"], progress=print)
+    with launch(
+        GuestSpec(memory=GIB, vcpus=2, backend=backend),
+        image,
+        accel="auto",
+        qemu=None,
+        artefacts=tmp_path,
+        progress=print,
+        cancelled=threading.Event(),
+    ) as machine:
+        yield machine
+
+
+def test_every_instrument_agrees_on_a_guest_at_rest(vm: VirtualMachine, tmp_path: Path) -> None:
+    layout = RamLayout.read(vm.monitor)
+    assert layout.uncovered(parse_system_ram(vm.shell.run("cat /proc/iomem").stdout.decode())) == ()
+
+    assert find_balloon(vm.monitor) == vm.balloon_path
+    balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
+    assert (balloon.offered, balloon.negotiated, balloon.driver) == (True, True, "virtio_balloon")
+
+    mapping, discards = HostMappingReader(vm.pid, layout), DiscardLog(vm.discard_log, layout)
+    statistics_reader = BalloonStatsReader(vm.monitor, vm.balloon_path)
+    samples: list[Sample] = []
+    sampler = Sampler(
+        shell=vm.shell,
+        mapping=mapping,
+        discards=discards,
+        hz=10.0,
+        sink=samples.append,
+        relative=lambda at: at,
+        raw_path=tmp_path / "guest-counters.bin",
+    )
+    start = time.monotonic()
+    sampler.start()
+
+    def at_rest() -> bool | None:
+        last = discards.last_at
+        return True if last is not None and time.monotonic() - last > QUIET_SECONDS else None
+
+    wait_for(at_rest, Deadline(60.0, "the guest to have reported its free memory"), interval=0.2)
+    stats = wait_for(statistics_reader.read, Deadline(10.0, "balloon statistics"), interval=0.2)
+    sampler.stop()
+    assert sampler.failures == ()
+    assert samples[-1].guest_free == pytest.approx(stats.free, abs=32 * MIB)
+    late = [(sample.t - start) * 10.0 for sample in samples]
+    assert statistics.median(abs(tick - round(tick)) / 10.0 for tick in late) < 0.02
+
+    residency = HostResidency(vm.pid, layout)
+    reading = take_audit(vm.shell, residency)
+    discards.read()
+    held = mapping.read()
+    heads = np.flatnonzero(
+        (reading.before == reading.after) & (reading.after == GuestState.REPORTED)
+    )
+    assert len(heads) > 50
+    assert not (reading.host[heads] == HostState.RESIDENT).any()
+    assert discards.covered[heads].all()
+    resident = np.count_nonzero(reading.host == HostState.RESIDENT) * 4096
+    assert resident == pytest.approx(held.held, abs=4 * MIB)
+    assert held.held < GIB // 2
