@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the console watcher finds in real consoles, and what it does not."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import QemuGoneError
+from harness.machine.console import (
+    EXCERPT_LINES,
+    LINE_BYTES,
+    MAX_FINDINGS,
+    ConsoleScanner,
+    ConsoleWatcher,
+    Finding,
+)
+from harness.machine.headlines import headline_of
+
+CONSOLES = Path(__file__).parents[2] / "data" / "console"
+
+
+def scan(data: bytes) -> list[Finding]:
+    scanner = ConsoleScanner()
+    scanner.feed(data)
+    scanner.finish()
+    return scanner.findings
+
+
+def recorded(name: str) -> bytes:
+    return (CONSOLES / f"{name}.log").read_bytes()
+
+
+# --- recorded consoles --------------------------------------------------------------------------
+
+RECORDED = [
+    ("null-dereference", "crash", "BUG: kernel NULL pointer dereference in null_write"),
+    ("general-protection", "crash", "general protection fault in gpf"),
+    ("bug-on", "crash", "kernel BUG at trouble.c:22 in trouble_init"),
+    ("divide-error", "crash", "divide error in trouble_init"),
+    ("list-corruption", "crash", "list_add corruption in __list_add_valid.cold"),
+    ("double-free", "crash", "kernel BUG at mm/slub.c:419 in __kmem_cache_free"),
+    ("panic", "crash", "Kernel panic - not syncing: trouble asked for it"),
+    ("sysrq-crash", "crash", "Kernel panic - not syncing: sysrq triggered crash"),
+    (
+        "no-init",
+        "crash",
+        "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)",
+    ),
+    ("hung-task", "hang", "INFO: task hung: trouble_hung"),
+    ("rcu-stall", "hang", "INFO: rcu_preempt self-detected stall in trouble_init"),
+    ("soft-lockup", "hang", "BUG: soft lockup in trouble_init"),
+    ("warn-on", "warning", "WARNING: trouble.c:23 in trouble_init"),
+    ("warn-with-words", "warning", "WARNING: trouble.c:24 in trouble_init"),
+    ("oom", "warning", "OOM kill of dd"),
+]
+
+
+@pytest.mark.parametrize(("name", "severity", "title"), RECORDED)
+def test_recorded_trouble_is_one_finding(name: str, severity: str, title: str) -> None:
+    assert [(found.severity, found.title) for found in scan(recorded(name))] == [(severity, title)]
+
+
+def test_two_warnings_one_after_the_other_are_two_findings() -> None:
+    assert [found.title for found in scan(recorded("sleep-in-atomic"))] == [
+        "BUG: scheduling while atomic",
+        "WARNING: init/main.c:1322 in do_one_initcall",
+    ]
+
+
+def test_clean_boot_has_no_findings() -> None:
+    scanner = ConsoleScanner()
+    scanner.feed(recorded("clean"))
+    scanner.finish()
+    assert scanner.findings == []
+    assert set(scanner.said) == {"start", "ready"}
+
+
+def test_text_runs_from_the_headline_to_the_end_mark_without_time_stamps() -> None:
+    (found,) = scan(recorded("null-dereference"))
+    lines = found.text.splitlines()
+    assert lines[0] == "BUG: kernel NULL pointer dereference, address: 0000000000000008"
+    assert "RIP: 0010:null_write+0x5/0x15 [trouble]" in lines
+    assert "Call Trace:" in lines
+    assert lines[-1].startswith("---[ end trace ")
+
+
+# --- pieces, floods, dirt -----------------------------------------------------------------------
+
+
+@given(
+    name=st.sampled_from([name for name, _, _ in RECORDED] + ["clean", "sleep-in-atomic"]),
+    sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=50),
+)
+def test_where_the_pieces_are_cut_makes_no_difference(name: str, sizes: list[int]) -> None:
+    data = recorded(name)
+    scanner = ConsoleScanner()
+    at, turn = 0, 0
+    while at < len(data):
+        size = sizes[turn % len(sizes)]
+        scanner.feed(data[at : at + size])
+        at, turn = at + size, turn + 1
+    scanner.finish()
+    assert scanner.findings == scan(data)
+
+
+@given(st.binary(max_size=5000))
+def test_any_bytes_can_be_fed(data: bytes) -> None:
+    scan(data)
+
+
+def test_dirt_before_and_after_hides_nothing() -> None:
+    dirt = bytes(range(128, 256)) + b"\r\n"
+    (found,) = scan(dirt * 10 + recorded("panic") + dirt)
+    assert found.title == "Kernel panic - not syncing: trouble asked for it"
+
+
+def test_line_without_end_takes_bounded_memory_and_is_still_cut_off_right() -> None:
+    scanner = ConsoleScanner()
+    for _ in range(1000):
+        scanner.feed(b"x" * 10_000)
+    assert len(scanner._partial) <= LINE_BYTES
+    scanner.feed(b"\nKernel panic - not syncing: at last\n")
+    scanner.finish()
+    assert [found.title for found in scanner.findings] == ["Kernel panic - not syncing: at last"]
+
+
+def test_last_line_without_end_counts() -> None:
+    assert [found.title for found in scan(b"[ 1.0] Kernel panic - not syncing: cut")] == [
+        "Kernel panic - not syncing: cut"
+    ]
+
+
+def test_same_trouble_again_is_told_once() -> None:
+    assert len(scan(recorded("warn-on") * 5)) == 1
+
+
+def test_flood_of_different_trouble_is_cut() -> None:
+    flood = b"".join(
+        b"WARNING: bad %s\n---[ end trace ]---\n" % (b"x" * number) for number in range(150)
+    )
+    assert len(scan(flood)) == MAX_FINDINGS
+
+
+def test_text_without_end_mark_is_cut() -> None:
+    (found,) = scan(b"INFO: task a:1 blocked for more than 120 seconds.\n" + b"more\n" * 1000)
+    assert len(found.text.splitlines()) == EXCERPT_LINES
+
+
+def test_crash_well_after_a_warning_is_not_hidden_in_its_text() -> None:
+    unfinished = recorded("warn-on").partition(b"---[ end trace")[0]
+    assert [found.severity for found in scan(unfinished + recorded("null-dereference"))] == [
+        "warning",
+        "crash",
+    ]
+
+
+def test_panic_after_an_oops_belongs_to_it() -> None:
+    oops = recorded("null-dereference").partition(b"---[ end trace")[0]
+    (found,) = scan(oops + b"Kernel panic - not syncing: Fatal exception\n")
+    assert found.title == "BUG: kernel NULL pointer dereference in null_write"
+    assert "Fatal exception" in found.text
+
+
+# --- headlines no recorded console has ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "severity", "title"),
+    [
+        # Formats: mm/kasan/report.c, kernel/locking/lockdep.c, kernel/rcu/tree_stall.h,
+        # kernel/watchdog.c, arch/x86/mm/fault.c, lib/ubsan.c, mm/page_alloc.c of Linux 6.12.
+        (
+            "BUG: KASAN: slab-use-after-free in foo+0x12/0x40",
+            "warning",
+            "BUG: KASAN: slab-use-after-free in foo",
+        ),
+        (
+            "BUG: unable to handle page fault for address: ffffdead00000000",
+            "crash",
+            "BUG: page fault",
+        ),
+        (
+            "WARNING: possible circular locking dependency detected",
+            "warning",
+            "WARNING: possible circular locking dependency detected",
+        ),
+        (
+            "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:",
+            "hang",
+            "INFO: rcu_sched detected stalls",
+        ),
+        ("watchdog: CPU3: Watchdog detected hard LOCKUP on cpu 3", "hang", "hard LOCKUP"),
+        (
+            "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 33s!",
+            "hang",
+            "BUG: workqueue lockup",
+        ),
+        (
+            "kswapd0: page allocation failure: order:0, mode:0x820(GFP_ATOMIC)",
+            "warning",
+            "page allocation failure: order:0",
+        ),
+        (
+            "BUG: Bad page state in process swapper/0  pfn:12345",
+            "warning",
+            "BUG: Bad page state",
+        ),
+        (
+            "Oops: general protection fault, probably for non-canonical address"
+            " 0xdead000000000100: 0000 [#1] PREEMPT SMP",
+            "crash",
+            "general protection fault",
+        ),
+    ],
+)
+def test_headline(line: str, severity: str, title: str) -> None:
+    headline = headline_of(line)
+    assert headline is not None
+    assert (headline.severity, headline.title) == (severity, title)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Command line: console=ttyS0 panic=-1",
+        "PM: hibernation: Registered nosave memory: [mem 0x00000000-0x00000fff]",
+        "x86/fpu: Supporting XSAVE feature 0x001: 'x87 floating point registers'",
+        "rcu: \tRCU debug extended QS entry/exit.",
+        "NMI watchdog: Perf NMI watchdog permanently disabled",
+        "fpr-init: ready",
+        "Spectre V2 : WARNING is not at the start of this line",
+    ],
+)
+def test_harmless_line(line: str) -> None:
+    assert headline_of(line) is None
+
+
+# --- the growing file ---------------------------------------------------------------------------
+
+
+def never() -> None:
+    return None
+
+
+def ended() -> QemuGoneError:
+    return QemuGoneError("QEMU exited (0)")
+
+
+def test_watcher_waits_for_a_file_that_is_not_there(tmp_path: Path) -> None:
+    watcher = ConsoleWatcher(tmp_path / "console.log", never)
+    assert watcher.new_findings() == []
+    assert watcher.tail() == ""
+
+
+def test_watcher_tells_each_finding_once(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    watcher = ConsoleWatcher(path, never)
+    path.write_bytes(recorded("warn-on"))
+    assert len(watcher.new_findings()) == 1
+    assert watcher.new_findings() == []
+    with path.open("ab") as file:
+        file.write(recorded("null-dereference"))
+    assert [found.severity for found in watcher.new_findings()] == ["crash"]
+    assert watcher.final_findings() == []
+
+
+def test_watcher_hears_the_guest_s_init(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    watcher = ConsoleWatcher(path, never)
+    path.write_bytes(b"fpr-init: start\nfpr-init: FAILED: load virtio_net.ko: ENOENT\n")
+    assert not watcher.has_said("start")  # not before it looks
+    watcher.poll()
+    assert watcher.has_said("start")
+    assert not watcher.has_said("ready")
+    assert watcher.init_failure == "load virtio_net.ko: ENOENT"
+
+
+def test_final_findings_wait_for_the_end_of_the_text(tmp_path: Path) -> None:
+    """An SSH connection breaks at an oops' first line; its last comes a second later."""
+    path = tmp_path / "console.log"
+    head, mark, tail = recorded("null-dereference").partition(b"Code: ")
+    path.write_bytes(head)
+    watcher = ConsoleWatcher(path, never)
+
+    def rest() -> None:
+        with path.open("ab") as file:
+            file.write(mark + tail)
+
+    timer = threading.Timer(0.3, rest)
+    timer.start()
+    (found,) = watcher.final_findings()
+    timer.join()
+    assert "---[ end trace" in found.text
+
+
+def test_final_findings_do_not_wait_for_a_dead_qemu(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    path.write_bytes(b"Kernel panic - not syncing: sudden\n")
+    (found,) = ConsoleWatcher(path, ended).final_findings()
+    assert found.title == "Kernel panic - not syncing: sudden"
+
+
+def test_tail_is_the_last_lines(tmp_path: Path) -> None:
+    path = tmp_path / "console.log"
+    path.write_bytes(b"".join(b"line %d\r\n" % number for number in range(20_000)))
+    assert ConsoleWatcher(path, never).tail(2) == "line 19998\nline 19999"
