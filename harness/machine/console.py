@@ -40,7 +40,8 @@ QUIET_SECONDS = 1.0
 
 FINAL_SECONDS = 3.0
 
-_STAMP = re.compile(r"^(?:<\d+>)?\[\s*\d+\.\d+\](?:\[[\sCT]*\d+\])? ?")
+# The last one on a line: a program's words without an end of line may stand before it.
+_STAMP = re.compile(r"^.*\[\s*\d+\.\d{6}\](?:\[[\sCT]*\d+\])? ?")
 _PLACE = re.compile(r"^RIP: 0010:([A-Za-z_][\w.]*)\+")
 _END = re.compile(r"^---\[ end |^(?:Memory cgroup o|O)ut of memory: Killed process")
 _MARKER = re.compile(r"^fpr-init: (\w+)(?:: (.*))?")

@@ -38,7 +38,7 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
     # Every die() ends in such a line: "divide error: 0000 [#1] PREEMPT SMP".
     ("crash", r"(?:Oops: )*([A-Za-z][\w /-]*).*: (?:0x)?[0-9a-f]{4} \[#\d+\]", r"\1"),
     # It does not get on.
-    ("hang", r"(?:watchdog: )?BUG: soft lockup", r"BUG: soft lockup"),
+    ("hang", r"(?:NMI )?(?:watchdog: )?BUG: soft lockup", r"BUG: soft lockup"),
     ("hang", r"(?:NMI )?(?:watchdog: )?(?:CPU\d+: )?Watchdog detected hard LOCKUP", r"hard LOCKUP"),
     ("hang", r"INFO: task (.+):\d+ (?:blocked|is blocked) ", r"INFO: task hung: \1"),
     (
@@ -51,6 +51,7 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
     ("warning", r"BUG: (KASAN|KFENCE|KCSAN|KMSAN): ([\w -]+? in [\w.]+)", r"BUG: \1: \2"),
     ("warning", r"BUG: (scheduling while atomic|Bad [a-z-]+ [a-z]+)", r"BUG: \1"),
     ("warning", r"BUG: ([^:\[]+?)(?: \[[0-9a-f]+\].*|:.*|$)", r"BUG: \1"),
+    ("warning", r"\[ BUG: (.+?)[.!]? \]", r"BUG: \1"),
     (
         "warning",
         r"WARNING: .*?(?:CPU: \d+ PID: \d+ at )?(\S+:\d+) (?:at )?([\w.]+)\+0x",

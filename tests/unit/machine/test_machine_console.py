@@ -128,7 +128,7 @@ def test_line_without_end_takes_bounded_memory_and_is_still_cut_off_right() -> N
 
 
 def test_last_line_without_end_counts() -> None:
-    assert [found.title for found in scan(b"[ 1.0] Kernel panic - not syncing: cut")] == [
+    assert [found.title for found in scan(b"[    1.000000] Kernel panic - not syncing: cut")] == [
         "Kernel panic - not syncing: cut"
     ]
 
@@ -162,6 +162,11 @@ def test_panic_after_an_oops_belongs_to_it() -> None:
     (found,) = scan(oops + b"Kernel panic - not syncing: Fatal exception\n")
     assert found.title == "BUG: kernel NULL pointer dereference in null_write"
     assert "Fatal exception" in found.text
+
+
+def test_headline_behind_a_program_s_unfinished_line_is_found() -> None:
+    (found,) = scan(b"# [   35.184476][    T1] Kernel panic - not syncing: after a prompt\n")
+    assert found.title == "Kernel panic - not syncing: after a prompt"
 
 
 # --- headlines no recorded console has ----------------------------------------------------------
@@ -203,6 +208,7 @@ def test_panic_after_an_oops_belongs_to_it() -> None:
             "warning",
             "page allocation failure: order:0",
         ),
+        ("[ BUG: Invalid wait context ]", "warning", "BUG: Invalid wait context"),
         (
             "BUG: Bad page state in process swapper/0  pfn:12345",
             "warning",
