@@ -54,6 +54,8 @@ def qemu_command(
     return [
         str(files.qemu),
         *_machine_words(spec, files, accel, cpu, name),
+        *("-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
+        *("-device", "virtio-net-pci,netdev=net0,romfile="),
         "-serial",
         f"file:{files.console_log}",
         *("-chardev", f"socket,id=qmp,path={files.runtime}/qmp.sock"),
@@ -76,7 +78,10 @@ def command_by_hand(
     accel: Literal["kvm", "tcg"],
     cpu: str,
 ) -> list[str]:
-    """The same guest for a person: console and monitor on the terminal, a root shell on it."""
+    """The same guest for a person: console and monitor on the terminal, a root shell on it.
+
+    It has no network card: without a run's keys the guest's init could not start its SSH server.
+    """
     by_hand = GuestSpec(
         memory=spec.memory,
         vcpus=spec.vcpus,
@@ -111,8 +116,6 @@ def _machine_words(
     yield from ("-append", " ".join([*KERNEL_WORDS, *spec.cmdline.split()]))
     yield "-device"
     yield f"virtio-balloon-pci,id={BALLOON_ID},free-page-reporting={reporting}"
-    yield from ("-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22")
-    yield from ("-device", "virtio-net-pci,netdev=net0,romfile=")
 
 
 def _memory_words(spec: GuestSpec, files: LaunchFiles) -> Iterator[str]:

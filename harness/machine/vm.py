@@ -85,7 +85,7 @@ def launch(
             vm = VirtualMachine.boot(given, "kvm")
         except HarnessError as error:
             if cancelled.is_set():
-                raise
+                raise InterruptedRunError("the run was asked to stop") from error
             tried, why = True, error.message.splitlines()[0]
         else:
             progress("accelerator KVM: the guest became ready under it")
