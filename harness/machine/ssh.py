@@ -28,6 +28,9 @@ OPEN_SECONDS = 10.0
 GRACE_SECONDS = 2.0
 """For a command to end by itself when its input has ended."""
 
+KILLED = -1
+"""Status of a command that a signal ended: by RFC 4254 it has none."""
+
 CHUNK = 1 << 16
 
 T = TypeVar("T")
@@ -112,7 +115,7 @@ class SshShell:
             result = process.wait(deadline.remaining)
         if check and result.status != 0:
             words = result.stderr.decode(errors="replace").strip()
-            raise GuestError(f"`{command}` in the guest failed ({result.status}): {words}")
+            raise GuestError(f"`{command}` in the guest failed ({_how(result.status)}): {words}")
         return result
 
     def open_terminal(self, term: str, columns: int, rows: int) -> paramiko.Channel:
@@ -182,11 +185,10 @@ class SshProcess:
             if gone := self._gone():
                 raise gone
             deadline.check()
-        if not self._channel.exit_status_ready() or self._channel.exit_status < 0:
-            raise broken(self._gone, f"`{self._command}`", EOFError("no exit status"))
+        status = self._status("no exit status")
         output, stderr = bytes(self._buffer), bytes(self._stderr)
         self._buffer.clear()
-        return CommandResult(self._command, self._channel.exit_status, output, stderr)
+        return CommandResult(self._command, status, output, stderr)
 
     def close(self) -> None:
         """End it: its input ends, and a moment later the channel is closed; never raises.
@@ -231,10 +233,21 @@ class SshProcess:
         """The command has closed its output though more was expected: say what it said."""
         self._drain_stderr(Deadline(5.0, "its last words"))
         words = self._stderr.decode(errors="replace").strip() or "nothing on stderr"
-        status = self._channel.exit_status if self._channel.status_event.wait(2.0) else -1
-        if status < 0:
-            raise broken(self._gone, f"`{self._command}`", EOFError(words))
-        raise SshError(f"`{self._command}` in the guest ended early (status {status}): {words}")
+        self._channel.status_event.wait(GRACE_SECONDS)
+        status = _how(self._status(words))
+        raise SshError(f"`{self._command}` in the guest ended early ({status}): {words}")
+
+    def _status(self, words: str) -> int:
+        """How the command ended. Raises `SshError`, or QEMU's own end, if only the channel did.
+
+        The server's end of file tells a command that a signal ended from a connection that broke.
+        """
+        channel = self._channel
+        if channel.exit_status >= 0:
+            return channel.exit_status
+        if channel.eof_received and channel.get_transport().is_active() and not self._gone():
+            return KILLED
+        raise broken(self._gone, f"using `{self._command}`", EOFError(words))
 
     def __enter__(self) -> Self:
         return self
@@ -246,6 +259,10 @@ class SshProcess:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _how(status: int) -> str:
+    return "killed by a signal" if status == KILLED else f"status {status}"
 
 
 def _check_host_key(seen: paramiko.PKey, keys: RunKeys) -> None:

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program that behaves like QEMU with a guest, or like one of the ways in which QEMU fails.
+
+What it does stands in the environment: FAKE_KVM and FAKE_TCG, one word for each accelerator. The
+guest of `ready` is an SSH server whose commands run on this host.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+VERSION = "9.1.2"
+STAY_SECONDS = 120.0
+"""No fake outlives this, whatever becomes of the test."""
+
+OOPS = """\
+[    1.500000] BUG: kernel NULL pointer dereference, address: 0000000000000008
+[    1.500000] Oops: 0002 [#1] PREEMPT SMP NOPTI
+[    1.500000] RIP: 0010:fake_probe+0x5/0x15 [fake]
+[    1.500000] ---[ end trace 0000000000000000 ]---
+"""
+LAST_WORDS = {
+    "abort": "qemu: error: failed to set MSR 0x10a to 0x0",
+    "no-memory": "qemu: cannot set up guest memory 'm0': Cannot allocate memory",
+    "no-kernel": "qemu: could not open kernel file '/nowhere': No such file or directory",
+}
+
+
+def main() -> int:
+    if "--version" in sys.argv:
+        print(f"QEMU emulator version {VERSION} (fake)")
+        return 0
+    threading.Timer(STAY_SECONDS, os._exit, (3,)).start()
+    kvm = word_after("-accel").startswith("kvm")
+    behaviour = os.environ["FAKE_KVM" if kvm else "FAKE_TCG"]
+    if behaviour in LAST_WORDS:
+        print(LAST_WORDS[behaviour], file=sys.stderr)
+        os._exit(1)
+    if behaviour == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if behaviour != "deaf":
+        serve_monitor(kvm, behaviour)
+    time.sleep(STAY_SECONDS)
+    return 0
+
+
+def word_after(option: str) -> str:
+    return sys.argv[sys.argv.index(option) + 1]
+
+
+def say(text: str) -> None:
+    with Path(word_after("-serial").removeprefix("file:")).open("a", encoding="utf-8") as console:
+        console.write(text)
+
+
+def serve_monitor(kvm: bool, behaviour: str) -> None:
+    path = word_after("-chardev").partition("path=")[2].partition(",")[0]
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+
+    def send(message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(json.dumps(message).encode() + b"\r\n")
+
+    def event(name: str) -> None:
+        send({"event": name, "timestamp": {"seconds": 1, "microseconds": 0}})
+
+    send(
+        {
+            "QMP": {
+                "version": {"qemu": {"major": 9, "minor": 1, "micro": 2}, "package": ""},
+                "capabilities": [],
+            }
+        }
+    )
+    port = 0
+    for command in commands(connection):
+        if behaviour == "mute" and command["execute"] != "qmp_capabilities":
+            continue
+        answer: Any = {}
+        match command["execute"]:
+            case "query-kvm":
+                answer = {"enabled": kvm != (behaviour == "liar"), "present": True}
+            case "query-status":
+                answer = {"status": "internal-error", "running": False}
+            case "human-monitor-command":
+                answer = (
+                    "Hub -1 (net0):\r\n"
+                    f"  TCP[HOST_FORWARD]  10  127.0.0.1 {port}  10.0.2.15  22  0 0\r\n"
+                )
+            case "cont":
+                port = run_guest(behaviour, event)
+            case "nonsense":
+                send(
+                    {
+                        "error": {
+                            "class": "CommandNotFound",
+                            "desc": "The command nonsense has not been found",
+                        },
+                        **_id(command),
+                    }
+                )
+                continue
+        send({"return": answer, **_id(command)})
+        if command["execute"] == "quit" and behaviour != "stubborn":
+            os._exit(0)
+
+
+def commands(connection: socket.socket) -> Iterator[dict[str, Any]]:
+    """JSON objects one after another, with nothing between, as QEMU reads them."""
+    text = ""
+    while data := connection.recv(1 << 16):
+        text += data.decode()
+        while text.lstrip():
+            try:
+                command, end = json.JSONDecoder().raw_decode(text.lstrip())
+            except ValueError:
+                break
+            text = text.lstrip()[end:]
+            yield command
+
+
+def _id(command: dict[str, Any]) -> dict[str, Any]:
+    return {"id": command["id"]} if "id" in command else {}
+
+
+def run_guest(behaviour: str, event: Any) -> int:
+    """Begin what the guest does; the port of its SSH server, if it has one."""
+    event("RESUME")
+    say("[    0.000000] Linux version 6.1.0-fake\n")
+    match behaviour:
+        case "ready" | "stubborn":
+            port = serve_ssh()
+            say(
+                "fpr-init: start\n"
+                "[    1.000000] WARNING: CPU: 0 PID: 1 at mm/fake.c:7 fake_init+0x1/0x2\n"
+                "[    1.000000] ---[ end trace 0000000000000000 ]---\nfpr-init: ready\n"
+            )
+            return port
+        case "pause":
+            event("STOP")
+        case "panic":
+            say("[    1.500000] Kernel panic - not syncing: fake panic\n")
+            threading.Timer(0.2, os._exit, (0,)).start()
+        case "oops":
+            say(OOPS)
+        case "failed":
+            say("fpr-init: start\nfpr-init: FAILED: load virtio_net.ko\n")
+        case "stranger":
+            port = serve_ssh(own_key=True)
+            say("fpr-init: ready\n")
+            return port
+    return 0
+
+
+def serve_ssh(*, own_key: bool = False) -> int:
+    """The guest's SSH server, with the host key that the initramfs brings."""
+    import io
+
+    import paramiko
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+
+    initramfs = Path(word_after("-initrd")).read_bytes()
+    mark = b"\0\0\0\x0bssh-ed25519\0\0\0\x40"
+    at = initramfs.index(mark) + len(mark)
+    private = (
+        Ed25519PrivateKey.generate()
+        if own_key
+        else Ed25519PrivateKey.from_private_bytes(initramfs[at : at + 32])
+    )
+    pem = private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    key = paramiko.Ed25519Key(file_obj=io.StringIO(pem.decode()))
+
+    class Server(paramiko.ServerInterface):
+        def get_allowed_auths(self, _username: str) -> str:
+            return "publickey"
+
+        def check_auth_publickey(self, _username: str, key: paramiko.PKey) -> int:
+            return AUTH_SUCCESSFUL if key.get_base64().encode() in initramfs else AUTH_FAILED
+
+        def check_channel_request(self, _kind: str, _chanid: int) -> int:
+            return OPEN_SUCCEEDED
+
+        def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+            if command == b"never-answers":
+                time.sleep(STAY_SECONDS)
+            threading.Thread(target=run_command, args=(channel, command), daemon=True).start()
+            return True
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        transport = paramiko.Transport(listener.accept()[0])
+        transport.add_server_key(key)
+        transport.start_server(server=Server())
+
+    threading.Thread(target=accept, daemon=True).start()
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def run_command(channel: Any, command: bytes) -> None:
+    """A command of the guest, run here; one killed by a signal ends without a status (RFC 4254)."""
+    if command == b"uname -r":
+        command = b"echo 6.1.0-fake"
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+
+    def feed() -> None:
+        with contextlib.suppress(OSError):
+            while data := channel.recv(1 << 15):
+                process.stdin.write(data)  # type: ignore[union-attr]
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # type: ignore[union-attr]
+
+    def drain(pipe: Any, send: Any) -> None:
+        with contextlib.suppress(OSError):
+            while data := pipe.read(1 << 15):
+                send(data)
+
+    threading.Thread(target=feed, daemon=True).start()
+    outputs = [
+        threading.Thread(target=drain, args=(process.stdout, channel.sendall)),
+        threading.Thread(target=drain, args=(process.stderr, channel.sendall_stderr)),
+    ]
+    for thread in outputs:
+        thread.start()
+    for thread in outputs:
+        thread.join()
+    status = process.wait()
+    if status >= 0:
+        channel.send_exit_status(status)
+    channel.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A launch from beginning to end, against a fake QEMU: every way it goes wrong, and what is said.
+
+After each test nothing of the VM may be left (see conftest.py).
+"""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from machine_fakes import Bench
+
+from harness.errors import (
+    BootError,
+    DeadlineError,
+    GuestError,
+    InterruptedRunError,
+    LaunchError,
+    QemuGoneError,
+    QmpError,
+    SshError,
+)
+
+QUICK = 8.0
+"""Seconds within which what needs no deadline must be over, on a loaded machine."""
+
+
+# --- the accelerator ----------------------------------------------------------------------------
+
+
+def test_auto_takes_kvm_if_the_guest_becomes_ready_under_it(bench: Bench) -> None:
+    with bench.launch("auto", kvm="ready", tcg="abort") as vm:
+        assert (vm.accel, vm.qemu_version, vm.kernel_release) == ("kvm", "9.1.2", "6.1.0-fake")
+        assert vm.boot_seconds > 0
+    assert "KVM" in bench.progress[-1]
+
+
+@pytest.mark.parametrize(
+    ("kvm", "why"),
+    [
+        ("abort", "failed to set MSR"),
+        ("pause", "internal-error"),
+        ("crawl", "waited 1.0 s"),
+        ("panic", "fake panic"),
+        ("liar", "query-kvm"),
+    ],
+)
+def test_auto_takes_tcg_loudly_if_not(bench: Bench, kvm: str, why: str) -> None:
+    bench.monkeypatch.setattr("harness.machine.vm.KVM_BOOT_SECONDS", 1.0)
+    bench.monkeypatch.setattr("harness.machine.vm.TCG_BOOT_SECONDS", 20.0)
+    with bench.launch("auto", kvm=kvm, boot_deadline=0.0) as vm:
+        assert vm.accel == "tcg"
+    assert "TCG" in bench.progress[-1]
+    assert why in bench.progress[-1]
+
+
+def test_failed_kvm_is_remembered_and_not_tried_again(bench: Bench) -> None:
+    with bench.launch("auto", kvm="abort"):
+        pass
+    with bench.launch("auto", kvm="ready") as vm:
+        assert vm.accel == "tcg"
+    assert "failed to set MSR" in bench.progress[-1]
+    assert "delete it to try again" in bench.progress[-1]
+
+
+def test_kvm_is_not_blamed_for_what_fails_under_tcg_too(bench: Bench) -> None:
+    with pytest.raises(LaunchError, match="Cannot allocate memory"):
+        bench.launch("auto", kvm="no-memory", tcg="no-memory")
+    with bench.launch("auto") as vm:
+        assert vm.accel == "kvm"
+
+
+def test_cancelling_the_kvm_try_is_not_a_failure_of_kvm(bench: Bench) -> None:
+    threading.Timer(1.0, bench.cancelled.set).start()
+    with pytest.raises(InterruptedRunError):
+        bench.launch("auto", kvm="crawl")
+    bench.cancelled.clear()
+    with bench.launch("auto") as vm:
+        assert vm.accel == "kvm"
+
+
+def test_kvm_on_demand_never_falls_back(bench: Bench) -> None:
+    with pytest.raises(LaunchError, match="failed to set MSR") as caught:
+        bench.launch("kvm", kvm="abort")
+    assert "--accel tcg" in caught.value.hint
+
+
+@pytest.mark.parametrize("accel", ["kvm", "tcg"])
+def test_qemu_that_took_the_other_accelerator_is_found_out(bench: Bench, accel: str) -> None:
+    with pytest.raises(LaunchError, match="query-kvm"):
+        bench.launch(accel, kvm="liar", tcg="liar")  # type: ignore[arg-type]
+
+
+# --- a QEMU that does not start -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "words", "hint"),
+    [
+        ("no-memory", "Cannot allocate memory", "less memory"),
+        ("no-kernel", "could not open kernel file", "--kernel"),
+    ],
+)
+def test_instant_exit_tells_qemus_last_words(
+    bench: Bench, behaviour: str, words: str, hint: str
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(LaunchError, match=words) as caught:
+        bench.launch("tcg", tcg=behaviour)
+    assert hint in caught.value.hint
+    assert bench.artefacts / "qemu.log" in caught.value.evidence
+    assert time.monotonic() - began < QUICK
+
+
+def test_qemu_that_never_opens_its_monitor_is_given_up(bench: Bench) -> None:
+    bench.monkeypatch.setattr("harness.machine.vm.CONNECT_SECONDS", 1.0)
+    with pytest.raises(QmpError, match=r"waited 1\.0 s for QEMU to open its monitor"):
+        bench.launch("tcg", tcg="deaf")
+
+
+# --- a guest that does not become ready ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("behaviour", ["panic", "oops"])
+def test_guest_crash_is_told_at_once_and_may_be_tried_again_under_tcg(
+    bench: Bench, behaviour: str
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(BootError, match="fake") as caught:
+        bench.launch("tcg", tcg=behaviour)
+    assert caught.value.guest_crashed
+    assert time.monotonic() - began < QUICK
+
+
+def test_guest_crash_under_kvm_is_no_reason_to_try_again(bench: Bench) -> None:
+    with pytest.raises(BootError) as caught:
+        bench.launch("kvm", kvm="panic")
+    assert not caught.value.guest_crashed
+
+
+def test_failure_of_the_guests_init_is_told_in_its_words(bench: Bench) -> None:
+    with pytest.raises(BootError, match=r"load virtio_net\.ko") as caught:
+        bench.launch("tcg", tcg="failed")
+    assert not caught.value.guest_crashed
+
+
+def test_boot_deadline_tells_the_last_lines_of_the_console(bench: Bench) -> None:
+    with pytest.raises(BootError, match=r"(?s)waited 1\.0 s.*Linux version 6\.1\.0-fake") as caught:
+        bench.launch("tcg", tcg="crawl", boot_deadline=1.0)
+    assert bench.artefacts / "console.log" in caught.value.evidence
+
+
+def test_stranger_on_the_guests_port_is_refused(bench: Bench) -> None:
+    with pytest.raises(BootError, match="another host key"):
+        bench.launch("tcg", tcg="stranger")
+
+
+def test_cancelled_before_and_during_the_boot(bench: Bench) -> None:
+    began = time.monotonic()
+    threading.Timer(0.5, bench.cancelled.set).start()
+    for _ in range(2):
+        with pytest.raises(InterruptedRunError):
+            bench.launch("tcg", tcg="crawl")
+    assert time.monotonic() - began < QUICK
+
+
+# --- a ready guest ------------------------------------------------------------------------------
+
+
+def test_warning_of_the_boot_is_still_told_after_it(bench: Bench) -> None:
+    with bench.launch("tcg") as vm:
+        assert [found.title for found in vm.console.new_findings()] == [
+            "WARNING: mm/fake.c:7 in fake_init"
+        ]
+
+
+def test_command_in_the_guest(bench: Bench) -> None:
+    with bench.launch("tcg") as vm:
+        result = vm.shell.run("cat; echo oh >&2; exit 3", stdin=b"hello", check=False)
+        assert (result.status, result.stdout, result.stderr) == (3, b"hello", b"oh\n")
+        with pytest.raises(GuestError, match=r"failed \(status 3\): oh"):
+            vm.shell.run("echo oh >&2; exit 3")
+
+
+def test_outputs_larger_than_any_window_do_not_stand_still(bench: Bench) -> None:
+    size = 6_000_000
+    with bench.launch("tcg") as vm:
+        result = vm.shell.run(f"head -c {size} /dev/zero >&2; echo done", timeout=30.0)
+        assert (len(result.stderr), result.stdout) == (size, b"done\n")
+        assert len(vm.shell.run("cat", stdin=bytes(size), timeout=30.0).stdout) == size
+
+
+def test_conversation_with_a_running_command(bench: Bench) -> None:
+    with bench.launch("tcg") as vm, vm.shell.start("read a; echo got $a; printf 1234; cat") as talk:
+        talk.write(b"it\n")
+        assert talk.read_line(5.0) == "got it"
+        assert talk.read_exactly(4, 5.0) == b"1234"
+        with pytest.raises(DeadlineError, match="a line of"):
+            talk.read_line(0.3)
+        talk.close_stdin()
+        with pytest.raises(SshError, match="ended early"):
+            talk.read_line(5.0)
+
+
+def test_command_killed_by_a_signal_is_no_broken_connection(bench: Bench) -> None:
+    with bench.launch("tcg") as vm:
+        with pytest.raises(GuestError, match="killed by a signal"):
+            vm.shell.run("kill -9 $$")
+        with vm.shell.start("echo first; kill -9 $$") as talk:
+            assert talk.read_line(5.0) == "first"
+            with pytest.raises(SshError, match="killed by a signal"):
+                talk.read_line(5.0)
+        assert vm.shell.run("echo still here").stdout == b"still here\n"
+
+
+def test_command_the_guest_never_accepts_is_given_up(bench: Bench) -> None:
+    with bench.launch("tcg") as vm, pytest.raises((SshError, DeadlineError)):
+        vm.shell.run("never-answers", timeout=1.0)
+
+
+def test_death_of_qemu_ends_every_wait_at_once(bench: Bench) -> None:
+    with bench.launch("tcg") as vm:
+        threading.Timer(0.5, os.kill, (vm.pid, signal.SIGKILL)).start()
+        began = time.monotonic()
+        with pytest.raises(QemuGoneError, match="SIGKILL"):
+            vm.shell.run("sleep 60", timeout=60.0)
+        assert time.monotonic() - began < 4.0
+        assert not vm.alive
+        with pytest.raises(QemuGoneError):
+            vm.monitor.execute("query-status")
+        with pytest.raises(QemuGoneError):
+            vm.sleep_alive(60.0)
+
+
+def test_qemu_that_ignores_quit_and_sigterm_is_killed(bench: Bench) -> None:
+    bench.monkeypatch.setattr("harness.machine.process.QUIT_SECONDS", 0.5)
+    bench.monkeypatch.setattr("harness.machine.process.TERM_SECONDS", 0.5)
+    with bench.launch("tcg", tcg="stubborn") as vm:
+        pid = vm.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_stopped_qemu_is_ended(bench: Bench) -> None:
+    with bench.launch("tcg") as vm:
+        os.kill(vm.pid, signal.SIGSTOP)
+
+
+def test_runtime_directory_is_the_users_alone(bench: Bench) -> None:
+    with bench.launch("tcg") as vm:
+        assert vm.directory.stat().st_mode & 0o777 == 0o700
+        assert vm.directory.parent == bench.runtime
+        assert (vm.directory / "ssh_key").stat().st_mode & 0o777 == 0o600
+
+
+def test_every_monitor_message_is_kept(bench: Bench) -> None:
+    with bench.launch("tcg"):
+        pass
+    lines = (bench.artefacts / "qmp.log").read_text().splitlines()
+    assert any(' -> {"execute": "cont"' in line for line in lines)
+    assert any('<- {"event": "RESUME"' in line for line in lines)
+
+
+def test_nothing_is_printed_when_a_guest_dies(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with bench.launch("tcg") as vm:
+        os.kill(vm.pid, signal.SIGKILL)
+        with pytest.raises(QemuGoneError):
+            vm.shell.run("true")
+    assert capfd.readouterr() == ("", "")
