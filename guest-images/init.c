@@ -6,6 +6,7 @@
  * The harness reads `fpr-init: start`, `ready` and `FAILED` on the console.
  */
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <net/if.h>
@@ -26,6 +27,9 @@
 /* QEMU's user network gives its guest this address; no DHCP, which would cost a second. */
 #define ADDRESS "10.0.2.15"
 #define NETMASK "255.255.255.0"
+
+/* PCI base class of network controllers (include/linux/pci_ids.h), as sysfs writes it. */
+#define PCI_NETWORK_CLASS "0x02"
 
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void failed(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
@@ -116,6 +120,28 @@ static int set_up(int control, struct ifreq *request)
 	return ioctl(control, SIOCSIFFLAGS, request);
 }
 
+static int has_network_hardware(void)
+{
+	DIR *devices = opendir("/sys/bus/pci/devices");
+	struct dirent *device;
+	int found = 0;
+
+	while (devices && !found && (device = readdir(devices))) {
+		char path[300], class[16] = "";
+		FILE *file;
+
+		snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/class", device->d_name);
+		file = fopen(path, "re");
+		found = file && fgets(class, sizeof(class), file) &&
+			!strncmp(class, PCI_NETWORK_CLASS, strlen(PCI_NETWORK_CLASS));
+		if (file)
+			fclose(file);
+	}
+	if (devices)
+		closedir(devices);
+	return found;
+}
+
 /* Whether there is a network. */
 static int bring_up_network(void)
 {
@@ -127,6 +153,9 @@ static int bring_up_network(void)
 	if (set_up(control, &lo))
 		failed("bring up lo: %s", strerror(errno));
 	if (ioctl(control, SIOCGIFINDEX, &eth0)) {
+		if (has_network_hardware())
+			failed("this kernel has no driver for the network device "
+			       "(needs virtio_pci and virtio_net, built in or as modules)");
 		close(control);
 		return 0;
 	}

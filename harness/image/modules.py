@@ -173,7 +173,8 @@ def tree_beside(kernel: Path, release: str) -> ModuleTree | None:
     Raises `ImageError` if it is there and unreadable.
     """
     kernel = kernel.resolve()
-    installed = [kernel.parent.parent / "lib" / "modules" / release]
+    root = kernel.parent.parent
+    installed = [root / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release]
     lists = [kernel.parent]
     if kernel.parent.name == release:
         installed.append(kernel.parent)
