@@ -17,19 +17,20 @@ import pytest
 
 from harness.cli.options import declare_boot_options, declare_run_options, run_options
 from harness.errors import HarnessError, ScenarioFileError, UsageError
-from harness.image.definition import ImageDefinition, load_definitions
+from harness.image.definition import load_definitions
 from harness.ledger.facts import Judged, Verdict
 from harness.report.recorder import tail_events
 from harness.report.results import make_results_directory
-from harness.report.summary import exit_status
+from harness.report.summary import Summary, exit_status
 from harness.report.terminal import ProgressView, print_table
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import PlannedRun, choose_images, longest_first, plan_runs
 from harness.run.pool import RunPool, guests_at_once
 from harness.scenario.load import load_scenario
-from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.scenario.model import SCENARIOS_DIR
 
 WORKER_RESULTS = "fpr_harness_results"
+SESSION = pytest.StashKey["ScenarioSession"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(ScenarioSession(config), "fpr-harness-session")
+    config.stash[SESSION] = ScenarioSession(config)
+    config.pluginmanager.register(config.stash[SESSION], "fpr-harness-session")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ScenarioFile | None":
@@ -80,7 +82,7 @@ class ScenarioItem(pytest.Item):
             self.add_marker(tag)
 
     def setup(self) -> None:
-        session = self.config.pluginmanager.get_plugin("fpr-harness-session")
+        session = self.config.stash[SESSION]
         self.judged = session.verdict_of(self)
         if self.judged.verdict is Verdict.SKIP:
             pytest.skip(self.judged.reason)
@@ -124,6 +126,7 @@ class ScenarioSession:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._results: Path | None = None
+        self._summary: Summary | None = None
         self._pool: RunPool | None = None
         self._futures: dict[str, Future[Judged]] = {}
         self._resources = ExitStack()
@@ -194,7 +197,8 @@ class ScenarioSession:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_auto_num_workers(self, config: pytest.Config) -> int:
-        return guests_at_once(config.option.jobs)
+        jobs: int | None = config.option.jobs
+        return guests_at_once(jobs)
 
     # --- the end ---------------------------------------------------------------------------------
 
@@ -206,23 +210,15 @@ class ScenarioSession:
         self._resources.close()
         if self._results is None or self._is_worker:
             return
-        summary = conclude(self._results)
-        status = exit_status(run.verdict for run in summary.runs)
+        self._summary = conclude(self._results)
+        status = exit_status(run.verdict for run in self._summary.runs)
         if status and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = status
 
     def pytest_terminal_summary(self) -> None:
-        if self._results is not None and not self._is_worker:
-            print_table(self._results, file=_ReporterFile(self._config))
+        if self._results is not None and self._summary is not None:
+            print_table(self._summary, self._results, file=_ReporterFile(self._config))
 
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
-
-
-def _images_of(runs: list[PlannedRun]) -> dict[str, ImageDefinition]:
-    return {run.image.name: run.image for run in runs}
-
-
-def _scenario_of(run: PlannedRun) -> Scenario:
-    return run.scenario

@@ -12,18 +12,28 @@
  */
 #include "util.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define WORDS (PAGE_BYTES / 8)
 #define PROGRESS_NS 500000000ULL
 #define TOLD_MISMATCHES 16
+/* What a thread fills at a time: two huge pages. */
+#define PIECE_PAGES 1024U
+#define HUGE_PAGES 512U
+/* Well above the kernel's highest, MAX_ORDER. */
+#define MOST_ORDER 20U
 
 struct churn {
 	uint64_t *memory;
@@ -33,6 +43,13 @@ struct churn {
 	uint64_t *seeds;
 	int pagemap;
 	int mismatched;
+};
+
+/* What the threads of one filling share. */
+struct filling {
+	struct churn *churn;
+	uint64_t seed;
+	atomic_ullong next, held, told;
 };
 
 /* The finalizer of splitmix64: neighbouring pages and seeds get unrelated words. */
@@ -84,31 +101,56 @@ static void say(const char *format, ...)
 		die("write to standard output");
 }
 
-static uint64_t pagemap_entry(const struct churn *churn, uint64_t page)
+/* Reads the page frame numbers of `count` pages from `page` on; 0 where there is none. */
+static void read_pfns(const struct churn *churn, uint64_t page, uint64_t count, uint64_t *pfns)
 {
-	uint64_t address = (uint64_t)(uintptr_t)churn->memory + page * PAGE_BYTES, entry;
+	uint64_t index = (uint64_t)(uintptr_t)churn->memory / PAGE_BYTES + page;
+	const char *name = "/proc/self/pagemap";
 
-	if (pread(churn->pagemap, &entry, 8, (off_t)(address / PAGE_BYTES * 8)) != 8)
-		die("read /proc/self/pagemap");
-	return entry & PAGEMAP_PRESENT ? entry & PAGEMAP_PFN : 0;
+	if (read_at(churn->pagemap, pfns, count * 8, index * 8, name) != count * 8) {
+		errno = EIO;
+		die("read %s to its end", name);
+	}
+	for (uint64_t i = 0; i < count; i++)
+		pfns[i] = pfns[i] & PAGEMAP_PRESENT ? pfns[i] & PAGEMAP_PFN : 0;
+}
+
+/* Fills the pages that are not held, piece by piece as the threads come. */
+static void *fill_pieces(void *shared)
+{
+	struct filling *filling = shared;
+	const struct churn *churn = filling->churn;
+	unsigned long long start;
+
+	while ((start = atomic_fetch_add(&filling->next, PIECE_PAGES)) < churn->pages) {
+		uint64_t end = start + PIECE_PAGES < churn->pages ? start + PIECE_PAGES
+								  : churn->pages;
+		unsigned long long told = atomic_load(&filling->told), now;
+
+		for (uint64_t page = start; page < end; page++) {
+			if (churn->seeds[page])
+				continue;
+			fill_page(churn->memory + page * WORDS, filling->seed, page);
+			churn->seeds[page] = filling->seed;
+			atomic_fetch_add(&filling->held, 1);
+		}
+		now = monotonic_ns();
+		if (now - told >= PROGRESS_NS &&
+		    atomic_compare_exchange_strong(&filling->told, &told, now))
+			say("filling bytes=%llu", atomic_load(&filling->held) * PAGE_BYTES);
+	}
+	return NULL;
 }
 
 /* Writes every page that is not held, with the seed. */
 static void fill(struct churn *churn, uint64_t seed)
 {
-	uint64_t start = monotonic_ns(), told = start;
+	uint64_t start = monotonic_ns();
+	struct filling filling = { .churn = churn, .seed = seed, .held = churn->held,
+				   .told = start };
 
-	for (uint64_t page = 0; page < churn->pages; page++) {
-		if (churn->seeds[page])
-			continue;
-		fill_page(churn->memory + page * WORDS, seed, page);
-		churn->seeds[page] = seed;
-		churn->held++;
-		if (page % 1024 == 0 && monotonic_ns() - told >= PROGRESS_NS) {
-			told = monotonic_ns();
-			say("filling bytes=%" PRIu64, churn->held * PAGE_BYTES);
-		}
-	}
+	on_every_cpu(fill_pieces, &filling);
+	churn->held = atomic_load(&filling.held);
 	say("filled bytes=%" PRIu64 " pid=%d seconds=%.3f", churn->held * PAGE_BYTES, getpid(),
 	    (double)(monotonic_ns() - start) / 1e9);
 }
@@ -131,14 +173,42 @@ static void verify(struct churn *churn)
 		wrong = check_page(words, seed, page);
 		if (wrong == WORDS)
 			continue;
-		if (bad++ < TOLD_MISMATCHES)
+		if (bad++ < TOLD_MISMATCHES) {
+			uint64_t pfn, found = words[wrong];
+
+			read_pfns(churn, page, 1, &pfn);
 			say("mismatch page=%" PRIu64 " pfn=0x%" PRIx64 " offset=%zu"
 			    " expected=0x%016" PRIx64 " found=0x%016" PRIx64,
-			    page, pagemap_entry(churn, page), wrong * 8,
-			    (uint64_t)(first_word(seed, page) + wrong * STEP), words[wrong]);
+			    page, pfn, wrong * 8,
+			    (uint64_t)(first_word(seed, page) + wrong * STEP), found);
+		}
 	}
 	churn->mismatched |= bad > 0;
 	say("verified bytes=%" PRIu64 " mismatched_pages=%" PRIu64, churn->held * PAGE_BYTES, bad);
+}
+
+/*
+ * Splits the huge page that a range begins or ends within: dropping a part of one gives nothing
+ * back until the kernel splits it, some day. MADV_COLD on a part splits at once (mm/madvise.c,
+ * madvise_cold_or_pageout_pte_range, 5.4 to 7.x).
+ */
+static void split_huge_page(const struct churn *churn, uint64_t page, uint64_t count)
+{
+	if (count && madvise(churn->memory + page * WORDS, count * PAGE_BYTES, MADV_COLD))
+		die("madvise(MADV_COLD) of %" PRIu64 " pages", count);
+}
+
+static void split_edges(const struct churn *churn, uint64_t page, uint64_t count)
+{
+	uint64_t address = (uint64_t)(uintptr_t)churn->memory / PAGE_BYTES + page;
+	uint64_t head = -address % HUGE_PAGES, tail = (address + count) % HUGE_PAGES;
+
+	if (head > count) {
+		split_huge_page(churn, page, count);
+		return;
+	}
+	split_huge_page(churn, page, head);
+	split_huge_page(churn, page + count - tail, tail);
 }
 
 /* Gives back `count` pages from `page` on. */
@@ -146,27 +216,39 @@ static void drop(struct churn *churn, uint64_t page, uint64_t count)
 {
 	if (!count)
 		return;
+	split_edges(churn, page, count);
 	if (madvise(churn->memory + page * WORDS, count * PAGE_BYTES, MADV_DONTNEED))
 		die("madvise(MADV_DONTNEED) of %" PRIu64 " pages", count);
 	memset(churn->seeds + page, 0, count * sizeof(churn->seeds[0]));
+	churn->held -= count;
+}
+
+static void say_freed(const struct churn *churn, uint64_t freed, uint64_t blocks)
+{
+	say("freed bytes=%" PRIu64 " blocks=%" PRIu64 " held_bytes=%" PRIu64, freed * PAGE_BYTES,
+	    blocks, churn->held * PAGE_BYTES);
 }
 
 static void free_all(struct churn *churn)
 {
 	uint64_t freed = churn->held;
 
-	drop(churn, 0, churn->pages);
+	if (madvise(churn->memory, churn->pages * PAGE_BYTES, MADV_DONTNEED))
+		die("madvise(MADV_DONTNEED) of all memory");
+	memset(churn->seeds, 0, churn->pages * sizeof(churn->seeds[0]));
 	churn->held = 0;
-	say("freed bytes=%" PRIu64 " blocks=0 held_bytes=0", freed * PAGE_BYTES);
+	say_freed(churn, freed, 0);
 }
 
 static void free_blocks(struct churn *churn, unsigned int order, uint64_t stride, uint64_t offset)
 {
-	uint64_t *pfns = allocate(churn->pages * 8), highest = 0, freed = 0, blocks = 0, run = 0;
+	uint64_t *pfns = allocate(churn->pages * 8), highest = 0, freed = 0, run = 0;
 	uint32_t *owned;
 
+	read_pfns(churn, 0, churn->pages, pfns);
 	for (uint64_t page = 0; page < churn->pages; page++) {
-		pfns[page] = churn->seeds[page] ? pagemap_entry(churn, page) : 0;
+		if (!churn->seeds[page])
+			pfns[page] = 0;
 		if (pfns[page] > highest)
 			highest = pfns[page];
 	}
@@ -189,12 +271,9 @@ static void free_blocks(struct churn *churn, unsigned int order, uint64_t stride
 	}
 	drop(churn, churn->pages - run, run);
 	freed += run;
-	blocks = freed >> order;
-	churn->held -= freed;
 	free(owned);
 	free(pfns);
-	say("freed bytes=%" PRIu64 " blocks=%" PRIu64 " held_bytes=%" PRIu64, freed * PAGE_BYTES,
-	    blocks, churn->held * PAGE_BYTES);
+	say_freed(churn, freed, freed >> order);
 }
 
 static void obey(struct churn *churn)
@@ -210,7 +289,7 @@ static void obey(struct churn *churn)
 		else if (!strcmp(line, "free all\n"))
 			free_all(churn);
 		else if (sscanf(line, "free blocks %u %" SCNu64 " %" SCNu64, &order, &stride,
-				&offset) == 3 && order < 20 && stride)
+				&offset) == 3 && order <= MOST_ORDER && offset < stride)
 			free_blocks(churn, order, stride, offset);
 		else if (sscanf(line, "refill %" SCNu64, &seed) == 1 && seed)
 			fill(churn, seed);
@@ -229,6 +308,36 @@ static void volunteer_for_oom(void)
 	if (file < 0 || write(file, "1000", 4) != 4)
 		die("write /proc/self/oom_score_adj");
 	close(file);
+}
+
+/*
+ * Returns in a child that does the work, so that somebody is left to say how it was killed; a
+ * login shell may become the tool, and then an SSH server tells nothing but the channel's end.
+ */
+static void work_in_a_child(void)
+{
+	pid_t parent = getpid(), child = fork();
+	int status;
+
+	if (child < 0)
+		die("fork");
+	if (child == 0) {
+		if (prctl(PR_SET_PDEATHSIG, SIGKILL))
+			die("prctl(PR_SET_PDEATHSIG)");
+		if (getppid() != parent)
+			exit(STATUS_BROKEN);
+		return;
+	}
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			die("wait for the child %d", child);
+	if (WIFSIGNALED(status)) {
+		fprintf(stderr, "fpr-guest: churn (pid %d) was killed by signal %d (%s)%s\n", child,
+			WTERMSIG(status), strsignal(WTERMSIG(status)),
+			WTERMSIG(status) == SIGKILL ? ": out of memory?" : "");
+		exit(STATUS_BROKEN);
+	}
+	exit(WEXITSTATUS(status));
 }
 
 int churn_main(int argc, char **argv)
@@ -253,6 +362,7 @@ int churn_main(int argc, char **argv)
 	}
 	if (!bytes || bytes % PAGE_BYTES || !seed)
 		usage("churn: --bytes takes whole pages, --seed a number other than 0");
+	work_in_a_child();
 	volunteer_for_oom();
 	churn.pages = bytes / PAGE_BYTES;
 	churn.pagemap = open("/proc/self/pagemap", O_RDONLY);
@@ -261,8 +371,8 @@ int churn_main(int argc, char **argv)
 	churn.seeds = calloc(churn.pages, sizeof(churn.seeds[0]));
 	if (!churn.seeds)
 		die("allocate %" PRIu64 " page seeds", churn.pages);
-	churn.memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	churn.memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			    0);
 	if (churn.memory == MAP_FAILED)
 		die("map %" PRIu64 " bytes", bytes);
 	if (advice != MADV_NORMAL && madvise(churn.memory, bytes, advice))

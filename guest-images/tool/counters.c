@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -51,11 +52,8 @@ static void send_frame(const int *files, uint64_t sequence, uint64_t missed, uin
 
 	memcpy(frame.magic, "FPRC", 4);
 	for (int i = 0; i < TEXTS; i++) {
-		size_t got;
+		size_t got = read_at(files[i], buffer + used, sizeof(buffer) - used, 0, names[i]);
 
-		if (lseek(files[i], 0, SEEK_SET) < 0)
-			die("rewind %s", names[i]);
-		got = read_fully(files[i], buffer + used, sizeof(buffer) - used, names[i]);
 		frame.lengths[i] = (uint32_t)got;
 		used += got;
 	}
@@ -96,23 +94,43 @@ static int answer(void)
 	return got > 0;
 }
 
-/* Waits until the time, answering pings; 0 at the end of standard input. */
+/*
+ * Waits until the time, answering pings; 0 at the end of standard input. Looks at standard input
+ * at least once, so that a guest too slow for its rate still hears the end.
+ */
 static int wait_until(uint64_t when)
 {
 	struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
 	uint64_t now;
 
-	while ((now = monotonic_ns()) < when) {
-		struct timespec left = { .tv_sec = (time_t)((when - now) / SECOND),
-					 .tv_nsec = (long)((when - now) % SECOND) };
-		int ready = ppoll(&input, 1, &left, NULL);
+	do {
+		struct timespec left = { 0 };
+		int ready;
 
+		now = monotonic_ns();
+		if (now < when) {
+			left.tv_sec = (time_t)((when - now) / SECOND);
+			left.tv_nsec = (long)((when - now) % SECOND);
+		}
+		ready = ppoll(&input, 1, &left, NULL);
 		if (ready < 0 && errno != EINTR)
 			die("poll standard input");
 		if (ready > 0 && !answer())
 			return 0;
-	}
+		now = monotonic_ns();
+	} while (now < when);
 	return 1;
+}
+
+/* The nanoseconds between two ticks at a rate such as 10 or 0.5. */
+static uint64_t parse_period(const char *text)
+{
+	char *end;
+	double rate = strtod(text, &end);
+
+	if (end == text || *end || !(rate >= 0.01 && rate <= 1000))
+		usage("counters: --hz takes 0.01 to 1000, not '%s'", text);
+	return (uint64_t)((double)SECOND / rate);
 }
 
 int counters_main(int argc, char **argv)
@@ -131,10 +149,7 @@ int counters_main(int argc, char **argv)
 	}
 	if (argc != 2 || strcmp(argv[0], "--hz"))
 		usage("counters: expected --once, or --hz RATE");
-	period = parse_number(argv[1], "--hz");
-	if (!period || period > 1000)
-		usage("counters: --hz takes 1 to 1000");
-	period = SECOND / period;
+	period = parse_period(argv[1]);
 	next = monotonic_ns() + period;
 	while (wait_until(next)) {
 		uint64_t late;

@@ -3,34 +3,38 @@
  * pages: the state of every page frame, run-length encoded.
  *
  * A round is, in little endian:
- *   header   "FPRPAGES", u32 version, u32 bytes in a page
- *   runs     u32 each: state in bits 0-2, length in pages in bits 3-31
- *   trailer  u32 0xffffffff, u32 number of runs, u64 number of pages,
- *            u64 monotonic ns at the start of the reading, u64 at its end
+ *   header  "FPRPAGES", u32 version, u32 bytes in a page, u64 number of page frames,
+ *           u64 monotonic ns at the start of the reading, u64 at its end, u64 number of runs
+ *   runs    u32 each: state in bits 0-2, length in pages in bits 3-31
  *
  * The states are those of GuestState in harness/ledger/facts.py. Before every round but the first
  * the tool waits for a byte on standard input; its end ends the tool.
  */
 #include "util.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define VERSION 1
-#define END_OF_RUNS 0xffffffffU
-#define LONGEST_RUN ((1U << 29) - 2)
-#define READ_PAGES 65536UL
-#define OUT_RUNS 8192U
+
+/* Page frames that a thread reads at once, and room for a guest of 16 TiB. */
+#define PIECE_PAGES 32768U
+#define MOST_PIECES 131072U
 
 /* include/uapi/linux/kernel-page-flags.h */
 #define KPF_UPTODATE (1ULL << 3)
 #define KPF_BUDDY (1ULL << 10)
 #define KPF_HWPOISON (1ULL << 19)
 #define KPF_NOPAGE (1ULL << 20)
+#define KPF_OFFLINE (1ULL << 23)
+#define KPF_ZERO_PAGE (1ULL << 24)
 
 enum state { USED = 0, FREE = 1, REPORTED_HEAD = 2, NO_PAGE = 3, HELD = 4 };
 
@@ -40,44 +44,25 @@ struct held {
 	uint64_t pages;
 };
 
-struct output {
-	uint32_t runs[OUT_RUNS];
-	unsigned int waiting;
-	uint32_t total;
-	uint32_t state;
-	uint64_t length;
+/* The runs of consecutive page frames. */
+struct piece {
+	uint32_t *runs;
+	uint32_t count, pages;
 };
 
-static void flush_runs(struct output *out)
-{
-	write_all(out->runs, out->waiting * sizeof(out->runs[0]));
-	out->waiting = 0;
-}
+static struct {
+	int kpageflags;
+	struct held held;
+	atomic_uint next;
+	/* One more than the number of the first piece that the file's end cut short. */
+	atomic_uint end;
+	struct piece pieces[MOST_PIECES];
+} round_;
 
-static void end_run(struct output *out)
+static int is_held(uint64_t pfn)
 {
-	while (out->length) {
-		uint32_t length = out->length > LONGEST_RUN ? LONGEST_RUN : (uint32_t)out->length;
+	const struct held *held = &round_.held;
 
-		if (out->waiting == OUT_RUNS)
-			flush_runs(out);
-		out->runs[out->waiting++] = length << 3 | out->state;
-		out->total++;
-		out->length -= length;
-	}
-}
-
-static inline void put(struct output *out, uint32_t state)
-{
-	if (state != out->state) {
-		end_run(out);
-		out->state = state;
-	}
-	out->length++;
-}
-
-static int is_held(const struct held *held, uint64_t pfn)
-{
 	return pfn < held->pages && held->bits[pfn / 64] >> pfn % 64 & 1;
 }
 
@@ -102,20 +87,17 @@ static void hold_range(struct held *held, int pagemap, uint64_t start, uint64_t 
 	static uint64_t entries[8192];
 
 	while (start < end) {
-		uint64_t count = (end - start) / PAGE_BYTES;
-		ssize_t got;
+		uint64_t count = (end - start) / PAGE_BYTES, got;
 
 		if (count > 8192)
 			count = 8192;
-		got = pread(pagemap, entries, count * 8, (off_t)(start / PAGE_BYTES * 8));
-		if (got < 0)
-			die("read pagemap");
-		if (!got)
-			return; /* the vsyscall page lies beyond pagemap's end */
-		for (ssize_t i = 0; i < got / 8; i++)
+		got = read_at(pagemap, entries, count * 8, start / PAGE_BYTES * 8, "pagemap") / 8;
+		for (uint64_t i = 0; i < got; i++)
 			if (entries[i] & PAGEMAP_PRESENT)
 				hold(held, entries[i] & PAGEMAP_PFN);
-		start += (uint64_t)got / 8 * PAGE_BYTES;
+		if (got < count)
+			return; /* the vsyscall page lies beyond pagemap's end */
+		start += count * PAGE_BYTES;
 	}
 }
 
@@ -141,81 +123,157 @@ static void hold_process(struct held *held, uint64_t pid)
 			   &inode) == 3 && !inode)
 			hold_range(held, pagemap, start, end);
 	}
+	if (ferror(maps))
+		die("read %s", name);
 	fclose(maps);
 	close(pagemap);
 }
 
-static uint32_t state_of(uint64_t flags, const struct held *held, uint64_t pfn)
+static uint32_t state_of(uint64_t flags, uint64_t pfn)
 {
-	if (flags & KPF_NOPAGE)
+	/*
+	 * Offline (in the balloon, or unplugged) and poisoned page frames belong to nobody, so
+	 * neither their presence on the host nor their absence says anything.
+	 */
+	if (flags & (KPF_NOPAGE | KPF_OFFLINE | KPF_HWPOISON))
 		return NO_PAGE;
 	if (flags & KPF_BUDDY)
 		return flags & KPF_UPTODATE ? REPORTED_HEAD : FREE;
-	/* A poisoned page is out of the kernel's hands for good: used, whoever mapped it. */
-	return is_held(held, pfn) && !(flags & KPF_HWPOISON) ? HELD : USED;
+	/* The zero page is mapped by a process that has written nothing. */
+	return is_held(pfn) && !(flags & KPF_ZERO_PAGE) ? HELD : USED;
 }
 
-static void put_header(void)
+/* Encodes the flags of `pages` page frames from `pfn` on; the number of runs. */
+static uint32_t encode(uint32_t *runs, const uint64_t *flags, uint32_t pages, uint64_t pfn)
 {
-	struct {
+	uint32_t count = 0, current = 0, length = 0;
+
+	for (uint32_t i = 0; i < pages; i++) {
+		uint32_t state = state_of(flags[i], pfn + i);
+
+		if (length && state != current) {
+			runs[count++] = length << 3 | current;
+			length = 0;
+		}
+		current = state;
+		length++;
+	}
+	if (length)
+		runs[count++] = length << 3 | current;
+	return count;
+}
+
+static void *read_pieces(void *unused)
+{
+	uint64_t *flags = allocate(PIECE_PAGES * sizeof(*flags));
+	uint32_t *runs = allocate(PIECE_PAGES * sizeof(*runs));
+	unsigned int index;
+
+	while ((index = atomic_fetch_add(&round_.next, 1)) < atomic_load(&round_.end)) {
+		struct piece *piece = &round_.pieces[index];
+		uint64_t pfn = (uint64_t)index * PIECE_PAGES;
+		size_t got = read_at(round_.kpageflags, flags, PIECE_PAGES * 8, pfn * 8,
+				     "/proc/kpageflags");
+
+		piece->pages = (uint32_t)(got / 8);
+		piece->count = encode(runs, flags, piece->pages, pfn);
+		piece->runs = allocate(piece->count * sizeof(*runs));
+		memcpy(piece->runs, runs, piece->count * sizeof(*runs));
+		if (piece->pages < PIECE_PAGES) {
+			unsigned int end = atomic_load(&round_.end);
+
+			while (index + 1 < end &&
+			       !atomic_compare_exchange_weak(&round_.end, &end, index + 1))
+				;
+		}
+	}
+	free(flags);
+	free(runs);
+	return unused;
+}
+
+/* Sends the round in one piece, so that it takes few packets. */
+static void send_round(unsigned int pieces, uint64_t start, uint64_t end)
+{
+	struct header {
 		char magic[8];
 		uint32_t version, page_bytes;
-	} header = { .version = VERSION, .page_bytes = PAGE_BYTES };
+		uint64_t pages, start, end, runs;
+	} header = { .version = VERSION, .page_bytes = PAGE_BYTES, .start = start, .end = end };
+	size_t used = sizeof(header);
+	char *message;
 
-	memcpy(header.magic, "FPRPAGES", 8);
-	write_all(&header, sizeof(header));
+	memcpy(header.magic, "FPRPAGES", sizeof(header.magic));
+	for (unsigned int i = 0; i < pieces; i++) {
+		header.pages += round_.pieces[i].pages;
+		header.runs += round_.pieces[i].count;
+	}
+	message = allocate(used + header.runs * sizeof(uint32_t));
+	memcpy(message, &header, used);
+	for (unsigned int i = 0; i < pieces; i++) {
+		size_t size = round_.pieces[i].count * sizeof(uint32_t);
+
+		memcpy(message + used, round_.pieces[i].runs, size);
+		used += size;
+	}
+	write_all(message, used);
+	free(message);
 }
 
-static void put_trailer(const struct output *out, uint64_t pages, uint64_t start, uint64_t end)
+static void read_round(void)
 {
-	struct {
-		uint32_t mark, runs;
-		uint64_t pages, start, end;
-	} trailer = { END_OF_RUNS, out->total, pages, start, end };
+	uint64_t start = monotonic_ns();
+	unsigned int end;
 
-	write_all(&trailer, sizeof(trailer));
+	atomic_store(&round_.next, 0);
+	atomic_store(&round_.end, MOST_PIECES);
+	on_every_cpu(read_pieces, NULL);
+	end = atomic_load(&round_.end);
+	if (round_.pieces[end - 1].pages == PIECE_PAGES) {
+		errno = EFBIG;
+		die("read /proc/kpageflags");
+	}
+	send_round(end, start, monotonic_ns());
+	/* A thread may have read a piece beyond the end before another found the end. */
+	for (unsigned int i = 0; i < MOST_PIECES && i < atomic_load(&round_.next); i++) {
+		free(round_.pieces[i].runs);
+		round_.pieces[i].runs = NULL;
+	}
 }
 
-static void read_round(int kpageflags, uint64_t *flags, const struct held *held)
+/* Waits for the byte that asks for another round; 0 at the end of standard input. */
+static int asked_again(void)
 {
-	static struct output out;
-	uint64_t pfn = 0, start = monotonic_ns();
-	size_t got;
+	char go;
+	ssize_t got;
 
-	memset(&out, 0, sizeof(out));
-	put_header();
-	if (lseek(kpageflags, 0, SEEK_SET) < 0)
-		die("rewind /proc/kpageflags");
-	do {
-		got = read_fully(kpageflags, flags, READ_PAGES * 8, "/proc/kpageflags") / 8;
-		for (size_t i = 0; i < got; i++, pfn++)
-			put(&out, state_of(flags[i], held, pfn));
-	} while (got == READ_PAGES);
-	end_run(&out);
-	flush_runs(&out);
-	put_trailer(&out, pfn, start, monotonic_ns());
+	while ((got = read(STDIN_FILENO, &go, 1)) < 0)
+		if (errno != EINTR)
+			die("read standard input");
+	return got > 0;
 }
 
 int pages_main(int argc, char **argv)
 {
-	uint64_t *flags = allocate(READ_PAGES * 8);
-	struct held held = { NULL, 0 };
-	int kpageflags = open("/proc/kpageflags", O_RDONLY);
-	char go;
+	struct held *held = &round_.held;
 
-	if (kpageflags < 0)
-		die("open /proc/kpageflags");
 	if (argc % 2)
-		usage("pages: --held-by needs a process id");
+		usage("pages: %s needs a value", argv[argc - 1]);
 	for (int i = 0; i < argc; i += 2)
 		if (strcmp(argv[i], "--held-by"))
 			usage("pages: unknown option %s", argv[i]);
+	/* Huge pages for the tool itself would disturb what it reads. */
+	if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0))
+		die("do without huge pages");
+	round_.kpageflags = open("/proc/kpageflags", O_RDONLY);
+	if (round_.kpageflags < 0)
+		die("open /proc/kpageflags");
 	do {
-		if (held.pages)
-			memset(held.bits, 0, held.pages / 8);
+		if (held->pages)
+			memset(held->bits, 0, held->pages / 8);
 		for (int i = 0; i < argc; i += 2)
-			hold_process(&held, parse_number(argv[i + 1], "--held-by"));
-		read_round(kpageflags, flags, &held);
-	} while (read_fully(STDIN_FILENO, &go, 1, "standard input") == 1);
+			hold_process(held, parse_number(argv[i + 1], "--held-by"));
+		read_round();
+	} while (asked_again());
 	return STATUS_OK;
 }

@@ -33,11 +33,14 @@ uint64_t monotonic_ns(void);
 /* Writes all of it to standard output, or die(). */
 void write_all(const void *data, size_t size);
 
-/* Reads until `size` bytes or the end of the file; the number read, or die(). */
-size_t read_fully(int fd, void *buffer, size_t size, const char *name);
+/* Reads from `offset` until `size` bytes or the end of the file; the number read, or die(). */
+size_t read_at(int fd, void *buffer, size_t size, uint64_t offset, const char *name);
 
 /* Memory, or die(). */
 void *allocate(size_t size);
+
+/* Runs work(shared) in one thread for each online CPU and waits for all of them. */
+void on_every_cpu(void *(*work)(void *), void *shared);
 
 int pages_main(int argc, char **argv);
 int churn_main(int argc, char **argv);

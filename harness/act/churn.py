@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fill memory with a seeded pattern, hold it, verify every word, free all or a part."""
 
+from typing import Literal
+
 from harness.act.churn_session import ChurnSession
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
@@ -21,12 +23,13 @@ def churn(session: GuestSession, step: ChurnStep) -> None:
     size = step.size.of(session.vm.spec.memory)
     if session.churn is not None:
         release(session, ReleaseStep())
+    session.patterns += 1
     session.phase("churn", f"writing {format_size(size)}")
     record = session.record
     tool = ChurnSession.start(
         session.vm.shell,
         size=size,
-        seed=step.seed if step.seed is not None else session.next_seed(),
+        seed=step.seed or session.patterns,
         hugepages=step.hugepages,
         timeout=phase_seconds(size),
     )
@@ -37,17 +40,18 @@ def churn(session: GuestSession, step: ChurnStep) -> None:
     while not hold.passed:
         session.vm.sleep_alive(min(0.2, hold.remaining))
     verify(session, VerifyStep())
-    free(session, step)
+    free(session, step.free)
 
 
-def free(session: GuestSession, step: ChurnStep) -> None:
-    """Free what the step says, and record what the host held just before."""
+def free(session: GuestSession, what: Literal["all", "half-of-blocks"]) -> None:
+    """Free it, and record what the host held just before."""
     tool = _held(session)
-    session.phase("free", step.free)
+    session.phase("free", what)
     before, discards = session.mapping.read(), session.discards.read()
-    if step.free == "all":
+    if what == "all":
         freed = tool.free_all()
-        session.end_churn()
+        tool.close()
+        session.churn = None
     else:
         freed = tool.free_blocks(order=session.reporting_order, stride=2, offset=0)
     session.record.add(
@@ -78,7 +82,7 @@ def verify(session: GuestSession, _step: VerifyStep) -> None:
 
 def release(session: GuestSession, _step: ReleaseStep) -> None:
     """Free whatever is still held."""
-    free(session, ChurnStep.model_construct(free="all"))
+    free(session, "all")
 
 
 def phase_seconds(size: int) -> float:

@@ -51,6 +51,11 @@ class Record:
         """A host-monotonic time as seconds since the run began."""
         return at - self._start
 
+    @property
+    def saw_a_crash(self) -> bool:
+        """Whether the guest's console has shown a crash."""
+        return any(isinstance(e, ConsoleFinding) and e.severity == "crash" for e in self.events)
+
     def add(self, event: Event) -> None:
         """Keep an event and write it. Raises `RecordError`; callable from any thread."""
         with self._lock:
@@ -80,8 +85,8 @@ class GuestSession:
     """Changed by audit: pages seen used and resident so far."""
     audits: int = field(default=0)
     """Changed by audit: how many were taken."""
-    seed: int = field(default=1)
-    """Changed by churn: the next pattern's seed."""
+    patterns: int = field(default=0)
+    """Changed by churn: how many patterns were written, each with a seed of its own."""
 
     @classmethod
     def open(

@@ -3,6 +3,7 @@
 
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
+from harness.ledger.facts import Settled
 from harness.ledger.settle import SettleTracker, remaining_from_states
 from harness.observe.counter_stream import read_counters
 from harness.observe.page_stream import PageReader
@@ -45,4 +46,14 @@ def settle(session: GuestSession, step: SettleStep) -> None:
             if outcome is not None:
                 break
             session.vm.sleep_alive(LOOK_SECONDS)
-    _record(session, tracker, outcome)
+    record.add(
+        Settled(
+            record.now(),
+            outcome=outcome,
+            seconds=tracker.last_moved,
+            remaining=tracker.remaining,
+            held=held,
+            t50=tracker.t50,
+            t90=tracker.t90,
+        )
+    )

@@ -6,7 +6,7 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli.run_command import load_all
+from harness.scenario.load import load_all
 from harness.scenario.model import SCENARIOS_DIR
 
 
@@ -15,7 +15,7 @@ def execute(_options: argparse.Namespace) -> int:
     table = Table(box=None, pad_edge=False)
     for column in ("scenario", "tags", "guest", "what it checks"):
         table.add_column(column, overflow="fold")
-    for scenario in load_all([str(path) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))], []):
+    for scenario in load_all(sorted(SCENARIOS_DIR.glob("*.yaml"))):
         guest = scenario.guest
         table.add_row(scenario.name, " ".join(scenario.tags), guest.summary, scenario.title)
     Console().print(table)

@@ -4,22 +4,21 @@
 import argparse
 
 from harness.cli.options import run_options
-from harness.errors import ScenarioFileError, UsageError
+from harness.errors import UsageError
 from harness.image.definition import load_definitions
 from harness.report.results import make_results_directory
 from harness.report.summary import exit_status
 from harness.report.terminal import ProgressView, print_table
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
-from harness.run.plan import choose_images, plan_runs
-from harness.scenario.load import find_scenarios, load_scenario
-from harness.scenario.model import Scenario
+from harness.run.plan import choose_images, longest_first, plan_runs
+from harness.scenario.load import find_scenarios, load_all
 
 
 def execute(options: argparse.Namespace) -> int:
     """Run, judge, report. Returns the exit status of the contract."""
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("--repeat and --jobs take a number of at least 1")
-    scenarios = load_all(options.scenarios, options.overrides)
+    scenarios = load_all(find_scenarios(options.scenarios), options.overrides)
     images = choose_images(load_definitions(), options.image)
     results = make_results_directory(options.results)
     runs = plan_runs(scenarios, images, options.repeat)
@@ -30,21 +29,8 @@ def execute(options: argparse.Namespace) -> int:
             run_pool(results, chosen, boots, options.jobs, [view.feed]) as pool,
             stopping_on_signals(pool, then=lambda: view.note("stopping: ending the guests")),
         ):
-            for future in [pool.submit(run) for run in runs]:
+            for future in [pool.submit(run) for run in longest_first(runs)]:
                 future.result()
     summary = conclude(results)
     print_table(summary, results)
     return exit_status(run.verdict for run in summary.runs)
-
-
-def load_all(names: list[str], overrides: list[str]) -> list[Scenario]:
-    """Every scenario asked for. Raises one `ScenarioFileError` with all mistakes of all files."""
-    scenarios, mistakes = [], []
-    for path in find_scenarios(names):
-        try:
-            scenarios.append(load_scenario(path, overrides))
-        except ScenarioFileError as error:
-            mistakes.append(str(error))
-    if mistakes:
-        raise ScenarioFileError("\n".join(mistakes))
-    return scenarios

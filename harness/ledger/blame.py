@@ -202,10 +202,8 @@ def _settle_sentence(events: Sequence[Event]) -> str:
     if settled is None:
         return "memory had not settled"
     if settled.outcome is SettleOutcome.MOVING:
-        return (
-            f"memory was still coming back when the settle deadline passed, "
-            f"{format_size(settled.remaining)} remained"
-        )
+        rest = "" if settled.remaining is None else f", {format_size(settled.remaining)} remained"
+        return f"memory was still coming back when the settle deadline passed{rest}"
     return f"memory kept coming back for {settled.seconds:.1f} s"
 
 

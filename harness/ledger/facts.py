@@ -309,8 +309,8 @@ class Settled:
     outcome: SettleOutcome
     seconds: float
     """From the start of the wait to the last movement."""
-    remaining: int
-    """Bytes that could still be reported."""
+    remaining: int | None
+    """Bytes that could still be reported, as last looked at."""
     held: int
     """HostMapping.held at the end."""
     t50: float | None

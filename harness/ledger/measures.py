@@ -205,10 +205,9 @@ def _settle(events: Sequence[Event]) -> dict[str, float]:
     settled = current_settle(events)
     if settled is None:
         return {}
-    found: dict[str, float] = {
-        "settle_seconds": settled.seconds,
-        "remaining_bytes": settled.remaining,
-    }
+    found: dict[str, float] = {"settle_seconds": settled.seconds}
+    if settled.remaining is not None:
+        found["remaining_bytes"] = settled.remaining
     if settled.t50 is not None:
         found["settle_t50_seconds"] = settled.t50
     if settled.t90 is not None:

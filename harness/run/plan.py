@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What will be run: scenarios x images x repetitions, each with a name of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,27 +32,40 @@ class PlannedRun:
     """Names the run in the results, and its directory there."""
     scenario: Scenario
     image: ImageDefinition
+    number: int
+    """Which repetition, from 1."""
+
+    @property
+    def test_name(self) -> str:
+        """`reclaim-basic[bookworm]`, as pytest writes a test with parameters."""
+        repetition = f"-{self.number}" if self.number > 1 else ""
+        return f"{self.scenario.name}[{self.image.name}{repetition}]"
 
 
 def plan_runs(
     scenarios: Sequence[Scenario], images: Sequence[ImageDefinition], repeat: int
 ) -> list[PlannedRun]:
-    """All runs, the longest scenarios first so that none of them is left for the end alone.
+    """All runs, in order of repetition, scenario and image.
 
     A run is called after its scenario; where that is not enough, `@image` and `#repetition` follow.
     """
-    runs = [
+    return [
         PlannedRun(
             run_id=scenario.name
             + (f"@{image.name}" if len(images) > 1 else "")
             + (f"#{number}" if repeat > 1 else ""),
             scenario=scenario,
             image=image,
+            number=number,
         )
         for number in range(1, repeat + 1)
         for scenario in scenarios
         for image in images
     ]
+
+
+def longest_first(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
+    """The order in which to start runs, so that no long one is left for the end alone."""
     return sorted(runs, key=lambda run: -run.scenario.wait_count)
 
 

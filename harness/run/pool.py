@@ -63,6 +63,11 @@ class Admission:
         self._inside += inside
 
 
+def guests_at_once(jobs: int | None) -> int:
+    """How many guests to run at once where nothing else says: one for each core."""
+    return jobs or len(os.sched_getaffinity(0))
+
+
 class RunPool:
     """Runs scenarios in threads of this process; leaving the block ends every guest."""
 
@@ -76,7 +81,7 @@ class RunPool:
             memory=int(HostNoiseReader().read().mem_available * MEMORY_SHARE),
             vcpus=cores * VCPUS_PER_CORE,
         )
-        self._executor = ThreadPoolExecutor(jobs or cores, thread_name_prefix="run")
+        self._executor = ThreadPoolExecutor(guests_at_once(jobs), thread_name_prefix="run")
 
     def submit(self, run: PlannedRun) -> Future[Judged]:
         """Queue a run; its future gives the verdict, or raises `RecordError`."""

@@ -21,7 +21,16 @@ from harness.errors import (
 )
 from harness.image.build import BootFiles
 from harness.ledger.diagnose import judge
-from harness.ledger.facts import Broke, Event, Judged, PhaseStarted, RunStarted, StepsDone, Verdict
+from harness.ledger.facts import (
+    Broke,
+    ConsoleFinding,
+    Event,
+    Judged,
+    PhaseStarted,
+    RunStarted,
+    StepsDone,
+    Verdict,
+)
 from harness.machine.spec import GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine, launch
 from harness.run.autopsy import examine
@@ -151,7 +160,10 @@ class _Attempt:
             raise
         except HarnessError as error:
             examine(vm, record, directory.path, error)
-            self.died_before_first_step = not started and vm.accel == "tcg"
+            crashed = any(
+                isinstance(e, ConsoleFinding) and e.severity == "crash" for e in record.events
+            )
+            self.died_before_first_step = not started and crashed and vm.accel == "tcg"
             self._broke(error)
 
     def _broke(self, error: HarnessError) -> None:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parsers of the guest's /proc texts. Pure; anything unexpected is an `ObserveError`."""
+
+import re
+
+from harness.errors import ObserveError
+from harness.ledger.facts import Zone
+
+_MEMINFO = re.compile(r"^([A-Za-z0-9_()]+):\s+(\d+)( kB)?$", re.MULTILINE)
+_VMSTAT = re.compile(r"^(\w+) (\d+)$", re.MULTILINE)
+_BUDDY = re.compile(r"^Node (\d+), zone\s+(\w+)((?:\s+\d+)+)\s*$", re.MULTILINE)
+_ZONE = re.compile(r"^Node (\d+), zone\s+(\w+)\s*$", re.MULTILINE)
+_FIELD = re.compile(
+    r"^\s+(?:pages )?(free|min|low|high|spanned|present|managed|start_pfn):?\s+(\d+)\s*$",
+    re.MULTILINE,
+)
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """/proc/meminfo: bytes by field; fields without a unit (HugePages_*) as they are."""
+    found = {
+        name: int(number) * (1024 if unit else 1) for name, number, unit in _MEMINFO.findall(text)
+    }
+    if "MemTotal" not in found:
+        raise ObserveError("the guest's meminfo has no MemTotal")
+    return found
+
+
+def parse_vmstat(text: str) -> dict[str, int]:
+    """/proc/vmstat: events and pages by name."""
+    found = {name: int(number) for name, number in _VMSTAT.findall(text)}
+    if not found:
+        raise ObserveError("the guest's vmstat is empty")
+    return found
+
+
+def parse_buddyinfo(text: str) -> dict[tuple[int, str], tuple[int, ...]]:
+    """/proc/buddyinfo: free blocks of each order, by node and zone."""
+    return {
+        (int(node), zone): tuple(int(count) for count in counts.split())
+        for node, zone, counts in _BUDDY.findall(text)
+    }
+
+
+def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
+    """/proc/zoneinfo with the free lists of /proc/buddyinfo; zones without pages are left out.
+
+    In zoneinfo a zone's own fields stand before those of its per-CPU lists, whose `high` is
+    another; so the first of each name counts.
+    """
+    blocks = parse_buddyinfo(buddyinfo)
+    headers = list(_ZONE.finditer(zoneinfo))
+    ends = [match.start() for match in headers[1:]] + [len(zoneinfo)]
+    zones = []
+    for header, end in zip(headers, ends, strict=True):
+        node, name = int(header[1]), header[2]
+        fields: dict[str, int] = {}
+        for field, number in _FIELD.findall(zoneinfo, header.end(), end):
+            fields.setdefault(field, int(number))
+        if not fields.get("present"):
+            continue
+        try:
+            zones.append(
+                Zone(
+                    node=node,
+                    name=name,
+                    start_pfn=fields["start_pfn"],
+                    spanned=fields["spanned"],
+                    present=fields["present"],
+                    managed=fields["managed"],
+                    free=fields["free"],
+                    min=fields["min"],
+                    low=fields["low"],
+                    high=fields["high"],
+                    free_blocks=blocks[node, name],
+                )
+            )
+        except KeyError as error:
+            raise ObserveError(
+                f"the guest's zoneinfo or buddyinfo lacks {error} of node {node}, zone {name}"
+            ) from error
+    if not zones:
+        raise ObserveError("the guest's zoneinfo names no zone with pages")
+    return tuple(zones)

@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""(machine helper is writing this file now, 16:37)"""
