@@ -107,5 +107,3 @@ def wait_until_gone(results: Path, seconds: float = 10.0) -> None:
     wait_for(
         lambda: None if qemus_of(results) else True, Deadline(seconds, "QEMU's end"), interval=0.1
     )
-
-

@@ -6,31 +6,27 @@ Each test runs the real command on a real guest and really does the harm.
 
 import os
 import signal
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from harness.errors import SshError
-from tests.vm.leftovers import runtime_leftovers
-from tests.vm.running import Running, qemus_of, wait_until_gone
+from leftovers import qmp, vm_directories
+from running import Running, qemus_of, wait_until_gone
 
 pytestmark = pytest.mark.vm
 
 HOLDING = """\
 name: holding
 title: Holds memory long enough for something to go wrong
-about: A guest that holds a quarter of its memory for a minute.
+about: A guest that holds a quarter of its memory for some seconds.
 reference: none
 tags: []
-guest: {memory: 512MiB, vcpus: 1}
+guest: {memory: 512MiB, vcpus: 1, cmdline: unknown_nmi_panic}
 steps:
   - settle: {deadline: 60s}
   - audit: {name: before}
-  - churn: {size: 25%, hold: 60s}
+  - churn: {size: 25%, hold: 8s}
   - settle: {}
   - audit: {}
 expect:
@@ -47,14 +43,19 @@ def scenario(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(scenario: Path, tmp_path: Path) -> Iterator[Running]:
-    before = runtime_leftovers()
     run = Running(tmp_path / "results", ["run", str(scenario), "--accel", "tcg"])
     yield run
     if run.process.poll() is None:
         os.killpg(run.process.pid, signal.SIGKILL)
         run.process.communicate()
     wait_until_gone(run.results)
-    assert runtime_leftovers() <= before
+    assert vm_directories(run.process.pid) == []
+
+
+def vm_of(running: Running) -> Path:
+    """The directory of the run's VM."""
+    (directory,) = vm_directories(running.process.pid)
+    return directory
 
 
 def ends_as(running: Running, verdict: str, cause: str | None, status: int) -> dict[str, Any]:
@@ -81,21 +82,21 @@ def test_qemu_killed_in_the_middle_is_a_miss(running: Running) -> None:
 
 def test_ssh_cut_is_a_miss_for_the_guest_still_works(running: Running) -> None:
     running.wait_for_phase("hold")
-    cut_ssh(running.process.pid)
+    qmp(vm_of(running), "set_link", name="net0", up=False)
     summary = ends_as(running, "MISS", None, 69)
     assert "SSH" in summary["reason"]
 
 
 def test_guest_panic_is_a_failure_that_names_it(running: Running) -> None:
     running.wait_for_phase("hold")
-    monitor_of(running, "inject-nmi-panic")
+    qmp(vm_of(running), "inject-nmi")
     summary = ends_as(running, "FAIL", "guest-crash", 1)
     assert "panic" in summary["reason"].lower()
 
 
 def test_guest_that_stops_answering_is_a_hang(running: Running) -> None:
     running.wait_for_phase("hold")
-    monitor_of(running, "stop")
+    qmp(vm_of(running), "stop")
     summary = ends_as(running, "FAIL", "guest-hang", 1)
     assert "answer" in summary["reason"]
     assert (running.results / "holding" / "autopsy.txt").exists()
@@ -120,8 +121,16 @@ def test_second_ctrl_c_ends_at_once(running: Running) -> None:
     assert any(event["kind"] == "sample" for event in running.events())
 
 
-def test_killed_outright_it_still_leaves_no_qemu(running: Running) -> None:
+def test_killed_outright_it_leaves_no_qemu_and_the_next_run_sweeps_up(
+    running: Running, scenario: Path, tmp_path: Path
+) -> None:
     running.wait_for_phase("hold")
     running.signal(signal.SIGKILL)
     running.process.communicate()
     wait_until_gone(running.results)
+    assert vm_directories(running.process.pid) != []
+    following = Running(tmp_path / "next", ["run", str(scenario), "--accel", "tcg"])
+    following.wait_for_phase("settle")
+    assert vm_directories(running.process.pid) == []
+    following.signal(signal.SIGTERM)
+    following.end()

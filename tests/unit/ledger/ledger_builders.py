@@ -61,6 +61,17 @@ def zone(**changes: Any) -> Zone:
     return replace(plain, **changes)
 
 
+REAL_ZONES = (
+    Zone(0, "DMA", 1, 4095, 3998, 3840, 3840, 22, 27, 32, (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 3)),
+    Zone(0, "DMA32", 4096, 1044480, 782336, 772918, 772855, 4492, 5615, 6738,
+         (3, 2, 4, 2, 5, 4, 4, 4, 5, 3, 751)),
+    Zone(0, "Normal", 1048576, 5505024, 5505024, 2129920, 1617733, 12380, 15475, 18570,
+         (1260, 4750, 5246, 3026, 1888, 723, 301, 272, 129, 8, 1384)),
+    Zone(0, "Movable", 0, 0, 0, 0, 0, 32, 32, 32, (0,) * 11),
+)  # fmt: skip
+"""/proc/zoneinfo and /proc/buddyinfo of an x86_64 machine under Linux 6.18."""
+
+
 def mapping(held: int, **changes: Any) -> HostMapping:
     """Anonymous guest memory of which `held` bytes are resident."""
     plain = HostMapping(at=0.0, rss=held, anonymous=held, shmem=0, lazyfree=0, anon_huge=0, swap=0)

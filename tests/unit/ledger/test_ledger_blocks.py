@@ -37,6 +37,7 @@ def array(*states: int) -> np.ndarray:
         ("up to the next head", [R, F, R, F], [R, R, R, R], [1, 1, 1, 1]),
         ("a head reaches no further than its alignment", [U, U, R, F, F, U], [U, U, R, R, F, U],
          [X, X, 1, 1, 0, X]),
+        ("nor as far as a head further on", [R, F, F, R], [R, R, F, R], [1, 1, 0, 0]),
         ("a head alone", [U, R, U, U], [U, R, U, U], [X, 0, X, X]),
         ("what is free before a head stays unreported", [F, F, R, F], [F, F, R, R], [1, 1, 1, 1]),
     ],

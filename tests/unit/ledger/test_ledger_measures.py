@@ -149,6 +149,10 @@ def test_freeing_nothing_has_no_fraction() -> None:
     assert "reclaimed_fraction" not in found
 
 
+def test_a_settle_that_never_saw_the_guests_pages_knows_no_rest() -> None:
+    assert "remaining_bytes" not in measure(a_run(settled_as=settled(remaining=None)))
+
+
 class TestRounds:
     def rounds(self, *held: int) -> list[Event]:
         events: list[Event] = started()

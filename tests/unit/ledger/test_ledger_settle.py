@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_builders import BLOCK, Guest, zone
+from ledger_builders import BLOCK, REAL_ZONES, Guest, zone
 
 from harness.ledger.facts import GuestState, HostState, SettleOutcome
 from harness.ledger.settle import (
@@ -165,6 +165,13 @@ def test_drain_time_follows_the_budget_of_a_pass(blocks: int, passes: int) -> No
     counts = (0,) * 9 + (blocks, 0)
     expected = (passes + 2) * 2.0 if passes else 0.0
     assert predict_drain_seconds((zone(free_blocks=counts),), 9) == expected
+
+
+def test_a_real_machine() -> None:
+    """1384 blocks of order 10 in Normal are the longest list: 3 calls of 32 a pass, 15 passes."""
+    blocks = (3 * 2 + 751 * 4) + (8 * 2 + 1384 * 4)
+    assert reportable_remaining(REAL_ZONES, 9) == blocks * MIB
+    assert predict_drain_seconds(REAL_ZONES, 9) == (15 + 2) * 2.0
 
 
 def test_lists_drain_side_by_side() -> None:

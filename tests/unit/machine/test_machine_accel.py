@@ -1,2 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(machine helper is writing this file now, 16:37)"""
+"""Which QEMU, which CPU model, and what the host says of KVM. (`launch`: test_machine_launch.py)"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from harness.errors import LaunchError
+from harness.machine.accel import (
+    KvmMemory,
+    Qemu,
+    cpu_model,
+    find_qemu,
+    known_defects,
+    kvm_unusable,
+)
+
+OLD, NEW = Qemu(Path("/bin/sh"), "7.2.22"), Qemu(Path("/bin/sh"), "10.0.2")
+
+
+def program(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", "7.2.22"),
+        ("QEMU emulator version 10.0.2 (v10.0.2-dirty)", "10.0.2"),
+        ("QEMU emulator version 11.0", "11.0"),
+    ],
+)
+def test_version_as_qemu_prints_it(tmp_path: Path, line: str, version: str) -> None:
+    qemu = find_qemu(program(tmp_path / "qemu", f"echo '{line}'"))
+    assert (qemu.path, qemu.version, qemu.major) == (
+        tmp_path / "qemu",
+        version,
+        int(version.partition(".")[0]),
+    )
+
+
+def test_program_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="not there or not executable") as caught:
+        find_qemu(tmp_path / "absent")
+    assert "--qemu" in caught.value.hint
+
+
+def test_program_that_is_no_qemu(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="does not answer as QEMU does: missing library"):
+        find_qemu(program(tmp_path / "qemu", "echo missing library >&2; exit 127"))
+
+
+def test_file_that_cannot_be_executed(tmp_path: Path) -> None:
+    (tmp_path / "qemu").write_bytes(b"\x7fELF, but no more of it")
+    (tmp_path / "qemu").chmod(0o755)
+    with pytest.raises(LaunchError, match="does not answer as QEMU does"):
+        find_qemu(tmp_path / "qemu")
+
+
+def test_tcg_before_8_gets_a_cpu_without_cmpxchg16b_and_doctor_can_say_why() -> None:
+    assert cpu_model("tcg", OLD) == "max,-cx16"
+    (defect,) = known_defects(OLD, "tcg")
+    assert "cmpxchg16b" in defect.title
+    assert "-cx16" in defect.remedy
+
+
+@pytest.mark.parametrize(("accel", "qemu"), [("tcg", NEW), ("kvm", OLD), ("kvm", NEW)])
+def test_no_defect_is_known_elsewhere(accel: str, qemu: Qemu) -> None:
+    assert "cx16" not in cpu_model(accel, qemu)  # type: ignore[arg-type]
+    assert known_defects(qemu, accel) == ()  # type: ignore[arg-type]
+
+
+def test_kvm_device_that_is_not_there(tmp_path: Path) -> None:
+    assert "does not exist" in str(kvm_unusable(tmp_path / "kvm"))
+
+
+def test_kvm_device_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    assert kvm_unusable(device) is None
+    monkeypatch.setattr(os, "access", lambda _path, _mode: False)
+    assert "usermod -aG kvm" in str(kvm_unusable(device))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"another boot": "why"}'])
+def test_memory_that_does_not_read_knows_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "accel.json"
+    path.write_text(text)
+    assert KvmMemory(NEW, path).failure() is None
+
+
+def test_memory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    memory = KvmMemory(NEW, tmp_path / "file" / "accel.json")
+    memory.remember("why")
+    assert memory.failure() is None

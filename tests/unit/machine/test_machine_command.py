@@ -1,2 +1,125 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(machine helper is writing this file now, 16:37)"""
+"""The command line of a guest: each backend, NUMA, either accelerator, word for word."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.machine.command import KERNEL_WORDS, LaunchFiles, command_by_hand, qemu_command
+from harness.machine.spec import Backend, GuestSpec, NumaNode
+from harness.units import GIB, MIB
+
+FILES = LaunchFiles(
+    qemu=Path("/usr/bin/qemu-system-x86_64"),
+    kernel=Path("/images/vmlinuz"),
+    initramfs=Path("/run/fpr-1/initramfs"),
+    runtime=Path("/run/fpr-1"),
+    console_log=Path("/results/console.log"),
+    discard_log=Path("/results/discards.log"),
+)
+PLAIN = GuestSpec(memory=GIB, vcpus=2)
+
+
+def words(spec: GuestSpec, accel: str = "tcg") -> list[str]:
+    return qemu_command(
+        spec,
+        FILES,
+        accel=accel,  # type: ignore[arg-type]
+        cpu="max",
+        name="fpr-1",
+    )
+
+
+def after(option: str, argv: list[str]) -> list[str]:
+    """The values of every occurrence of an option."""
+    return [argv[at + 1] for at, word in enumerate(argv) if word == option]
+
+
+def test_plain_guest_word_for_word() -> None:
+    assert " ".join(words(PLAIN)) == (
+        "/usr/bin/qemu-system-x86_64 -name guest=fpr-1"
+        " -nodefaults -no-user-config -display none"
+        " -accel tcg,thread=multi,tb-size=256 -cpu max"
+        " -m 1024M -object memory-backend-ram,id=m0,size=1073741824"
+        " -machine pc,memory-backend=m0 -smp 2"
+        " -kernel /images/vmlinuz -initrd /run/fpr-1/initramfs"
+        f" -append {' '.join(KERNEL_WORDS)}"
+        " -device virtio-balloon-pci,id=balloon0,free-page-reporting=on"
+        " -netdev user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"
+        " -device virtio-net-pci,netdev=net0,romfile="
+        " -serial file:/results/console.log"
+        " -chardev socket,id=qmp,path=/run/fpr-1/qmp.sock -mon chardev=qmp,mode=control"
+        " -chardev socket,id=debug,path=/run/fpr-1/debug.sock,server=on,wait=off"
+        " -mon chardev=debug,mode=control"
+        " -S -no-reboot -msg timestamp=on"
+        " -trace ram_block_discard_range -D /results/discards.log"
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "object_words"),
+    [
+        ("anonymous", "memory-backend-ram,id=m0,size=1073741824"),
+        ("memfd-shared", "memory-backend-memfd,id=m0,size=1073741824,share=on"),
+        ("memfd-private", "memory-backend-memfd,id=m0,size=1073741824,share=off"),
+        (
+            "file-shared",
+            "memory-backend-file,id=m0,size=1073741824,mem-path=/run/fpr-1/m0.ram,share=on",
+        ),
+        (
+            "file-private",
+            "memory-backend-file,id=m0,size=1073741824,mem-path=/run/fpr-1/m0.ram,share=off",
+        ),
+    ],
+)
+def test_each_backend(backend: Backend, object_words: str) -> None:
+    argv = words(GuestSpec(memory=GIB, vcpus=1, backend=backend))
+    assert after("-object", argv) == [object_words]
+    assert after("-machine", argv) == ["pc,memory-backend=m0"]
+
+
+def test_numa_nodes_each_with_a_named_block() -> None:
+    spec = GuestSpec(memory=3 * GIB, vcpus=3, numa=(NumaNode(GIB, (0, 2)), NumaNode(2 * GIB, (1,))))
+    argv = words(spec)
+    assert after("-numa", argv) == [
+        "node,nodeid=0,memdev=m0,cpus=0,cpus=2",
+        "node,nodeid=1,memdev=m1,cpus=1",
+    ]
+    assert after("-object", argv) == [
+        "memory-backend-ram,id=m0,size=1073741824",
+        "memory-backend-ram,id=m1,size=2147483648",
+    ]
+    assert after("-machine", argv) == ["pc"]
+
+
+def test_reporting_off_is_said_to_the_device() -> None:
+    argv = words(GuestSpec(memory=GIB, vcpus=1, free_page_reporting=False))
+    assert "virtio-balloon-pci,id=balloon0,free-page-reporting=off" in after("-device", argv)
+
+
+def test_kvm_has_no_translation_buffer() -> None:
+    assert after("-accel", words(PLAIN, "kvm")) == ["kvm"]
+
+
+def test_scenarios_words_come_last_on_the_kernels_command_line() -> None:
+    (line,) = after("-append", words(GuestSpec(memory=512 * MIB, vcpus=1, cmdline=" a=1  b ")))
+    assert line.endswith(" a=1 b")
+    assert "quiet" not in line
+
+
+def test_a_panic_ends_qemu_at_once() -> None:
+    (line,) = after("-append", words(PLAIN))
+    assert "panic=-1" in line.split()
+    assert "-no-reboot" in words(PLAIN)
+
+
+def test_by_hand_is_the_same_guest_on_a_terminal_without_network_or_the_vms_files() -> None:
+    argv = command_by_hand(PLAIN, FILES, accel="tcg", cpu="max")
+    for option in ("-m", "-object", "-machine", "-smp", "-accel", "-cpu", "-kernel"):
+        assert after(option, argv) == after(option, words(PLAIN))
+    assert after("-serial", argv) == ["mon:stdio"]
+    assert after("-netdev", argv) == []
+    assert "fpr.console_shell" in after("-append", argv)[0].split()
+    assert not any(
+        "/results/" in word or ("/run/" in word and "initramfs" not in word) for word in argv
+    )

@@ -1,2 +1,253 @@
 # SPDX-License-Identifier: Apache-2.0
-"""(machine helper is writing this file now, 16:37)"""
+"""QEMU's process and directory: they end with the harness, however that ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from machine_fakes import Bench
+
+from harness.deadline import Deadline, wait_for
+from harness.errors import InterruptedRunError, LaunchError, QemuGoneError
+from harness.machine.process import (
+    QemuProcess,
+    RuntimeDirectory,
+    kill_all,
+    processes_of,
+    stop_all,
+)
+
+
+@pytest.fixture
+def base(bench: Bench) -> Path:
+    """Where runtime directories are made."""
+    return bench.runtime
+
+
+def sleeper(directory: RuntimeDirectory, log: Path, script: str = "sleep 60") -> QemuProcess:
+    """A process that is told apart by the VM's name, as QEMU is."""
+    return QemuProcess(
+        ["sh", "-c", f"{script}; true", "-name", f"guest={directory.vm_id}"], directory, log
+    )
+
+
+def is_gone(pid: int) -> bool | None:
+    """For `wait_for`: a process has ended, be it not yet waited for by its new parent."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return True if stat.rpartition(")")[2].split()[0] == "Z" else None
+
+
+# --- the harness dies ---------------------------------------------------------------------------
+
+HARNESS = """
+import sys, time
+from pathlib import Path
+from harness.machine.process import QemuProcess, RuntimeDirectory
+directory = RuntimeDirectory()
+words = ["sh", "-c", "trap '' TERM; sleep 60; true", "-name", f"guest={directory.vm_id}"]
+process = QemuProcess(words, directory, Path(sys.argv[1]))
+print(process.pid, directory.path, flush=True)
+time.sleep(60)
+"""
+
+
+def killed_harness(log: Path) -> tuple[int, Path]:
+    """QEMU and directory of a harness that has been killed outright."""
+    harness = subprocess.Popen(
+        [sys.executable, "-c", HARNESS, str(log)], stdout=subprocess.PIPE, text=True
+    )
+    assert harness.stdout is not None
+    pid, path = harness.stdout.readline().split()
+    wait_for(
+        lambda: True if b"setpriv" not in Path(f"/proc/{pid}/cmdline").read_bytes() else None,
+        Deadline(5.0, "setpriv to have become QEMU"),
+    )
+    harness.kill()
+    harness.communicate()
+    return int(pid), Path(path)
+
+
+def test_harness_killed_outright_leaves_no_qemu(base: Path, tmp_path: Path) -> None:
+    pid, path = killed_harness(tmp_path / "log")
+    wait_for(lambda: is_gone(pid), Deadline(5.0, "QEMU to die with its harness"))
+    assert path.parent == base
+    RuntimeDirectory().remove()  # the next launch clears up
+    assert not path.exists()
+
+
+def test_directory_of_a_living_harness_is_not_cleared_up(base: Path) -> None:
+    first, second = RuntimeDirectory(), RuntimeDirectory()
+    assert sorted(base.iterdir()) == sorted([first.path, second.path])
+    first.remove()
+    second.remove()
+
+
+def test_foreign_directories_are_not_cleared_up(base: Path) -> None:
+    for name in ("fpr-0123456789ab", "fpr-notes"):
+        (base / name).mkdir()
+    RuntimeDirectory().remove()
+    assert len(list(base.iterdir())) == 2
+    for path in base.iterdir():
+        path.rmdir()
+
+
+# --- where the directory lies -------------------------------------------------------------------
+
+
+def test_base_too_long_for_a_socket_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    directory = RuntimeDirectory()
+    assert directory.path.parent != long
+    directory.remove()
+
+
+def test_no_usable_base_is_told_with_each_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "absent"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("y" * 100)))
+    with pytest.raises(LaunchError, match=r"No such file.*too long a path"):
+        RuntimeDirectory()
+
+
+def test_ram_files_that_do_not_fit_are_refused_before_they_fill_the_disk(base: Path) -> None:
+    with pytest.raises(LaunchError, match="no room for"):
+        RuntimeDirectory(ram_files=1 << 60)
+    assert list(base.iterdir()) == []
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def test_end_by_request(base: Path, tmp_path: Path) -> None:
+    directory = RuntimeDirectory()
+    process = sleeper(directory, tmp_path / "log")
+    assert processes_of(directory.vm_id) == [process.pid]
+    process.end(lambda: process.signal(signal.SIGINT))
+    assert not process.alive
+    assert processes_of(directory.vm_id) == []
+    directory.remove()
+    assert list(base.iterdir()) == []
+
+
+@pytest.mark.usefixtures("base")
+def test_end_leaves_no_other_process_of_the_vm(tmp_path: Path) -> None:
+    """QEMU's helpers can be in a session of their own."""
+    directory = RuntimeDirectory()
+    name = f"guest={directory.vm_id}"
+    process = sleeper(
+        directory, tmp_path / "log", f"setsid sh -c 'sleep 60; true' {name} & sleep 60"
+    )
+    wait_for(
+        lambda: True if len(processes_of(directory.vm_id)) >= 2 else None,
+        Deadline(5.0, "the helper"),
+    )
+    process.end(None)
+    assert processes_of(directory.vm_id) == []
+    directory.remove()
+
+
+@pytest.mark.usefixtures("base")
+def test_ctrl_c_while_it_is_asked_to_end_kills_it(tmp_path: Path) -> None:
+    directory = RuntimeDirectory()
+    process = sleeper(directory, tmp_path / "log")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process.end(interrupted)
+    assert not process.alive
+    directory.remove()
+
+
+@pytest.mark.usefixtures("base")
+def test_refusal_to_end_by_request_is_no_error(tmp_path: Path) -> None:
+    directory = RuntimeDirectory()
+    process = sleeper(directory, tmp_path / "log")
+
+    def refuse() -> None:
+        raise InterruptedRunError("no")
+
+    process.end(refuse)
+    assert not process.alive
+    directory.remove()
+
+
+@pytest.mark.usefixtures("base")
+def test_why_it_is_gone(tmp_path: Path) -> None:
+    directory = RuntimeDirectory()
+    process = sleeper(directory, tmp_path / "log", "echo first; echo last words >&2; exit 7")
+    wait_for(lambda: None if process.alive else True, Deadline(5.0, "its end"))
+    why = process.gone_error()
+    assert isinstance(why, QemuGoneError)
+    assert why.message == "QEMU exited (7): first / last words"
+    assert why.evidence == (tmp_path / "log",)
+    process.end(None)
+    directory.remove()
+
+
+# --- all at once --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("base")
+def test_stop_all_ends_every_wait_and_kill_all_the_stubborn(tmp_path: Path) -> None:
+    directories = [RuntimeDirectory(), RuntimeDirectory()]
+    mild = sleeper(directories[0], tmp_path / "mild")
+    stubborn = sleeper(directories[1], tmp_path / "stubborn", "trap '' TERM; echo set; sleep 60")
+    wait_for(
+        lambda: True if (tmp_path / "stubborn").read_text() else None, Deadline(5.0, "the trap")
+    )
+    stop_all()
+    wait_for(lambda: None if mild.alive else True, Deadline(5.0, "the mild one's end"))
+    assert stubborn.alive
+    kill_all()
+    wait_for(lambda: None if stubborn.alive else True, Deadline(5.0, "the stubborn one's end"))
+    assert not any(directory.path.exists() for directory in directories)
+    for process in (mild, stubborn):
+        process.end(None)
+
+
+@pytest.mark.usefixtures("base")
+def test_process_dies_with_the_thread_that_started_it(tmp_path: Path) -> None:
+    """As prctl(2) has it; why one thread starts and uses a VM."""
+    directory = RuntimeDirectory()
+    made: list[QemuProcess] = []
+
+    def start() -> None:
+        made.append(sleeper(directory, tmp_path / "log"))
+        wait_for(
+            lambda: (
+                True
+                if Path(f"/proc/{made[0].pid}/cmdline").read_bytes().startswith(b"sh\0")
+                else None
+            ),
+            Deadline(5.0, "setpriv to have become QEMU"),
+        )
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    wait_for(lambda: None if made[0].alive else True, Deadline(5.0, "its end"))
+    made[0].end(None)
+    directory.remove()
+
+
+def test_every_process_is_the_leader_of_its_group(base: Path, tmp_path: Path) -> None:
+    directory = RuntimeDirectory()
+    process = sleeper(directory, tmp_path / "log")
+    assert os.getpgid(process.pid) == process.pid
+    process.end(None)
+    directory.remove()
+    assert list(base.iterdir()) == []

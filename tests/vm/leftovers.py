@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run has on the machine while it lives and must not leave; and a way to do it harm.
+
+A VM's directory holds a second QMP socket, by which a test reaches the guest past the harness.
+"""
+
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+BASES = tuple(Path(p) for p in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()) if p)
+
+
+def vm_directories(owner: int) -> list[Path]:
+    """The directories of the VMs that the process `owner` has made."""
+    return [
+        file.parent
+        for base in BASES
+        for file in base.glob("fpr-" + "[0-9a-f]" * 12 + "/owner")
+        if file.read_text().startswith(f"{owner} ")
+    ]
+
+
+def qmp(directory: Path, command: str, **arguments: Any) -> Any:
+    """Have the QEMU of a VM's directory carry out one command."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10.0)
+        connection.connect(str(directory / "debug.sock"))
+        lines = connection.makefile("rw")
+        assert "QMP" in json.loads(lines.readline())
+        answer: dict[str, Any] = {}
+        for message in (
+            {"execute": "qmp_capabilities"},
+            {
+                "execute": command,
+                "arguments": {k.replace("_", "-"): v for k, v in arguments.items()},
+            },
+        ):
+            lines.write(json.dumps(message) + "\n")
+            lines.flush()
+            while not answer.keys() & {"return", "error"}:
+                answer = json.loads(lines.readline())
+            assert "return" in answer, answer
+            result, answer = answer["return"], {}
+        return result
