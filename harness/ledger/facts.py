@@ -84,6 +84,8 @@ class Zone:
     high: int
     free_blocks: tuple[int, ...]
     """Free blocks per order, index = order (buddyinfo)."""
+    per_cpu: int
+    """Free pages on the per-CPU lists: in no free list, so never reported and in no `free`."""
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,7 @@ MEASURES: dict[str, str] = {
     "worst_reclaimed_fraction": "the lowest reclaimed_fraction over all rounds",
     "rounds": "how many times the churn tool freed memory",
     "reclaimable_bytes": "the part of freed_bytes that the reporting rule can give back: less the "
-    "growth of retained_free_bytes since the last audit before the free (audit while memory is "
-    "held, else it is absent)",
+    "growth of retained_free_bytes and percpu_free_bytes since the last audit before the free",
     "reported_bytes": "bytes in blocks the guest has reported and not reused",
     "discarded_bytes": "bytes QEMU discarded since the latest free, or since launch without one",
     "failed_discard_bytes": "bytes QEMU failed to discard, likewise",
@@ -42,6 +41,8 @@ MEASURES: dict[str, str] = {
     "unreported_free_bytes": "bytes free in blocks of the order and above, in a zone above its "
     "watermark, not reported and held by the host",
     "retained_free_bytes": "bytes free below the order or under a watermark, held by the host",
+    "percpu_free_bytes": "bytes free on the guest's per-CPU lists, where nothing is reported: up "
+    "to `high` pages of zoneinfo for each CPU and zone, whole huge pages among them (5.14 on)",
     "remaining_bytes": "bytes that could still be reported when the latest settle ended",
     "used_absent_bytes": "bytes used by the guest that the host does not hold",
     "held_absent_bytes": "bytes the churn tool held and the host had lost, at worst in any audit",
@@ -70,6 +71,7 @@ AUDIT_MEASURES = frozenset(
         "reported_resident_bytes",
         "unreported_free_bytes",
         "retained_free_bytes",
+        "percpu_free_bytes",
         "used_absent_bytes",
         "held_absent_bytes",
         "suspect_bytes",
@@ -233,6 +235,7 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
     found: dict[str, float] = {
         "lazyfree_bytes": audit.mapping.lazyfree,
         "unjudged_bytes": total.unstable + total.unknown,
+        "percpu_free_bytes": percpu_free(audit),
     }
     before = rounds[-1].freed.discards_before if rounds else None
     if audit.discards is not None and (not rounds or before is not None):
@@ -253,10 +256,16 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
     if rounds:
         earlier = audit_before(events, rounds[-1].freed)
         if earlier is not None:
-            growth = total.free_small_resident - earlier.report.total.free_small_resident
-            freed = rounds[-1].freed.bytes
-            found["reclaimable_bytes"] = min(freed, max(0, freed - max(0, growth)))
+            small = total.free_small_resident - earlier.report.total.free_small_resident
+            listed = percpu_free(audit) - percpu_free(earlier)
+            kept = max(0, small) + max(0, listed)
+            found["reclaimable_bytes"] = max(0, rounds[-1].freed.bytes - kept)
     return found
+
+
+def percpu_free(audit: Audited) -> int:
+    """Bytes on the guest's per-CPU lists at an audit."""
+    return sum(zone.per_cpu for zone in audit.counters.zones) * PAGE_SIZE
 
 
 def audit_before(events: Sequence[Event], freed: ChurnFreed) -> Audited | None:

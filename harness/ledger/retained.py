@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.ledger.facts import Audited, ChurnFreed, ChurnHeld, Event, GuestCounters
-from harness.ledger.measures import audit_before, rounds_of, usable_audit
+from harness.ledger.measures import audit_before, percpu_free, rounds_of, usable_audit
 from harness.ledger.noise import HUGE_PAGE
 from harness.ledger.zones import above_watermark, block_size
 from harness.units import format_size
@@ -46,24 +46,34 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
     base = earlier.counters if earlier else None
     block = format_size(block_size(reporting_order))
     under, over = _free_by_watermark(audit, reporting_order)
+    listed = percpu_free(audit)
+    if earlier:
+        earlier_under, earlier_over = _free_by_watermark(earlier, reporting_order)
+        under, over = under - earlier_under, over - earlier_over
+        listed -= percpu_free(earlier)
     now = audit.counters
+    more = " more than before" if base else ""
     cache = _page_cache(now) - (_page_cache(base) if base else 0)
     anonymous = _others_anonymous(events, audit)
     if earlier:
         anonymous -= _others_anonymous(events, earlier)
     slab = now.meminfo.get("Slab", 0) - (base.meminfo.get("Slab", 0) if base else 0)
-    more = " more than before" if base else ""
     pool = now.meminfo.get("HugePages_Free", 0) * now.meminfo.get("Hugepagesize", 0)
     reasons = [
         Retained(
             over,
-            f"{format_size(over)} are free in the guest but in blocks below {block}, the reporting "
-            f"order {reporting_order}: fragmentation",
+            f"{format_size(over)}{more} are free in the guest but in blocks below {block}, the "
+            f"reporting order {reporting_order}: fragmentation",
         ),
         Retained(
             under,
-            f"{format_size(under)} are free in zones so small or full that they are under their "
-            f"watermark, where the guest does not report",
+            f"{format_size(under)}{more} are free in zones so small or full that they are under "
+            "their watermark, where the guest does not report",
+        ),
+        Retained(
+            listed,
+            f"{format_size(listed)}{more} are free on the guest's per-CPU lists, which give no "
+            "block to the allocator's free lists before they are full (zoneinfo: pagesets, count)",
         ),
         Retained(cache, f"the guest's page cache holds {format_size(cache)}{more}"),
         Retained(slab, f"the guest's kernel holds {format_size(slab)} of slab{more}"),

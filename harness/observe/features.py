@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from harness.errors import ObserveError
+from harness.ledger.zones import MAX_ORDER
 from harness.machine.interfaces import GuestShell, Monitor
 from harness.observe.balloon import reporting_offered
 
@@ -41,7 +42,7 @@ class BalloonState:
     driver: str | None
     """The driver bound to the device; None while unbound."""
     page_reporting_order: int
-    """Smallest order of a free block that is reported (if anything is)."""
+    """Smallest order of a free block that is reported, or would be."""
 
     @property
     def negotiated(self) -> bool:
@@ -59,6 +60,11 @@ def parse_state(text: str, *, offered: bool) -> BalloonState:
         for value in (fields.get("order", ""), fields.get("block_order", ""))
         if re.fullmatch(r"[0-9]{1,2}", value)
     ]
+    # Where no driver ever registered, 6.1 shows an order beyond the highest (11): what would have
+    # been reported is then a matter of the order that registering would have set.
+    accepted = features[VIRTIO_BALLOON_F_REPORTING : VIRTIO_BALLOON_F_REPORTING + 1] == "1"
+    if not accepted:
+        orders = [order for order in orders if order <= MAX_ORDER]
     if not orders or set(features) - {"0", "1"}:
         raise ObserveError(
             f"the guest did not tell its reporting order or the balloon's features: {text!r:.400}",

@@ -10,6 +10,7 @@ _MEMINFO = re.compile(r"^([A-Za-z0-9_()]+):\s+(\d+)( kB)?$", re.MULTILINE)
 _VMSTAT = re.compile(r"^(\w+) (\d+)$", re.MULTILINE)
 _BUDDY = re.compile(r"^Node (\d+), zone\s+(\w+)((?:\s+\d+)+)\s*$", re.MULTILINE)
 _ZONE = re.compile(r"^Node (\d+), zone\s+(\w+)\s*$", re.MULTILINE)
+_PER_CPU = re.compile(r"^\s+count:\s+(\d+)\s*$", re.MULTILINE)
 _FIELD = re.compile(
     r"^\s+(?:pages )?(free|min|low|high|spanned|present|managed|start_pfn):?\s+(\d+)\s*$",
     re.MULTILINE,
@@ -73,6 +74,7 @@ def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
                     low=fields["low"],
                     high=fields["high"],
                     free_blocks=blocks[node, name],
+                    per_cpu=sum(map(int, _PER_CPU.findall(zoneinfo, header.end(), end))),
                 )
             )
         except KeyError as error:

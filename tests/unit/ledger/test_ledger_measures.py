@@ -15,7 +15,9 @@ from ledger_builders import (
     ready,
     settled,
     started,
+    zone,
 )
+from ledger_judging import run_on
 
 from harness.ledger.facts import (
     ChurnHeld,
@@ -53,6 +55,7 @@ def test_a_healthy_run() -> None:
         "reported_resident_bytes": 0,
         "unreported_free_bytes": 0,
         "retained_free_bytes": 4 * MIB,
+        "percpu_free_bytes": 0,
         "used_absent_bytes": 0,
         "suspect_bytes": 0,
         "held_absent_bytes": 0,
@@ -194,6 +197,13 @@ class TestReclaimable:
     def test_fragments_that_were_there_before_are_not(self) -> None:
         found = measure(a_run(earlier=[healthy().audited(15.0, "held")]))
         assert found["reclaimable_bytes"] == FREED
+
+    def test_growth_of_the_per_cpu_lists_is_taken_off(self) -> None:
+        guest = healthy()
+        guest.zones = (zone(per_cpu=512),)
+        found = measure(run_on(guest, earlier=[healthy().audited(15.0, "held")]))
+        assert found["percpu_free_bytes"] == 2 * MIB
+        assert found["reclaimable_bytes"] == FREED - 2 * MIB
 
     def test_without_an_earlier_audit_it_is_unknown(self) -> None:
         assert "reclaimable_bytes" not in measure(a_run())

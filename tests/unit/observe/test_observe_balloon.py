@@ -154,8 +154,22 @@ def test_a_device_without_the_property_set_does_not_offer_reporting() -> None:
 
 @pytest.mark.parametrize(
     ("order", "expected"),
-    [("order=5\n", 5), ("", 9), ("order=-1\n", 9), ("order=4294967295\n", 9)],
-    ids=["set", "Linux 5.10 has no parameter", "not registered", "not registered, as unsigned"],
+    [
+        ("order=5\n", 5),
+        ("", 9),
+        ("order=-1\n", 9),
+        ("order=4294967295\n", 9),
+        ("order=11\n", 9),
+        (f"features={NEGOTIATED}\norder=11\n", 11),
+    ],
+    ids=[
+        "set",
+        "Linux 5.10 has no parameter",
+        "not registered",
+        "not registered, as unsigned",
+        "not registered, 6.1",
+        "set out of reach while reporting",
+    ],
 )
 def test_the_order_is_the_parameters_or_else_the_page_block_order(
     order: str, expected: int

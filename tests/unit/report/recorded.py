@@ -71,7 +71,7 @@ AUDITED = Audited(
         at=23.0,
         meminfo={"MemFree": 900 * MIB},
         vmstat={},
-        zones=(Zone(0, "DMA32", 4096, 258048, 257888, 240000, 220000, 1, 2, 3, (5, 4, 3)),),
+        zones=(Zone(0, "DMA32", 4096, 258048, 257888, 240000, 220000, 1, 2, 3, (5, 4, 3), 0),),
     ),
     mapping=MAPPING,
     discards=None,
