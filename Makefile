@@ -30,7 +30,7 @@ $(INSTALLED): requirements.lock pyproject.toml | system
 	@touch $@
 
 test-vm: $(INSTALLED)
-	$(BIN)/pytest scenarios -n auto $(image_options) $(ARGS)
+	$(BIN)/pytest scenarios -m default $(image_options) $(ARGS)
 
 test: $(INSTALLED)
 	$(BIN)/pytest tests $(ARGS)

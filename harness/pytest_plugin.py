@@ -6,9 +6,10 @@ own verdict. Under pytest-xdist every worker runs its tests one by one into the 
 directory, and the controller follows results.jsonl. Tags are marks: `-m default`.
 """
 
+import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from harness.cli.options import declare_boot_options, declare_run_options, run_o
 from harness.errors import HarnessError, ScenarioFileError, UsageError
 from harness.image.definition import load_definitions
 from harness.ledger.facts import Judged, Verdict
-from harness.report.recorder import tail_events
+from harness.report.recorder import RESULTS_NAME, tail_events
 from harness.report.results import make_results_directory
 from harness.report.summary import Summary, exit_status
 from harness.report.terminal import ProgressView, print_table
@@ -76,22 +77,22 @@ class ScenarioItem(pytest.Item):
     def __init__(self, *, run: PlannedRun, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.run = run
-        self.judged: Judged | None = None
+        self.future: Future[Judged]
         for tag in run.scenario.tags:
             self.config.addinivalue_line("markers", f"{tag}: scenario tag")
             self.add_marker(tag)
 
     def setup(self) -> None:
-        session = self.config.stash[SESSION]
-        self.judged = session.verdict_of(self)
-        if self.judged.verdict is Verdict.SKIP:
-            pytest.skip(self.judged.reason)
-        if self.judged.verdict in (Verdict.ERROR, Verdict.MISS):
-            raise ScenarioFailedError(self._message(self.judged))
+        judged = self.future.result()
+        if judged.verdict is Verdict.SKIP:
+            pytest.skip(judged.reason)
+        if judged.verdict in (Verdict.ERROR, Verdict.MISS):
+            raise ScenarioFailedError(self._message(judged))
 
     def runtest(self) -> None:
-        if self.judged is not None and self.judged.verdict is Verdict.FAIL:
-            raise ScenarioFailedError(self._message(self.judged))
+        judged = self.future.result()
+        if judged.verdict is Verdict.FAIL:
+            raise ScenarioFailedError(self._message(judged))
 
     def _message(self, judged: Judged) -> str:
         cause = f" {judged.cause}" if judged.cause else ""
@@ -104,20 +105,6 @@ class ScenarioItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name
-
-
-class _ReporterFile:
-    """pytest's terminal as a text file: writes that its output capture does not swallow."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._writer = config.get_terminal_writer()
-
-    def write(self, text: str) -> int:
-        self._writer.write(text, flush=True)
-        return len(text)
-
-    def flush(self) -> None:
-        self._writer.flush()
 
 
 class ScenarioSession:
@@ -170,21 +157,28 @@ class ScenarioSession:
             for run in longest_first(runs):
                 self._futures[run.run_id] = self._pool.submit(run)
 
-    def verdict_of(self, item: ScenarioItem) -> Judged:
-        """The verdict of a test's run, waited for. Raises `RecordError`."""
-        assert self._pool is not None
-        future = self._futures.get(item.run.run_id) or self._pool.submit(item.run)
-        return future.result()
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Wait for the verdict before the test begins, for then pytest captures no output."""
+        if isinstance(item, ScenarioItem):
+            assert self._pool is not None
+            if not self._is_worker:
+                self._config.pluginmanager.getplugin("terminalreporter").ensure_newline()
+            item.future = self._futures.get(item.run.run_id) or self._pool.submit(item.run)
+            wait([item.future])
+        return (yield)
 
     # --- xdist: the controller makes the results and follows them -------------------------------
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
+        if not any(map(_may_hold_scenarios, self._config.args)):
+            return
         if self._results is None:
             self._results = make_results_directory(self._config.option.results)
             view = self._resources.enter_context(self._make_view(None))
             follower = threading.Thread(
-                target=self._follow, args=(self._results / "results.jsonl", view), daemon=True
+                target=self._follow, args=(self._results / RESULTS_NAME, view), daemon=True
             )
             follower.start()
             self._resources.callback(follower.join, 10.0)
@@ -203,12 +197,14 @@ class ScenarioSession:
     # --- the end ---------------------------------------------------------------------------------
 
     def _make_view(self, total: int | None) -> ProgressView:
-        return ProgressView(total=total, file=_ReporterFile(self._config), live=False)
+        # A descriptor of its own, because pytest turns standard output away while a test runs.
+        output = self._resources.enter_context(os.fdopen(os.dup(1), "w", buffering=1))
+        return ProgressView(total=total, file=output, live=False)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self._resources.close()
-        if self._results is None or self._is_worker:
+        if self._results is None or not (self._results / RESULTS_NAME).exists():
             return
         self._summary = conclude(self._results)
         status = exit_status(run.verdict for run in self._summary.runs)
@@ -217,7 +213,18 @@ class ScenarioSession:
 
     def pytest_terminal_summary(self) -> None:
         if self._results is not None and self._summary is not None:
-            print_table(self._summary, self._results, file=_ReporterFile(self._config))
+            print_table(self._summary, self._results)
+
+
+def _may_hold_scenarios(argument: str) -> bool:
+    """Whether a path on pytest's command line is a scenario file or a directory with some."""
+    path = Path(argument.split("::")[0]).resolve()
+    if path.is_dir():
+        return (
+            path == SCENARIOS_DIR
+            or next(path.glob(f"**/{SCENARIOS_DIR.name}/*.yaml"), None) is not None
+        )
+    return path.suffix == ".yaml"
 
 
 def _interrupt() -> None:

@@ -77,6 +77,7 @@ class ProgressView:
         # Replaced, never changed: rich renders in a thread that holds its own lock already, so that
         # taking ours there could deadlock with a feed that prints.
         self._runs: dict[str, _Run] = {}
+        self._boots_told: set[str] = set()
         self._lock = threading.RLock()
         self._live: Live | None = None
         if self._console.is_terminal if live is None else live:
@@ -122,10 +123,10 @@ class ProgressView:
                 self._tell_end(run_id, event)
             elif isinstance(event, ConsoleFinding):
                 self._tell(run_id, event.t, f"console: {event.severity}: {event.title}")
-            elif self._live is None and self._is_due(run, event):
+            elif self._live is None and self._is_due(run, event) and not self._is_known(event):
                 run.told_at = event.t
-                told = run.doing if isinstance(event, PhaseStarted) else f"{run.doing}: {run.back}"
-                self._tell(run_id, event.t, told)
+                back = "" if isinstance(event, PhaseStarted) else run.back
+                self._tell(run_id, event.t, f"{run.doing}: {back}" if back else run.doing)
 
     def _take(self, run: _Run, event: Event) -> None:
         run.began = min(run.began, time.monotonic() - event.t)
@@ -145,6 +146,14 @@ class ProgressView:
         if isinstance(event, PhaseStarted | GuestReady | Settled):
             return True
         return isinstance(event, Sample) and event.t - run.told_at >= PLAIN_SECONDS
+
+    def _is_known(self, event: Event) -> bool:
+        """Every boot says which accelerator it took and why: news the first time only."""
+        if not isinstance(event, PhaseStarted) or event.phase != "boot":
+            return False
+        known = event.detail in self._boots_told
+        self._boots_told.add(event.detail)
+        return known
 
     def _tell(self, run_id: str, t: float, text: str) -> None:
         self._console.print(Text(f"{t:7.1f}s  {printable(run_id)}  {printable(text)}"))
