@@ -6,6 +6,7 @@ that need no SSH: QEMU's run state, its registers, and the balloon driver's stat
 `last-update` moves only while the guest's kernel works.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,19 @@ FOREIGN_STATES = frozenset({"internal-error", "io-error", "shutdown"})
 """Run states in which QEMU or the host stopped the guest: no word about the guest's kernel."""
 
 
-def examine(vm: VirtualMachine, record: Record, directory: Path, error: HarnessError) -> None:
+def examine(
+    vm: VirtualMachine, record: Record, directory: Path, error: HarnessError
+) -> HarnessError:
     """Record findings about the guest after `error`, and leave `autopsy.txt` if it is still there.
 
-    Never raises for what it could not learn: that too goes into the file.
+    Returns what broke, as well as it is known now. Never raises for what it could not learn: that
+    too goes into the file.
     """
     for finding in vm.console.final_findings():
         record.add(ConsoleFinding(record.now(), finding.severity, finding.title, finding.text))
     unreachable = isinstance(error, SshError | DeadlineError | GuestError | ObserveError)
     if not unreachable or isinstance(error, InterruptedRunError) or not vm.alive:
-        return
+        return error
     evidence = [f"after: {error}"]
     try:
         status = vm.monitor.execute("query-status", timeout=5.0)["status"]
@@ -51,9 +55,17 @@ def examine(vm: VirtualMachine, record: Record, directory: Path, error: HarnessE
             if seen is False:
                 title = f"the guest stopped answering: {error.message}"
                 record.add(ConsoleFinding(record.now(), "hang", title, "\n".join(evidence)))
+            elif seen:
+                error = SshError(
+                    f"the guest is out of reach over SSH though its kernel works: {error.message}",
+                    hint="is loopback usable, is the guest's SSH server alive? See console.log",
+                    evidence=error.evidence,
+                )
     except QmpError as broken:
         evidence.append(f"QEMU itself does not answer: {broken.message}")
-    (directory / "autopsy.txt").write_text("\n\n".join(evidence) + "\n", encoding="utf-8")
+    with contextlib.suppress(OSError):
+        (directory / "autopsy.txt").write_text("\n\n".join(evidence) + "\n", encoding="utf-8")
+    return error
 
 
 def _answers(vm: VirtualMachine) -> bool:

@@ -159,7 +159,7 @@ class _Attempt:
         except RecordError:
             raise
         except HarnessError as error:
-            examine(vm, record, directory.path, error)
+            error = examine(vm, record, directory.path, error)
             crashed = any(
                 isinstance(e, ConsoleFinding) and e.severity == "crash" for e in record.events
             )

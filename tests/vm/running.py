@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.deadline import Deadline, wait_for
 
-END_SECONDS = 60.0
+END_SECONDS = 90.0
 
 
 class Running:

@@ -26,7 +26,7 @@ guest: {memory: 512MiB, vcpus: 1, cmdline: unknown_nmi_panic}
 steps:
   - settle: {deadline: 60s}
   - audit: {name: before}
-  - churn: {size: 25%, hold: 8s}
+  - churn: {size: 25%, hold: 4s}
   - settle: {}
   - audit: {}
 expect:
