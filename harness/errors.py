@@ -10,6 +10,10 @@ else is ERROR or MISS and exits with 69.
 from collections.abc import Sequence
 from pathlib import Path
 
+USAGE = 2
+UNAVAILABLE = 69
+"""Exit status, as in sysexits.h: the scenario or the infrastructure broke, and nothing failed."""
+
 
 class HarnessError(Exception):
     """Base of every error this project raises on purpose."""

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness.cli.options import declare_boot_options, declare_run_options, run_options
-from harness.errors import HarnessError, ScenarioFileError, UsageError
+from harness.errors import UNAVAILABLE, HarnessError, RecordError, ScenarioFileError, UsageError
 from harness.image.definition import load_definitions
 from harness.ledger.facts import Judged, Verdict
 from harness.report.recorder import RESULTS_NAME, tail_events
@@ -114,6 +114,7 @@ class ScenarioSession:
         self._config = config
         self._results: Path | None = None
         self._summary: Summary | None = None
+        self._trouble = ""
         self._pool: RunPool | None = None
         self._futures: dict[str, Future[Judged]] = {}
         self._resources = ExitStack()
@@ -206,14 +207,23 @@ class ScenarioSession:
         self._resources.close()
         if self._results is None or not (self._results / RESULTS_NAME).exists():
             return
-        self._summary = conclude(self._results)
-        status = exit_status(run.verdict for run in self._summary.runs)
+        try:
+            self._summary = conclude(self._results, self._keep)
+            status = exit_status(run.verdict for run in self._summary.runs)
+        except RecordError as error:
+            self._trouble = str(error)
+            status = UNAVAILABLE
         if status and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = status
 
-    def pytest_terminal_summary(self) -> None:
+    def _keep(self, summary: Summary) -> None:
+        self._summary = summary
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._results is not None and self._summary is not None:
             print_table(self._summary, self._results)
+        if self._trouble:
+            terminalreporter.write_line(f"fpr-harness: {self._trouble}")
 
 
 def _may_hold_scenarios(argument: str) -> bool:

@@ -14,8 +14,9 @@ def audit(session: GuestSession, step: AuditStep) -> None:
     session.phase("audit", step.name)
     record = session.record
     held_by = [session.churn.pid] if session.churn is not None else []
-    discards = session.discards.read()
     reading = take_audit(session.vm.shell, session.residency, held_by=held_by)
+    # After the pages: a block reported while they were read has its discard in the trace by now.
+    discards = session.discards.read()
     counters = read_counters(session.vm.shell)
     mapping = session.mapping.read()
     session.audits += 1

@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.act.churn_session import ChurnSession
-from harness.errors import InterruptedRunError
+from harness.errors import InterruptedRunError, RecordError
 from harness.ledger.facts import (
     ConsoleFinding,
     Event,
     GuestReady,
+    LastWords,
     NoiseRead,
     PhaseStarted,
+    SamplingEnded,
 )
 from harness.machine.vm import VirtualMachine
 from harness.observe.discards import DiscardLog
@@ -42,6 +44,7 @@ class Record:
         self.events: list[Event] = []
         self._lock = threading.Lock()
         self._start = time.monotonic()
+        self._failure: RecordError | None = None
 
     def now(self) -> float:
         """Seconds since the run began."""
@@ -57,10 +60,20 @@ class Record:
         return any(isinstance(e, ConsoleFinding) and e.severity == "crash" for e in self.events)
 
     def add(self, event: Event) -> None:
-        """Keep an event and write it. Raises `RecordError`; callable from any thread."""
+        """Keep an event and write it; callable from any thread.
+
+        Raises `RecordError` from the first event that could not be written on, for whichever thread
+        met it; a run's last words are tried all the same.
+        """
         with self._lock:
+            if self._failure is not None and not isinstance(event, LastWords):
+                raise self._failure
             self.events.append(event)
-            self.emit(event)
+            try:
+                self.emit(event)
+            except RecordError as error:
+                self._failure = error
+                raise
 
 
 @dataclass
@@ -169,3 +182,5 @@ class GuestSession:
         if self.churn is not None:
             self.churn.close()
         self.sampler.stop()
+        failures = tuple(failure.message for failure in self.sampler.failures)
+        self.record.add(SamplingEnded(self.record.now(), self.sampler.lost, failures))

@@ -8,10 +8,7 @@ from collections.abc import Sequence
 
 from harness import __version__
 from harness.cli.options import add_boot_options, add_run_options
-from harness.errors import HarnessError, ScenarioFileError, UsageError
-
-USAGE = 2
-UNAVAILABLE = 69
+from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
 
 ABOUT = """\
 Does free page reporting really give a guest's freed memory back to the host, and does it ever

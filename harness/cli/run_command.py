@@ -31,6 +31,5 @@ def execute(options: argparse.Namespace) -> int:
         ):
             for future in [pool.submit(run) for run in longest_first(runs)]:
                 future.result()
-    summary = conclude(results)
-    print_table(summary, results)
+    summary = conclude(results, lambda summary: print_table(summary, results))
     return exit_status(run.verdict for run in summary.runs)

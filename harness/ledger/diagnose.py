@@ -131,7 +131,7 @@ def _broke(events: Sequence[Event]) -> _Finding | None:
     broke = next((event for event in events if isinstance(event, Broke)), None)
     if broke is not None:
         hint = f" ({broke.hint})" if broke.hint else ""
-        return _Finding(broke.verdict, f"{broke.error}: {broke.message}{hint}")
+        return _Finding(broke.verdict, f"{broke.message}{hint}")
     if not any(isinstance(event, StepsDone) for event in events):
         return _Finding(Verdict.MISS, "the record ends before the scenario's last step")
     return None

@@ -265,6 +265,18 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class SamplingEnded:
+    """The sampler has stopped: what it could not do."""
+
+    t: float
+    lost: int
+    """Samples left out because their time had passed."""
+    failures: tuple[str, ...]
+    """The first error of every instrument that failed."""
+    kind: Literal["sampling-ended"] = "sampling-ended"
+
+
+@dataclass(frozen=True)
 class ChurnHeld:
     """The churn tool has written `bytes` and holds them."""
 
@@ -400,6 +412,7 @@ Event = Annotated[
     | PhaseStarted
     | GuestReady
     | Sample
+    | SamplingEnded
     | ChurnHeld
     | ChurnFreed
     | ChurnVerified
@@ -414,3 +427,6 @@ Event = Annotated[
     Discriminator("kind"),
 ]
 """Any line of results.jsonl; parse with `pydantic.TypeAdapter(Event)`."""
+
+LastWords = Broke | ConsoleFinding | Judged
+"""What is still tried after the disk has filled: without them a run has no verdict."""

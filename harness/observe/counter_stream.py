@@ -90,7 +90,7 @@ class CounterStream:
         self.clock = ClockMap(0.0, 0.0)
 
     def __enter__(self) -> Self:
-        self._process = self._shell.start(f"fpr-guest counters --hz {self._hz:.0f}")
+        self._process = self._shell.start(f"fpr-guest counters --hz {self._hz:g}")
         self.clock = self._shake_hands()
         return self
 

@@ -19,7 +19,7 @@ from typing import IO, Self
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, RecordError
-from harness.ledger.facts import Broke, ConsoleFinding, Event, Judged, RunStarted
+from harness.ledger.facts import Event, Judged, LastWords, RunStarted
 from harness.report.eventlines import decode, encode
 
 RESULTS_NAME = "results.jsonl"
@@ -31,9 +31,6 @@ LOCK_SECONDS = 10.0
 """A writer holds the lock for one write; longer means that it is stopped."""
 
 POLL_SECONDS = 0.2
-
-LastWords = Broke | ConsoleFinding | Judged
-"""Still tried after the disk has filled: without them a run has no verdict."""
 
 
 class Recorder:

@@ -83,7 +83,7 @@ def _explain(console: Console, run: RunSummary, results: Path) -> None:
     next_step = run.hint
     if run.cause is not None:
         next_step = f"{_WHERE_TO_LOOK[run.cause]}; repro.sh boots the same guest by hand"
-    if next_step:
+    if next_step and next_step not in run.reason:
         lines.append(f"what to do: {next_step}")
     console.print(Padding(Text(printable("\n".join(lines))), (0, 0, 0, 2), expand=False))
     if directory.exists():

@@ -13,7 +13,7 @@ from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import ImageDefinition
 from harness.ledger.facts import Event
 from harness.report.junit import write_junit
-from harness.report.recorder import Recorder, read_events
+from harness.report.recorder import RESULTS_NAME, Recorder, read_events
 from harness.report.summary import Summary, build_summary, write_summary
 from harness.run.plan import RunOptions
 from harness.run.pool import RunPool
@@ -75,10 +75,14 @@ def stopping_on_signals(pool: RunPool, then: Callable[[], None]) -> Iterator[Non
             signal.signal(number, handler)
 
 
-def conclude(results: Path) -> Summary:
-    """Write summary.json and junit.xml from results.jsonl. Raises `RecordError`."""
-    events = list(read_events(results / "results.jsonl"))
+def conclude(results: Path, show: Callable[[Summary], None]) -> Summary:
+    """Show what became of the runs, then write summary.json and junit.xml from results.jsonl.
+
+    Raises `RecordError`; a disk too full for the files has been shown the summary before.
+    """
+    events = list(read_events(results / RESULTS_NAME))
     summary = build_summary(events)
+    show(summary)
     write_summary(summary, results / "summary.json")
     write_junit(events, results / "junit.xml")
     return summary

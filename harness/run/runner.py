@@ -15,6 +15,7 @@ from harness.errors import (
     GuestError,
     HarnessError,
     InterruptedRunError,
+    LaunchError,
     PreconditionError,
     RecordError,
     ScenarioError,
@@ -33,10 +34,12 @@ from harness.ledger.facts import (
 )
 from harness.machine.spec import GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine, launch
+from harness.observe.noise import HostNoiseReader
 from harness.run.autopsy import examine
 from harness.run.directory import RunDirectory
 from harness.run.plan import PlannedRun, RunOptions
 from harness.scenario.model import Scenario
+from harness.units import format_size
 
 ATTEMPTS = 3
 """A guest that crashes before the first step under TCG is tried again, at most twice: QEMU 7.2's
@@ -72,8 +75,8 @@ def guest_spec(scenario: Scenario) -> GuestSpec:
 def run_scenario(run: PlannedRun, boot: BootFiles | HarnessError, bench: Bench) -> Judged:
     """Run one scenario to its verdict; `boot` may be the error that left the run without an image.
 
-    Raises `RecordError` if the results cannot be written; `KeyboardInterrupt` passes through after
-    the verdict has been recorded.
+    Raises `RecordError` if not even the beginning can be written. `KeyboardInterrupt` passes on
+    when the verdict has been recorded.
     """
     for number in range(1, ATTEMPTS + 1):
         attempt = _Attempt(run, bench, number)
@@ -120,14 +123,19 @@ class _Attempt:
             self._broke(InterruptedRunError("interrupted by the user"))
             self._judge()
             raise
-        except RecordError:
-            raise
         except HarnessError as error:
             self._broke(error)
             return self._judge()
 
     def _boot(self, boot: BootFiles) -> VirtualMachine:
         record, options = self._record, self._bench.options
+        memory, available = self._run.scenario.guest.memory, HostNoiseReader().read().mem_available
+        if memory > available:
+            raise LaunchError(
+                f"the guest's memory ({format_size(memory)}) is more than the host has available "
+                f"({format_size(available)})",
+                hint="give the guest less with --set guest.memory=SIZE, or free the host's memory",
+            )
         self._directory.create()
         record.add(PhaseStarted(record.now(), "boot", self._run.image.name))
         try:

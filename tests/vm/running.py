@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,16 @@ class Running:
         results: Path,
         arguments: Sequence[str],
         *,
-        env: dict[str, str] | None = None,
-        preexec: Callable[[], None] | None = None,
+        module: str = "harness",
+        cwd: Path | None = None,
     ) -> None:
         self.results = results
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "harness", *arguments, "--results", str(results)],
+            [sys.executable, "-m", module, *arguments, "--results", str(results)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **(env or {})},
-            preexec_fn=preexec,
+            cwd=cwd,
             start_new_session=True,
         )
 

@@ -17,6 +17,7 @@ from harness.ledger.facts import (
     GuestCounters,
     Judged,
     Sample,
+    SamplingEnded,
     Verdict,
 )
 
@@ -29,6 +30,7 @@ EVENTS: list[Event] = [
         discards=None,
     ),
     Sample(1.0, 1, None, 0, None, 7),
+    SamplingEnded(2.0, 1, ("the guest's meminfo is empty",)),
     DriverChanged(1.0, False),
     ConsoleFinding(1.0, "hang", "soft lockup", "watchdog: ..."),
     Broke(1.0, "SshError", Verdict.MISS, "lost", ""),

@@ -129,7 +129,7 @@ class TestOtherWords:
         assert check(a_run(last=[broke])) == (
             verdict,
             None,
-            "SshError: the connection broke off (look at console.log)",
+            "the connection broke off (look at console.log)",
         )
 
     def test_a_scenario_that_did_not_happen_as_written_is_an_error(self) -> None:

@@ -127,7 +127,7 @@ def test_without_a_terminal_each_phase_is_a_line_and_long_ones_are_told_every_10
     assert file.getvalue().splitlines() == [
         "building debian-12",
         "    0.1s  basic  boot debian-12",
-        "    4.0s  basic  ready 6.1.0-50-cloud-amd64 under tcg: ",
+        "    4.0s  basic  ready 6.1.0-50-cloud-amd64 under tcg",
         "    5.0s  basic  churn writing 512MiB",
         "   12.1s  basic  settle at most 60 s",
         "   22.5s  basic  settle at most 60 s: 474MiB back, host holds 300MiB",

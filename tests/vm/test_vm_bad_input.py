@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input and a poor host: one message with the cause and the next step, and the right status.
+
+Each test runs the real command; where a guest would be needed, none comes up.
+"""
+
+import contextlib
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from leftovers import vm_directories
+from running import Running, qemus_of
+
+from harness.image.build import BootFiles, ensure_image
+from harness.image.definition import load_definitions
+
+pytestmark = pytest.mark.vm
+
+
+@pytest.fixture(scope="module")
+def image() -> BootFiles:
+    return ensure_image(load_definitions()["bookworm"], progress=print)
+
+
+def refused(tmp_path: Path, *arguments: str, status: int = 69) -> str:
+    """What `run reclaim-basic` prints when it cannot: no traceback, nothing left, told at once."""
+    run = Running(tmp_path / "results", ["run", "reclaim-basic", "--accel", "tcg", *arguments])
+    code, output = run.end()
+    assert "Traceback" not in output
+    assert code == status, output
+    assert qemus_of(run.results) == []
+    assert vm_directories(run.process.pid) == []
+    if status == 69:
+        assert run.summary()["verdict"] == "MISS"
+    return " ".join(output.split())
+
+
+def test_missing_kernel(tmp_path: Path) -> None:
+    words = refused(tmp_path, "--kernel", "/nonexistent/bzImage")
+    assert "/nonexistent/bzImage" in words
+    assert "name a bzImage" in words
+
+
+def test_file_that_is_no_kernel(tmp_path: Path) -> None:
+    words = refused(tmp_path, "--kernel", "/bin/true")
+    assert "/bin/true" in words
+    assert "bzImage" in words
+
+
+def test_truncated_kernel(tmp_path: Path, image: BootFiles) -> None:
+    short = tmp_path / "bzImage"
+    short.write_bytes(image.kernel.read_bytes()[: 1 << 20])
+    words = refused(tmp_path, "--kernel", str(short))
+    assert str(short) in words
+    assert "truncated" in words or "short" in words
+
+
+def test_modules_that_are_none(tmp_path: Path, image: BootFiles) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "virtio_net.ko").write_bytes(b"\x7fELF, but no further")
+    words = refused(tmp_path, "--kernel", str(image.kernel), "--modules", str(modules))
+    assert str(modules) in words
+
+
+def test_absent_qemu(tmp_path: Path) -> None:
+    words = refused(tmp_path, "--qemu", "/nonexistent/qemu-system-x86_64")
+    assert "/nonexistent/qemu-system-x86_64" in words
+
+
+def test_qemu_that_exits_at_once(tmp_path: Path) -> None:
+    """It knows its version and nothing else."""
+    words = refused(tmp_path, "--qemu", str(script(tmp_path, "echo no such machine >&2; exit 3")))
+    assert "QEMU exited (3): no such machine" in words
+
+
+def test_no_memory_for_the_guest(tmp_path: Path) -> None:
+    words = refused(tmp_path, "--set", "guest.memory=900GiB", "--set", "host.backend=memfd-shared")
+    assert "memory (900GiB) is more than the host has available" in words
+
+
+def script(directory: Path, words: str) -> Path:
+    """A QEMU that answers --version and then does as told."""
+    path = directory / "qemu-system-x86_64"
+    path.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec qemu-system-x86_64 --version\n{words}\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+def test_scenario_with_mistakes_names_them_all(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("name: wrong\nguest: {memory: 1Gb, memory: 2}\nsteps: [{settel: {}}]\n")
+    run = Running(tmp_path / "results", ["run", str(path)])
+    code, output = run.end()
+    assert code == 2
+    assert f"{path}:2: " in output
+    assert f"{path}:3: " in output
+    assert "did you mean" in output
+    assert not run.results.exists()
+
+
+@contextlib.contextmanager
+def small_disk(where: Path, size: str) -> Iterator[Path]:
+    """A file system of its own, which the test can fill. Skips where mounting is not allowed."""
+    where.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", str(where)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte free."""
+    with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert shutil.disk_usage(disk).free == 0
+
+
+def test_disk_full_from_the_start(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1M") as disk:
+        fill(disk)
+        run = Running(disk / "results", ["run", "reclaim-basic", "--accel", "tcg"])
+        code, output = run.end()
+        assert code == 69
+        assert "Traceback" not in output
+        assert "No space left on device" in output
+        assert "--results" in output
+        assert qemus_of(run.results) == []
+
+
+def test_disk_that_fills_in_the_middle_keeps_what_was_measured(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64M") as disk:
+        run = Running(disk / "results", ["run", "reclaim-basic", "--accel", "tcg"])
+        run.wait_for_phase("churn")
+        fill(disk)
+        code, output = run.end()
+        assert code == 69
+        assert "Traceback" not in output
+        assert "No space left on device" in output
+        kinds = [event["kind"] for event in run.events()]
+        assert kinds[-1] == "judged"
+        assert run.events()[-1]["verdict"] == "MISS"
+        assert "audited" in kinds
+        assert qemus_of(run.results) == []
+        assert vm_directories(run.process.pid) == []
+
+
+def test_pytest_gives_the_same_status_and_table(tmp_path: Path) -> None:
+    """As `make test-vm` runs it: a MISS is 69 there too, and Ctrl-C ends it cleanly."""
+    pytest_binary = shutil.which("pytest")
+    assert pytest_binary is not None
+    root = Path(__file__).parents[2]
+    words = [pytest_binary, "scenarios", "-k", "reclaim-basic", "--qemu", "/nonexistent/qemu"]
+    ended = subprocess.run(
+        [*words, "--results", str(tmp_path / "results")],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60.0,
+    )
+    assert ended.returncode == 69, ended.stdout
+    assert "1 MISS" in ended.stdout
+    assert "/nonexistent/qemu" in ended.stdout
+
+
+def test_pytest_stopped_by_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    words = ["scenarios", "-k", "reclaim-basic", "--accel", "tcg"]
+    root = Path(__file__).parents[2]
+    run = Running(tmp_path / "results", words, module="pytest", cwd=root)
+    run.wait_for_phase("settle")
+    run.signal(signal.SIGINT)
+    code, output = run.end()
+    assert code in (2, 69), output
+    assert run.summary()["verdict"] == "MISS"
+    assert "1 MISS" in output
+    assert qemus_of(run.results) == []
+    assert vm_directories(run.process.pid) == []
