@@ -84,24 +84,54 @@ static void mount_all(void)
 	mount_kind("tracefs", "/sys/kernel/tracing", 0);
 }
 
-/* The image's builder wrote this kernel's modules in the order of their dependencies. */
+/* 0, or what went wrong. */
+static int load_module(const char *path)
+{
+	int file = open(path, O_RDONLY | O_CLOEXEC), error = 0;
+
+	if (file < 0)
+		return errno;
+	if (syscall(SYS_finit_module, file, "", 0) && errno != EEXIST)
+		error = errno;
+	close(file);
+	return error;
+}
+
+/*
+ * The image's builder wrote this kernel's modules in the order of their dependencies; those that no
+ * other needs end in " &" and are loaded at the same time, for the kernel takes long to check a
+ * module's signature and to probe its devices.
+ */
 static void load_modules(void)
 {
 	FILE *list = fopen("/etc/modules.order", "re");
 	char path[256];
+	int status;
 
 	if (!list)
 		failed("open /etc/modules.order: %s", strerror(errno));
 	while (fgets(path, sizeof(path), list)) {
-		int file;
+		char *background = strstr(path, " &\n");
+		int error;
 
-		path[strcspn(path, "\n")] = '\0';
-		file = open(path, O_RDONLY | O_CLOEXEC);
-		if (file < 0 || (syscall(SYS_finit_module, file, "", 0) && errno != EEXIST))
-			failed("load %s: %s (dmesg may say more)", path, strerror(errno));
-		close(file);
+		*(background ? background : path + strcspn(path, "\n")) = '\0';
+		if (background) {
+			pid_t child = fork();
+
+			if (child < 0)
+				failed("fork: %s", strerror(errno));
+			if (child)
+				continue;
+		}
+		error = load_module(path);
+		if (error)
+			failed("load %s: %s (dmesg may say more)", path, strerror(error));
+		if (background)
+			_exit(0);
 	}
 	fclose(list);
+	while (waitpid(-1, &status, 0) > 0 || errno == EINTR)
+		;
 }
 
 static int set_address(int control, struct ifreq *request, unsigned long what, const char *address)

@@ -98,7 +98,11 @@ def _module_entries(release: str, modules: Sequence[tuple[str, bytes]]) -> Itera
         for name, needed in closure.items()
     )
     yield file_entry(f"{folder}/modules.dep", "".join(lines).encode())
-    order = "".join(f"/{folder}/{name}.ko\n" for name, _data in modules)
+    needed_by_others = {name for needed in closure.values() for name in needed}
+    # `&` as in a shell: no other module waits for it, so that init need not either.
+    order = "".join(
+        f"/{folder}/{name}.ko{'' if name in needed_by_others else ' &'}\n" for name in closure
+    )
     yield file_entry("etc/modules.order", order.encode())
 
 
