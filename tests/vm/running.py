@@ -70,14 +70,14 @@ class Running:
         self.process.send_signal(number)
 
     def end(self, seconds: float = END_SECONDS) -> tuple[int, str]:
-        """Wait for the end: exit status and output."""
+        """Wait for the end: exit status and output, its lines joined again where they wrapped."""
         try:
             output, _ = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             output, _ = self.process.communicate()
             raise AssertionError(f"did not end in {seconds} s:\n{output}") from None
-        return self.process.returncode, output
+        return self.process.returncode, " ".join(output.split())
 
     def summary(self) -> dict[str, Any]:
         """The only run of summary.json."""

@@ -36,7 +36,7 @@ def refused(tmp_path: Path, *arguments: str, status: int = 69) -> str:
     assert vm_directories(run.process.pid) == []
     if status == 69:
         assert run.summary()["verdict"] == "MISS"
-    return " ".join(output.split())
+    return output
 
 
 def test_missing_kernel(tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job on real guests: the verdict, the files of the contract, and judging them again."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from leftovers import vm_directories
+from running import Running, qemus_of
+
+from harness.ledger.audit import reduce_audit
+from harness.ledger.diagnose import judge
+from harness.ledger.facts import Audited, Event, GuestReady, Judged
+from harness.observe.audit import load_audit
+from harness.report.recorder import read_events
+from harness.scenario.load import load_scenario
+from harness.scenario.model import SCENARIOS_DIR
+
+pytestmark = pytest.mark.vm
+
+NAMES = ("reclaim-basic", "control-reporting-off")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One invocation of two scenarios, side by side."""
+    run = Running(tmp_path_factory.mktemp("main") / "results", ["run", *NAMES])
+    code, output = run.end(180.0)
+    assert code == 0, output
+    assert "2 PASS" in output
+    assert "MiB back" in output
+    assert qemus_of(run.results) == []
+    assert vm_directories(run.process.pid) == []
+    return run.results
+
+
+def runs(results: Path) -> dict[str, dict[str, Any]]:
+    document = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    assert document["schema"] == 1
+    return {run["scenario"]: run for run in document["runs"]}
+
+
+def events(results: Path, name: str) -> list[Event]:
+    return [event for run, event in read_events(results / "results.jsonl") if run == name]
+
+
+def test_freed_memory_came_back(results: Path) -> None:
+    run = runs(results)["reclaim-basic"]
+    assert run["verdict"] == "PASS"
+    measures = run["measures"]
+    assert measures["freed_bytes"] == 512 << 20
+    assert measures["reclaimed_bytes"] > 0.85 * measures["freed_bytes"]
+    assert measures["reported_resident_bytes"] == 0
+    assert measures["discarded_bytes"] == pytest.approx(measures["reclaimed_bytes"], rel=0.1)
+
+
+def test_nothing_came_back_with_reporting_off(results: Path) -> None:
+    measures = runs(results)["control-reporting-off"]["measures"]
+    assert measures["reclaimed_bytes"] <= 0.01 * measures["freed_bytes"]
+    assert measures["discarded_bytes"] == measures["reported_bytes"] == 0
+    assert measures["unreported_free_bytes"] > 0.8 * measures["freed_bytes"]
+
+
+def test_the_files_are_those_of_the_contract(results: Path) -> None:
+    assert {path.name for path in results.iterdir()} == {
+        *NAMES,
+        "results.jsonl",
+        "summary.json",
+        "junit.xml",
+    }
+    for name in NAMES:
+        assert {path.name for path in (results / name).iterdir()} == {
+            "console.log",
+            "qemu.log",
+            "qmp.log",
+            "discards.log",
+            "samples",
+            "audits",
+            "repro.sh",
+        }
+        assert os.access(results / name / "repro.sh", os.X_OK)
+        subprocess.run(["sh", "-n", str(results / name / "repro.sh")], check=True)
+    suite = ElementTree.parse(results / "junit.xml").getroot()
+    assert suite.get("tests") == "2" or suite[0].get("tests") == "2"
+    assert list(suite.iter("failure")) == list(suite.iter("error")) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_judged_again_from_its_files_the_verdict_is_the_same(results: Path, name: str) -> None:
+    recorded = events(results, name)
+    judged = recorded[-1]
+    assert isinstance(judged, Judged)
+    scenario = load_scenario(SCENARIOS_DIR / f"{name}.yaml")
+    assert judge(recorded[:-1], scenario.expect, t=judged.t) == judged
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_audits_reduced_again_from_their_pages_are_the_same(results: Path, name: str) -> None:
+    recorded = events(results, name)
+    (ready,) = (event for event in recorded if isinstance(event, GuestReady))
+    audits = [event for event in recorded if isinstance(event, Audited)]
+    files = sorted((results / name / "audits").iterdir())
+    assert len(files) == len(audits) > 0
+    used_resident = None
+    for event, path in zip(audits, files, strict=True):
+        reading = load_audit(path)
+        report, used_resident = reduce_audit(
+            reading.before,
+            reading.host,
+            reading.after,
+            zones=event.counters.zones,
+            reporting_order=ready.page_reporting_order,
+            earlier_used_resident=used_resident,
+            discarded=None,
+            at=event.report.at,
+            guest_seconds=reading.guest_seconds,
+            host_seconds=reading.host_seconds,
+        )
+        assert report.total == event.report.total
+        assert report.per_zone == event.report.per_zone
+        assert report.suspect_bytes == event.report.suspect_bytes
