@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fpr-harness doctor`: what this host can do, and what to mend. A line for each finding."""
+
+import argparse
+import re
+import shutil
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.text import Text
+
+from harness.cli.options import run_options
+from harness.cli.shell_command import stopping_guests
+from harness.errors import UNAVAILABLE, HarnessError, ImageError, ObserveError, UsageError
+from harness.image.build import BootFiles, find_built
+from harness.image.cache import cache_directory
+from harness.image.compile import compile_static
+from harness.image.definition import ImageDefinition, load_definitions
+from harness.machine.accel import (
+    KVM_BOOT_SECONDS,
+    TCG_BOOT_SECONDS,
+    KvmMemory,
+    Qemu,
+    find_qemu,
+    known_defects,
+    kvm_unusable,
+)
+from harness.machine.spec import GuestSpec
+from harness.machine.vm import launch
+from harness.observe.host_report import Finding, read_disk, read_host, read_memory
+from harness.observe.page_walk import scan_support
+from harness.report.results import DEFAULT_BASE
+from harness.report.screen import make_console, printable
+from harness.run.invocation import prepare_images
+from harness.run.plan import choose_images
+from harness.run.pool import MEMORY_SHARE, QEMU_OVERHEAD
+from harness.units import GIB, MIB
+
+Accel = Literal["kvm", "tcg"]
+
+TRIAL_MEMORY = 256 * MIB
+BOOT_SECONDS: Mapping[Accel, float] = {"kvm": KVM_BOOT_SECONDS, "tcg": TCG_BOOT_SECONDS}
+STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+NAME_WIDTH = 14
+INDENT = 6 + NAME_WIDTH + 1
+
+PACKAGES = {
+    "setpriv": "util-linux",
+    "apt-get": "apt",
+    "apt-cache": "apt",
+    "dpkg-deb": "dpkg",
+}
+"""Programs the harness starts, by the Debian package that has them."""
+
+_KVM_REFUSED = "add yourself to its group (usermod -aG kvm YOU, as root) and log in again"
+_KVM_ABSENT = (
+    "turn on virtualization in the firmware (in a VM: have its host allow nested virtualization), "
+    "then modprobe kvm_intel or kvm_amd (as root)"
+)
+
+_MSR = re.compile(r"failed to set MSR (0x[0-9a-f]+)")
+_LOG_STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print the findings as they come, and a summary. 0 if guests can run here, else 69."""
+    try:
+        with stopping_guests() as cancelled:
+            return _Doctor(options, cancelled).examine()
+    except (BrokenPipeError, SystemExit):  # rich exits with 1 when nobody reads on (`| head`)
+        return UNAVAILABLE
+    except OSError as error:
+        raise ObserveError(f"cannot examine this host: {error}") from error
+
+
+class _Doctor:
+    """One examination."""
+
+    def __init__(self, options: argparse.Namespace, cancelled: threading.Event) -> None:
+        self._options = options
+        self._cancelled = cancelled
+        self._console = make_console()
+        self._states: list[str] = []
+
+    def examine(self) -> int:
+        """Everything, the quick before the slow where one does not need the other."""
+        images = choose_images(load_definitions(), self._options.image)
+        qemu = self._examine_qemu()
+        built = all(find_built(image) is not None for image in images)
+        self._show(judge_programs(shutil.which, compiler_trouble(), built=built))
+        for finding in read_host(scan_support()):
+            self._show(finding)
+        self._show(read_memory(GIB + QEMU_OVERHEAD, MEMORY_SHARE))
+        self._show(
+            read_disk(
+                "disk: cache", cache_directory(), "set XDG_CACHE_HOME to a directory with room"
+            )
+        )
+        self._show(
+            read_disk("disk: results", DEFAULT_BASE.absolute(), "give another with --results DIR")
+        )
+        boots = [boot for image in images if (boot := self._examine_image(image)) is not None]
+        usable = self._examine_accelerators(qemu, boots[0] if boots else None)
+        self._show_summary(usable)
+        return 0 if usable else UNAVAILABLE
+
+    def _examine_qemu(self) -> Qemu | None:
+        try:
+            qemu = find_qemu(self._options.qemu)
+        except HarnessError as error:
+            self._show(Finding("QEMU", "bad", error.message, error.hint))
+            return None
+        self._show(judge_qemu(qemu, self._accelerators()))
+        return qemu
+
+    def _examine_image(self, image: ImageDefinition) -> BootFiles | None:
+        """Build it if it is not there yet: what can be made only by luck is not known to work."""
+        name = f"image {image.name}"
+        news: list[str] = []
+
+        def progress(text: str) -> None:
+            news.append(text)
+            _tell(text)
+
+        boot = prepare_images([image], run_options(self._options), progress)[image.name]
+        if isinstance(boot, UsageError):
+            raise boot
+        if isinstance(boot, HarnessError):
+            self._show(Finding(name, "bad", f"not built: {boot.message}", boot.hint))
+            return None
+        kernel = f" with {self._options.kernel}" if self._options.kernel is not None else ""
+        how = "built just now" if news else "built"
+        self._show(Finding(name, "ok", f"{how}{kernel}: Linux {boot.release}"))
+        return boot
+
+    def _accelerators(self) -> tuple[Accel, ...]:
+        return ("kvm", "tcg") if self._options.accel == "auto" else (self._options.accel,)
+
+    def _examine_accelerators(self, qemu: Qemu | None, boot: BootFiles | None) -> list[Accel]:
+        """Those under which a guest became ready."""
+        usable: list[Accel] = []
+        for accel in self._accelerators():
+            trial = self._try(accel, qemu, boot)
+            usable += [accel] if trial.trouble is None else []
+            self._show(
+                judge_accelerator(accel, trial, only=len(self._accelerators()) == 1)
+                if qemu is not None and boot is not None
+                else Finding(
+                    accel.upper(),
+                    "bad",
+                    f"not tried, for there is no {'QEMU' if qemu is None else 'guest image'}",
+                    "mend that first, see above",
+                )
+            )
+        return usable
+
+    def _try(self, accel: Accel, qemu: Qemu | None, boot: BootFiles | None) -> "Trial":
+        """Boot a small guest. Raises only what ends the examination."""
+        if qemu is None or boot is None:
+            return Trial("not tried", launched=False)
+        if accel == "kvm" and (why := kvm_unusable()):
+            return Trial(why, launched=False)
+        _tell(f"trying {accel.upper()}: booting a guest, at most {BOOT_SECONDS[accel]:.0f} s")
+        try:
+            with (
+                tempfile.TemporaryDirectory(prefix="fpr-harness-") as artefacts,
+                launch(
+                    GuestSpec(memory=TRIAL_MEMORY, vcpus=1),
+                    boot,
+                    accel=accel,
+                    qemu=qemu.path,
+                    artefacts=Path(artefacts),
+                    progress=_tell,
+                    cancelled=self._cancelled,
+                ) as vm,
+            ):
+                remembered = KvmMemory(qemu).failure() if accel == "kvm" else None
+                return Trial(None, vm.boot_seconds, vm.kernel_release, remembered)
+        except HarnessError as error:
+            if self._cancelled.is_set():
+                raise
+            return Trial(error.message, hint=error.hint)
+        except OSError as error:
+            return Trial(f"cannot make a temporary directory: {error}", hint="set TMPDIR")
+
+    def _show(self, finding: Finding) -> None:
+        self._states.append(finding.state)
+        text = f"{finding.seen} -- to do: {finding.advice}" if finding.advice else finding.seen
+        text = printable(" ".join(text.split()))
+        line = Text.assemble(
+            (f"{finding.state:<6}", STYLES[finding.state]), f"{finding.name:<{NAME_WIDTH}} "
+        )
+        if self._console.is_terminal:
+            width = max(20, self._console.width - INDENT)
+            text = textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
+            text = text.replace("\n", "\n" + " " * INDENT)
+        self._console.print(line.append(text), soft_wrap=True)
+
+    def _show_summary(self, usable: list[Accel]) -> None:
+        counts = [
+            f"{count} {word}{'s'[: count != 1]}"
+            for state, word in (("bad", "problem"), ("warn", "warning"))
+            if (count := self._states.count(state))
+        ]
+        rest = f"; {' and '.join(counts)}, see above" if counts else "; nothing to mend"
+        where = " and ".join(accel.upper() for accel in usable)
+        can = f"guests can run here, under {where}" if usable else "no guest can run here"
+        self._console.print(Text(can + rest, style="bold"), soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How booting a guest under an accelerator went."""
+
+    trouble: str | None
+    """Why no guest became ready; None if one did."""
+    seconds: float = 0.0
+    release: str = ""
+    remembered: str | None = None
+    """A failure of KVM that `--accel auto` still believes in."""
+    hint: str = ""
+    launched: bool = True
+    """False: this host was seen to lack what launching needs."""
+
+
+def judge_accelerator(accel: Accel, trial: Trial, *, only: bool) -> Finding:
+    """`only`: no other accelerator may be taken instead."""
+    name = accel.upper()
+    if trial.trouble is None:
+        seen = f"a guest became ready in {trial.seconds:.1f} s (Linux {trial.release})"
+        if trial.remembered is None:
+            return Finding(name, "ok", seen)
+        return Finding(
+            name,
+            "warn",
+            f"{seen}, yet --accel auto takes TCG because of an earlier failure",
+            trial.remembered,
+        )
+    if accel == "tcg":
+        return Finding(name, "bad", _one_line(trial.trouble), _advice(trial, accel))
+    seen, advice = _kvm_in_clear(trial.trouble, trial)
+    instead = "take --accel auto or tcg" if only else "TCG is taken"
+    return Finding(name, "bad" if only else "warn", seen, f"{advice}; until then {instead}")
+
+
+def _kvm_in_clear(whole: str, trial: Trial) -> tuple[str, str]:
+    """What is wrong with KVM, and what to do."""
+    trouble = _one_line(whole)
+    if msr := _MSR.search(trouble):
+        return (
+            "/dev/kvm is there and opens, but no guest starts: this host's KVM refuses a register "
+            f"of the CPU it offers itself ({msr[0]}), as where virtualization is nested by half",
+            "use a machine with whole (nested) virtualization, or bare metal",
+        )
+    if not trial.launched:
+        absent = "does not exist" in trouble
+        return trouble.partition(" (")[0], _KVM_ABSENT if absent else _KVM_REFUSED
+    return (
+        f"/dev/kvm is there and opens, but no guest becomes ready: {trouble}",
+        _advice(trial, "kvm"),
+    )
+
+
+def _advice(trial: Trial, accel: Accel) -> str:
+    # Some hints lead here, where the reader is already.
+    hint = f"{trial.hint}; " if trial.hint and "doctor" not in trial.hint else ""
+    return f"{hint}`fpr-harness shell --accel {accel}` with the same options keeps the guest's logs"
+
+
+def judge_qemu(qemu: Qemu, accelerators: tuple[Accel, ...]) -> Finding:
+    """The version, and what is known to be wrong with it under these accelerators."""
+    seen = f"{qemu.version} ({qemu.path})"
+    defects = {
+        accel: known for accel in accelerators for known in known_defects(qemu, accel)
+    }.items()
+    if not defects:
+        return Finding("QEMU", "ok", f"{seen}, no known defects")
+    titles = "; ".join(defect.title for _accel, defect in defects)
+    remedies = "; ".join(defect.remedy for _accel, defect in defects)
+    return Finding(
+        "QEMU",
+        "warn",
+        f"{seen}: {titles}",
+        f"take QEMU 8 or later; until then {remedies}, which avoids it",
+    )
+
+
+def judge_programs(
+    which: Callable[[str], str | None], compiler: HarnessError | None, *, built: bool
+) -> Finding:
+    """`compiler`: why the guest tool cannot be compiled. `built`: every image is there, so that
+    what builds them is not needed now."""
+    missing = [program for program in PACKAGES if which(program) is None]
+    if not missing and compiler is None:
+        return Finding("programs", "ok", f"cc with a static C library, {', '.join(PACKAGES)}")
+    troubles = [f"no {', '.join(missing)}"] if missing else []
+    advice = []
+    if missing:
+        packages = dict.fromkeys(PACKAGES[program] for program in missing)
+        advice.append(f"install {', '.join(packages)}")
+    if compiler is not None:
+        troubles.append(_one_line(compiler.message))
+        advice.append(compiler.hint)
+    bad = "setpriv" in missing or not built
+    why = "" if bad else " (needed to build images, and all are built)"
+    return Finding(
+        "programs", "bad" if bad else "warn", "; ".join(troubles) + why, "; ".join(advice)
+    )
+
+
+def compiler_trouble() -> HarnessError | None:
+    """Why a static program cannot be compiled here, found by compiling one."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="fpr-harness-") as name:
+            source = Path(name) / "trial.c"
+            source.write_text("int main(void) { return 0; }\n", encoding="ascii")
+            compile_static([source], Path(name) / "trial")
+    except HarnessError as error:
+        return error
+    except OSError as error:
+        return ImageError(f"cannot try the C compiler: {error}", hint="set TMPDIR")
+    return None
+
+
+def _one_line(text: str) -> str:
+    """The first line of a message, without the stamps of QEMU's log."""
+    return _LOG_STAMP.sub("", text.partition("\n")[0]).rstrip(":")
+
+
+def _tell(text: str) -> None:
+    """Progress goes to standard error; standard output has the findings alone."""
+    print(f"... {text}", file=sys.stderr, flush=True)
