@@ -25,7 +25,9 @@ from harness.errors import DeadlineError
 
 pytestmark = pytest.mark.vm
 
-BOOT_SECONDS = 60.0
+BOOT_SECONDS = 75.0
+"""More than the harness gives a boot, so that it is the one to say what went wrong."""
+
 END_SECONDS = 30.0
 SMALL = ("--accel", "tcg", "--memory", "256MiB", "--vcpus", "1")
 FINDING = re.compile(r"^(ok|warn|bad)\s+\S")
@@ -203,7 +205,10 @@ class Terminal:
 
     def wait_for(self, words: str, seconds: float = 10.0) -> None:
         def seen() -> bool | None:
-            return True if words in self.text else None
+            if words in self.text:
+                return True
+            assert self.process.poll() is None, self.text
+            return None
 
         try:
             wait_for(seen, Deadline(seconds, f"{words!r} on the terminal"), interval=0.05)
