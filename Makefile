@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: setup test-vm test lint bench clean system
+.PHONY: setup test-vm test test-faults lint bench clean system
 
 setup: $(INSTALLED)
 	$(BIN)/fpr-harness image build $(image_options)
@@ -33,7 +33,11 @@ test-vm: $(INSTALLED)
 	$(BIN)/pytest scenarios -m default $(image_options) $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/pytest tests $(ARGS)
+	$(BIN)/pytest tests -m "not more_faults" $(ARGS)
+
+# Every fault of the catalogue, also those that `make test` leaves out for the time they take.
+test-faults: $(INSTALLED)
+	$(BIN)/pytest tests/faults $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -123,7 +123,7 @@ class GuestSession:
         )
         layout = RamLayout.read(vm.monitor)
         mapping = HostMappingReader(vm.pid, layout)
-        discards = DiscardLog(vm.discard_log, layout)
+        discards = DiscardLog(vm.discard_log, layout, errors=vm.qemu_log)
         samples = directory / "samples"
         samples.mkdir(exist_ok=True)
         sampler = Sampler(

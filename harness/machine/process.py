@@ -8,6 +8,7 @@ harness killed outright leaves no QEMU. A VM must therefore be started and used 
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,9 @@ _HINTS = (
     (("failed to set MSR",), "this host's KVM cannot run guests: use --accel tcg or auto"),
     (("No space left on device",), "free the disk that holds the guest's memory file"),
 )
+
+_LOG_PREFIX = re.compile(r"^(?:\d{4}-\d\d-\d\dT\S+Z )?(?:qemu-system-x86_64: )?")
+"""What `-msg timestamp=on` and QEMU's own name put before its words."""
 
 _live: dict[str, "QemuProcess"] = {}
 """By VM id: what `stop_all` and `kill_all` act on. Only whole assignments, so that a signal
@@ -161,7 +165,8 @@ class QemuProcess:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
-        return " / ".join(line.strip() for line in text.splitlines()[-3:] if line.strip())
+        lines = (_LOG_PREFIX.sub("", line).strip() for line in text.splitlines()[-3:])
+        return " / ".join(line for line in lines if line)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to QEMU's whole group; none if it has ended."""

@@ -110,6 +110,7 @@ class VirtualMachine:
         self.kernel_release = ""
         self.boot_seconds = 0.0
         self.discard_log = given.artefacts / "discards.log"
+        self.qemu_log = given.artefacts / "qemu.log"
         self._given = given
         self._cancelled = given.cancelled
         self._began = time.monotonic()
@@ -169,7 +170,7 @@ class VirtualMachine:
         )
         self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
         self._end.callback(self.monitor.close)
-        self._process = QemuProcess(self.argv, self._runtime, given.artefacts / "qemu.log")
+        self._process = QemuProcess(self.argv, self._runtime, self.qemu_log)
         self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
         self.console = ConsoleWatcher(self._files.console_log, self._gone)
         self.monitor.accept(Deadline(CONNECT_SECONDS, "QEMU to open its monitor"))

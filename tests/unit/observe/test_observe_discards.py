@@ -161,3 +161,16 @@ def test_no_text_makes_the_reader_fail(
         for part in parts:
             writer.write(part)
             reader.read()
+
+
+def test_a_discard_that_failed_is_told_only_on_standard_error(log: Path, tmp_path: Path) -> None:
+    """As QEMU 7.2 words it, with ENOMEM from madvise."""
+    errors = tmp_path / "qemu.log"
+    errors.write_text(
+        "2026-11-23T19:41:07.140402Z qemu-system-x86_64: ram_block_discard_range: Failed to discard "
+        "range m0:3c00000 +200000 (-12)\nqemu-system-x86_64: warning: something else\n"
+    )
+    reader = DiscardLog(log, LAYOUT, errors=errors)
+    log.write_text(line(0, 2 * MIB))
+    assert reader.read() == DiscardTotals(1, 2 * MIB, 1, 2 * MIB)
+    assert reader.read() == DiscardTotals(1, 2 * MIB, 1, 2 * MIB)
