@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernels given by path: which file is meant, what it says of itself, and what is refused."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import ImageError
+from harness.image.kernel import find_kernel, kernel_release
+
+
+def bzimage(release: str = "6.13.0-test", body: int = 4096) -> bytes:
+    """A file with a bzImage's header: one setup sector besides the boot sector."""
+    data = bytearray(1024 + body)
+    data[0x1F1] = 1
+    struct.pack_into("<I", data, 0x1F4, body // 16)
+    data[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", data, 0x20E, 0x100)
+    words = f"{release} (builder@host) #1 SMP".encode() + b"\0"
+    data[0x300 : 0x300 + len(words)] = words
+    return bytes(data)
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "bzImage"
+    path.write_bytes(bzimage())
+    return path
+
+
+def test_the_header_tells_the_release(image: Path) -> None:
+    assert kernel_release(image) == "6.13.0-test"
+
+
+def test_a_truncated_kernel_is_refused_with_both_sizes(image: Path) -> None:
+    image.write_bytes(bzimage()[:-1])
+    with pytest.raises(ImageError, match=r"truncated: 5119 of 5120 bytes"):
+        kernel_release(image)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF" + bytes(4096), b"HdrS"])
+def test_what_is_no_bzimage_is_refused(image: Path, content: bytes) -> None:
+    image.write_bytes(content)
+    with pytest.raises(ImageError, match="is no bzImage") as refused:
+        kernel_release(image)
+    assert "arch/x86/boot/bzImage" in refused.value.hint
+
+
+@given(st.binary(max_size=2000), st.integers(0, 2000))
+def test_no_content_brings_anything_but_our_own_error(
+    tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "bzImage"
+    path.write_bytes(bzimage()[:at] + noise)
+    try:
+        assert kernel_release(path)
+    except ImageError as refused:
+        assert str(path) in refused.message  # noqa: PT017 - either outcome is right
+
+
+@pytest.mark.parametrize("place", ["arch/x86/boot/bzImage", "bzImage", "vmlinuz", "vmlinuz-6.13.0"])
+def test_a_directory_holds_one_kernel_where_they_lie(tmp_path: Path, place: str) -> None:
+    kernel = tmp_path / place
+    kernel.parent.mkdir(parents=True, exist_ok=True)
+    kernel.write_bytes(bzimage())
+    assert find_kernel(tmp_path) == kernel
+
+
+def test_several_kernels_in_a_directory_are_named(tmp_path: Path) -> None:
+    for name in ("vmlinuz-6.1", "vmlinuz-6.12"):
+        (tmp_path / name).touch()
+    with pytest.raises(ImageError, match=r"found several: vmlinuz-6\.1, vmlinuz-6\.12"):
+        find_kernel(tmp_path)
+
+
+def test_an_empty_directory_and_a_missing_path_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="found none"):
+        find_kernel(tmp_path)
+    with pytest.raises(ImageError, match="no such file or directory"):
+        find_kernel(tmp_path / "absent")
