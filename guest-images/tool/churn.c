@@ -276,27 +276,49 @@ static void free_blocks(struct churn *churn, unsigned int order, uint64_t stride
 	say_freed(churn, freed, freed >> order);
 }
 
+/* Whether the line is the command with so many whole numbers, and nothing else; and which. */
+static int is_command(const char *line, const char *command, int count, uint64_t *numbers)
+{
+	size_t length = strlen(command);
+
+	if (strncmp(line, command, length))
+		return 0;
+	line += length;
+	for (int i = 0; i < count; i++) {
+		char *end;
+
+		/* strtoull alone takes signs, and makes -1 the highest number. */
+		if (line[0] != ' ' || line[1] < '0' || line[1] > '9')
+			return 0;
+		errno = 0;
+		numbers[i] = strtoull(line + 1, &end, 10);
+		if (errno)
+			return 0;
+		line = end;
+	}
+	return !strcmp(line, "\n");
+}
+
 static void obey(struct churn *churn)
 {
 	char line[128];
+	/* ORDER STRIDE OFFSET, or SEED. */
+	uint64_t numbers[3];
 
 	while (fgets(line, sizeof(line), stdin)) {
-		uint64_t seed, stride, offset;
-		unsigned int order;
-
-		if (!strcmp(line, "verify\n"))
+		if (is_command(line, "verify", 0, numbers))
 			verify(churn);
-		else if (!strcmp(line, "free all\n"))
+		else if (is_command(line, "free all", 0, numbers))
 			free_all(churn);
-		else if (sscanf(line, "free blocks %u %" SCNu64 " %" SCNu64, &order, &stride,
-				&offset) == 3 && order <= MOST_ORDER && offset < stride)
-			free_blocks(churn, order, stride, offset);
-		else if (sscanf(line, "refill %" SCNu64, &seed) == 1 && seed)
-			fill(churn, seed);
-		else if (!strcmp(line, "exit\n"))
+		else if (is_command(line, "free blocks", 3, numbers) && numbers[0] <= MOST_ORDER &&
+			 numbers[2] < numbers[1])
+			free_blocks(churn, (unsigned int)numbers[0], numbers[1], numbers[2]);
+		else if (is_command(line, "refill", 1, numbers) && numbers[0])
+			fill(churn, numbers[0]);
+		else if (is_command(line, "exit", 0, numbers))
 			return;
 		else
-			usage("churn: unknown command %s", line);
+			usage("churn: unknown command %.*s", (int)strcspn(line, "\n"), line);
 	}
 }
 

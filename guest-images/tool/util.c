@@ -42,7 +42,8 @@ uint64_t parse_number(const char *text, const char *what)
 
 	errno = 0;
 	number = strtoull(text, &end, 10);
-	if (errno || end == text || *end || *text == '-')
+	/* strtoull takes white space and signs too. */
+	if (errno || *text < '0' || *text > '9' || *end)
 		usage("%s: '%s' is not a whole number", what, text);
 	return number;
 }

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from harness.deadline import Deadline
 from harness.errors import ObserveError
 from harness.ledger.facts import GuestCounters
 from harness.machine.interfaces import GuestProcess, GuestShell
@@ -26,7 +27,7 @@ ONCE_SECONDS = 20.0
 _MAGIC = struct.Struct("<4sI")
 _FRAME = struct.Struct("<QQQQ4I")
 _PONG = struct.Struct("<QQ")
-_FREE = re.compile(rb"^MemFree:\s*(\d+) kB", re.MULTILINE)
+_FREE = re.compile(rb"^MemFree:\s*([0-9]{1,20}) kB", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,11 @@ class CounterStream:
 
     def __enter__(self) -> Self:
         self._process = self._shell.start(f"fpr-guest counters --hz {self._hz:g}")
-        self.clock = self._shake_hands()
+        try:
+            self.clock = self._shake_hands()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(
@@ -117,13 +122,15 @@ class CounterStream:
     def _shake_hands(self) -> ClockMap:
         """Pings; a frame that comes in between is passed over."""
         maps = []
+        deadline = Deadline(START_SECONDS, "answers to pings by `fpr-guest counters`")
         for number in range(1, PINGS + 1):
             assert self._process is not None
             sent = time.monotonic()
             self._process.write(b"ping %d\n" % number)
-            answer = self._next(timeout=START_SECONDS)
+            answer = self._next(deadline.remaining)
             while isinstance(answer, CounterFrame):
-                answer = self._next(timeout=START_SECONDS)
+                deadline.check()
+                answer = self._next(deadline.remaining)
             received = time.monotonic()
             if answer[0] != number:
                 raise ObserveError(f"the guest tool answered ping {answer[0]} for {number}")

@@ -6,13 +6,17 @@ import re
 from harness.errors import ObserveError
 from harness.ledger.facts import Zone
 
-_MEMINFO = re.compile(r"^([A-Za-z0-9_()]+):\s+(\d+)( kB)?$", re.MULTILINE)
-_VMSTAT = re.compile(r"^(\w+) (\d+)$", re.MULTILINE)
-_BUDDY = re.compile(r"^Node (\d+), zone\s+(\w+)((?:\s+\d+)+)\s*$", re.MULTILINE)
-_ZONE = re.compile(r"^Node (\d+), zone\s+(\w+)\s*$", re.MULTILINE)
-_PER_CPU = re.compile(r"^\s+count:\s+(\d+)\s*$", re.MULTILINE)
+# A counter has 64 bits, so at most 20 digits; more is garbage, and Python refuses thousands.
+_NUMBER = r"([0-9]{1,20})"
+_MEMINFO = re.compile(rf"^([A-Za-z0-9_()]+):\s+{_NUMBER}( kB)?$", re.MULTILINE)
+_VMSTAT = re.compile(rf"^(\w+) {_NUMBER}$", re.MULTILINE)
+_BUDDY = re.compile(
+    rf"^Node {_NUMBER}, zone\s+(\w+)((?:\s+[0-9]{{1,20}}(?![0-9]))+)\s*$", re.MULTILINE
+)
+_ZONE = re.compile(rf"^Node {_NUMBER}, zone\s+(\w+)\s*$", re.MULTILINE)
+_PER_CPU = re.compile(rf"^\s+count:\s+{_NUMBER}\s*$", re.MULTILINE)
 _FIELD = re.compile(
-    r"^\s+(?:pages )?(free|min|low|high|spanned|present|managed|start_pfn):?\s+(\d+)\s*$",
+    rf"^\s+(?:pages )?(free|min|low|high|spanned|present|managed|start_pfn):?\s+{_NUMBER}\s*$",
     re.MULTILINE,
 )
 
@@ -51,9 +55,9 @@ def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
     """
     blocks = parse_buddyinfo(buddyinfo)
     headers = list(_ZONE.finditer(zoneinfo))
-    ends = [match.start() for match in headers[1:]] + [len(zoneinfo)]
+    starts = [match.start() for match in headers]
     zones = []
-    for header, end in zip(headers, ends, strict=True):
+    for header, end in zip(headers, [*starts[1:], len(zoneinfo)], strict=False):
         node, name = int(header[1]), header[2]
         fields: dict[str, int] = {}
         for field, number in _FIELD.findall(zoneinfo, header.end(), end):

@@ -167,8 +167,9 @@ def test_a_discard_that_failed_is_told_only_on_standard_error(log: Path, tmp_pat
     """As QEMU 7.2 words it, with ENOMEM from madvise."""
     errors = tmp_path / "qemu.log"
     errors.write_text(
-        "2026-11-23T19:41:07.140402Z qemu-system-x86_64: ram_block_discard_range: Failed to discard "
-        "range m0:3c00000 +200000 (-12)\nqemu-system-x86_64: warning: something else\n"
+        "2026-11-23T19:41:07.140402Z qemu-system-x86_64: ram_block_discard_range: "
+        "Failed to discard range m0:3c00000 +200000 (-12)\n"
+        "qemu-system-x86_64: warning: something else\n"
     )
     reader = DiscardLog(log, LAYOUT, errors=errors)
     log.write_text(line(0, 2 * MIB))
