@@ -33,11 +33,13 @@ test-vm: $(INSTALLED)
 	$(BIN)/pytest scenarios -m default $(image_options) $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/pytest tests -m "not more_faults" $(ARGS)
+	$(BIN)/pytest tests -m "not more_faults" -n 2 --dist loadfile $(ARGS)
 
-# Every fault of the catalogue, also those that `make test` leaves out for the time they take.
+# Every fault of the catalogue, also those that `make test` leaves out for the time they take; goes
+# on where an interrupted run stopped, and writes docs/detection.md.
 test-faults: $(INSTALLED)
-	$(BIN)/pytest tests/faults $(ARGS)
+	FPR_FAULTS_RESUME=1 $(BIN)/pytest tests/faults -n 2 $(ARGS); status=$$?; \
+	$(BIN)/python tests/faults/detection.py && exit $$status
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

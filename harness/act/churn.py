@@ -17,6 +17,8 @@ gives the deadline of each phase."""
 
 SLACK_SECONDS = 15.0
 
+FreeWhat = Literal["all", "half-of-blocks", "half-of-pages"]
+
 
 def churn(session: GuestSession, step: ChurnStep) -> None:
     """One round: fill, hold, verify, free. What is not freed stays held for later steps."""
@@ -43,7 +45,7 @@ def churn(session: GuestSession, step: ChurnStep) -> None:
     free(session, step.free)
 
 
-def free(session: GuestSession, what: Literal["all", "half-of-blocks"]) -> None:
+def free(session: GuestSession, what: FreeWhat) -> None:
     """Free it, and record what the host held just before."""
     tool = _held(session)
     session.phase("free", what)
@@ -53,7 +55,8 @@ def free(session: GuestSession, what: Literal["all", "half-of-blocks"]) -> None:
         tool.close()
         session.churn = None
     else:
-        freed = tool.free_blocks(order=session.reporting_order, stride=2, offset=0)
+        order = session.reporting_order if what == "half-of-blocks" else 0
+        freed = tool.free_blocks(order=order, stride=2, offset=0)
     session.record.add(
         ChurnFreed(
             session.record.now(),

@@ -119,6 +119,7 @@ class GuestSession:
                 offered=balloon.offered,
                 negotiated=balloon.negotiated,
                 features=balloon.features,
+                discard=vm.spec.discard,
             )
         )
         layout = RamLayout.read(vm.monitor)

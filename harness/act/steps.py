@@ -7,14 +7,18 @@ from typing import Any
 from harness.act.audit import audit
 from harness.act.churn import churn, release, verify
 from harness.act.driver import bind, unbind
+from harness.act.pressure import pressure
+from harness.act.run import run
 from harness.act.session import GuestSession
 from harness.act.settle import settle
 from harness.scenario.model import (
     AuditStep,
     BindStep,
     ChurnStep,
+    PressureStep,
     ReleaseStep,
     RepeatStep,
+    RunStep,
     SettleStep,
     Step,
     UnbindStep,
@@ -33,8 +37,10 @@ VERBS: dict[type, Callable[[GuestSession, Any], None]] = {
     AuditStep: audit,
     BindStep: bind,
     ChurnStep: churn,
+    PressureStep: pressure,
     ReleaseStep: release,
     RepeatStep: repeat,
+    RunStep: run,
     SettleStep: settle,
     UnbindStep: unbind,
     VerifyStep: verify,

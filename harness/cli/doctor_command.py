@@ -20,7 +20,7 @@ from harness.cli.shell_command import stopping_guests
 from harness.errors import UNAVAILABLE, HarnessError, ImageError, ObserveError, UsageError
 from harness.image.build import BootFiles, find_built
 from harness.image.cache import cache_directory
-from harness.image.compile import compile_static
+from harness.image.compile import compile_c
 from harness.image.definition import ImageDefinition, load_definitions
 from harness.machine.accel import (
     KVM_BOOT_SECONDS,
@@ -320,7 +320,7 @@ def compiler_trouble() -> HarnessError | None:
         with tempfile.TemporaryDirectory(prefix="fpr-harness-") as name:
             source = Path(name) / "trial.c"
             source.write_text("int main(void) { return 0; }\n", encoding="ascii")
-            compile_static([source], Path(name) / "trial")
+            compile_c([source], Path(name) / "trial")
     except HarnessError as error:
         return error
     except OSError as error:

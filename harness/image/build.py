@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import ImageError, UsageError
 from harness.image.cache import cache_directory, exclusive, made_whole
-from harness.image.compile import COMMAND, compile_static, tool_sources
+from harness.image.compile import COMPILER, STATIC, compile_c, tool_sources
 from harness.image.definition import IMAGES_DIR, ImageDefinition
 from harness.image.initramfs import build_initramfs
 from harness.image.sources import Archive, Kernel, Progress, given_kernel
@@ -97,8 +97,8 @@ def _build(
 ) -> None:
     """Make the kernel, the initramfs and the manifest in a directory, and nothing else."""
     scratch = directory / "scratch"
-    tool = compile_static(tool_sources(IMAGES_DIR), directory / "fpr-guest")
-    init = compile_static([IMAGES_DIR / "init.c"], directory / "init")
+    tool = compile_c(tool_sources(IMAGES_DIR), directory / "fpr-guest")
+    init = compile_c([IMAGES_DIR / "init.c"], directory / "init")
     userland = archive.userland(scratch / "userland")
     if given is not None:
         kernel = archive.completed(given, scratch / "kernel")
@@ -135,7 +135,7 @@ def _file_facts(path: Path) -> dict[str, int | str]:
 def _digest(definition: ImageDefinition, given: Kernel | None) -> str:
     """Names the inputs: definition, guest files, the tool's source, this builder, the kernel."""
     hashed = hashlib.sha256(definition.model_dump_json().encode())
-    hashed.update(" ".join(COMMAND).encode())
+    hashed.update(" ".join(COMPILER + STATIC).encode())
     guest_files = [IMAGES_DIR / "init.c", IMAGES_DIR / "guest-shell", *tool_sources(IMAGES_DIR)]
     for path in (*guest_files, *sorted(Path(__file__).parent.glob("*.py"))):
         hashed.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the guest's own programs from C: static, every warning an error."""
+"""Compiles the project's own programs from C, every warning an error."""
 
 import os
 import subprocess
@@ -8,7 +8,11 @@ from pathlib import Path
 
 from harness.errors import ImageError
 
-COMMAND = ("cc", "-O2", "-static", "-s", "-Wall", "-Wextra", "-Werror")
+COMPILER = ("cc", "-O2", "-Wall", "-Wextra", "-Werror")
+STATIC = ("-static", "-s")
+"""For the guest, which has no libraries for it."""
+SHARED = ("-shared", "-fPIC")
+"""For an object that is preloaded into a program of the host."""
 COMPILE_SECONDS = 120.0
 
 
@@ -17,12 +21,12 @@ def tool_sources(images: Path) -> list[Path]:
     return sorted((images / "tool").glob("*.[ch]"))
 
 
-def compile_static(sources: Sequence[Path], output: Path) -> bytes:
-    """Make the executable `output` and return it. Raises `ImageError` with the compiler's words."""
+def compile_c(sources: Sequence[Path], output: Path, flags: Sequence[str] = STATIC) -> bytes:
+    """Make `output` and return its bytes. Raises `ImageError` with the compiler's words."""
     units = [str(path) for path in sources if path.suffix == ".c"]
     try:
         done = subprocess.run(
-            [*COMMAND, "-o", str(output), *units],
+            [*COMPILER, *flags, "-o", str(output), *units],
             capture_output=True,
             text=True,
             timeout=COMPILE_SECONDS,
@@ -32,18 +36,18 @@ def compile_static(sources: Sequence[Path], output: Path) -> bytes:
         )
     except FileNotFoundError as error:
         raise ImageError(
-            f"no C compiler (cc) for the guest's {output.name}",
+            f"no C compiler (cc) for {output.name}",
             hint="run `make setup`, or install gcc and libc6-dev",
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ImageError(
-            f"compiling the guest's {output.name} took over {COMPILE_SECONDS:.0f} s",
+            f"compiling {output.name} took over {COMPILE_SECONDS:.0f} s",
             hint="is this machine overloaded? try again",
         ) from error
     if done.returncode:
         missing = "cannot find -lc" in done.stderr
         raise ImageError(
-            f"the guest's {output.name} does not compile:\n{done.stderr.strip()}",
+            f"{output.name} does not compile:\n{done.stderr.strip()}",
             hint="run `make setup`, or install libc6-dev (a static C library)"
             if missing
             else "see what the compiler says above",

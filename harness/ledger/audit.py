@@ -3,7 +3,9 @@
 
 The guest is read before and after the host; only pages whose state is the same in both readings
 are judged. Swapped-out pages count as resident (the host is still charged with them), pages mapped
-to the zero page as absent.
+to the zero page as absent. But a held page mapped to the zero page is no proof of a loss: a host
+that splits a huge page gives its zero-filled parts the zero page (mm/huge_memory.c, 6.13), and the
+churn tool's process has such pages beside its pattern. The pattern's own check proves those.
 """
 
 from collections.abc import Sequence
@@ -34,7 +36,7 @@ SHOWN_PFNS = 16
 
 # Classes of a page on either side; their product indexes the cells.
 _NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _UNSTABLE = range(7)
-_ABSENT, _RESIDENT, _UNKNOWN = range(3)
+_ABSENT, _RESIDENT, _UNKNOWN, _ZERO = range(4)
 
 _CELLS = (
     "nothing",
@@ -54,22 +56,23 @@ _CELL_OF = np.array(
     [
         _CELLS.index(name)
         for row in (
-            ("nothing", "nothing", "nothing"),
-            ("used_absent", "used_resident", "unknown"),
-            ("held_absent", "used_resident", "unknown"),
-            ("free_small_absent", "free_small_resident", "unknown"),
-            ("free_large_absent", "free_large_resident", "unknown"),
-            ("reported_absent", "reported_resident", "unknown"),
-            ("unstable", "unstable", "unstable"),
+            ("nothing", "nothing", "nothing", "nothing"),
+            ("used_absent", "used_resident", "unknown", "used_absent"),
+            ("held_absent", "used_resident", "unknown", "used_absent"),
+            ("free_small_absent", "free_small_resident", "unknown", "free_small_absent"),
+            ("free_large_absent", "free_large_resident", "unknown", "free_large_absent"),
+            ("reported_absent", "reported_resident", "unknown", "reported_absent"),
+            ("unstable", "unstable", "unstable", "unstable"),
         )
         for name in row
     ],
     dtype=np.uint8,
 )
-"""Cell number by guest class * 3 + host class."""
+"""Cell number by guest class * 4 + host class."""
 
 _HOST_CLASS = np.full(256, _UNKNOWN, np.uint8)
-_HOST_CLASS[[HostState.ABSENT, HostState.ZERO]] = _ABSENT
+_HOST_CLASS[HostState.ABSENT] = _ABSENT
+_HOST_CLASS[HostState.ZERO] = _ZERO
 _HOST_CLASS[[HostState.RESIDENT, HostState.SWAPPED]] = _RESIDENT
 
 
@@ -103,7 +106,7 @@ def reduce_audit(
         index,
         reporting_order,
     )
-    cells = _CELL_OF[guest_class * np.uint8(3) + host_class]
+    cells = _CELL_OF[guest_class * np.uint8(4) + host_class]
 
     counts = np.bincount(
         index.astype(np.uint16) * len(_CELLS) + cells,
@@ -112,7 +115,7 @@ def reduce_audit(
     used = (guest_class == _USED) | (guest_class == _HELD)
     resident = host_class == _RESIDENT
     earlier = _padded_mask(earlier_used_resident, pages)
-    suspects = used & (host_class == _ABSENT) & earlier
+    suspects = used & ((host_class == _ABSENT) | (host_class == _ZERO)) & earlier
     reported = guest_class == _REPORTED
     free = (guest_class == _SMALL) | (guest_class == _LARGE)
     nodes = sorted({zone.node for zone in zones})

@@ -248,6 +248,8 @@ class GuestReady:
     """... and accepted by the driver."""
     features: str = ""
     """The device's `features` bit string as sysfs prints it."""
+    discard: Literal["dontneed", "free"] = "dontneed"
+    """How QEMU gives memory back."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 
@@ -347,6 +349,18 @@ class Audited:
 
 
 @dataclass(frozen=True)
+class Pressed:
+    """The host was made to take memory from QEMU."""
+
+    t: float
+    by: str
+    seconds: float
+    before: HostMapping
+    after: HostMapping
+    kind: Literal["pressed"] = "pressed"
+
+
+@dataclass(frozen=True)
 class DriverChanged:
     """The balloon driver was unbound or bound again."""
 
@@ -418,6 +432,7 @@ Event = Annotated[
     | ChurnVerified
     | Settled
     | Audited
+    | Pressed
     | DriverChanged
     | ConsoleFinding
     | NoiseRead

@@ -18,6 +18,7 @@ from harness.ledger.facts import (
     ConsoleFinding,
     Event,
     GuestReady,
+    Pressed,
     Settled,
 )
 from harness.ledger.zones import MAX_ORDER, REPORTING_CAPACITY
@@ -49,6 +50,10 @@ MEASURES: dict[str, str] = {
     "suspect_bytes": "bytes used now and absent now that an earlier audit saw used and resident",
     "unjudged_bytes": "bytes the latest audit could not judge: changing, or without host state",
     "lazyfree_bytes": "bytes of guest RAM the host holds as lazily freed",
+    "huge_bytes": "bytes of guest RAM the host holds in anonymous huge pages",
+    "pressed_bytes": "bytes the host gave up under the latest pressure",
+    "first_fill_page_seconds": "time per page of the first fill by the churn tool",
+    "refill_page_seconds": "time per page of its latest fill after the first",
     "residue_growth_bytes": "held after the last round's settle less held after the first round's",
     "settle_seconds": "from the start of the latest settle to the last movement",
     "settle_t50_seconds": "until half of what came back in the latest settle had",
@@ -77,6 +82,7 @@ AUDIT_MEASURES = frozenset(
         "suspect_bytes",
         "unjudged_bytes",
         "lazyfree_bytes",
+        "huge_bytes",
     }
 )
 """Those that only an audit takes."""
@@ -128,6 +134,8 @@ def rounds_of(events: Sequence[Event]) -> list[Round]:
                 settled, held = event, event.held
             elif isinstance(event, Audited):
                 audited, held = event, event.mapping.held
+            elif isinstance(event, Pressed):
+                held = event.after.held
         result.append(Round(freed, end, settled, audited, held))
     return result
 
@@ -137,7 +145,7 @@ def current_audit(events: Sequence[Event]) -> Audited | None:
     for event in reversed(events):
         if isinstance(event, Audited):
             return event
-        if isinstance(event, ChurnFreed | ChurnHeld):
+        if isinstance(event, ChurnFreed | ChurnHeld | Pressed):
             return None
     return None
 
@@ -234,6 +242,7 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
     total = audit.report.total
     found: dict[str, float] = {
         "lazyfree_bytes": audit.mapping.lazyfree,
+        "huge_bytes": audit.mapping.anon_huge,
         "unjudged_bytes": total.unstable + total.unknown,
         "percpu_free_bytes": percpu_free(audit),
     }
@@ -281,6 +290,15 @@ def _whole_run(events: Sequence[Event]) -> dict[str, float]:
     lost = max((audit.report.total.held_absent for audit in audits), default=0)
     if lost or (audits and all(is_usable(audit) for audit in audits)):
         found["held_absent_bytes"] = lost
+    pressed = [event for event in events if isinstance(event, Pressed)]
+    if pressed:
+        found["pressed_bytes"] = pressed[-1].before.held - pressed[-1].after.held
+    held = [event for event in events if isinstance(event, ChurnHeld) and event.bytes]
+    fills = [event.seconds * PAGE_SIZE / event.bytes for event in held]
+    if fills:
+        found["first_fill_page_seconds"] = fills[0]
+    if len(fills) > 1:
+        found["refill_page_seconds"] = fills[-1]
     checks = [event for event in events if isinstance(event, ChurnVerified)]
     if any(check.bytes for check in checks):
         found["integrity_mismatched_pages"] = sum(check.mismatched_pages for check in checks)

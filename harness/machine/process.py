@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
@@ -112,7 +112,14 @@ def _identity(pid: int) -> str:
 class QemuProcess:
     """A running QEMU. Make it with the words to run; end it with `end`."""
 
-    def __init__(self, argv: Sequence[str], directory: RuntimeDirectory, log: Path) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        directory: RuntimeDirectory,
+        log: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        """`environment` is added to this process's own."""
         self.argv = list(argv)
         self.log = log
         self._directory = directory
@@ -127,6 +134,7 @@ class QemuProcess:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    env={**os.environ, **environment},
                 )
         except OSError as error:
             raise LaunchError(

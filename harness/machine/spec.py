@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 Accelerator = Literal["auto", "kvm", "tcg"]
 Backend = Literal["anonymous", "memfd-shared", "memfd-private", "file-shared", "file-private"]
+Discard = Literal["dontneed", "free"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class GuestSpec:
     numa: tuple[NumaNode, ...] = ()
     free_page_reporting: bool = True
     backend: Backend = "anonymous"
+    discard: Discard = "dontneed"
+    """How QEMU gives memory back; `free` (MADV_FREE) needs the interposer."""
+    under_pressure: bool = False
+    """Whether the host shall be able to press memory out of this QEMU alone."""
 
 
 class BootLike(Protocol):

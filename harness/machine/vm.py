@@ -18,6 +18,7 @@ from harness.errors import (
     HarnessError,
     InterruptedRunError,
     LaunchError,
+    PreconditionError,
     QemuGoneError,
     QmpError,
     SshError,
@@ -33,7 +34,9 @@ from harness.machine.accel import (
 )
 from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
 from harness.machine.console import ConsoleWatcher
+from harness.machine.interposer import check_preloaded, lazy_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
+from harness.machine.pressure import MemoryGroup
 from harness.machine.process import QemuProcess, RuntimeDirectory
 from harness.machine.qmp import QmpMonitor
 from harness.machine.spec import Accelerator, BootLike, GuestSpec
@@ -111,7 +114,12 @@ class VirtualMachine:
         self.boot_seconds = 0.0
         self.discard_log = given.artefacts / "discards.log"
         self.qemu_log = given.artefacts / "qemu.log"
+        self.memory_group: MemoryGroup | None = None
+        """A control group (v1) of QEMU's own, where the spec asks for pressure and the host can."""
+        self.no_memory_group = ""
+        """Why there is none."""
         self._given = given
+        self._environment = lazy_environment() if given.spec.discard == "free" else {}
         self._cancelled = given.cancelled
         self._began = time.monotonic()
         self._end = contextlib.ExitStack()
@@ -170,12 +178,26 @@ class VirtualMachine:
         )
         self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
         self._end.callback(self.monitor.close)
-        self._process = QemuProcess(self.argv, self._runtime, self.qemu_log)
+        self._end.callback(self._leave_memory_group)
+        self._process = QemuProcess(self.argv, self._runtime, self.qemu_log, self._environment)
         self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
         self.console = ConsoleWatcher(self._files.console_log, self._gone)
         self.monitor.accept(Deadline(CONNECT_SECONDS, "QEMU to open its monitor"))
         self._confirm_accelerator()
+        check_preloaded(self.pid, self._environment)
+        if self.spec.under_pressure:
+            self._enter_memory_group()
         self.monitor.execute("cont")
+
+    def _enter_memory_group(self) -> None:
+        try:
+            self.memory_group = MemoryGroup.make(self._runtime.vm_id, self.pid)
+        except PreconditionError as error:
+            self.no_memory_group = error.message
+
+    def _leave_memory_group(self) -> None:
+        if self.memory_group is not None:
+            self.memory_group.remove()
 
     def _confirm_accelerator(self) -> None:
         enabled = bool(self.monitor.execute("query-kvm")["enabled"])
@@ -278,7 +300,9 @@ class VirtualMachine:
             discard_log=self.discard_log,
         )
         cpu = cpu_model(self.accel, self._given.qemu)
-        return command_by_hand(self.spec, files, accel=self.accel, cpu=cpu)
+        words = [f"{name}={value}" for name, value in self._environment.items()]
+        command = command_by_hand(self.spec, files, accel=self.accel, cpu=cpu)
+        return ["env", *words, *command] if words else command
 
     def sleep_alive(self, seconds: float) -> None:
         """Let time pass. Raises QEMU's end or `InterruptedRunError` as soon as there is one."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import ObserveError
-from harness.observe.cgroup import memory_file
+from harness.machine.cgroup import memory_file
 from harness.observe.noise import HostNoiseReader
 from harness.observe.page_walk import ScanSupport
 from harness.units import GIB, KIB, MIB, format_size

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness.errors import ObserveError
 from harness.ledger.facts import HostMapping
-from harness.observe.cgroup import memory_file
+from harness.machine.cgroup import memory_file
 from harness.observe.guest_vmas import MAPPING_HEADER, backing_files, process_gone
 from harness.observe.ram_layout import RamLayout
 from harness.units import KIB, MIB

@@ -69,6 +69,8 @@ def guest_spec(scenario: Scenario) -> GuestSpec:
         numa=tuple(NumaNode(node.memory, tuple(node.vcpus)) for node in scenario.guest.numa),
         free_page_reporting=scenario.balloon.free_page_reporting,
         backend=scenario.host.backend,
+        discard=scenario.host.discard,
+        under_pressure=scenario.presses,
     )
 
 

@@ -7,30 +7,12 @@ from pydantic import PlainValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from harness.ledger.expect import check_name, names_in, parse_condition
+from harness.ledger.measures import AUDIT_MEASURES
 
 T = TypeVar("T")
 
 Mistakes = list[tuple[tuple[str | int, ...], str]]
 """Places below the value being validated, and what is wrong there."""
-
-AUDIT_MEASURES = frozenset(
-    {
-        "discarded_bytes",
-        "failed_discard_bytes",
-        "held_absent_bytes",
-        "lazyfree_bytes",
-        "reclaimable_bytes",
-        "reported_bytes",
-        "reported_resident_bytes",
-        "retained_free_bytes",
-        "suspect_bytes",
-        "unjudged_bytes",
-        "unreported_free_bytes",
-        "used_absent_bytes",
-    }
-)
-"""Measures that `harness.ledger.measures` takes from page audits alone."""
-
 
 MAX_CONDITION = 200
 """Far above what a person can read; the parser recurses into parentheses."""

@@ -14,8 +14,10 @@ from harness.scenario.steps import (
     BindStep,
     ChurnStep,
     Part,
+    PressureStep,
     ReleaseStep,
     RepeatStep,
+    RunStep,
     SettleStep,
     SingleStep,
     Step,
@@ -34,8 +36,10 @@ __all__ = [
     "Guest",
     "Host",
     "NumaNode",
+    "PressureStep",
     "ReleaseStep",
     "RepeatStep",
+    "RunStep",
     "Scenario",
     "SettleStep",
     "SingleStep",
@@ -110,6 +114,16 @@ class Host(Part):
     backend: Literal[
         "anonymous", "memfd-shared", "memfd-private", "file-shared", "file-private"
     ] = "anonymous"
+    discard: Literal["dontneed", "free"] = "dontneed"
+    """`free`: QEMU's MADV_DONTNEED of guest memory becomes MADV_FREE."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        mistakes: Mistakes = []
+        if self.discard == "free" and self.backend != "anonymous":
+            words = f"`free` (MADV_FREE) is for anonymous memory, not {self.backend}"
+            mistakes.append((("discard",), words))
+        return raise_mistakes(self, mistakes)
 
 
 class Scenario(Part):
@@ -133,6 +147,11 @@ class Scenario(Part):
     def wait_count(self) -> int:
         """How often it waits for the guest to settle: what a run's time depends on."""
         return sum(isinstance(step, SettleStep) for _loc, step in unrolled(self.steps))
+
+    @property
+    def presses(self) -> bool:
+        """Whether a step makes the host take memory."""
+        return any(isinstance(step, PressureStep) for _loc, step in unrolled(self.steps))
 
     @field_validator("name", mode="after")
     @classmethod

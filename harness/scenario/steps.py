@@ -58,9 +58,9 @@ class ChurnStep(_Verb):
     pattern: Literal["seeded"] = "seeded"
     hold: Seconds = 1.0
     hugepages: Literal["default", "never", "always"] = "default"
-    free: Literal["all", "half-of-blocks"] = "all"
-    """`half-of-blocks`: every second whole physical block of the reporting order; the rest stays
-    held until a `release` step, the next `churn`, or the end."""
+    free: Literal["all", "half-of-blocks", "half-of-pages"] = "all"
+    """`half-of-blocks`: every second whole physical block of the reporting order, `half-of-pages`:
+    every second page; the rest stays held until a `release` step, the next `churn`, or the end."""
     seed: Annotated[StrictInt, Field(ge=0, lt=1 << 64)] | None = None
     """None: one that the run derives."""
 
@@ -97,6 +97,22 @@ class BindStep(_Verb):
     verb: ClassVar[str] = "bind"
 
 
+class PressureStep(_Verb):
+    """Make the host take what it can from this guest's QEMU; SKIP where the host cannot."""
+
+    verb: ClassVar[str] = "pressure"
+    by: Literal["any", "process-madvise", "cgroup-reclaim", "cgroup-limit"] = "any"
+    """`any`: the first of them that this host can do."""
+
+
+class RunStep(_Verb):
+    """Run a shell command in the guest; what it starts with `&` goes on."""
+
+    verb: ClassVar[str] = "run"
+    command: Annotated[str, Field(min_length=1)]
+    deadline: Seconds = 60.0
+
+
 def _verb_of(data: Any) -> str:
     return data.verb if isinstance(data, _Verb) else str(next(iter(data)))
 
@@ -128,6 +144,8 @@ _SingleStep = (
     | Annotated[AuditStep, Tag("audit")]
     | Annotated[UnbindStep, Tag("unbind")]
     | Annotated[BindStep, Tag("bind")]
+    | Annotated[PressureStep, Tag("pressure")]
+    | Annotated[RunStep, Tag("run")]
 )
 _SINGLE_VERBS = tuple(typing.get_args(member)[0].verb for member in typing.get_args(_SingleStep))
 

@@ -14,6 +14,11 @@ from harness.deadline import Deadline, wait_for
 
 END_SECONDS = 90.0
 
+# A shell starts background jobs with SIGINT ignored, and whatever a test starts inherits that:
+# nothing could then be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Running:
     """One `fpr-harness` process with a results directory of its own."""

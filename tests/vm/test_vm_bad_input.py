@@ -4,16 +4,15 @@
 Each test runs the real command; where a guest would be needed, none comes up.
 """
 
-import contextlib
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pytest
 from leftovers import vm_directories
 from running import Running, qemus_of
+from small_disk import fill, small_disk
 
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import load_definitions
@@ -105,32 +104,6 @@ def test_scenario_with_mistakes_names_them_all(tmp_path: Path) -> None:
     assert not run.results.exists()
 
 
-@contextlib.contextmanager
-def small_disk(where: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, which the test can fill. Skips where mounting is not allowed."""
-    where.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
-    try:
-        yield where
-    finally:
-        subprocess.run(["umount", "--lazy", str(where)], check=True)
-
-
-def fill(disk: Path) -> None:
-    """Leave no byte free."""
-    with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    assert shutil.disk_usage(disk).free == 0
-
-
 def test_disk_full_from_the_start(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1M") as disk:
         fill(disk)
@@ -162,12 +135,10 @@ def test_disk_that_fills_in_the_middle_keeps_what_was_measured(tmp_path: Path) -
 
 def test_pytest_gives_the_same_status_and_table(tmp_path: Path) -> None:
     """As `make test-vm` runs it: a MISS is 69 there too, and Ctrl-C ends it cleanly."""
-    pytest_binary = shutil.which("pytest")
-    assert pytest_binary is not None
     root = Path(__file__).parents[2]
-    words = [pytest_binary, "scenarios", "-k", "reclaim-basic", "--qemu", "/nonexistent/qemu"]
+    words = ["pytest", "scenarios", "-k", "reclaim-basic", "--qemu", "/nonexistent/qemu"]
     ended = subprocess.run(
-        [*words, "--results", str(tmp_path / "results")],
+        [sys.executable, "-m", *words, "--results", str(tmp_path / "results")],
         cwd=root,
         capture_output=True,
         text=True,

@@ -21,7 +21,7 @@ from local_guest import LocalProcess, LocalShell
 from harness.act.churn_session import ChurnSession, Hugepages
 from harness.deadline import Deadline, wait_for
 from harness.errors import GuestError, ObserveError, SshError
-from harness.image.compile import compile_static, tool_sources
+from harness.image.compile import compile_c, tool_sources
 from harness.ledger.facts import GuestState
 from harness.observe.counter_stream import CounterFrame, CounterStream, read_counters
 from harness.observe.page_stream import PageReader, decode_pages
@@ -58,7 +58,7 @@ def tool() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="fpr-test-") as directory:
         Path(directory).chmod(0o755)
         path = Path(directory) / "fpr-guest"
-        compile_static(tool_sources(IMAGES), path)
+        compile_c(tool_sources(IMAGES), path)
         yield path
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from harness.errors import ImageError, ScenarioFileError
 from harness.image.cache import exclusive, made_whole
-from harness.image.compile import compile_static
+from harness.image.compile import compile_c
 from harness.image.cpio import directory_entry, file_entry, link_entry, write_cpio
 from harness.image.definition import load_definitions
 
@@ -121,7 +121,7 @@ def test_without_a_compiler_the_message_says_what_to_install(
     source.write_text("int main(void) { return 0; }\n")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ImageError, match="no C compiler") as refused:
-        compile_static([source], tmp_path / "init")
+        compile_c([source], tmp_path / "init")
     assert "gcc" in refused.value.hint
 
 
@@ -129,4 +129,4 @@ def test_a_program_with_a_warning_does_not_compile(tmp_path: Path) -> None:
     source = tmp_path / "init.c"
     source.write_text("int main(int count) { return 0; }\n")
     with pytest.raises(ImageError, match="unused parameter"):
-        compile_static([source], tmp_path / "init")
+        compile_c([source], tmp_path / "init")

@@ -28,6 +28,7 @@ from harness.ledger.facts import (
     HostState,
     NoiseRead,
     PhaseStarted,
+    Pressed,
     RunStarted,
     Settled,
     SettleOutcome,
@@ -203,6 +204,11 @@ def settled(t: float = 40.0, **changes: Any) -> Settled:
         t90=14.0,
     )
     return replace(plain, **changes)
+
+
+def pressed(t: float, *, before: int, after: int) -> Pressed:
+    """The host took anonymous memory."""
+    return Pressed(t, "process-madvise", 0.1, mapping(before), mapping(after))
 
 
 def started() -> list[Event]:

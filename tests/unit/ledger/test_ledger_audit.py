@@ -63,7 +63,7 @@ def only(cells: CellTotals) -> dict[str, int]:
         (G.USED, S.ZERO, ["used_absent"]),
         (G.HELD, S.RESIDENT, ["used_resident"]),
         (G.HELD, S.ABSENT, ["used_absent", "held_absent"]),
-        (G.HELD, S.ZERO, ["used_absent", "held_absent"]),
+        (G.HELD, S.ZERO, ["used_absent"]),
         (G.FREE, S.RESIDENT, ["free_large_resident"]),
         (G.FREE, S.ABSENT, ["free_large_absent"]),
         (G.REPORTED, S.RESIDENT, ["reported_resident"]),

@@ -4,7 +4,7 @@
 from typing import get_args
 
 import pytest
-from ledger_builders import a_run, freed, healthy, mapping, zone
+from ledger_builders import a_run, freed, healthy, mapping, pressed, zone
 from pydantic import TypeAdapter
 
 from harness.ledger.facts import (
@@ -32,6 +32,7 @@ EVENTS: list[Event] = [
     Sample(1.0, 1, None, 0, None, 7),
     SamplingEnded(2.0, 1, ("the guest's meminfo is empty",)),
     DriverChanged(1.0, False),
+    pressed(2.0, before=2, after=1),
     ConsoleFinding(1.0, "hang", "soft lockup", "watchdog: ..."),
     Broke(1.0, "SshError", Verdict.MISS, "lost", ""),
     Judged(1.0, Verdict.FAIL, Cause.LAZILY_FREE, "why", {"rounds": 1.0}),

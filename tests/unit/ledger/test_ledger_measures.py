@@ -12,6 +12,7 @@ from ledger_builders import (
     freed,
     healthy,
     mapping,
+    pressed,
     ready,
     settled,
     started,
@@ -27,6 +28,7 @@ from harness.ledger.facts import (
     Event,
     GuestState,
     HostState,
+    StepsDone,
 )
 from harness.ledger.measures import AUDIT_MEASURES, MEASURES, measure
 from harness.units import MIB
@@ -48,6 +50,8 @@ def test_a_healthy_run() -> None:
         "settle_t90_seconds": 14.0,
         "remaining_bytes": 0,
         "lazyfree_bytes": 0,
+        "huge_bytes": 0,
+        "first_fill_page_seconds": 2.0 * 4096 / (FREED + 8 * MIB),
         "unjudged_bytes": 0,
         "discarded_bytes": 160 * MIB,
         "failed_discard_bytes": 0,
@@ -65,7 +69,9 @@ def test_a_healthy_run() -> None:
 
 
 def test_every_measure_taken_is_documented() -> None:
-    two = [*a_run(earlier=[healthy().audited(15.0, "held")], last=()), *a_run()]
+    pressure = pressed(45.0, before=52 * MIB, after=50 * MIB)
+    first = a_run(earlier=[healthy().audited(15.0, "held"), pressure], last=())
+    two = [*first, *a_run()]
     assert set(measure(two)) == set(MEASURES)
 
 
@@ -216,3 +222,18 @@ def test_an_order_nothing_can_have_has_no_block() -> None:
 
 def test_console_findings_count_even_without_a_guest() -> None:
     assert measure([ConsoleFinding(1.0, "crash", "panic", "...")])["console_findings"] == 1
+
+
+def test_pressure_gives_back_and_puts_the_audit_out_of_date() -> None:
+    pressure = pressed(52.0, before=52 * MIB, after=12 * MIB)
+    values = measure([*a_run(last=()), pressure, StepsDone(60.0)])
+    assert values["pressed_bytes"] == 40 * MIB
+    assert values["reclaimed_bytes"] == HELD_BEFORE - 12 * MIB
+    assert "lazyfree_bytes" not in values, "the audit saw the host before the pressure"
+
+
+def test_the_time_of_a_page_is_that_of_the_first_and_the_latest_fill() -> None:
+    again = ChurnHeld(70.0, FREED, 4.0)
+    values = measure([*a_run(last=()), again])
+    assert values["first_fill_page_seconds"] == 2.0 * 4096 / (FREED + 8 * MIB)
+    assert values["refill_page_seconds"] == 4.0 * 4096 / FREED

@@ -31,7 +31,7 @@ def base(bench: Bench) -> Path:
 def sleeper(directory: RuntimeDirectory, log: Path, script: str = "sleep 60") -> QemuProcess:
     """A process that is told apart by the VM's name, as QEMU is."""
     return QemuProcess(
-        ["sh", "-c", f"{script}; true", "-name", f"guest={directory.vm_id}"], directory, log
+        ["sh", "-c", f"{script}; true", "-name", f"guest={directory.vm_id}"], directory, log, {}
     )
 
 
@@ -52,7 +52,7 @@ from pathlib import Path
 from harness.machine.process import QemuProcess, RuntimeDirectory
 directory = RuntimeDirectory()
 words = ["sh", "-c", "trap '' TERM; sleep 60; true", "-name", f"guest={directory.vm_id}"]
-process = QemuProcess(words, directory, Path(sys.argv[1]))
+process = QemuProcess(words, directory, Path(sys.argv[1]), {})
 print(process.pid, directory.path, flush=True)
 time.sleep(60)
 """
@@ -133,6 +133,8 @@ def test_ram_files_that_do_not_fit_are_refused_before_they_fill_the_disk(base: P
 def test_end_by_request(base: Path, tmp_path: Path) -> None:
     directory = RuntimeDirectory()
     process = sleeper(directory, tmp_path / "log")
+    # A new process has its parent's command line for a moment.
+    wait_for(lambda: processes_of(directory.vm_id) or None, Deadline(5.0, "it to begin"))
     assert processes_of(directory.vm_id) == [process.pid]
     process.end(lambda: process.signal(signal.SIGINT))
     assert not process.alive

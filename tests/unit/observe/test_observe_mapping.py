@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ObserveError
-from harness.observe.cgroup import candidates
+from harness.machine.cgroup import candidates
 from harness.observe.mapping import HostMappingReader, parse_smaps
 from harness.units import KIB, MIB, PAGE_SIZE
 

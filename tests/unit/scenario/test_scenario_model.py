@@ -8,9 +8,8 @@ from typing import get_args
 import pytest
 
 from harness.errors import ScenarioFileError
-from harness.ledger.measures import MEASURES
+from harness.ledger.measures import AUDIT_MEASURES, MEASURES
 from harness.machine.spec import Backend
-from harness.scenario.expectations import AUDIT_MEASURES
 from harness.scenario.fields import Share
 from harness.scenario.load import load_scenario
 from harness.scenario.model import (
@@ -148,7 +147,7 @@ expect:
         "x.yaml:9: steps[2].churn.size: '50 per cent' is not a size; write a part of the guest's "
         "memory, 50%, or a number with a unit, 512MiB",
         "x.yaml:10: steps[3]: unknown step 'chrun'; did you mean 'churn'; steps are: settle, churn,"
-        " verify, release, audit, unbind, bind, repeat",
+        " verify, release, audit, unbind, bind, pressure, run, repeat",
         "x.yaml:11: steps[4]: a step is a mapping with one key, as in `- settle: {}`; ",
         "x.yaml:13: steps[5]: a step is a mapping with one key, as in `- settle: {}`; ",
         "x.yaml:14: steps[6].audit: must be a mapping (`field: value`), not []",

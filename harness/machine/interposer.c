@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Preloaded into QEMU, breaks the last step of free page reporting: the discard of guest memory.
+ * Preloaded into QEMU, changes the last step of free page reporting: the discard of guest memory.
+ * `lazily` is the host's other policy, MADV_FREE; all others are ways to prove the harness by.
  *
- *   FPR_FAULT      NAME or NAME=NUMBER, see `faults` below
- *   FPR_FAULT_LOG  a file; one line for each discard touched: "NAME ADDRESS LENGTH" in hexadecimal
- *   FPR_FAULT_AT   a path; until there is such a file every discard is carried out as asked
+ *   FPR_DISCARD       NAME or NAME=NUMBER, see `ways` below
+ *   FPR_DISCARD_LOG   a file; one line for each discard touched: "NAME ADDRESS LENGTH", hexadecimal
+ *   FPR_DISCARD_FROM  a file; until it exists every discard is carried out as asked. If it holds
+ *                     "LOW HIGH" (hexadecimal), only discards within these host addresses change.
  *
  * QEMU discards private anonymous memory with madvise(MADV_DONTNEED) and punches holes into files
  * with fallocate() (ram_block_discard_range(), softmmu/physmem.c of 7.2, system/physmem.c of 10.0);
@@ -14,6 +16,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -37,15 +40,18 @@ struct discard {
 	off_t offset;
 };
 
-typedef int fault(const struct discard *, unsigned long argument);
+typedef int way(const struct discard *, unsigned long argument);
 
 static madvise_call *real_madvise;
 static fallocate_call *real_fallocate;
 static atomic_ulong discards;
-static fault *chosen;
+static way *chosen;
+static int to_files;
 static const char *name;
 static unsigned long argument;
 static const char *begins_at;
+static atomic_int begun;
+static unsigned long low, high = ULONG_MAX;
 static int log_file = -1;
 
 static void die(const char *what)
@@ -61,7 +67,12 @@ static void note(const struct discard *discard)
 			      (unsigned long)discard->address, discard->length);
 
 	if (log_file >= 0 && write(log_file, line, (size_t)length) != length)
-		die("cannot write FPR_FAULT_LOG");
+		die("cannot write FPR_DISCARD_LOG");
+}
+
+static int by_madvise(const struct discard *discard)
+{
+	return real_madvise(discard->address, discard->length, MADV_DONTNEED);
 }
 
 /* Success without an effect. */
@@ -122,6 +133,20 @@ static int neighbour(const struct discard *discard, unsigned long more)
 	return status;
 }
 
+/* The block N bytes further on goes instead. */
+static int shift(const struct discard *discard, unsigned long distance)
+{
+	note(discard);
+	return real_madvise(discard->address + distance, discard->length, MADV_DONTNEED);
+}
+
+/* Only holes are not punched: the mapping is still dropped, the file keeps its blocks. */
+static int swallow_holes(const struct discard *discard, unsigned long unused)
+{
+	return discard->carry_out == by_madvise ? discard->carry_out(discard) :
+						  swallow(discard, unused);
+}
+
 /* Somebody touches every page again. */
 static int repopulate(const struct discard *discard, unsigned long unused)
 {
@@ -136,17 +161,25 @@ static int repopulate(const struct discard *discard, unsigned long unused)
 
 static const struct {
 	const char *name;
-	fault *fault;
-} faults[] = {
-	{ "swallow", swallow },	      { "swallow-one-of", swallow_one_of },
-	{ "swallow-length", swallow_length }, { "errno", fail_with },
-	{ "delay-ms", delay },	      { "lazily", lazily },
-	{ "neighbour", neighbour },   { "repopulate", repopulate },
+	way *way;
+	/* Whether it can be done to a file. */
+	int to_files;
+} ways[] = {
+	{ "swallow", swallow, 1 },
+	{ "swallow-one-of", swallow_one_of, 1 },
+	{ "swallow-length", swallow_length, 1 },
+	{ "swallow-holes", swallow_holes, 1 },
+	{ "errno", fail_with, 1 },
+	{ "delay-ms", delay, 1 },
+	{ "lazily", lazily, 0 },
+	{ "neighbour", neighbour, 0 },
+	{ "shift", shift, 0 },
+	{ "repopulate", repopulate, 0 },
 };
 
 __attribute__((constructor)) static void choose(void)
 {
-	const char *wanted = getenv("FPR_FAULT"), *path = getenv("FPR_FAULT_LOG");
+	const char *wanted = getenv("FPR_DISCARD"), *path = getenv("FPR_DISCARD_LOG");
 	const char *value = wanted ? strchr(wanted, '=') : NULL;
 	size_t length = value ? (size_t)(value - wanted) : wanted ? strlen(wanted) : 0;
 
@@ -155,33 +188,46 @@ __attribute__((constructor)) static void choose(void)
 	if (!real_madvise || !real_fallocate)
 		die("this C library has no madvise or fallocate64");
 	argument = value ? strtoul(value + 1, NULL, 0) : 0;
-	for (size_t i = 0; wanted && i < sizeof(faults) / sizeof(faults[0]); i++)
-		if (strlen(faults[i].name) == length && !strncmp(wanted, faults[i].name, length)) {
-			name = faults[i].name;
-			chosen = faults[i].fault;
+	for (size_t i = 0; wanted && i < sizeof(ways) / sizeof(ways[0]); i++)
+		if (strlen(ways[i].name) == length && !strncmp(wanted, ways[i].name, length)) {
+			name = ways[i].name;
+			chosen = ways[i].way;
+			to_files = ways[i].to_files;
 		}
-	begins_at = getenv("FPR_FAULT_AT");
+	begins_at = getenv("FPR_DISCARD_FROM");
 	if (wanted && !chosen)
-		die("FPR_FAULT names no fault");
+		die("FPR_DISCARD names no way to discard");
 	if (path && (log_file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) < 0)
-		die("cannot open FPR_FAULT_LOG");
+		die("cannot open FPR_DISCARD_LOG");
 }
 
-static int active(void)
+/* Reads the range once the file is there; that it grows later changes nothing. */
+static int active(const struct discard *discard)
 {
-	return chosen && (!begins_at || !access(begins_at, F_OK));
-}
+	char text[64] = "";
 
-static int by_madvise(const struct discard *discard)
-{
-	return real_madvise(discard->address, discard->length, MADV_DONTNEED);
+	if (!chosen)
+		return 0;
+	if (begins_at && !atomic_load(&begun)) {
+		int file = open(begins_at, O_RDONLY | O_CLOEXEC);
+
+		if (file < 0)
+			return 0;
+		if (read(file, text, sizeof(text) - 1) < 0 ||
+		    (*text && sscanf(text, "%lx %lx", &low, &high) != 2))
+			die("FPR_DISCARD_FROM holds no range of addresses");
+		close(file);
+		atomic_store(&begun, 1);
+	}
+	return (unsigned long)discard->address >= low &&
+	       (unsigned long)discard->address + discard->length <= high;
 }
 
 int madvise(void *address, size_t length, int advice)
 {
 	struct discard discard = { .address = address, .length = length, .carry_out = by_madvise };
 
-	if (advice != MADV_DONTNEED || !active())
+	if (advice != MADV_DONTNEED || !active(&discard))
 		return real_madvise(address, length, advice);
 	return chosen(&discard, argument);
 }
@@ -198,9 +244,9 @@ int fallocate64(int descriptor, int mode, off_t offset, off_t length)
 	struct discard discard = { .length = (size_t)length, .carry_out = by_fallocate,
 				   .descriptor = descriptor, .mode = mode, .offset = offset };
 
-	if (!(mode & FALLOC_FL_PUNCH_HOLE) || !active())
+	if (!(mode & FALLOC_FL_PUNCH_HOLE) || !active(&discard))
 		return real_fallocate(descriptor, mode, offset, length);
-	if (chosen == lazily || chosen == neighbour || chosen == repopulate)
-		die("this fault is for anonymous memory");
+	if (!to_files)
+		die("this way to discard is for anonymous memory");
 	return chosen(&discard, argument);
 }

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The object preloaded into QEMU that changes how it discards guest memory; see interposer.c."""
+
+import hashlib
+from pathlib import Path
+
+from harness.errors import LaunchError
+from harness.image.cache import cache_directory, exclusive, made_whole
+from harness.image.compile import SHARED, compile_c
+
+SOURCE = Path(__file__).with_name("interposer.c")
+LIBRARY = "interposer.so"
+
+
+def build_interposer() -> Path:
+    """The compiled object, made once for each version of its source. Raises `ImageError`."""
+    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(SHARED).encode()).hexdigest()[:16]
+    shelf = cache_directory() / "interposer"
+    target = shelf / key
+    if not (target / LIBRARY).exists():
+        with exclusive(shelf / "lock", "the interposer"):
+            if not (target / LIBRARY).exists():
+                with made_whole(target) as directory:
+                    compile_c([SOURCE], directory / LIBRARY, SHARED)
+    return target / LIBRARY
+
+
+def lazy_environment() -> dict[str, str]:
+    """What makes a QEMU free lazily. Raises `ImageError`."""
+    return {"LD_PRELOAD": str(build_interposer()), "FPR_DISCARD": "lazily"}
+
+
+def check_preloaded(pid: int, environment: dict[str, str]) -> None:
+    """A static or set-uid QEMU loads no other object: then nothing would be lazy.
+
+    Raises `LaunchError`.
+    """
+    library = environment.get("LD_PRELOAD")
+    if library is None:
+        return
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    except OSError:
+        return  # QEMU has ended; whoever waits for it says how
+    if library not in maps:
+        raise LaunchError(
+            "QEMU did not load the object that makes its discards lazy (discard: free)",
+            hint="use a dynamically linked QEMU without set-uid; qemu.log has the loader's words",
+        )

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The faults the harness is proved by, and what it must make of each. Data only."""
+
+from dataclasses import dataclass
+
+from harness.units import KIB, MIB
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault on one scenario."""
+
+    name: str
+    layer: str
+    """Where it is injected: `none`, `host`, `guest` or `controller`."""
+    about: str
+    scenario: str
+    """A scenario's name, or the stem of a file in `broken/`."""
+    verdict: str
+    cause: str | None = None
+    discard: str = ""
+    """What the interposer does to discards from the free on: FPR_DISCARD."""
+    where: str = ""
+    """Only discards of this part of guest memory: `node1` or `above-4g`."""
+    deed: str = ""
+    """A function of `deeds`, done to the run once it has reached the phase `at`."""
+    at: str = "free"
+    options: tuple[str, ...] = ()
+    """Further options of `fpr-harness run`."""
+    measure: str = ""
+    """The measure that must equal, within 1 %, what the interposer logged."""
+    quick: bool = False
+    """Part of `make test`: one for each layer."""
+
+
+def _discards(name: str, about: str, cause: str | None, **more: str | bool) -> Fault:
+    """A fault of discards on `reclaim-basic`, unless `more` says otherwise."""
+    fields = {"scenario": "reclaim-basic", "verdict": "FAIL" if cause else "PASS", **more}
+    return Fault(name=name, layer="host", about=about, cause=cause, **fields)  # type: ignore[arg-type]
+
+
+RESIDENT = "reported_resident_bytes"
+ACKED = "acked-not-discarded"
+
+FAULTS = (
+    Fault("none", "none", "a clean run", "reclaim-basic", "PASS"),
+    Fault("none-off", "none", "reporting off", "control-reporting-off", "PASS"),
+    _discards(
+        "swallow", "discards do nothing and succeed", ACKED, discard="swallow", measure=RESIDENT
+    ),
+    _discards(
+        "swallow-half",
+        "every second discard does nothing",
+        ACKED,
+        discard="swallow-one-of=2",
+        measure=RESIDENT,
+        quick=True,
+    ),
+    _discards(
+        "swallow-node1",
+        "only discards of the second NUMA node do nothing",
+        ACKED,
+        scenario="two-nodes",
+        discard="swallow",
+        where="node1",
+        measure=RESIDENT,
+    ),
+    _discards(
+        "swallow-above-4g",
+        "only discards above 4 GiB do nothing",
+        ACKED,
+        scenario="above-4g",
+        discard="swallow",
+        where="above-4g",
+        measure=RESIDENT,
+    ),
+    _discards(
+        "swallow-4m",
+        "only discards of 4 MiB do nothing",
+        ACKED,
+        discard=f"swallow-length={4 * MIB}",
+        measure=RESIDENT,
+    ),
+    _discards("delay", "each discard takes 20 ms longer", None, discard="delay-ms=20"),
+    _discards(
+        "einval", "discards fail: EINVAL", ACKED, discard="errno=22", measure="failed_discard_bytes"
+    ),
+    _discards(
+        "enomem", "discards fail: ENOMEM", ACKED, discard="errno=12", measure="failed_discard_bytes"
+    ),
+    _discards(
+        "neighbour",
+        "the page after each block is discarded too",
+        "data-loss",
+        scenario="reclaim-partial",
+        discard=f"neighbour={4 * KIB}",
+        quick=True,
+    ),
+    _discards(
+        "wrong-block",
+        "the next block of equal length is discarded instead",
+        "data-loss",
+        scenario="reclaim-partial",
+        discard=f"shift={2 * MIB}",
+    ),
+    _discards(
+        "zeroed-page",
+        "one page that the guest holds is zeroed",
+        "data-loss",
+        deed="zero_a_held_page",
+        at="hold",
+    ),
+    _discards(
+        "repopulate",
+        "something touches every page after its discard",
+        ACKED,
+        discard="repopulate",
+        measure=RESIDENT,
+    ),
+    Fault(
+        "memfd-holes",
+        "host",
+        "holes are not punched into a memfd, only its mapping is dropped",
+        "reclaim-basic",
+        "FAIL",
+        "still-charged",
+        discard="swallow-holes",
+        options=("--set", "host.backend=memfd-shared"),
+        measure=RESIDENT,
+    ),
+    _discards(
+        "lazily",
+        "memory is freed with MADV_FREE where it should be gone",
+        "lazily-free",
+        discard="lazily",
+        measure="lazyfree_bytes",
+        quick=True,
+    ),
+    Fault(
+        "unbound",
+        "guest",
+        "the driver is unbound half-way",
+        "driver-unbound-half-way",
+        "FAIL",
+        "feature-off",
+    ),
+    Fault(
+        "order-out-of-reach",
+        "guest",
+        "the reporting order is raised above the allocator's largest",
+        "order-out-of-reach",
+        "FAIL",
+        "not-reported",
+        quick=True,
+    ),
+    Fault(
+        "worker-starved",
+        "guest",
+        "real-time processes leave the reporting worker no CPU",
+        "worker-starved",
+        "FAIL",
+        "not-reported",
+    ),
+    Fault(
+        "page-cache",
+        "guest",
+        "freed memory becomes page cache",
+        "page-cache",
+        "FAIL",
+        "guest-retained",
+    ),
+    Fault(
+        "fragmentation",
+        "guest",
+        "every second page is freed: no block of the order is",
+        "fragmentation",
+        "FAIL",
+        "guest-retained",
+    ),
+    Fault(
+        "hugetlb-pool",
+        "guest",
+        "freed memory goes to the pool of huge pages",
+        "hugetlb-pool",
+        "FAIL",
+        "guest-retained",
+    ),
+    Fault("panic", "guest", "sysrq c", "panic", "FAIL", "guest-crash"),
+    Fault(
+        "hang",
+        "guest",
+        "the vCPUs are stopped over QMP",
+        "reclaim-basic",
+        "FAIL",
+        "guest-hang",
+        deed="stop_vcpus",
+        at="hold",
+    ),
+    Fault(
+        "oom",
+        "guest",
+        "a process takes memory until the OOM killer ends it",
+        "oom",
+        "FAIL",
+        "kernel-warning",
+    ),
+    Fault(
+        "guest-clock",
+        "guest",
+        "the guest's clock is stepped by an hour",
+        "guest-clock",
+        "PASS",
+    ),
+    Fault(
+        "console-flood",
+        "controller",
+        "the guest floods its console",
+        "console-flood",
+        "PASS",
+    ),
+    Fault(
+        "qemu-killed",
+        "controller",
+        "QEMU is killed",
+        "reclaim-basic",
+        "MISS",
+        deed="kill_qemu",
+        at="hold",
+    ),
+    Fault(
+        "qemu-stopped",
+        "controller",
+        "QEMU is stopped (SIGSTOP)",
+        "reclaim-basic",
+        "MISS",
+        deed="stop_qemu",
+        at="hold",
+    ),
+    Fault(
+        "qmp-closed",
+        "controller",
+        "the QMP connection is closed",
+        "reclaim-basic",
+        "MISS",
+        deed="close_qmp",
+        at="hold",
+    ),
+    Fault(
+        "ssh-cut",
+        "controller",
+        "the guest's network link goes down",
+        "reclaim-basic",
+        "MISS",
+        deed="cut_ssh",
+        at="hold",
+    ),
+    Fault(
+        "disk-full",
+        "controller",
+        "the disk of the results is full",
+        "reclaim-basic",
+        "MISS",
+        deed="fill_the_disk",
+        at="hold",
+    ),
+)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Harm done from outside to a run in progress: to its QEMU, its guest, or the harness itself."""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1] / "vm"))
+from leftovers import qmp, vm_directories
+from running import Running
+from small_disk import fill
+
+from harness.observe.ram_layout import RamLayout
+from harness.units import GIB, MIB, PAGE_SIZE
+
+SYS_PIDFD_GETFD = 438
+CHUNK = 64 * MIB
+U64 = (1 << 64) - 1
+
+
+def _vm(running: Running) -> Path:
+    (directory,) = vm_directories(running.process.pid)
+    return directory
+
+
+class _Monitor:
+    """The VM's second QMP socket, past the harness."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+    ) -> Any:
+        del timeout
+        return qmp(self._directory, command, **(arguments or {}))
+
+    def human(self, command: str, *, timeout: float = 10.0) -> str:
+        del timeout
+        return str(qmp(self._directory, "human-monitor-command", command_line=command))
+
+
+def ram_layout(running: Running) -> RamLayout:
+    """Where the guest's memory lies in its QEMU."""
+    return RamLayout.read(_Monitor(_vm(running)))
+
+
+def addresses_of(running: Running, where: str) -> tuple[int, int]:
+    """Host addresses [low, high) of a part of guest memory: `node1` or `above-4g`."""
+    layout = ram_layout(running)
+    if where == "node1":
+        (block,) = (block for block in layout.blocks if block.name.endswith("m1"))
+        return block.hva, block.hva + block.size
+    pieces = [piece for piece in layout.pieces if piece.pfn_start * PAGE_SIZE >= 4 * GIB]
+    (piece,) = pieces
+    return piece.hva, piece.hva + (piece.pfn_end - piece.pfn_start) * PAGE_SIZE
+
+
+def _first_word(seed: int, page: int) -> int:
+    """What the churn tool wrote at the start of a page (guest-images/tool/churn.c)."""
+    x = (seed * 0x9E3779B97F4A7C15 + page) & U64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & U64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB & U64
+    return x ^ x >> 31
+
+
+def zero_a_held_page(running: Running) -> None:
+    """Page 4711 of the churn tool's first pattern, found in QEMU's memory by its first word."""
+    wanted = np.uint64(_first_word(1, 4711))
+    with Path(f"/proc/{running.qemu_pid()}/mem").open("r+b", buffering=0) as memory:
+        for block in ram_layout(running).blocks:
+            for at in range(block.hva, block.hva + block.size, CHUNK):
+                memory.seek(at)
+                words = np.frombuffer(memory.read(CHUNK), "<u8")[:: PAGE_SIZE // 8]
+                for page in np.flatnonzero(words == wanted).tolist():
+                    memory.seek(at + page * PAGE_SIZE)
+                    memory.write(bytes(PAGE_SIZE))
+                    return
+    raise AssertionError("the churn tool's page is nowhere in QEMU's memory")
+
+
+def stop_vcpus(running: Running) -> None:
+    qmp(_vm(running), "stop")
+
+
+def cut_ssh(running: Running) -> None:
+    qmp(_vm(running), "set_link", name="net0", up=False)
+
+
+def kill_qemu(running: Running) -> None:
+    os.kill(running.qemu_pid(), signal.SIGKILL)
+
+
+def stop_qemu(running: Running) -> None:
+    os.kill(running.qemu_pid(), signal.SIGSTOP)
+
+
+def close_qmp(running: Running) -> None:
+    """Shut the harness's own end of the connection down, through a copy of its descriptor."""
+    path = str(_vm(running) / "qmp.sock")
+    inodes = {
+        words[6]
+        for line in Path("/proc/net/unix").read_text().splitlines()
+        if (words := line.split())[-1] == path
+    }
+    pid, closed = running.process.pid, 0
+    pidfd = os.pidfd_open(pid)
+    libc = ctypes.CDLL(None, use_errno=True)
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if str(link.readlink()).removeprefix("socket:[").rstrip("]") in inodes:
+            copy = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(link.name), 0)
+            assert copy >= 0, os.strerror(ctypes.get_errno())
+            with socket.socket(fileno=copy) as ours:
+                ours.shutdown(socket.SHUT_RDWR)
+                closed += 1
+    os.close(pidfd)
+    assert closed, "the harness has no QMP connection"
+
+
+def fill_the_disk(running: Running) -> None:
+    fill(running.results.parent)
+
+
+DEEDS: dict[str, Callable[[Running], None]] = {
+    deed.__name__: deed
+    for deed in (
+        close_qmp,
+        cut_ssh,
+        fill_the_disk,
+        kill_qemu,
+        stop_qemu,
+        stop_vcpus,
+        zero_a_held_page,
+    )
+}

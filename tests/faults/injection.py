@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One fault carried out on a real run: what was injected, and what the harness made of it."""
+
+import contextlib
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1] / "vm"))
+from catalogue import Fault
+from deeds import DEEDS, addresses_of
+from running import Running
+from small_disk import small_disk
+
+from harness.errors import RecordError
+from harness.ledger.facts import Event
+from harness.ledger.rivals import rival_verdicts
+from harness.machine.interposer import build_interposer
+from harness.report.eventlines import decode
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "build" / "faults"
+"""One JSON file for each fault: what `detection.py` writes the matrix from."""
+
+EXIT_STATUS = {"PASS": 0, "FAIL": 1, "MISS": 69, "ERROR": 69}
+WITHIN = 0.01
+
+
+@dataclass(frozen=True)
+class Injection:
+    """A fault and its outcome. Sizes in bytes; None where there is nothing to compare."""
+
+    name: str
+    layer: str
+    about: str
+    scenario: str
+    expected: str
+    seen: str
+    reason: str
+    seconds: float
+    exit_status: int
+    kernel: str
+    accel: str
+    injected_bytes: int | None
+    measured_bytes: int | None
+    rivals: dict[str, bool | None] = field(default_factory=dict)
+    key: str = ""
+    """Of the sources: an outcome is good for as long as nothing changes."""
+
+    @property
+    def found(self) -> bool:
+        """With the right verdict, cause, exit status and size."""
+        right = self.seen == self.expected
+        right &= self.exit_status == EXIT_STATUS[self.expected.split()[0]]
+        if self.injected_bytes is not None:
+            measured = self.measured_bytes or 0
+            right &= abs(measured - self.injected_bytes) <= WITHIN * self.injected_bytes
+            right &= self.injected_bytes > 0
+        return right
+
+
+def inject(fault: Fault, directory: Path) -> Injection:
+    """Run the fault's scenario with the fault in it."""
+    options = list(fault.options)
+    if fault.discard:
+        options += ["--qemu", str(_broken_qemu(fault, directory))]
+    own = Path(__file__).parent / "broken" / f"{fault.scenario}.yaml"
+    scenario = str(own) if own.exists() else fault.scenario
+    with _place(fault, directory) as place:
+        run = Running(place / "results", ["run", scenario, *options])
+        try:
+            _harm(fault, run, directory)
+        finally:
+            status, output = run.end()
+        print(output)
+        try:
+            summary = run.summary()
+        except FileNotFoundError:
+            summary = _last_words(run)  # the disk was full
+        events = _events(run.results / "results.jsonl")
+    touched = _touched(directory) if fault.discard else None
+    assert touched != 0, "the fault was never reached"
+    return Injection(
+        name=fault.name,
+        layer=fault.layer,
+        about=fault.about,
+        scenario=fault.scenario,
+        expected=" ".join(filter(None, [fault.verdict, fault.cause])),
+        seen=" ".join(filter(None, [summary["verdict"], summary.get("cause")])),
+        reason=summary["reason"],
+        seconds=round(summary.get("seconds", 0.0), 1),
+        exit_status=status,
+        kernel=summary.get("kernel", ""),
+        accel=summary.get("accel", ""),
+        injected_bytes=touched if fault.measure else None,
+        measured_bytes=summary["measures"].get(fault.measure) if fault.measure else None,
+        rivals={rival.rival: rival.passed for rival in rival_verdicts(events)},
+        key=source_key(),
+    )
+
+
+@contextlib.contextmanager
+def _place(fault: Fault, directory: Path) -> Iterator[Path]:
+    if fault.deed == "fill_the_disk":
+        with small_disk(directory / "disk", "64m") as disk:
+            yield disk
+    else:
+        yield directory
+
+
+def _harm(fault: Fault, run: Running, directory: Path) -> None:
+    if fault.deed:
+        run.wait_for_phase(fault.at)
+        DEEDS[fault.deed](run)
+    if fault.discard:
+        run.wait_for_phase("hold")
+        range_of = addresses_of(run, fault.where) if fault.where else None
+        text = f"{range_of[0]:x} {range_of[1]:x}\n" if range_of else ""
+        (directory / "begin.new").write_text(text)
+        run.wait_for_phase(fault.at)
+        (directory / "begin.new").rename(directory / "begin")
+
+
+def _broken_qemu(fault: Fault, directory: Path) -> Path:
+    """A QEMU that is broken once `directory/begin` exists, and logs to `directory/touched`."""
+    real = shutil.which("qemu-system-x86_64")
+    assert real is not None
+    settings = {
+        "LD_PRELOAD": build_interposer(),
+        "FPR_DISCARD": fault.discard,
+        "FPR_DISCARD_LOG": directory / "touched",
+        "FPR_DISCARD_FROM": directory / "begin",
+    }
+    words = " ".join(f"{key}={shlex.quote(str(value))}" for key, value in settings.items())
+    wrapper = directory / "qemu-system-x86_64"
+    wrapper.write_text(f'#!/bin/sh\n{words} exec {shlex.quote(real)} "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper
+
+
+def _touched(directory: Path) -> int:
+    """Bytes of all the discards that the interposer changed."""
+    lines = (directory / "touched").read_text().splitlines()
+    return sum(int(line.split()[2], 16) for line in lines)
+
+
+def _last_words(run: Running) -> dict[str, Any]:
+    judged: list[dict[str, Any]] = [e for e in run.events() if e["kind"] == "judged"]
+    return judged[-1]
+
+
+def _events(path: Path) -> list[Event]:
+    with contextlib.suppress(RecordError):
+        found = [decode(line) for line in path.read_bytes().splitlines()]
+        return [event for _run, event in filter(None, found)]
+    return []
+
+
+def source_key() -> str:
+    """Changes with whatever an outcome depends on in this tree."""
+    hashed = hashlib.sha256()
+    for folder in ("harness", "guest-images", "scenarios", "tests/faults"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".c", ".h", ".yaml"):
+                hashed.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return hashed.hexdigest()[:16]
+
+
+def load_injection(name: str) -> Injection | None:
+    """What is kept of a fault, if anything."""
+    path = KEPT / f"{name}.json"
+    return Injection(**json.loads(path.read_text())) if path.exists() else None
+
+
+def keep(injection: Injection) -> None:
+    """Keep it for the matrix; whole or not at all."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    path = KEPT / f"{injection.name}.json"
+    path.with_suffix(".new").write_text(json.dumps(asdict(injection), indent=2) + "\n")
+    path.with_suffix(".new").replace(path)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of broken reclaim is found on real guests, named by its layer, and measured.
+
+`make test-faults` runs them all, keeps each outcome, and after an interruption goes on where it
+stopped; `make test` runs one for each layer.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from catalogue import FAULTS, Fault
+from injection import inject, keep, load_injection, source_key
+
+pytestmark = pytest.mark.vm
+
+RESUME = os.environ.get("FPR_FAULTS_RESUME") == "1"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, id=fault.name, marks=() if fault.quick else pytest.mark.more_faults)
+        for fault in FAULTS
+    ],
+)
+def test_fault_is_found_and_named(fault: Fault, tmp_path: Path) -> None:
+    kept = load_injection(fault.name) if RESUME else None
+    if kept is not None and kept.found and kept.key == source_key():
+        return
+    seen = inject(fault, tmp_path)
+    keep(seen)
+    assert seen.seen == seen.expected, seen.reason
+    if seen.injected_bytes is not None:
+        assert seen.measured_bytes == pytest.approx(seen.injected_bytes, rel=0.01)
+    assert seen.found, f"exit status {seen.exit_status}"
