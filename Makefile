@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: setup test-vm test test-faults lint bench clean system
+.PHONY: setup test-vm test test-faults soak lint bench clean system
 
 setup: $(INSTALLED)
 	$(BIN)/fpr-harness image build $(image_options)
@@ -40,6 +40,11 @@ test: $(INSTALLED)
 test-faults: $(INSTALLED)
 	FPR_FAULTS_RESUME=1 $(BIN)/pytest tests/faults -n 2 $(ARGS); status=$$?; \
 	$(BIN)/python tests/faults/detection.py && exit $$status
+
+# N clean runs on a busy host: what FAILs there is a false alarm.
+N ?= 100
+soak: $(INSTALLED)
+	$(BIN)/python tests/soak/soak.py -n $(N) --results results/soak-$$(date -u +%Y-%m-%dT%H-%M-%SZ) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -12,5 +12,7 @@ int main(int argc, char **argv)
 		return churn_main(argc - 2, argv + 2);
 	if (argc >= 2 && !strcmp(argv[1], "counters"))
 		return counters_main(argc - 2, argv + 2);
-	usage("expected a subcommand: pages, churn or counters");
+	if (argc >= 2 && !strcmp(argv[1], "starve"))
+		return starve_main(argc - 2, argv + 2);
+	usage("expected a subcommand: pages, churn, counters or starve");
 }

@@ -11,11 +11,11 @@ from harness.ledger.facts import ChurnFreed, ChurnHeld, ChurnVerified
 from harness.scenario.model import ChurnStep, ReleaseStep, VerifyStep
 from harness.units import MIB, format_size
 
-SLOWEST_RATE = 16 * MIB
+SLOWEST_RATE = 32 * MIB
 """Bytes a second that the tool writes or verifies at worst, a loaded host under TCG included;
 gives the deadline of each phase."""
 
-SLACK_SECONDS = 15.0
+SLACK_SECONDS = 10.0
 
 FreeWhat = Literal["all", "half-of-blocks", "half-of-pages"]
 

@@ -54,6 +54,7 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
     now = audit.counters
     more = " more than before" if base else ""
     cache = _page_cache(now) - (_page_cache(base) if base else 0)
+    shared = now.meminfo.get("Shmem", 0) - (base.meminfo.get("Shmem", 0) if base else 0)
     anonymous = _others_anonymous(events, audit)
     if earlier:
         anonymous -= _others_anonymous(events, earlier)
@@ -76,6 +77,10 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
             "block to the allocator's free lists before they are full (zoneinfo: pagesets, count)",
         ),
         Retained(cache, f"the guest's page cache holds {format_size(cache)}{more}"),
+        Retained(
+            shared,
+            f"files on tmpfs and shared memory in the guest hold {format_size(shared)}{more}",
+        ),
         Retained(slab, f"the guest's kernel holds {format_size(slab)} of slab{more}"),
         Retained(pool, f"{format_size(pool)} lie unused in the guest's pool of huge pages"),
         Retained(

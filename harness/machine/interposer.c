@@ -5,6 +5,7 @@
  *
  *   FPR_DISCARD       NAME or NAME=NUMBER, see `ways` below
  *   FPR_DISCARD_LOG   a file; one line for each discard touched: "NAME ADDRESS LENGTH", hexadecimal
+ *                     (of a hole in a file: its offset in place of the address)
  *   FPR_DISCARD_FROM  a file; until it exists every discard is carried out as asked. If it holds
  *                     "LOW HIGH" (hexadecimal), only discards within these host addresses change.
  *
@@ -133,11 +134,13 @@ static int neighbour(const struct discard *discard, unsigned long more)
 	return status;
 }
 
-/* The block N bytes further on goes instead. */
-static int shift(const struct discard *discard, unsigned long distance)
+/* Of blocks of N bytes, the next one goes instead. */
+static int shift(const struct discard *discard, unsigned long length)
 {
+	if (discard->length != length)
+		return discard->carry_out(discard);
 	note(discard);
-	return real_madvise(discard->address + distance, discard->length, MADV_DONTNEED);
+	return real_madvise(discard->address + length, length, MADV_DONTNEED);
 }
 
 /* Only holes are not punched: the mapping is still dropped, the file keeps its blocks. */
@@ -241,7 +244,8 @@ static int by_fallocate(const struct discard *discard)
 /* QEMU is built with 64-bit offsets and calls this name. */
 int fallocate64(int descriptor, int mode, off_t offset, off_t length)
 {
-	struct discard discard = { .length = (size_t)length, .carry_out = by_fallocate,
+	struct discard discard = { .address = (char *)offset, .length = (size_t)length,
+				   .carry_out = by_fallocate,
 				   .descriptor = descriptor, .mode = mode, .offset = offset };
 
 	if (!(mode & FALLOC_FL_PUNCH_HOLE) || !active(&discard))

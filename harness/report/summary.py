@@ -42,6 +42,8 @@ class RunSummary:
     seconds: float = 0.0
     measures: dict[str, float] = field(default_factory=dict)
     """A measure that was not taken is absent."""
+    discard: str | None = None
+    """The host's policy: `dontneed` or `free`. Not in summary.json."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,13 @@ def build_summary(events: Iterable[tuple[str, Event]]) -> Summary:
 def _after(run: RunSummary, event: Event) -> RunSummary:
     run = replace(run, seconds=max(run.seconds, event.t))
     if isinstance(event, GuestReady):
-        return replace(run, kernel=event.kernel, accel=event.accel, qemu=event.qemu)
+        return replace(
+            run,
+            kernel=event.kernel,
+            accel=event.accel,
+            qemu=event.qemu,
+            discard=event.discard,
+        )
     if isinstance(event, Broke):
         return replace(run, hint=event.hint)
     if isinstance(event, Judged):

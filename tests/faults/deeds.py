@@ -44,7 +44,8 @@ class _Monitor:
 
     def human(self, command: str, *, timeout: float = 10.0) -> str:
         del timeout
-        return str(qmp(self._directory, "human-monitor-command", command_line=command))
+        text = str(qmp(self._directory, "human-monitor-command", command_line=command))
+        return text.replace("\r\n", "\n")
 
 
 def ram_layout(running: Running) -> RamLayout:

@@ -23,6 +23,7 @@ from harness.ledger.facts import Event
 from harness.ledger.rivals import rival_verdicts
 from harness.machine.interposer import build_interposer
 from harness.report.eventlines import decode
+from harness.units import PAGE_SIZE
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "faults"
@@ -84,7 +85,9 @@ def inject(fault: Fault, directory: Path) -> Injection:
         except FileNotFoundError:
             summary = _last_words(run)  # the disk was full
         events = _events(run.results / "results.jsonl")
-    touched = _touched(directory) if fault.discard else None
+    # Failures are counted by the call, all else is there or not.
+    once = fault.measure != "failed_discard_bytes"
+    touched = _touched(directory, once=once) if fault.discard else None
     assert touched != 0, "the fault was never reached"
     return Injection(
         name=fault.name,
@@ -144,10 +147,18 @@ def _broken_qemu(fault: Fault, directory: Path) -> Path:
     return wrapper
 
 
-def _touched(directory: Path) -> int:
-    """Bytes of all the discards that the interposer changed."""
-    lines = (directory / "touched").read_text().splitlines()
-    return sum(int(line.split()[2], 16) for line in lines)
+def _touched(directory: Path, *, once: bool) -> int:
+    """Bytes of all the discards that the interposer changed.
+
+    With `once` those of a block that the guest reported again count once: it is one block.
+    """
+    pages: set[int] = set()
+    total = 0
+    for line in (directory / "touched").read_text().splitlines():
+        address, length = (int(word, 16) for word in line.split()[1:])
+        pages.update(range(address // PAGE_SIZE, (address + length) // PAGE_SIZE))
+        total += length
+    return len(pages) * PAGE_SIZE if once else total
 
 
 def _last_words(run: Running) -> dict[str, Any]:

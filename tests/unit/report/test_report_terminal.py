@@ -187,3 +187,15 @@ def test_many_threads_may_feed_while_the_view_is_drawn() -> None:
             each.join(30)
             assert not each.is_alive()
     assert "[8/8]" in file.getvalue()
+
+
+def test_runs_under_both_policies_are_compared() -> None:
+    measures = {"settle_seconds": 4.5, "first_fill_page_seconds": 3e-5, "huge_bytes": 6.0 * MIB}
+    stock = RunSummary("stock", "stock", "i", 1, discard="dontneed", measures=measures)
+    lazy = RunSummary(
+        "lazy", "lazy", "i", 1, discard="free", measures={**measures, "refill_page_seconds": 1e-6}
+    )
+    assert "MADV" not in table(Summary((stock, stock)))
+    seen = [line.split() for line in table(Summary((lazy, stock))).splitlines()]
+    assert ["MADV_DONTNEED", "stock", "4.5s", "-", "30.0us", "-", "6MiB"] in seen
+    assert ["MADV_FREE", "lazy", "4.5s", "-", "30.0us", "1.0us", "6MiB"] in seen

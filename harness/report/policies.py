@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's two ways to give memory back, side by side: what runs under each have cost."""
+
+from rich.table import Table
+from rich.text import Text
+
+from harness.report.screen import printable
+from harness.report.summary import RunSummary, Summary
+from harness.units import format_size
+
+POLICIES = {"dontneed": "MADV_DONTNEED", "free": "MADV_FREE"}
+
+
+def policy_table(summary: Summary) -> Table | None:
+    """A row for each run that has measures, if there are runs under both policies."""
+    runs = [run for run in summary.runs if run.discard in POLICIES and run.measures]
+    if {run.discard for run in runs} != set(POLICIES):
+        return None
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("policy")
+    table.add_column("scenario", overflow="fold")
+    for name in ("settle", "pressed out", "fill/page", "refill/page", "huge pages"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in sorted(runs, key=lambda run: list(POLICIES).index(run.discard or "")):
+        table.add_row(*_cells(run))
+    return table
+
+
+def _cells(run: RunSummary) -> list[Text]:
+    values = run.measures
+    pressed, huge = values.get("pressed_bytes"), values.get("huge_bytes")
+    settle = values.get("settle_seconds")
+    return [
+        Text(POLICIES[run.discard or ""]),
+        Text(printable(run.run_id)),
+        Text("-" if settle is None else f"{settle:.1f}s"),
+        Text("-" if pressed is None else format_size(round(pressed))),
+        Text(_microseconds(values.get("first_fill_page_seconds"))),
+        Text(_microseconds(values.get("refill_page_seconds"))),
+        Text("-" if huge is None else format_size(round(huge))),
+    ]
+
+
+def _microseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e6:.1f}us"

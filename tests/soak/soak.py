@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clean runs, many of them, on a busy host: nothing is broken, so nothing may FAIL.
+
+    make soak N=100          runs, over the default scenarios and those of MADV_FREE
+    ARGS="--image bookworm"  passed on to `fpr-harness run`
+
+Prints a line for each batch and a report at the end; ends with status 1 if any run was a FAIL.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.units import GIB, MIB
+
+SCENARIOS = (
+    "reclaim-basic",
+    "control-reporting-off",
+    "reclaim-partial",
+    "control-driver-unbound",
+    "madv-free-lazy",
+    "reclaim-repeat",
+    "madv-free-pressure",
+    "dontneed-has-no-lazyfree",
+    "madv-free-retouch",
+)
+JOBS = 2
+BATCH_SECONDS = 900.0
+
+
+def burn_cpu() -> None:
+    """One core, now and then free for a moment."""
+    while True:
+        end = time.monotonic() + 0.8
+        while time.monotonic() < end:
+            pass
+        time.sleep(0.2)
+
+
+def churn_memory() -> None:
+    """A gibibyte, taken and given back."""
+    while True:
+        memory = bytearray(GIB)
+        memory[:: 4 << 10] = b"x" * len(memory[:: 4 << 10])
+        del memory
+        time.sleep(0.5)
+
+
+def write_disk(directory: str) -> None:
+    """Files of 64 MiB, each brought to the disk."""
+    data = os.urandom(MIB)
+    while True:
+        with (Path(directory) / "load").open("wb") as file:
+            for _ in range(64):
+                file.write(data)
+            os.fsync(file.fileno())
+        time.sleep(0.5)
+
+
+@contextmanager
+def busy_host() -> Iterator[None]:
+    """CPU, memory and disk at work; daemons, so that they end with this process."""
+    with tempfile.TemporaryDirectory(prefix="fpr-soak-") as directory:
+        works = [
+            multiprocessing.Process(target=burn_cpu, daemon=True),
+            multiprocessing.Process(target=churn_memory, daemon=True),
+            multiprocessing.Process(target=write_disk, args=(directory,), daemon=True),
+        ]
+        for work in works:
+            work.start()
+        try:
+            yield
+        finally:
+            for work in works:
+                work.terminate()
+                work.join()
+
+
+def batch(names: Sequence[str], results: Path, options: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs of one invocation, from its summary.json."""
+    words = [sys.executable, "-m", "harness", "run", *names, "--jobs", str(JOBS), *options]
+    with (results.parent / f"{results.name}.log").open("wb") as log:
+        subprocess.run(
+            [*words, "--results", str(results)],
+            stdout=log,
+            stderr=log,
+            timeout=BATCH_SECONDS,
+            check=False,
+        )
+    runs: list[dict[str, Any]] = json.loads((results / "summary.json").read_text())["runs"]
+    return runs
+
+
+def report(runs: Sequence[dict[str, Any]], seconds: float) -> str:
+    """Verdicts by scenario, and the reason of all that did not pass."""
+    verdicts = Counter(run["verdict"] for run in runs)
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    lines = [f"{len(runs)} clean runs in {seconds / 60:.0f} min on a busy host: {counts}"]
+    lines.append(f"false FAILs: {verdicts['FAIL']}")
+    for name, group in itertools.groupby(
+        sorted(runs, key=lambda run: str(run["scenario"])), key=lambda run: run["scenario"]
+    ):
+        of_it = list(group)
+        passed = sum(run["verdict"] == "PASS" for run in of_it)
+        times = sorted(run["seconds"] for run in of_it)
+        lines.append(
+            f"  {name}: {passed} of {len(of_it)} passed, "
+            f"{times[0]:.0f}/{times[len(times) // 2]:.0f}/{times[-1]:.0f} s (least/median/most)"
+        )
+    lines += [
+        f"  {run['verdict']} {run['cause'] or ''} {run['scenario']}: {run['reason']}"
+        for run in runs
+        if run["verdict"] != "PASS"
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("-n", type=int, default=100, help="clean runs (default: 100)")
+    parser.add_argument("--results", type=Path, required=True)
+    arguments, options = parser.parse_known_args()
+    arguments.results.mkdir(parents=True)
+    names = list(itertools.islice(itertools.cycle(SCENARIOS), arguments.n))
+    runs: list[dict[str, Any]] = []
+    start = time.monotonic()
+    with busy_host():
+        for first in range(0, len(names), len(SCENARIOS)):
+            chosen = names[first : first + len(SCENARIOS)]
+            runs += batch(chosen, arguments.results / f"batch-{first:04}", options)
+            counts = dict(Counter(run["verdict"] for run in runs))
+            print(
+                f"{time.monotonic() - start:6.0f}s  {len(runs)}/{len(names)}: {counts}", flush=True
+            )
+            words = report(runs, time.monotonic() - start)
+            (arguments.results / "report.txt").write_text(words + "\n")
+    print(words)
+    return 1 if any(run["verdict"] == "FAIL" for run in runs) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
