@@ -54,6 +54,8 @@ class Blame:
 def blame(events: Sequence[Event], failed: Outcome) -> Blame:
     """Why this expectation failed. `events`: up to the moment at which it was judged."""
     name = failed.measure
+    if name == "lazyfree_bytes" and failed.too_low:
+        return _not_lazy(events)
     if (name in RETURNED and failed.too_high) or (name in WASTED and failed.too_low):
         return Blame(Cause.CONTROL_BROKEN, "memory came back that should have stayed")
     if name in RETURNED | WASTED | SLOW:
@@ -74,6 +76,20 @@ def blame(events: Sequence[Event], failed: Outcome) -> Blame:
         return Blame(Cause.NOT_SETTLED, _settle_sentence(events))
     direct = _direct(events, name) if failed.too_high else None
     return direct or Blame(None, "the run was not what the scenario says")
+
+
+def _not_lazy(events: Sequence[Event]) -> Blame:
+    """Less is lazily free than should be: it is gone, or was never freed at all."""
+    values = measure(events)
+    kept = round(values.get("reported_resident_bytes", 0) - values.get("lazyfree_bytes", 0))
+    if kept >= block_size(_order(events)):
+        return Blame(
+            Cause.ACKED_NOT_DISCARDED,
+            f"{format_size(kept)} the guest reported are resident on the host and not marked as "
+            "lazily free: the discard did nothing",
+            kept,
+        )
+    return Blame(Cause.CONTROL_BROKEN, "memory came back that should have stayed")
 
 
 def feature_off(events: Sequence[Event]) -> str | None:

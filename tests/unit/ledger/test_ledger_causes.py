@@ -122,6 +122,21 @@ class TestLayers:
         assert (verdict, cause) == (Verdict.FAIL, Cause.LAZILY_FREE)
         assert "160MiB of guest memory are lazily free" in reason
 
+    @pytest.mark.parametrize(
+        ("guest", "lazyfree", "cause"),
+        [
+            (swallowed(), 80, Cause.ACKED_NOT_DISCARDED),
+            (healthy(), 0, Cause.CONTROL_BROKEN),
+        ],
+        ids=["half was never freed", "all is gone"],
+    )
+    def test_less_lazily_free_than_it_should_be(
+        self, guest: Guest, lazyfree: int, cause: Cause
+    ) -> None:
+        audit = guest.audited(mapping=replace(guest.audited().mapping, lazyfree=lazyfree * MIB))
+        verdict, seen, _ = check(run_on(guest, audits=[audit]), {"lazyfree_bytes": ">= 150MiB"})
+        assert (verdict, seen) == (Verdict.FAIL, cause)
+
     def test_unmapped_but_still_in_the_file(self) -> None:
         before = freed(before=mapping(216 * MIB, anonymous=0, file_blocks=216 * MIB))
         after = healthy().audited(mapping=mapping(52 * MIB, anonymous=0, file_blocks=216 * MIB))
@@ -196,6 +211,11 @@ class TestGuestRetained:
     def test_page_cache(self) -> None:
         assert "page cache holds 115MiB more than before" in self.judged(
             self.guest(), Cached=120, Buffers=5, Shmem=10
+        )
+
+    def test_files_on_tmpfs(self) -> None:
+        assert "tmpfs and shared memory in the guest hold 118MiB more" in self.judged(
+            self.guest(), Cached=120, Shmem=118
         )
 
     def test_slab(self) -> None:

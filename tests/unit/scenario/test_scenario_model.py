@@ -231,6 +231,18 @@ steps:
     assert isinstance(load_scenario(write(HEAD + text)), Scenario)
 
 
+def test_only_anonymous_memory_can_be_freed_lazily(write: Write) -> None:
+    path = write(HEAD + "host: {backend: memfd-shared, discard: free}\nsteps: [settle: {}]\n")
+    (line,) = said(path)
+    assert "host.discard: `free` (MADV_FREE) is for anonymous memory, not memfd-shared" in line
+
+
+def test_a_scenario_that_presses_says_so(write: Write) -> None:
+    text = "steps: [repeat: {times: 2, steps: [pressure: {}]}]\n"
+    assert load_scenario(write(HEAD + text)).presses
+    assert not load_scenario(write(HEAD + "steps: [settle: {}]\n")).presses
+
+
 def test_the_audits_measures_are_measures() -> None:
     assert set(MEASURES) >= AUDIT_MEASURES
 
