@@ -30,7 +30,6 @@ SCENARIOS = (
     "reclaim-partial",
     "control-driver-unbound",
     "madv-free-lazy",
-    "reclaim-repeat",
     "madv-free-pressure",
     "dontneed-has-no-lazyfree",
     "madv-free-retouch",
@@ -40,12 +39,12 @@ BATCH_SECONDS = 900.0
 
 
 def burn_cpu() -> None:
-    """One core, now and then free for a moment."""
+    """One core, half of the time."""
     while True:
-        end = time.monotonic() + 0.8
+        end = time.monotonic() + 0.3
         while time.monotonic() < end:
             pass
-        time.sleep(0.2)
+        time.sleep(0.3)
 
 
 def churn_memory() -> None:
@@ -54,7 +53,7 @@ def churn_memory() -> None:
         memory = bytearray(GIB)
         memory[:: 4 << 10] = b"x" * len(memory[:: 4 << 10])
         del memory
-        time.sleep(0.5)
+        time.sleep(1.0)
 
 
 def write_disk(directory: str) -> None:
