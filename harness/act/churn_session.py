@@ -184,7 +184,7 @@ class _Line:
 
     def value(self, key: str) -> float:
         """Raises `GuestError` when there is no such number."""
-        match = re.search(rf" {key}=(\d+(?:\.\d+)?)(?: |$)", self.text)
+        match = re.search(rf" {key}=(\d{{1,20}}(?:\.\d{{1,20}})?)(?: |$)", self.text)
         if match is None:
             raise GuestError(f"the churn tool said {self.text!r}, without a number `{key}`")
         return float(match[1])

@@ -17,7 +17,7 @@ from harness.observe.ram_layout import RamLayout
 # Documentation/filesystems/proc.rst: start-end perms offset major:minor inode path
 MAPPING_HEADER = re.compile(
     rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) [r-][w-][x-]([ps]) ([0-9a-f]{1,16}) "
-    rb"([0-9a-f]+):([0-9a-f]+) (\d+)",
+    rb"([0-9a-f]+):([0-9a-f]+) (\d{1,20})",
     re.MULTILINE,
 )
 

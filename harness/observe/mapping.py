@@ -21,8 +21,8 @@ from harness.observe.ram_layout import RamLayout
 from harness.units import KIB, MIB
 
 _READ_SIZE = 64 * KIB
-_SMAPS_FIELD = re.compile(rb"^(\w+): +(\d+) kB$", re.MULTILINE)
-_STATUS_FIELD = re.compile(rb"^(VmRSS|VmSwap):\s+(\d+) kB$", re.MULTILINE)
+_SMAPS_FIELD = re.compile(rb"^(\w+): +(\d{1,20}) kB$", re.MULTILINE)
+_STATUS_FIELD = re.compile(rb"^(VmRSS|VmSwap):\s+(\d{1,20}) kB$", re.MULTILINE)
 _QUIET = MIB
 """Bytes a process's RSS may move during a reading for the reading to calibrate the counters."""
 _Range = tuple[int, int]

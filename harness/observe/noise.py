@@ -9,9 +9,9 @@ from harness.errors import ObserveError
 from harness.ledger.facts import HostNoise
 from harness.units import KIB
 
-_COUNTER = re.compile(r"^(\w+) (\d+)$", re.MULTILINE)
-_SOME = re.compile(r"^some .*\btotal=(\d+)$", re.MULTILINE)
-_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
+_COUNTER = re.compile(r"^(\w+) (\d{1,20})$", re.MULTILINE)
+_SOME = re.compile(r"^some .*\btotal=(\d{1,20})$", re.MULTILINE)
+_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d{1,20}) kB$", re.MULTILINE)
 
 
 def parse_noise(at: float, vmstat: str, meminfo: str, pressure: str | None) -> HostNoise:

@@ -26,7 +26,8 @@ _REGION = re.compile(
 )
 # system/physmem.c, ram_block_format(); QEMU 8 and later append columns.
 _BLOCK = re.compile(
-    r"^ *(\S.*?) +(\d+) (B|KiB|MiB|GiB) +0x[0-9a-f]{1,16} +0x[0-9a-f]{1,16} +0x([0-9a-f]{1,16})\b",
+    r"^ *(\S.*?) +(\d{1,20}) (B|KiB|MiB|GiB)"
+    r" +0x[0-9a-f]{1,16} +0x[0-9a-f]{1,16} +0x([0-9a-f]{1,16})\b",
     re.MULTILINE,
 )
 _HVA = re.compile(r"^Host virtual address for 0x[0-9a-f]+ \((.*)\) is 0x([0-9a-f]{1,16})\s*$")
