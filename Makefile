@@ -44,7 +44,8 @@ test-faults: $(INSTALLED)
 # N clean runs on a busy host: what FAILs there is a false alarm.
 N ?= 100
 soak: $(INSTALLED)
-	$(BIN)/python tests/soak/soak.py -n $(N) --results results/soak-$$(date -u +%Y-%m-%dT%H-%M-%SZ) $(ARGS)
+	$(BIN)/python tests/soak/soak.py -n $(N) $(image_options) \
+		--results results/soak-$$(date -u +%Y-%m-%dT%H-%M-%SZ) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

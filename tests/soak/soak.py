@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clean runs, many of them, on a busy host: nothing is broken, so nothing may FAIL.
 
-    make soak N=100          runs, over the default scenarios and those of MADV_FREE
-    ARGS="--image bookworm"  passed on to `fpr-harness run`
+    make soak N=100                     runs: the scenarios below, on one guest image after another
+    make soak IMAGES=bookworm,trixie    only on these; none: on every image there is
+    ARGS="--accel kvm"                  passed on to `fpr-harness run`
 
 Prints a line for each batch and a report at the end; ends with status 1 if any run was a FAIL.
 """
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.image.definition import load_definitions
 from harness.units import GIB, MIB
 
 SCENARIOS = (
@@ -107,18 +109,17 @@ def report(runs: Sequence[dict[str, Any]], seconds: float) -> str:
     counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     lines = [f"{len(runs)} clean runs in {seconds / 60:.0f} min on a busy host: {counts}"]
     lines.append(f"false FAILs: {verdicts['FAIL']}")
-    for name, group in itertools.groupby(
-        sorted(runs, key=lambda run: str(run["scenario"])), key=lambda run: run["scenario"]
-    ):
-        of_it = list(group)
-        passed = sum(run["verdict"] == "PASS" for run in of_it)
-        times = sorted(run["seconds"] for run in of_it)
-        lines.append(
-            f"  {name}: {passed} of {len(of_it)} passed, "
-            f"{times[0]:.0f}/{times[len(times) // 2]:.0f}/{times[-1]:.0f} s (least/median/most)"
-        )
+    for field in ("scenario", "kernel"):
+        for name in sorted({str(run[field]) for run in runs}):
+            of_it = [run for run in runs if str(run[field]) == name]
+            passed = sum(run["verdict"] == "PASS" for run in of_it)
+            times = sorted(run["seconds"] for run in of_it)
+            lines.append(
+                f"  {field} {name}: {passed} of {len(of_it)} passed, "
+                f"{times[0]:.0f}/{times[len(times) // 2]:.0f}/{times[-1]:.0f} s (least/median/most)"
+            )
     lines += [
-        f"  {run['verdict']} {run['cause'] or ''} {run['scenario']}: {run['reason']}"
+        f"  {run['verdict']} {run['cause'] or ''} {run['scenario']} on {run['kernel']}: {run['reason']}"
         for run in runs
         if run["verdict"] != "PASS"
     ]
@@ -129,15 +130,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-n", type=int, default=100, help="clean runs (default: 100)")
     parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--image", default=",".join(load_definitions()), metavar="NAME,...")
     arguments, options = parser.parse_known_args()
     arguments.results.mkdir(parents=True)
     names = list(itertools.islice(itertools.cycle(SCENARIOS), arguments.n))
+    images = itertools.cycle(arguments.image.split(","))
     runs: list[dict[str, Any]] = []
     start = time.monotonic()
     with busy_host():
         for first in range(0, len(names), len(SCENARIOS)):
             chosen = names[first : first + len(SCENARIOS)]
-            runs += batch(chosen, arguments.results / f"batch-{first:04}", options)
+            image = next(images)
+            results = arguments.results / f"batch-{first:04}-{image}"
+            runs += batch(chosen, results, ["--image", image, *options])
             counts = dict(Counter(run["verdict"] for run in runs))
             print(
                 f"{time.monotonic() - start:6.0f}s  {len(runs)}/{len(names)}: {counts}", flush=True
