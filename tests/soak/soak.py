@@ -119,7 +119,8 @@ def report(runs: Sequence[dict[str, Any]], seconds: float) -> str:
                 f"{times[0]:.0f}/{times[len(times) // 2]:.0f}/{times[-1]:.0f} s (least/median/most)"
             )
     lines += [
-        f"  {run['verdict']} {run['cause'] or ''} {run['scenario']} on {run['kernel']}: {run['reason']}"
+        f"  {run['verdict']} {run['cause'] or ''} {run['scenario']} on {run['kernel']}: "
+        f"{run['reason']}"
         for run in runs
         if run["verdict"] != "PASS"
     ]

@@ -144,6 +144,7 @@ def mutations(good: str) -> st.SearchStrategy[str]:
 def test_text_brings_nothing_but_our_own_errors(name: str) -> None:
     parse, good = PARSERS[name]
 
+    @settings(deadline=None)
     @given(mutations(good))
     def run(text: str) -> None:
         _try(parse, text)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError
@@ -15,9 +15,8 @@ from harness.observe.proc_text import parse_buddyinfo, parse_meminfo, parse_vmst
 from harness.observe.ram_layout import parse_system_ram
 from harness.units import MIB, PAGE_SIZE
 
-KERNELS = sorted(
-    path for path in (Path(__file__).parents[1] / "data/kernels").iterdir() if path.is_dir()
-)
+DATA = Path(__file__).parents[1] / "data" / "kernels"
+KERNELS = sorted(path for path in DATA.iterdir() if path.is_dir())
 MEMORY = 512 * MIB
 
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda path: path.name)
@@ -63,7 +62,7 @@ def test_counters_agree_with_each_other(kernel: Path) -> None:
     meminfo = parse_meminfo((kernel / "meminfo.txt").read_text())
     vmstat = parse_vmstat((kernel / "vmstat.txt").read_text())
     assert 0.7 * MEMORY < meminfo["MemTotal"] < MEMORY
-    assert vmstat["nr_free_pages"] * PAGE_SIZE == pytest.approx(meminfo["MemFree"], abs=16 * MIB)
+    assert vmstat["nr_free_pages"] * PAGE_SIZE == pytest.approx(meminfo["MemFree"], abs=MEMORY / 10)
     for name in ("thp_deferred_split_page", "pgfault"):
         assert name in vmstat
 
@@ -94,6 +93,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
 def test_damaged_text_brings_nothing_but_our_own_errors(kernel: Path, name: str) -> None:
     text = (kernel / f"{name}.txt").read_text()
 
+    @settings(deadline=None, max_examples=50)
     @given(st.integers(0, len(text)), st.integers(0, len(text)), st.text(max_size=30))
     def run(first: int, second: int, garbage: str) -> None:
         start, end = sorted((first, second))
