@@ -18,11 +18,9 @@ from deeds import DEEDS, addresses_of
 from running import Running
 from small_disk import small_disk
 
-from harness.errors import RecordError
-from harness.ledger.facts import Event
 from harness.ledger.rivals import rival_verdicts
 from harness.machine.interposer import build_interposer
-from harness.report.eventlines import decode
+from harness.report.recorder import read_events
 from harness.units import PAGE_SIZE
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +82,7 @@ def inject(fault: Fault, directory: Path) -> Injection:
             summary = run.summary()
         except FileNotFoundError:
             summary = _last_words(run)  # the disk was full
-        events = _events(run.results / "results.jsonl")
+        events = [event for _run, event in read_events(run.results / "results.jsonl")]
     # Failures are counted by the call, all else is there or not.
     once = fault.measure != "failed_discard_bytes"
     touched = _touched(directory, once=once) if fault.discard else None
@@ -164,13 +162,6 @@ def _touched(directory: Path, *, once: bool) -> int:
 def _last_words(run: Running) -> dict[str, Any]:
     judged: list[dict[str, Any]] = [e for e in run.events() if e["kind"] == "judged"]
     return judged[-1]
-
-
-def _events(path: Path) -> list[Event]:
-    with contextlib.suppress(RecordError):
-        found = [decode(line) for line in path.read_bytes().splitlines()]
-        return [event for _run, event in filter(None, found)]
-    return []
 
 
 def source_key() -> str:

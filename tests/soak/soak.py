@@ -2,7 +2,7 @@
 """Clean runs, many of them, on a busy host: nothing is broken, so nothing may FAIL.
 
     make soak N=100                     runs: the scenarios below, on one guest image after another
-    make soak IMAGES=bookworm,trixie    only on these; none: on every image there is
+    make soak IMAGES=bookworm,trixie    only on these; none, or `all`: on every one
     ARGS="--accel kvm"                  passed on to `fpr-harness run`
 
 Prints a line for each batch and a report at the end; ends with status 1 if any run was a FAIL.
@@ -131,11 +131,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-n", type=int, default=100, help="clean runs (default: 100)")
     parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--image", default=",".join(load_definitions()), metavar="NAME,...")
+    parser.add_argument("--image", default="all", metavar="NAME,...")
     arguments, options = parser.parse_known_args()
     arguments.results.mkdir(parents=True)
     names = list(itertools.islice(itertools.cycle(SCENARIOS), arguments.n))
-    images = itertools.cycle(arguments.image.split(","))
+    every = list(load_definitions())
+    images = itertools.cycle(every if arguments.image == "all" else arguments.image.split(","))
     runs: list[dict[str, Any]] = []
     start = time.monotonic()
     with busy_host():
