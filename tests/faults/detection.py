@@ -13,8 +13,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent))
 from catalogue import FAULTS
 from injection import ROOT, Injection, load_injection, source_key
+from rivals import RULES
 
-from harness.ledger.rivals import RULES
 from harness.units import format_size
 
 DOCS = ROOT / "docs"

@@ -15,10 +15,10 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1] / "vm"))
 from catalogue import Fault
 from deeds import DEEDS, addresses_of
+from rivals import rival_verdicts
 from running import Running
 from small_disk import small_disk
 
-from harness.ledger.rivals import rival_verdicts
 from harness.machine.interposer import build_interposer
 from harness.report.recorder import read_events
 from harness.units import PAGE_SIZE
