@@ -61,7 +61,8 @@ played back. Of {len(outcomes)} runs {found} ended with the verdict, cause, exit
 expected; others are in bold.{absent}
 
 `injected` is the sum of what the preloaded object (`harness/machine/interposer.c`) logged,
-`measured` the measure of the run that must equal it within 1 %.
+`measured` the measure of the run that must equal it within 1 %, or within the three blocks that a
+guest may have taken again in between.
 
 {chr(10).join(matrix(outcomes))}
 
