@@ -21,7 +21,8 @@ class Fault:
     discard: str = ""
     """What the interposer does to discards from the free on: FPR_DISCARD."""
     where: str = ""
-    """Only discards of this part of guest memory: `node1` or `above-4g`."""
+    """Only discards of this part of guest memory: `held` by the churn tool, `node1`,
+    or `above-4g`."""
     deed: str = ""
     """A function of `deeds`, done to the run once it has reached the phase `at`."""
     at: str = "free"
@@ -33,7 +34,7 @@ class Fault:
     """Part of `make test`: one for each layer."""
 
 
-def _discards(name: str, about: str, cause: str | None, **more: str | bool) -> Fault:
+def _discards(name: str, about: str, cause: str | None, **more: object) -> Fault:
     """A fault of discards on `reclaim-basic`, unless `more` says otherwise."""
     fields = {"scenario": "reclaim-basic", "verdict": "FAIL" if cause else "PASS", **more}
     return Fault(name=name, layer="host", about=about, cause=cause, **fields)  # type: ignore[arg-type]
@@ -97,6 +98,7 @@ FAULTS = (
         "data-loss",
         scenario="reclaim-partial",
         discard=f"neighbour={4 * KIB}",
+        where="held",
         quick=True,
     ),
     _discards(
@@ -105,6 +107,7 @@ FAULTS = (
         "data-loss",
         scenario="reclaim-partial",
         discard=f"shift={2 * MIB}",
+        where="held",
     ),
     _discards(
         "zeroed-page",
@@ -112,6 +115,7 @@ FAULTS = (
         "data-loss",
         deed="zero_a_held_page",
         at="hold",
+        options=("--set", "steps[2].churn.hold=6s"),
     ),
     _discards(
         "repopulate",

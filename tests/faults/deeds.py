@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 sys.path.append(str(Path(__file__).parents[1] / "vm"))
 from leftovers import qmp, vm_directories
@@ -22,7 +23,8 @@ from harness.units import GIB, MIB, PAGE_SIZE
 
 SYS_PIDFD_GETFD = 438
 CHUNK = 64 * MIB
-U64 = (1 << 64) - 1
+HELD_PAGES = 512 * MIB // PAGE_SIZE
+"""What the scenarios of 1 GiB hold."""
 
 
 def _vm(running: Running) -> Path:
@@ -54,7 +56,9 @@ def ram_layout(running: Running) -> RamLayout:
 
 
 def addresses_of(running: Running, where: str) -> tuple[int, int]:
-    """Host addresses [low, high) of a part of guest memory: `node1` or `above-4g`."""
+    """Host addresses [low, high) of a part of guest memory: `held`, `node1` or `above-4g`."""
+    if where == "held":
+        return held_stretch(running)
     layout = ram_layout(running)
     if where == "node1":
         (block,) = (block for block in layout.blocks if block.name.endswith("m1"))
@@ -64,27 +68,46 @@ def addresses_of(running: Running, where: str) -> tuple[int, int]:
     return piece.hva, piece.hva + (piece.pfn_end - piece.pfn_start) * PAGE_SIZE
 
 
-def _first_word(seed: int, page: int) -> int:
-    """What the churn tool wrote at the start of a page (guest-images/tool/churn.c)."""
-    x = (seed * 0x9E3779B97F4A7C15 + page) & U64
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & U64
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & U64
-    return x ^ x >> 31
+def _first_words(seed: int, pages: int) -> npt.NDArray[np.uint64]:
+    """What the churn tool wrote at the start of each page (guest-images/tool/churn.c)."""
+    with np.errstate(over="ignore"):
+        x = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.arange(pages, dtype=np.uint64)
+        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        return x ^ x >> np.uint64(31)
 
 
-def zero_a_held_page(running: Running) -> None:
-    """Page 4711 of the churn tool's first pattern, found in QEMU's memory by its first word."""
-    wanted = np.uint64(_first_word(1, 4711))
-    with Path(f"/proc/{running.qemu_pid()}/mem").open("r+b", buffering=0) as memory:
+def _held_addresses(running: Running, wanted: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Host addresses of the pages that begin with one of these words, ascending."""
+    found = []
+    with Path(f"/proc/{running.qemu_pid()}/mem").open("rb", buffering=0) as memory:
         for block in ram_layout(running).blocks:
             for at in range(block.hva, block.hva + block.size, CHUNK):
                 memory.seek(at)
                 words = np.frombuffer(memory.read(CHUNK), "<u8")[:: PAGE_SIZE // 8]
-                for page in np.flatnonzero(words == wanted).tolist():
-                    memory.seek(at + page * PAGE_SIZE)
-                    memory.write(bytes(PAGE_SIZE))
-                    return
-    raise AssertionError("the churn tool's page is nowhere in QEMU's memory")
+                found.append(at + np.flatnonzero(np.isin(words, wanted)) * PAGE_SIZE)
+    return np.sort(np.concatenate(found))
+
+
+def held_stretch(running: Running) -> tuple[int, int]:
+    """The longest stretch of memory that the churn tool holds, less its last block.
+
+    What is lost behind a block of it is the tool's, and nobody's the guest could die of.
+    """
+    pages = _held_addresses(running, _first_words(1, HELD_PAGES))
+    stretches = np.split(pages, np.flatnonzero(np.diff(pages) != PAGE_SIZE) + 1)
+    longest = max(stretches, key=len)
+    return int(longest[0]), int(longest[-1]) + PAGE_SIZE - 2 * MIB
+
+
+def zero_a_held_page(running: Running) -> None:
+    """Page 4711 of the churn tool's first pattern, found in QEMU's memory by its first word."""
+    (address,) = _held_addresses(running, _first_words(1, HELD_PAGES)[4711:4712]).tolist()
+    with Path(f"/proc/{running.qemu_pid()}/mem").open("r+b", buffering=0) as memory:
+        memory.seek(address)
+        memory.write(bytes(PAGE_SIZE))
+    late = any(e["kind"] == "phase" and e["phase"] == "verify" for e in running.events())
+    assert not late, "the page was zeroed only after its check"
 
 
 def stop_vcpus(running: Running) -> None:

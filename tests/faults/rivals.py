@@ -79,6 +79,8 @@ def _window(events: Sequence[Event]) -> _Window | None:
     begin = held.t - held.seconds if isinstance(held, ChurnHeld) else freed.t
     earlier = [e.rss for e in events[:start] if isinstance(e, Sample) and e.t < begin and e.rss]
     bound = [event.bound for event in events[:start] if isinstance(event, DriverChanged)]
+    later = (i for i, event in enumerate(events) if i > start and isinstance(event, ChurnHeld))
+    end = next(later, len(events))
     return _Window(
         memory=ready.memory,
         hog=freed.bytes,
@@ -86,7 +88,7 @@ def _window(events: Sequence[Event]) -> _Window | None:
         baseline=earlier[-1] if earlier else None,
         after=tuple(
             (event.t - freed.t, event.rss)
-            for event in events[start:]
+            for event in events[start:end]
             if isinstance(event, Sample) and event.rss is not None
         ),
         reporting=ready.negotiated and (not bound or bound[-1]),
