@@ -72,7 +72,7 @@ Their rules on the samples of the same runs. They look at one number, so what is
 that they call a failure is chance: none of them names a layer or a size. `-`: the run has nothing
 they could look at (it ended before memory was freed). tp-libvirt's file of settings gives its fall
 and its drift as 800 MiB and 50 MiB in a guest of 4 GiB; the 80 % of the hog used here is stricter.
-Our RSS is that of guest memory alone, theirs of the whole of QEMU, so tp-qemu's 10 % is narrower here.
+Our RSS is that of guest memory alone, theirs of all of QEMU: tp-qemu's 10 % is narrower here.
 
 {rules}
 
