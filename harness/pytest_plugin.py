@@ -19,7 +19,8 @@ import pytest
 from harness.cli.options import declare_boot_options, declare_run_options, run_options
 from harness.errors import UNAVAILABLE, HarnessError, RecordError, ScenarioFileError, UsageError
 from harness.image.definition import load_definitions
-from harness.ledger.facts import Judged, Verdict
+from harness.ledger.events import Judged
+from harness.ledger.facts import Verdict
 from harness.report.recorder import RESULTS_NAME, tail_events
 from harness.report.results import make_results_directory
 from harness.report.summary import Summary, exit_status

@@ -3,7 +3,7 @@
 
 from harness.act.session import GuestSession
 from harness.ledger.audit import reduce_audit
-from harness.ledger.facts import Audited
+from harness.ledger.events import Audited
 from harness.observe.audit import save_audit, take_audit
 from harness.observe.counter_stream import read_counters
 from harness.scenario.model import AuditStep

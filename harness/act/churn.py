@@ -7,7 +7,7 @@ from harness.act.churn_session import ChurnSession
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import ScenarioError
-from harness.ledger.facts import ChurnFreed, ChurnHeld, ChurnVerified
+from harness.ledger.events import ChurnFreed, ChurnHeld, ChurnVerified
 from harness.scenario.model import ChurnStep, ReleaseStep, VerifyStep
 from harness.units import MIB, format_size
 

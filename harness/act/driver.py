@@ -2,7 +2,7 @@
 """Unbind the balloon driver from its device in the guest, and bind it again."""
 
 from harness.act.session import GuestSession
-from harness.ledger.facts import DriverChanged
+from harness.ledger.events import DriverChanged
 from harness.scenario.model import BindStep, UnbindStep
 
 DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from harness.act.churn_session import ChurnSession
 from harness.errors import InterruptedRunError, RecordError
-from harness.ledger.facts import (
+from harness.ledger.events import (
     ConsoleFinding,
     Event,
     GuestReady,

@@ -3,7 +3,7 @@
 
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
-from harness.ledger.facts import Settled
+from harness.ledger.events import Settled
 from harness.ledger.settle import SettleTracker, remaining_from_states
 from harness.observe.counter_stream import read_counters
 from harness.observe.page_stream import PageReader

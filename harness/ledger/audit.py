@@ -14,14 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.ledger.blocks import NO_ORDER, Blocks, BoolArray, block_structure
-from harness.ledger.facts import (
-    AuditReport,
-    CellTotals,
-    GuestState,
-    HostState,
-    StateArray,
-    Zone,
-)
+from harness.ledger.facts import AuditReport, CellTotals, GuestState, HostState, StateArray, Zone
 from harness.ledger.zones import (
     NO_ZONE,
     above_watermark,

@@ -4,8 +4,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.ledger.events import DriverChanged, Event, GuestReady, SettleOutcome
 from harness.ledger.expect import Outcome
-from harness.ledger.facts import Cause, DriverChanged, Event, GuestReady, SettleOutcome
+from harness.ledger.facts import Cause
 from harness.ledger.ledgers import ledgers_of, reconcile
 from harness.ledger.measures import current_audit, current_settle, measure, rounds_of
 from harness.ledger.retained import retained_reasons

@@ -10,6 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.ledger.blame import Blame, blame, feature_off
+from harness.ledger.events import (
+    Audited,
+    Broke,
+    ChurnVerified,
+    ConsoleFinding,
+    Event,
+    GuestReady,
+    Judged,
+    PhaseStarted,
+    StepsDone,
+)
 from harness.ledger.expect import (
     Outcome,
     Status,
@@ -18,19 +29,7 @@ from harness.ledger.expect import (
     parse_check,
     parse_condition,
 )
-from harness.ledger.facts import (
-    Audited,
-    Broke,
-    Cause,
-    ChurnVerified,
-    ConsoleFinding,
-    Event,
-    GuestReady,
-    Judged,
-    PhaseStarted,
-    StepsDone,
-    Verdict,
-)
+from harness.ledger.facts import Cause, Verdict
 from harness.ledger.measures import AUDIT_MEASURES, current_audit, is_usable, measure
 from harness.ledger.noise import collapse_noise, pressure_noise, swap_noise
 from harness.units import format_size

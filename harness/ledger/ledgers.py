@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.ledger.facts import Cause, Event
+from harness.ledger.events import Event
+from harness.ledger.facts import Cause
 from harness.ledger.measures import rounds_of, usable_audit
 from harness.units import format_size
 

@@ -9,9 +9,8 @@ at least 95 % of the guest's pages: an audit that is out of date or half blind h
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from harness.ledger.facts import (
+from harness.ledger.events import (
     Audited,
-    CellTotals,
     ChurnFreed,
     ChurnHeld,
     ChurnVerified,
@@ -21,6 +20,7 @@ from harness.ledger.facts import (
     Pressed,
     Settled,
 )
+from harness.ledger.facts import CellTotals
 from harness.ledger.zones import MAX_ORDER, REPORTING_CAPACITY
 from harness.units import PAGE_SIZE
 

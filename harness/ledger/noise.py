@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from harness.ledger.facts import Audited, Event, NoiseRead
+from harness.ledger.events import Audited, Event, NoiseRead
 from harness.units import MIB, PAGE_SIZE, format_size
 
 STALL_LIMIT = 0.10

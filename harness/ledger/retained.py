@@ -4,7 +4,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.ledger.facts import Audited, ChurnFreed, ChurnHeld, Event, GuestCounters
+from harness.ledger.events import Audited, ChurnFreed, ChurnHeld, Event
+from harness.ledger.facts import GuestCounters
 from harness.ledger.measures import audit_before, percpu_free, rounds_of, usable_audit
 from harness.ledger.noise import HUGE_PAGE
 from harness.ledger.zones import above_watermark, block_size

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.ledger.blocks import NO_ORDER, block_structure
-from harness.ledger.facts import GuestState, SettleOutcome, StateArray, Zone
+from harness.ledger.events import SettleOutcome
+from harness.ledger.facts import GuestState, StateArray, Zone
 from harness.ledger.zones import (
     PASS_SECONDS,
     PASS_SHARE,

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from harness.deadline import Deadline
 from harness.errors import HarnessError, ObserveError
-from harness.ledger.facts import Sample
+from harness.ledger.events import Sample
 from harness.machine.interfaces import GuestShell
 from harness.observe.counter_stream import CounterStream
 from harness.observe.discards import DiscardLog

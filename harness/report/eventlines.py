@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.ledger.facts import Event
+from harness.ledger.events import Event
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 

@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.ledger.facts import Event, Verdict
+from harness.ledger.events import Event
+from harness.ledger.facts import Verdict
 from harness.report.results import write_whole
 from harness.report.summary import RunSummary, build_summary, plain_number
 

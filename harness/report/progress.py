@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.ledger.facts import (
+from harness.ledger.events import (
     ChurnFreed,
     ConsoleFinding,
     Event,

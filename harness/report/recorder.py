@@ -19,7 +19,7 @@ from typing import IO, Self
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, RecordError
-from harness.ledger.facts import Event, Judged, LastWords, RunStarted
+from harness.ledger.events import Event, Judged, LastWords, RunStarted
 from harness.report.eventlines import decode, encode
 
 RESULTS_NAME = "results.jsonl"

@@ -6,15 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.ledger.facts import (
-    Broke,
-    Cause,
-    Event,
-    GuestReady,
-    Judged,
-    RunStarted,
-    Verdict,
-)
+from harness.ledger.events import Broke, Event, GuestReady, Judged, RunStarted
+from harness.ledger.facts import Cause, Verdict
 from harness.report.results import write_whole
 
 SCHEMA = 1

@@ -21,7 +21,7 @@ from harness.errors import (
     QmpError,
     SshError,
 )
-from harness.ledger.facts import ConsoleFinding
+from harness.ledger.events import ConsoleFinding
 from harness.machine.vm import VirtualMachine
 
 ALIVE_SECONDS = 10.0

@@ -11,7 +11,7 @@ from types import FrameType
 from harness.errors import HarnessError
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import ImageDefinition
-from harness.ledger.facts import Event
+from harness.ledger.events import Event
 from harness.report.junit import write_junit
 from harness.report.recorder import RESULTS_NAME, Recorder, read_events
 from harness.report.summary import Summary, build_summary, write_summary

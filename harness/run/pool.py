@@ -11,7 +11,7 @@ from typing import Self
 
 from harness.errors import HarnessError
 from harness.image.build import BootFiles
-from harness.ledger.facts import Judged
+from harness.ledger.events import Judged
 from harness.machine.process import kill_all, stop_all
 from harness.observe.noise import HostNoiseReader
 from harness.run.plan import PlannedRun

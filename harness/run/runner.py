@@ -22,7 +22,7 @@ from harness.errors import (
 )
 from harness.image.build import BootFiles
 from harness.ledger.diagnose import judge
-from harness.ledger.facts import (
+from harness.ledger.events import (
     Broke,
     ConsoleFinding,
     Event,
@@ -30,8 +30,8 @@ from harness.ledger.facts import (
     PhaseStarted,
     RunStarted,
     StepsDone,
-    Verdict,
 )
+from harness.ledger.facts import Verdict
 from harness.machine.spec import GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine, launch
 from harness.observe.noise import HostNoiseReader

@@ -26,7 +26,7 @@ from harness.deadline import Deadline, wait_for
 from harness.errors import HarnessError
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import load_definitions
-from harness.ledger.facts import Sample
+from harness.ledger.events import Sample
 from harness.machine.accel import find_qemu
 from harness.machine.interposer import build_interposer
 from harness.machine.spec import GuestSpec

@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parents[1] / "unit" / "ledger"))
 from ledger_builders import freed, mapping, ready, started
 from rivals import RULES, rival_verdicts
 
-from harness.ledger.facts import ChurnHeld, DriverChanged, Event, Sample
+from harness.ledger.events import ChurnHeld, DriverChanged, Event, Sample
 from harness.units import GIB, MIB
 
 FIRECRACKER, CLOUD_HYPERVISOR, TP_QEMU, TP_LIBVIRT = RULES

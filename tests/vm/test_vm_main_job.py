@@ -14,7 +14,7 @@ from running import Running, qemus_of
 
 from harness.ledger.audit import reduce_audit
 from harness.ledger.diagnose import judge
-from harness.ledger.facts import Audited, Event, GuestReady, Judged
+from harness.ledger.events import Audited, Event, GuestReady, Judged
 from harness.observe.audit import load_audit
 from harness.report.recorder import read_events
 from harness.scenario.load import load_scenario

@@ -13,7 +13,8 @@ import pytest
 from harness.deadline import Deadline, wait_for
 from harness.image.build import ensure_image
 from harness.image.definition import load_definitions
-from harness.ledger.facts import GuestState, HostState, Sample
+from harness.ledger.events import Sample
+from harness.ledger.facts import GuestState, HostState
 from harness.machine.spec import Backend, GuestSpec
 from harness.machine.vm import VirtualMachine, launch
 from harness.observe.audit import take_audit

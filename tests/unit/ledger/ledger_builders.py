@@ -12,20 +12,13 @@ from typing import Any
 import numpy as np
 
 from harness.ledger.audit import reduce_audit
-from harness.ledger.facts import (
+from harness.ledger.events import (
     Audited,
-    AuditReport,
     ChurnFreed,
     ChurnHeld,
     ChurnVerified,
-    DiscardTotals,
     Event,
-    GuestCounters,
     GuestReady,
-    GuestState,
-    HostMapping,
-    HostNoise,
-    HostState,
     NoiseRead,
     PhaseStarted,
     Pressed,
@@ -33,6 +26,15 @@ from harness.ledger.facts import (
     Settled,
     SettleOutcome,
     StepsDone,
+)
+from harness.ledger.facts import (
+    AuditReport,
+    DiscardTotals,
+    GuestCounters,
+    GuestState,
+    HostMapping,
+    HostNoise,
+    HostState,
     Zone,
 )
 from harness.units import MIB, PAGE_SIZE

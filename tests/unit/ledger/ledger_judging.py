@@ -12,14 +12,8 @@ from ledger_builders import (
 )
 
 from harness.ledger.diagnose import judge
-from harness.ledger.facts import (
-    Cause,
-    ConsoleFinding,
-    Event,
-    GuestState,
-    HostState,
-    Verdict,
-)
+from harness.ledger.events import ConsoleFinding, Event
+from harness.ledger.facts import Cause, GuestState, HostState, Verdict
 
 RECLAIM = {
     "reclaimed_fraction": ">= 0.95",

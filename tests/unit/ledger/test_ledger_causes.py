@@ -19,15 +19,8 @@ from ledger_builders import (
 )
 from ledger_judging import FRACTION, RECLAIM, G, S, check, run_on, swallowed, warning
 
-from harness.ledger.facts import (
-    Cause,
-    ChurnHeld,
-    DriverChanged,
-    Event,
-    GuestCounters,
-    SettleOutcome,
-    Verdict,
-)
+from harness.ledger.events import ChurnHeld, DriverChanged, Event, SettleOutcome
+from harness.ledger.facts import Cause, GuestCounters, Verdict
 from harness.units import MIB
 
 

@@ -7,19 +7,17 @@ import pytest
 from ledger_builders import a_run, freed, healthy, mapping, pressed, zone
 from pydantic import TypeAdapter
 
-from harness.ledger.facts import (
+from harness.ledger.events import (
     Audited,
     Broke,
-    Cause,
     ConsoleFinding,
     DriverChanged,
     Event,
-    GuestCounters,
     Judged,
     Sample,
     SamplingEnded,
-    Verdict,
 )
+from harness.ledger.facts import Cause, GuestCounters, Verdict
 
 EVENTS: list[Event] = [
     *a_run(),

@@ -20,16 +20,8 @@ from ledger_builders import (
 )
 from ledger_judging import run_on
 
-from harness.ledger.facts import (
-    ChurnHeld,
-    ChurnVerified,
-    ConsoleFinding,
-    DiscardTotals,
-    Event,
-    GuestState,
-    HostState,
-    StepsDone,
-)
+from harness.ledger.events import ChurnHeld, ChurnVerified, ConsoleFinding, Event, StepsDone
+from harness.ledger.facts import DiscardTotals, GuestState, HostState
 from harness.ledger.measures import AUDIT_MEASURES, MEASURES, measure
 from harness.units import MIB
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledger_builders import BLOCK, REAL_ZONES, Guest, zone
 
-from harness.ledger.facts import GuestState, HostState, SettleOutcome
+from harness.ledger.events import SettleOutcome
+from harness.ledger.facts import GuestState, HostState
 from harness.ledger.settle import (
     IDLE_SECONDS,
     SettleTracker,

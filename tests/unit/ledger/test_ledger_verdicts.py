@@ -28,17 +28,16 @@ from ledger_judging import (
 )
 
 from harness.ledger.diagnose import judge
-from harness.ledger.facts import (
+from harness.ledger.events import (
     Broke,
-    Cause,
     ChurnVerified,
     Event,
     GuestReady,
     Judged,
     PhaseStarted,
     StepsDone,
-    Verdict,
 )
+from harness.ledger.facts import Cause, Verdict
 from harness.units import MIB, PAGE_SIZE
 
 

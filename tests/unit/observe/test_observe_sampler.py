@@ -15,7 +15,7 @@ import pytest
 from guest_ram import GuestRamProcess
 
 from harness.errors import ObserveError, RecordError, SshError
-from harness.ledger.facts import Sample
+from harness.ledger.events import Sample
 from harness.machine.interfaces import GuestShell
 from harness.observe import sampler as sampler_module
 from harness.observe.discards import DiscardLog

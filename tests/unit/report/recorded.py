@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events for the tests of reports: three runs as they would be recorded."""
 
-from harness.ledger.facts import (
+from harness.ledger.events import (
     Audited,
-    AuditReport,
     Broke,
-    Cause,
-    CellTotals,
     ChurnFreed,
-    DiscardTotals,
     Event,
-    GuestCounters,
     GuestReady,
-    HostMapping,
     Judged,
     PhaseStarted,
     RunStarted,
@@ -20,6 +14,14 @@ from harness.ledger.facts import (
     Settled,
     SettleOutcome,
     StepsDone,
+)
+from harness.ledger.facts import (
+    AuditReport,
+    Cause,
+    CellTotals,
+    DiscardTotals,
+    GuestCounters,
+    HostMapping,
     Verdict,
     Zone,
 )

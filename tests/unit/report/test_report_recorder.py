@@ -15,7 +15,8 @@ import pytest
 from recorded import ALL, FAILED, PASSED, Line, started
 
 from harness.errors import RecordError
-from harness.ledger.facts import ConsoleFinding, Judged, PhaseStarted, Verdict
+from harness.ledger.events import ConsoleFinding, Judged, PhaseStarted
+from harness.ledger.facts import Verdict
 from harness.report.recorder import Recorder, read_events, tail_events
 
 
@@ -116,7 +117,8 @@ import sys
 from pathlib import Path
 from recorded import started
 from harness.errors import RecordError
-from harness.ledger.facts import Judged, PhaseStarted, Verdict
+from harness.ledger.events import Judged, PhaseStarted
+from harness.ledger.facts import Verdict
 from harness.report.recorder import Recorder, read_events
 directory = Path(sys.argv[1])
 with Recorder(directory) as recorder:

@@ -9,7 +9,8 @@ import pytest
 from recorded import ALL, KERNEL, KILLED, PASSED
 
 from harness.errors import RecordError, UsageError
-from harness.ledger.facts import Judged, Verdict
+from harness.ledger.events import Judged
+from harness.ledger.facts import Verdict
 from harness.report.junit import write_junit
 from harness.report.results import make_results_directory, write_whole
 from harness.report.summary import build_summary, exit_status, write_summary

@@ -11,7 +11,8 @@ from recorded import ALL, FAILED, KERNEL, PASSED, started
 from rich.console import Console
 
 from harness.deadline import Deadline, wait_for
-from harness.ledger.facts import Cause, ConsoleFinding, Judged, Sample, Verdict
+from harness.ledger.events import ConsoleFinding, Judged, Sample
+from harness.ledger.facts import Cause, Verdict
 from harness.report.progress import ProgressView
 from harness.report.summary import RunSummary, Summary, build_summary
 from harness.report.terminal import _WHERE_TO_LOOK, print_table

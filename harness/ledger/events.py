@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The events of a run: frozen records whose JSON is the lines of results.jsonl.
+
+Each carries `t`, seconds since the run's start; `run` is added by the recorder. Sizes in bytes;
+`None` (or an absent key) means *not measured*, never zero.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Discriminator
+
+from harness.ledger.facts import (
+    AuditReport,
+    Cause,
+    DiscardTotals,
+    GuestCounters,
+    HostMapping,
+    HostNoise,
+    Verdict,
+)
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    t: float
+    scenario: str
+    image: str
+    attempt: int
+    wall: str
+    """UTC, ISO 8601."""
+    host: dict[str, str]
+    kind: Literal["run-started"] = "run-started"
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """A phase a person can follow: `boot`, or a step such as `settle` with its detail."""
+
+    t: float
+    phase: str
+    detail: str = ""
+    kind: Literal["phase"] = "phase"
+
+
+@dataclass(frozen=True)
+class GuestReady:
+    """The guest answers over SSH; what it is."""
+
+    t: float
+    kernel: str
+    accel: str
+    qemu: str
+    boot_seconds: float
+    page_reporting_order: int
+    memory: int
+    """Configured guest RAM, bytes."""
+    offered: bool
+    """VIRTIO_BALLOON_F_REPORTING (bit 5) offered by the device."""
+    negotiated: bool
+    """... and accepted by the driver."""
+    features: str = ""
+    """The device's `features` bit string as sysfs prints it."""
+    discard: Literal["dontneed", "free"] = "dontneed"
+    """How QEMU gives memory back."""
+    kind: Literal["guest-ready"] = "guest-ready"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One tick of the sampler; an instrument that could not read is None."""
+
+    t: float
+    held: int | None
+    rss: int | None
+    lazyfree: int | None
+    discarded: int | None
+    guest_free: int | None
+    kind: Literal["sample"] = "sample"
+
+
+@dataclass(frozen=True)
+class SamplingEnded:
+    """The sampler has stopped: what it could not do."""
+
+    t: float
+    lost: int
+    """Samples left out because their time had passed."""
+    failures: tuple[str, ...]
+    """The first error of every instrument that failed."""
+    kind: Literal["sampling-ended"] = "sampling-ended"
+
+
+@dataclass(frozen=True)
+class ChurnHeld:
+    """The churn tool has written `bytes` and holds them."""
+
+    t: float
+    bytes: int
+    seconds: float
+    kind: Literal["churn-held"] = "churn-held"
+
+
+@dataclass(frozen=True)
+class ChurnFreed:
+    """The churn tool freed `bytes` and still holds `still_held`; the host just before that."""
+
+    t: float
+    bytes: int
+    still_held: int
+    before: HostMapping
+    discards_before: DiscardTotals | None
+    kind: Literal["churn-freed"] = "churn-freed"
+
+
+@dataclass(frozen=True)
+class ChurnVerified:
+    t: float
+    bytes: int
+    mismatched_pages: int
+    detail: tuple[str, ...] = ()
+    """The tool's own words about the first mismatches."""
+    kind: Literal["churn-verified"] = "churn-verified"
+
+
+class SettleOutcome(StrEnum):
+    DRAINED = "drained"
+    """Nothing that can be reported remains."""
+    IDLE = "idle"
+    """Something remains, but nothing moved for more than two reporting passes."""
+    MOVING = "moving"
+    """The deadline passed while memory was still coming back."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    t: float
+    outcome: SettleOutcome
+    seconds: float
+    """From the start of the wait to the last movement."""
+    remaining: int | None
+    """Bytes that could still be reported, as last looked at."""
+    held: int
+    """HostMapping.held at the end."""
+    t50: float | None
+    """Seconds until half of what came back had come back; None if nothing did."""
+    t90: float | None
+    kind: Literal["settled"] = "settled"
+
+
+@dataclass(frozen=True)
+class Audited:
+    t: float
+    name: str
+    report: AuditReport
+    counters: GuestCounters
+    mapping: HostMapping
+    discards: DiscardTotals | None
+    checks: tuple[str, ...] = ()
+    """Expectations of this very audit, `measure: condition` as the scenario writes them."""
+    kind: Literal["audited"] = "audited"
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """The host was made to take memory from QEMU."""
+
+    t: float
+    by: str
+    seconds: float
+    before: HostMapping
+    after: HostMapping
+    kind: Literal["pressed"] = "pressed"
+
+
+@dataclass(frozen=True)
+class DriverChanged:
+    """The balloon driver was unbound or bound again."""
+
+    t: float
+    bound: bool
+    kind: Literal["driver-changed"] = "driver-changed"
+
+
+@dataclass(frozen=True)
+class ConsoleFinding:
+    """The console watcher saw trouble."""
+
+    t: float
+    severity: Literal["crash", "hang", "warning"]
+    title: str
+    text: str
+    kind: Literal["console-finding"] = "console-finding"
+
+
+@dataclass(frozen=True)
+class NoiseRead:
+    t: float
+    noise: HostNoise
+    kind: Literal["noise"] = "noise"
+
+
+@dataclass(frozen=True)
+class StepsDone:
+    """Every step of the scenario ran to its end."""
+
+    t: float
+    kind: Literal["steps-done"] = "steps-done"
+
+
+@dataclass(frozen=True)
+class Broke:
+    """The run ended before its last step."""
+
+    t: float
+    error: str
+    """Class name in the `HarnessError` tree."""
+    verdict: Verdict
+    """What the error alone makes of the run: ERROR, MISS or SKIP."""
+    message: str
+    hint: str
+    kind: Literal["broke"] = "broke"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The run's verdict, last event of every run."""
+
+    t: float
+    verdict: Verdict
+    cause: Cause | None
+    reason: str
+    measures: dict[str, float] = field(default_factory=dict)
+    kind: Literal["judged"] = "judged"
+
+
+Event = Annotated[
+    RunStarted
+    | PhaseStarted
+    | GuestReady
+    | Sample
+    | SamplingEnded
+    | ChurnHeld
+    | ChurnFreed
+    | ChurnVerified
+    | Settled
+    | Audited
+    | Pressed
+    | DriverChanged
+    | ConsoleFinding
+    | NoiseRead
+    | StepsDone
+    | Broke
+    | Judged,
+    Discriminator("kind"),
+]
+"""Any line of results.jsonl; parse with `pydantic.TypeAdapter(Event)`."""
+
+LastWords = Broke | ConsoleFinding | Judged
+"""What is still tried after the disk has filled: without them a run has no verdict."""
