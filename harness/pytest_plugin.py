@@ -28,7 +28,7 @@ from harness.report.terminal import ProgressView, print_table
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import PlannedRun, choose_images, longest_first, plan_runs
 from harness.run.pool import RunPool, guests_at_once
-from harness.scenario.load import load_scenario
+from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR
 
 WORKER_RESULTS = "fpr_harness_results"
@@ -59,16 +59,16 @@ class ScenarioFailedError(Exception):
 
 
 class ScenarioFile(pytest.File):
-    """A scenario file: one test for each image and repetition."""
+    """A scenario file: one test for each variant, image and repetition."""
 
     def collect(self) -> Iterator["ScenarioItem"]:
         options = self.config.option
         try:
-            scenario = load_scenario(self.path, options.overrides)
+            scenarios = load_scenarios(self.path, options.overrides)
             images = choose_images(load_definitions(), options.image)
         except (ScenarioFileError, UsageError) as error:
             raise self.CollectError(str(error)) from error
-        for run in plan_runs([scenario], images, options.repeat):
+        for run in plan_runs(scenarios, images, options.repeat):
             yield ScenarioItem.from_parent(self, name=run.test_name, run=run)
 
 

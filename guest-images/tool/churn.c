@@ -7,6 +7,7 @@
  *   free all                        everything that is held
  *   free blocks ORDER STRIDE OFFSET the physical blocks of 2^ORDER pages that are held wholly and
  *                                   whose number modulo STRIDE is OFFSET
+ *   free tails                      all but the first page of every huge page, splitting none
  *   refill SEED                     writes what was freed again, with another seed
  *   exit                            as does the end of standard input
  */
@@ -211,16 +212,21 @@ static void split_edges(const struct churn *churn, uint64_t page, uint64_t count
 	split_huge_page(churn, page + count - tail, tail);
 }
 
-/* Gives back `count` pages from `page` on. */
+/* Gives back `count` pages from `page` on, and leaves huge pages as they are. */
+static void drop_unsplit(struct churn *churn, uint64_t page, uint64_t count)
+{
+	if (madvise(churn->memory + page * WORDS, count * PAGE_BYTES, MADV_DONTNEED))
+		die("madvise(MADV_DONTNEED) of %" PRIu64 " pages", count);
+	memset(churn->seeds + page, 0, count * sizeof(churn->seeds[0]));
+	churn->held -= count;
+}
+
 static void drop(struct churn *churn, uint64_t page, uint64_t count)
 {
 	if (!count)
 		return;
 	split_edges(churn, page, count);
-	if (madvise(churn->memory + page * WORDS, count * PAGE_BYTES, MADV_DONTNEED))
-		die("madvise(MADV_DONTNEED) of %" PRIu64 " pages", count);
-	memset(churn->seeds + page, 0, count * sizeof(churn->seeds[0]));
-	churn->held -= count;
+	drop_unsplit(churn, page, count);
 }
 
 static void say_freed(const struct churn *churn, uint64_t freed, uint64_t blocks)
@@ -276,6 +282,17 @@ static void free_blocks(struct churn *churn, unsigned int order, uint64_t stride
 	say_freed(churn, freed, freed >> order);
 }
 
+static void free_tails(struct churn *churn)
+{
+	uint64_t held = churn->held;
+	uint64_t page = -((uint64_t)(uintptr_t)churn->memory / PAGE_BYTES) % HUGE_PAGES;
+
+	for (; page + HUGE_PAGES <= churn->pages; page += HUGE_PAGES)
+		if (churn->seeds[page + 1])
+			drop_unsplit(churn, page + 1, HUGE_PAGES - 1);
+	say_freed(churn, held - churn->held, 0);
+}
+
 /* Whether the line is the command with so many whole numbers, and nothing else; and which. */
 static int is_command(const char *line, const char *command, int count, uint64_t *numbers)
 {
@@ -310,6 +327,8 @@ static void obey(struct churn *churn)
 			verify(churn);
 		else if (is_command(line, "free all", 0, numbers))
 			free_all(churn);
+		else if (is_command(line, "free tails", 0, numbers))
+			free_tails(churn);
 		else if (is_command(line, "free blocks", 3, numbers) && numbers[0] <= MOST_ORDER &&
 			 numbers[2] < numbers[1])
 			free_blocks(churn, (unsigned int)numbers[0], numbers[1], numbers[2]);

@@ -14,5 +14,9 @@ int main(int argc, char **argv)
 		return counters_main(argc - 2, argv + 2);
 	if (argc >= 2 && !strcmp(argv[1], "starve"))
 		return starve_main(argc - 2, argv + 2);
-	usage("expected a subcommand: pages, churn, counters or starve");
+	if (argc >= 2 && !strcmp(argv[1], "busy"))
+		return busy_main(argc - 2, argv + 2);
+	if (argc >= 2 && !strcmp(argv[1], "faults"))
+		return faults_main(argc - 2, argv + 2);
+	usage("expected a subcommand: pages, churn, counters, busy, faults or starve");
 }

@@ -45,6 +45,8 @@ void on_every_cpu(void *(*work)(void *), void *shared);
 int pages_main(int argc, char **argv);
 int churn_main(int argc, char **argv);
 int counters_main(int argc, char **argv);
+int busy_main(int argc, char **argv);
+int faults_main(int argc, char **argv);
 int starve_main(int argc, char **argv);
 
 #endif

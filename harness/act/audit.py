@@ -6,7 +6,7 @@ from harness.ledger.audit import reduce_audit
 from harness.ledger.events import Audited
 from harness.observe.audit import save_audit, take_audit
 from harness.observe.counter_stream import read_counters
-from harness.scenario.model import AuditStep
+from harness.scenario.steps import AuditStep
 
 
 def audit(session: GuestSession, step: AuditStep) -> None:

@@ -8,7 +8,7 @@ from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import ScenarioError
 from harness.ledger.events import ChurnFreed, ChurnHeld, ChurnVerified
-from harness.scenario.model import ChurnStep, ReleaseStep, VerifyStep
+from harness.scenario.steps import ChurnStep, ReleaseStep, VerifyStep
 from harness.units import MIB, format_size
 
 SLOWEST_RATE = 32 * MIB
@@ -17,7 +17,7 @@ gives the deadline of each phase."""
 
 SLACK_SECONDS = 10.0
 
-FreeWhat = Literal["all", "half-of-blocks", "half-of-pages"]
+FreeWhat = Literal["all", "half-of-blocks", "half-of-pages", "huge-page-tails"]
 
 
 def churn(session: GuestSession, step: ChurnStep) -> None:
@@ -34,6 +34,7 @@ def churn(session: GuestSession, step: ChurnStep) -> None:
         seed=step.seed or session.patterns,
         hugepages=step.hugepages,
         timeout=phase_seconds(size),
+        detached=session.detached,
     )
     session.churn = tool
     record.add(ChurnHeld(record.now(), bytes=tool.held, seconds=tool.fill_seconds))
@@ -42,11 +43,11 @@ def churn(session: GuestSession, step: ChurnStep) -> None:
     while not hold.passed:
         session.vm.sleep_alive(min(0.2, hold.remaining))
     verify(session, VerifyStep())
-    free(session, step.free)
+    free(session, step.free, step.order)
 
 
-def free(session: GuestSession, what: FreeWhat) -> None:
-    """Free it, and record what the host held just before."""
+def free(session: GuestSession, what: FreeWhat, order: int | None = None) -> None:
+    """Free it, and record what the host held just before. `order`: of the blocks, where asked."""
     tool = _held(session)
     session.phase("free", what)
     before, discards = session.mapping.read(), session.discards.read()
@@ -54,8 +55,11 @@ def free(session: GuestSession, what: FreeWhat) -> None:
         freed = tool.free_all()
         tool.close()
         session.churn = None
+    elif what == "huge-page-tails":
+        freed = tool.free_tails()
     else:
-        order = session.reporting_order if what == "half-of-blocks" else 0
+        wanted = session.reporting_order if order is None else order
+        order = wanted if what == "half-of-blocks" else 0
         freed = tool.free_blocks(order=order, stride=2, offset=0)
     session.record.add(
         ChurnFreed(

@@ -18,6 +18,12 @@ from harness.observe.tool_end import last_words
 FREE_SECONDS = 60.0
 """For giving memory back: a second a GiB under emulation, longer where huge pages are split."""
 
+_DETACHED = (
+    "rm -f /run/churn.in /run/churn.out; mkfifo /run/churn.in && : >/run/churn.out; "
+    "setsid {command} <>/run/churn.in >/run/churn.out 2>&1 &"
+)
+_ATTACH = "tail -n {first} -f /run/churn.out & exec cat >/run/churn.in"
+
 Progress = Callable[[int], None]
 """Called with the bytes filled so far, about twice a second."""
 
@@ -66,13 +72,17 @@ class ChurnSession:
         hugepages: Hugepages,
         timeout: float,
         on_progress: Progress = lambda _filled: None,
+        detached: bool = False,
     ) -> Self:
         """Fill `size` bytes, whole pages, with a pattern of `seed`, which is not 0.
 
-        Raises `GuestError`, `SshError`, `DeadlineError`; nothing is held then.
+        `detached`: it outlives the connection, and `attach` finds it again over another. Raises
+        `GuestError`, `SshError`, `DeadlineError`; nothing is held then.
         """
         command = f"fpr-guest churn --bytes {size} --seed {seed} --hugepages {hugepages}"
-        session = cls(shell.start(command))
+        if detached:
+            shell.run(_DETACHED.format(command=command))
+        session = cls(shell.start(_ATTACH.format(first="+1") if detached else command))
         try:
             session._await_filled(timeout, on_progress)
         except BaseException:
@@ -97,6 +107,16 @@ class ChurnSession:
     def free_all(self) -> Freed:
         """Give everything back."""
         self._send("free all")
+        return self._await_freed()
+
+    def attach(self, shell: GuestShell) -> None:
+        """Go on over another connection with a tool that was started detached."""
+        self._process.close()
+        self._process = shell.start(_ATTACH.format(first="0"))
+
+    def free_tails(self) -> Freed:
+        """Give back all but the first page of every huge page, and split none."""
+        self._send("free tails")
         return self._await_freed()
 
     def free_blocks(self, *, order: int, stride: int, offset: int) -> Freed:

@@ -3,7 +3,7 @@
 
 from harness.act.session import GuestSession
 from harness.ledger.events import DriverChanged
-from harness.scenario.model import BindStep, UnbindStep
+from harness.scenario.steps import BindStep, UnbindStep
 
 DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"
 DRIVER_SECONDS = 30.0

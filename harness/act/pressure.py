@@ -9,7 +9,7 @@ from harness.act.session import GuestSession
 from harness.errors import PreconditionError
 from harness.ledger.events import Pressed
 from harness.machine.pressure import page_out, reclaim_v2
-from harness.scenario.model import PressureStep
+from harness.scenario.steps import PressureStep
 from harness.units import PAGE_SIZE, format_size
 
 

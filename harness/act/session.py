@@ -23,6 +23,7 @@ from harness.ledger.events import (
     PhaseStarted,
     SamplingEnded,
 )
+from harness.machine.interfaces import GuestProcess
 from harness.machine.vm import VirtualMachine
 from harness.observe.discards import DiscardLog
 from harness.observe.features import read_balloon_state
@@ -89,11 +90,16 @@ class GuestSession:
     residency: HostResidency
     discards: DiscardLog
     noise: HostNoiseReader
-    sampler: Sampler
     reporting_order: int
+    """Changed by order."""
     cancelled: threading.Event
+    sampler: Sampler = field(init=False)
+    detached: bool = False
+    """Whether what is started in the guest must outlive the connection to it."""
     churn: ChurnSession | None = None
     """Changed by the churn verbs: what is held now."""
+    busy: list[GuestProcess] = field(default_factory=list)
+    """Changed by busy and calm: what takes and frees memory now."""
     used_resident: npt.NDArray[np.bool_] | None = None
     """Changed by audit: pages seen used and resident so far."""
     audits: int = field(default=0)
@@ -123,35 +129,53 @@ class GuestSession:
             )
         )
         layout = RamLayout.read(vm.monitor)
-        mapping = HostMappingReader(vm.pid, layout)
-        discards = DiscardLog(vm.discard_log, layout, errors=vm.qemu_log)
-        samples = directory / "samples"
-        samples.mkdir(exist_ok=True)
-        sampler = Sampler(
-            shell=vm.shell,
-            mapping=mapping,
-            discards=discards,
-            hz=SAMPLE_HZ,
-            sink=record.add,
-            relative=record.relative,
-            raw_path=samples / "guest-counters.bin",
-        )
         session = cls(
             vm=vm,
             record=record,
             directory=directory,
             layout=layout,
-            mapping=mapping,
+            mapping=HostMappingReader(vm.pid, layout),
             residency=HostResidency(vm.pid, layout),
-            discards=discards,
+            discards=DiscardLog(vm.discard_log, layout, errors=vm.qemu_log),
             noise=HostNoiseReader(),
-            sampler=sampler,
             reporting_order=balloon.page_reporting_order,
             cancelled=cancelled,
         )
         session.read_noise()
-        sampler.start()
+        session._start_sampler()
         return session
+
+    def observe(self, vm: VirtualMachine) -> None:
+        """Look at another QEMU from now on, or at the same one whose memory has changed its layout.
+
+        Raises what the instruments raise.
+        """
+        self._stop_sampler()
+        self.vm = vm
+        self.layout = RamLayout.read(vm.monitor)
+        self.mapping = HostMappingReader(vm.pid, self.layout)
+        self.residency = HostResidency(vm.pid, self.layout)
+        self.discards = DiscardLog(vm.discard_log, self.layout, errors=vm.qemu_log)
+        self._start_sampler()
+
+    def _start_sampler(self) -> None:
+        samples = self.directory / "samples"
+        samples.mkdir(exist_ok=True)
+        self.sampler = Sampler(
+            shell=self.vm.shell,
+            mapping=self.mapping,
+            discards=self.discards,
+            hz=SAMPLE_HZ,
+            sink=self.record.add,
+            relative=self.record.relative,
+            raw_path=samples / "guest-counters.bin",
+        )
+        self.sampler.start()
+
+    def _stop_sampler(self) -> None:
+        self.sampler.stop()
+        failures = tuple(failure.message for failure in self.sampler.failures)
+        self.record.add(SamplingEnded(self.record.now(), self.sampler.lost, failures))
 
     def phase(self, name: str, detail: str = "") -> None:
         """Say what begins now; also the moment to look at the console and for a cancellation."""
@@ -180,8 +204,8 @@ class GuestSession:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for process in self.busy:
+            process.close()
         if self.churn is not None:
             self.churn.close()
-        self.sampler.stop()
-        failures = tuple(failure.message for failure in self.sampler.failures)
-        self.record.add(SamplingEnded(self.record.now(), self.sampler.lost, failures))
+        self._stop_sampler()

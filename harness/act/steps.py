@@ -11,7 +11,7 @@ from harness.act.pressure import pressure
 from harness.act.run import run
 from harness.act.session import GuestSession
 from harness.act.settle import settle
-from harness.scenario.model import (
+from harness.scenario.steps import (
     AuditStep,
     BindStep,
     ChurnStep,

@@ -11,14 +11,14 @@ from harness.report.summary import exit_status
 from harness.report.terminal import ProgressView, print_table
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import choose_images, longest_first, plan_runs
-from harness.scenario.load import find_scenarios, load_all
+from harness.scenario.load import find_scenarios
 
 
 def execute(options: argparse.Namespace) -> int:
     """Run, judge, report. Returns the exit status of the contract."""
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("--repeat and --jobs take a number of at least 1")
-    scenarios = load_all(find_scenarios(options.scenarios), options.overrides)
+    scenarios = find_scenarios(options.scenarios, options.overrides)
     images = choose_images(load_definitions(), options.image)
     results = make_results_directory(options.results)
     runs = plan_runs(scenarios, images, options.repeat)

@@ -6,20 +6,22 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import ImageError, UsageError
 from harness.image.cache import cache_directory, exclusive, made_whole
 from harness.image.compile import COMPILER, STATIC, compile_c, tool_sources
 from harness.image.definition import IMAGES_DIR, ImageDefinition
-from harness.image.initramfs import build_initramfs
+from harness.image.initramfs import build_initramfs, program_archive
 from harness.image.sources import Archive, Kernel, Progress, given_kernel
 
 KEPT_SECONDS = 7 * 24 * 3600.0
 """Builds of the same image stay this long after their last use: a repro.sh may name their files."""
 
 _KERNEL, _INITRAMFS, _MANIFEST = "vmlinuz", "initramfs", "manifest.json"
+_PROGRAMS = "programs"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class BootFiles:
     """`uname -r` of its kernel."""
     digest: str
     """Names the definition, given kernel and project files it was made from."""
+    more: tuple[Path, ...] = field(default=(), kw_only=True)
+    """Archives to put behind the initramfs: see `with_packages`."""
     manifest: Path
     """JSON: every package with version and SHA-256, modules in load order, files with SHA-256."""
 
@@ -79,6 +83,34 @@ def ensure_image(
     return built
 
 
+def with_packages(
+    boot: BootFiles, definition: ImageDefinition, names: Sequence[str], progress: Progress
+) -> BootFiles:
+    """The same with the programs of Debian packages, from the suite of the image's userland.
+
+    Made once and kept in the cache. Raises what `ensure_image` does.
+    """
+    if not names:
+        return boot
+    suite = definition.userland.suite
+    hashed = hashlib.sha256(" ".join([suite, *names]).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        hashed.update(path.read_bytes())
+    target = cache_directory() / "packages" / hashed.hexdigest()[:16]
+    archive = target / _PROGRAMS
+    if not archive.exists():
+        with exclusive(target.parent / ".lock", f"the programs of {', '.join(names)}"):
+            if not archive.exists():
+                progress(f"fetching {', '.join(names)} for the guest")
+                with made_whole(target) as directory:
+                    unpacked = directory / "scratch"
+                    Archive(definition, False, progress).programs(names, unpacked)
+                    own = [unpacked / name for name in names]
+                    (directory / _PROGRAMS).write_bytes(program_archive(unpacked, own))
+                    shutil.rmtree(unpacked)
+    return replace(boot, more=(*boot.more, archive))
+
+
 def find_built(definition: ImageDefinition) -> BootFiles | None:
     """The image as it stands in the cache, if it is there and whole."""
     return _read_built(definition.name, _target(definition, None))
@@ -104,11 +136,18 @@ def _build(
         kernel = archive.completed(given, scratch / "kernel")
     else:
         kernel = archive.kernel(scratch / "kernel")
-    order = kernel.modules.load_order(definition.modules) if kernel.modules is not None else []
+    order: list[tuple[str, bytes]] = []
+    needed = 0
+    if kernel.modules is not None:
+        needed = len(kernel.modules.load_order(definition.modules))
+        lacking = kernel.modules.lacks(definition.on_demand)
+        more = [name for name in definition.on_demand if name not in lacking]
+        order = kernel.modules.load_order([*definition.modules, *more])
     initramfs = build_initramfs(
         unpacked=scratch / "userland",
         release=kernel.release,
         modules=order,
+        loaded=needed,
         init=init,
         tool=tool,
         guest_shell=(IMAGES_DIR / "guest-shell").read_bytes(),
@@ -142,7 +181,9 @@ def _digest(definition: ImageDefinition, given: Kernel | None) -> str:
     if given is not None:
         hashed.update(given.path.read_bytes())
         if given.modules is not None and not given.modules.lacks(definition.modules):
-            for name, data in given.modules.load_order(definition.modules):
+            lacking = given.modules.lacks(definition.on_demand)
+            more = [name for name in definition.on_demand if name not in lacking]
+            for name, data in given.modules.load_order([*definition.modules, *more]):
                 hashed.update(name.encode() + b"\0" + data)
     return hashed.hexdigest()[:16]
 

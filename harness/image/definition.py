@@ -48,6 +48,8 @@ class ImageDefinition(_Part):
     userland: UserlandSource
     modules: Annotated[tuple[ModuleName, ...], Field(min_length=1)]
     """Modules the guest needs; built in or loadable, and what they depend on, differs by kernel."""
+    on_demand: tuple[ModuleName, ...] = ()
+    """Modules for `modprobe` that a boot does not load; one that the kernel lacks is left out."""
 
 
 def load_definitions(directory: Path = IMAGES_DIR) -> dict[str, ImageDefinition]:

@@ -24,9 +24,9 @@ LOADER = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES = "lib/x86_64-linux-gnu"
 APPLETS = (
     "awk cat chmod cp cttyhack cut date dd dmesg echo env find free grep head hexdump insmod ip "
-    "kill ln ls lsmod mkdir mknod modprobe mount mv pidof poweroff printf ps reboot rm rmmod sed "
-    "seq setsid sh sleep sort stat sync sysctl tail taskset tee top touch tr true umount uname vi "
-    "wc which xargs"
+    "kill ln ls lsmod mkdir mkfifo mknod modprobe mount mv pidof poweroff printf ps reboot rm "
+    "rmmod sed seq setsid sh sleep sort stat sync sysctl tail taskset tee top touch tr true "
+    "umount uname vi wc which xargs"
 ).split()
 
 _CONSOLE = CpioEntry("dev/console", stat.S_IFCHR | 0o600, rdev=(5, 1))
@@ -48,6 +48,7 @@ def build_initramfs(
     unpacked: Path,
     release: str,
     modules: Sequence[tuple[str, bytes]],
+    loaded: int,
     init: bytes,
     tool: bytes,
     guest_shell: bytes,
@@ -58,8 +59,8 @@ def build_initramfs(
     3.64 s), and faster than with lz4, zstd (4.0 s) or xz (5.0 s).
 
     `unpacked` holds the userland packages' files; `modules` of the kernel `release` are
-    (name, ELF contents) in load order. Raises `ImageError` if a program or library is missing
-    from the packages.
+    (name, ELF contents) in load order, of which init loads the first `loaded`. Raises `ImageError`
+    if a program or library is missing from the packages.
     """
     busybox = _find(unpacked, ["bin/busybox", "usr/bin/busybox"])
     dropbear = _find(unpacked, ["usr/sbin/dropbear"])
@@ -75,12 +76,14 @@ def build_initramfs(
         *(link_entry(f"bin/{applet}", "busybox") for applet in APPLETS),
         *(file_entry(path, text.encode()) for path, text in _ETC.items()),
         *_library_entries(unpacked, [busybox, dropbear]),
-        *_module_entries(release, modules),
+        *_module_entries(release, modules, loaded),
     ]
     return gzip.compress(write_cpio(entries), compresslevel=9, mtime=0)
 
 
-def _module_entries(release: str, modules: Sequence[tuple[str, bytes]]) -> Iterable[CpioEntry]:
+def _module_entries(
+    release: str, modules: Sequence[tuple[str, bytes]], loaded: int
+) -> Iterable[CpioEntry]:
     """Modules where modprobe looks for them, their dependencies, and the order init loads them."""
     folder = f"lib/modules/{release}"
     yield directory_entry(folder)
@@ -101,9 +104,33 @@ def _module_entries(release: str, modules: Sequence[tuple[str, bytes]]) -> Itera
     needed_by_others = {name for needed in closure.values() for name in needed}
     # `&` as in a shell: no other module waits for it, so that init need not either.
     order = "".join(
-        f"/{folder}/{name}.ko{'' if name in needed_by_others else ' &'}\n" for name in closure
+        f"/{folder}/{name}.ko{'' if name in needed_by_others else ' &'}\n"
+        for name in list(closure)[:loaded]
     )
     yield file_entry("etc/modules.order", order.encode())
+
+
+def program_archive(unpacked: Path, packages: Sequence[Path]) -> bytes:
+    """The programs of unpacked packages with their libraries, to put behind an initramfs.
+
+    The libraries lie in `unpacked`, beside the packages. Raises `ImageError` if a package has no
+    program, or a library is missing.
+    """
+    programs = [
+        path
+        for package in packages
+        for folder in ("bin", "sbin", "usr/bin", "usr/sbin")
+        for path in sorted((package / folder).glob("*"))
+        if path.is_file() and path.read_bytes().startswith(b"\x7fELF")
+    ]
+    if not programs:
+        names = ", ".join(package.name for package in packages)
+        raise ImageError(f"{names}: no program in it", hint="name a package that has one")
+    entries = [
+        *(file_entry(f"bin/{path.name}", path.read_bytes(), 0o755) for path in programs),
+        *_library_entries(unpacked, programs),
+    ]
+    return gzip.compress(write_cpio(entries), compresslevel=6, mtime=0)
 
 
 def _library_entries(unpacked: Path, programs: Sequence[Path]) -> Iterable[CpioEntry]:

@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -55,6 +56,13 @@ class Archive:
         """Unpack the userland and its libraries into a directory."""
         source = self._definition.userland
         return self._unpack(source.suite, lambda root: root.closure(source.packages), unpacked)
+
+    def programs(self, names: Sequence[str], unpacked: Path) -> None:
+        """Unpack packages, each into a directory of its name, and what they depend on beside it."""
+        suite = self._definition.userland.suite
+        self._unpack(suite, lambda root: root.closure(names), unpacked)
+        for name in names:
+            self._unpack(suite, partial(_only, name), unpacked / name)
 
     def kernel(self, unpacked: Path) -> Kernel:
         """Unpack the kernel into a directory; split packages (7.x) come together."""
@@ -126,3 +134,7 @@ class Archive:
             root.update()
             self._updated.add(suite)
             return use(root)
+
+
+def _only(name: str, _root: AptRoot) -> list[str]:
+    return [name]

@@ -21,6 +21,8 @@ from harness.ledger.zones import (
     effective_order,
     zone_cuts,
     zone_index,
+    zone_name,
+    zone_tails,
 )
 from harness.units import PAGE_SIZE
 
@@ -112,11 +114,12 @@ def reduce_audit(
     reported = guest_class == _REPORTED
     free = (guest_class == _SMALL) | (guest_class == _LARGE)
     nodes = sorted({zone.node for zone in zones})
+    tails = zone_tails(zones, reporting_order, pages)
     report = AuditReport(
         at=at,
         total=_totals(counts.sum(axis=0)),
         per_zone={
-            f"node{zone.node}/{zone.name}": _totals(row)
+            zone_name(zone): _totals(row)
             for zone, row in zip(zones, counts[NO_ZONE + 1 :], strict=True)
         },
         per_node={
@@ -136,6 +139,10 @@ def reduce_audit(
         host_seconds=host_seconds,
         reported_resident_pfns=_first(reported & resident),
         held_absent_pfns=_first(cells == _CELLS.index("held_absent")),
+        tail_reported=_bytes(np.count_nonzero(reported & tails)),
+        tail_discarded=None
+        if discarded is None
+        else _bytes(np.count_nonzero(_padded_mask(discarded, pages) & tails)),
     )
     # A page once seen resident stays on record only while it stays used: a free page may be
     # given back and be allocated again without having been touched.

@@ -2,13 +2,21 @@
 """From a failed expectation to its cause: which layer, how many bytes, in one sentence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.ledger.events import DriverChanged, Event, GuestReady, SettleOutcome
 from harness.ledger.expect import Outcome
 from harness.ledger.facts import Cause
 from harness.ledger.ledgers import ledgers_of, reconcile
-from harness.ledger.measures import current_audit, current_settle, measure, rounds_of
+from harness.ledger.measures import (
+    current_audit,
+    current_settle,
+    measure,
+    reporting_order,
+    rounds_of,
+    usable_audit,
+)
+from harness.ledger.places import place_sentence
 from harness.ledger.retained import retained_reasons
 from harness.ledger.zones import block_size
 from harness.units import format_size
@@ -39,7 +47,18 @@ WASTED = frozenset(
 LOST = frozenset(
     {"integrity_mismatched_pages", "held_absent_bytes", "suspect_bytes", "used_absent_bytes"}
 )
-SLOW = frozenset({"settle_seconds", "settle_t50_seconds", "settle_t90_seconds"})
+PLACED = frozenset({"worst_node_returned_fraction", "worst_zone_returned_fraction"})
+"""Measures of the place that fares worst."""
+
+HOST_CHARGES = frozenset(
+    {"held_bytes", "rss_bytes", "file_bytes", "charged_bytes", "crowd_growth_bytes"}
+)
+"""What the host is charged with, by its several accounts."""
+
+_PARTIAL = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED, Cause.ACKED_NOT_DISCARDED})
+"""Causes that may hold for some nodes or zones only."""
+
+SLOW = frozenset({"settle_seconds", "settle_t50_seconds", "settle_t90_seconds", "settle_t90_ratio"})
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,21 @@ class Blame:
 
 def blame(events: Sequence[Event], failed: Outcome) -> Blame:
     """Why this expectation failed. `events`: up to the moment at which it was judged."""
+    found = _blame(events, failed)
+    audit = usable_audit(events)
+    if audit is not None and found.cause in _PARTIAL:
+        where = place_sentence(audit, reporting_order(events))
+        if where is not None:
+            return replace(found, sentence=f"{where}; {found.sentence}")
+    return found
+
+
+def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
     name = failed.measure
+    if name in PLACED and failed.too_low:
+        return _worst_place(events)
+    if name in HOST_CHARGES and failed.too_high:
+        return _blame_shortfall(events, _shortfall(events, failed))
     if name == "lazyfree_bytes" and failed.too_low:
         return _not_lazy(events)
     if (name in RETURNED and failed.too_high) or (name in WASTED and failed.too_low):
@@ -71,6 +104,20 @@ def blame(events: Sequence[Event], failed: Outcome) -> Blame:
         return _retained(events)
     if name == "console_findings" and failed.too_high:
         return Blame(Cause.KERNEL_WARNING, "the guest's console shows trouble")
+    if name == "slowest_sleep_seconds" and failed.too_high:
+        return Blame(Cause.OVERHEAD, "the guest took too long to wake")
+    if name == "slowest_plug_seconds" and failed.too_high:
+        return Blame(Cause.OVERHEAD, "the guest took too long to take or let go of a device")
+    if name == "rule_error_bytes" and failed.too_high:
+        return _direct(events, "unreported_free_bytes") or Blame(
+            Cause.CONTROL_BROKEN, "a zone under its watermark reported memory"
+        )
+    if name in ("tail_reported_bytes", "tail_discarded_bytes") and failed.too_high:
+        return Blame(
+            Cause.DATA_LOSS,
+            "what lies in the last, partial block of a zone was given away, though no block of "
+            "the order fits there",
+        )
     if name == "boot_seconds" and failed.too_high:
         return Blame(Cause.OVERHEAD, "the guest took too long to boot")
     if name in SLOW and failed.too_high:
@@ -79,11 +126,20 @@ def blame(events: Sequence[Event], failed: Outcome) -> Blame:
     return direct or Blame(None, "the run was not what the scenario says")
 
 
+def _worst_place(events: Sequence[Event]) -> Blame:
+    """The layer at fault, for the place where least came back."""
+    return (
+        _direct(events, "reported_resident_bytes")
+        or _direct(events, "unreported_free_bytes")
+        or Blame(Cause.NOT_REPORTED, "a node or zone gave too little back")
+    )
+
+
 def _not_lazy(events: Sequence[Event]) -> Blame:
     """Less is lazily free than should be: it is gone, or was never freed at all."""
     values = measure(events)
     kept = round(values.get("reported_resident_bytes", 0) - values.get("lazyfree_bytes", 0))
-    if kept >= block_size(_order(events)):
+    if kept >= block_size(reporting_order(events)):
         return Blame(
             Cause.ACKED_NOT_DISCARDED,
             f"{format_size(kept)} the guest reported are resident on the host and not marked as "
@@ -105,6 +161,8 @@ def feature_off(events: Sequence[Event]) -> str | None:
     changes = [event for event in events if isinstance(event, DriverChanged)]
     if changes and not changes[-1].bound:
         return "the balloon driver was not bound to its device"
+    if changes and not changes[-1].reporting:
+        return "the balloon device plugged last does not offer free page reporting"
     return None
 
 
@@ -131,7 +189,7 @@ def _blame_shortfall(events: Sequence[Event], shortfall: float) -> Blame:
 
     If none does, the one that accounts for most.
     """
-    order = _order(events)
+    order = reporting_order(events)
     ledgers = ledgers_of(events)
     ways: list[Blame] = []
     disagreement = reconcile(ledgers, block_size(order)) if ledgers else None
@@ -158,7 +216,7 @@ def _blame_shortfall(events: Sequence[Event], shortfall: float) -> Blame:
 
 def _retained(events: Sequence[Event]) -> Blame:
     """The guest keeps it, for the reason with the most bytes."""
-    reasons = retained_reasons(events, _order(events))
+    reasons = retained_reasons(events, reporting_order(events))
     if reasons:
         return Blame(Cause.GUEST_RETAINED, reasons[0].sentence, reasons[0].size)
     return Blame(
@@ -187,7 +245,7 @@ def _direct(events: Sequence[Event], name: str) -> Blame | None:
     size = round(values.get(name, 0))
     if size <= 0:
         return None
-    order = _order(events)
+    order = reporting_order(events)
     match name:
         case "unreported_free_bytes" | "remaining_bytes":
             settled = current_settle(events)
@@ -222,8 +280,3 @@ def _settle_sentence(events: Sequence[Event]) -> str:
         rest = "" if settled.remaining is None else f", {format_size(settled.remaining)} remained"
         return f"memory was still coming back when the settle deadline passed{rest}"
     return f"memory kept coming back for {settled.seconds:.1f} s"
-
-
-def _order(events: Sequence[Event]) -> int:
-    ready = next((event for event in events if isinstance(event, GuestReady)), None)
-    return ready.page_reporting_order if ready is not None else -1

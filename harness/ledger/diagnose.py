@@ -6,7 +6,7 @@ that broke; then what broke; then a failed expectation with its cause, unless ho
 explain it; then what could not be judged. PASS is what remains.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.ledger.blame import Blame, blame, feature_off
@@ -22,15 +22,17 @@ from harness.ledger.events import (
     StepsDone,
 )
 from harness.ledger.expect import (
+    Condition,
     Outcome,
     Status,
     check_name,
     evaluate,
+    names_in,
     parse_check,
     parse_condition,
 )
 from harness.ledger.facts import Cause, Verdict
-from harness.ledger.measures import AUDIT_MEASURES, current_audit, is_usable, measure
+from harness.ledger.measures import AUDIT_MEASURES, MEASURES, current_audit, is_usable, measure
 from harness.ledger.noise import collapse_noise, pressure_noise, swap_noise
 from harness.units import format_size
 
@@ -72,17 +74,21 @@ def judge(
     *,
     t: float = 0.0,
     reporting_wanted: bool = False,
+    measured: Collection[str] = (),
 ) -> Judged:
     """Judge a run. `expectations`: measure -> condition; checks of single audits are in `events`.
 
     `t` becomes the time of the `Judged` event. With `reporting_wanted` a run whose guest never
-    negotiated free page reporting cannot pass, whatever it expects. An expectation that cannot be
+    negotiated free page reporting cannot pass, whatever it expects. `measured`: names of what the
+    scenario's own steps measure. An expectation that cannot be
     parsed makes the run an ERROR; nothing is raised.
     """
     finding = _damage(events) or _broke(events)
     if finding is None:
         try:
-            finding = _by_expectations(events, expectations, reporting_wanted)
+            finding = _by_expectations(
+                events, expectations, reporting_wanted, {*MEASURES, *measured}
+            )
         except ValueError as error:
             finding = _Finding(Verdict.ERROR, f"an expectation cannot be read: {error}")
     return Judged(t, finding.verdict, finding.cause, finding.reason, measure(events))
@@ -137,9 +143,12 @@ def _broke(events: Sequence[Event]) -> _Finding | None:
 
 
 def _by_expectations(
-    events: Sequence[Event], expectations: Mapping[str, str], reporting_wanted: bool
+    events: Sequence[Event],
+    expectations: Mapping[str, str],
+    reporting_wanted: bool,
+    known: Collection[str],
 ) -> _Finding:
-    checks = _evaluate(events, expectations)
+    checks = _evaluate(events, expectations, known)
     if not checks:
         return _Finding(Verdict.DONE, "measured; the scenario expects nothing")
     off = feature_off([e for e in events if isinstance(e, GuestReady)])
@@ -159,21 +168,37 @@ def _by_expectations(
     return _Finding(Verdict.PASS, f"all {len(checks)} expectations hold")
 
 
-def _evaluate(events: Sequence[Event], expectations: Mapping[str, str]) -> list[_Check]:
+def _evaluate(
+    events: Sequence[Event], expectations: Mapping[str, str], known: Collection[str]
+) -> list[_Check]:
     """Every check in order of its moment. Raises `ValueError` for one that cannot be read."""
     checks = []
+    before: dict[str, float] = {}
     for index, event in enumerate(events):
-        if isinstance(event, Audited) and event.checks:
+        if isinstance(event, Audited):
             until = events[: index + 1]
             values = measure(until)
             for text in event.checks:
                 name, condition = parse_check(text)
-                checks.append(_Check(event.name, until, evaluate(name, condition, values)))
-    values = measure(events)
+                checks.append(_check(event.name, until, name, condition, values | before, known))
+            before |= {f"{event.name}.{name}": value for name, value in values.items()}
+    values = measure(events) | before
     for name, text in expectations.items():
-        check_name(name)
-        checks.append(_Check("", events, evaluate(name, parse_condition(text), values)))
+        checks.append(_check("", events, name, parse_condition(text), values, known))
     return checks
+
+
+def _check(
+    where: str,
+    events: Sequence[Event],
+    name: str,
+    condition: Condition,
+    values: Mapping[str, float],
+    known: Collection[str],
+) -> _Check:
+    for used in {name} | names_in(condition.expression):
+        check_name(used.rpartition(".")[2], known)
+    return _Check(where, events, evaluate(name, condition, values))
 
 
 _GRAVITY: dict[Cause | None, int] = {

@@ -146,6 +146,8 @@ class Settled:
     t50: float | None
     """Seconds until half of what came back had come back; None if nothing did."""
     t90: float | None
+    zone_t90: dict[str, float] = field(default_factory=dict)
+    """The same by zone (`node0/DMA32`), by what the guest had left to report there."""
     kind: Literal["settled"] = "settled"
 
 
@@ -176,11 +178,138 @@ class Pressed:
 
 @dataclass(frozen=True)
 class DriverChanged:
-    """The balloon driver was unbound or bound again."""
+    """The balloon driver lost its device or got one."""
 
     t: float
     bound: bool
+    reporting: bool = True
+    """Whether that device offers free page reporting."""
     kind: Literal["driver-changed"] = "driver-changed"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A step took a number of its own."""
+
+    t: float
+    name: str
+    value: float
+    kind: Literal["measured"] = "measured"
+
+
+@dataclass(frozen=True)
+class OrderChanged:
+    """The guest was asked for a reporting order."""
+
+    t: float
+    asked: int
+    refused: bool
+    read: int
+    """What it reads back."""
+    kind: Literal["order-changed"] = "order-changed"
+
+
+@dataclass(frozen=True)
+class BusyStarted:
+    """A process of the guest begins to take and free `bytes` over and over."""
+
+    t: float
+    bytes: int
+    kind: Literal["busy-started"] = "busy-started"
+
+
+@dataclass(frozen=True)
+class BusyEnded:
+    """... and has ended, after so many rounds."""
+
+    t: float
+    rounds: int
+    kind: Literal["busy-ended"] = "busy-ended"
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """The guest slept and is back."""
+
+    t: float
+    state: Literal["mem", "freeze"]
+    seconds: float
+    """From the order to sleep until it answered again."""
+    slept: bool
+    """QEMU, or the guest's own count of suspends, confirms that it did."""
+    kind: Literal["suspended"] = "suspended"
+
+
+@dataclass(frozen=True)
+class DevicePlugged:
+    """A device came or went while the guest ran."""
+
+    t: float
+    device: Literal["dimm", "virtio-mem", "balloon"]
+    bytes: int
+    present: bool
+    seconds: float
+    """Until the guest had it, or had let go."""
+    kind: Literal["device-plugged"] = "device-plugged"
+
+
+@dataclass(frozen=True)
+class Ballooned:
+    """The balloon took memory or gave it back."""
+
+    t: float
+    bytes: int
+    """What the guest has left."""
+    seconds: float
+    kind: Literal["ballooned"] = "ballooned"
+
+
+@dataclass(frozen=True)
+class FaultRate:
+    """How many pages a second the guest could fault in."""
+
+    t: float
+    by: Literal["process", "thread"]
+    pages: Literal["base", "huge"]
+    state: Literal["on", "idle", "off"]
+    """Reporting at work; offered, but its driver unbound; not offered."""
+    per_second: float
+    kind: Literal["fault-rate"] = "fault-rate"
+
+
+@dataclass(frozen=True)
+class GuestMoved:
+    """The guest was saved, loaded, moved to another QEMU, or nearly so."""
+
+    t: float
+    how: Literal["migrated", "cancelled", "saved", "loaded"]
+    seconds: float
+    kind: Literal["guest-moved"] = "guest-moved"
+
+
+@dataclass(frozen=True)
+class CrowdGrew:
+    """One more guest has filled memory and freed it beside the others."""
+
+    t: float
+    guests: int
+    """That fit so far."""
+    peak: int
+    """The most all held together meanwhile, bytes."""
+    held: int
+    """What all held together when it had settled."""
+    available: int
+    """The host's MemAvailable then."""
+    kind: Literal["crowd-grew"] = "crowd-grew"
+
+
+@dataclass(frozen=True)
+class CrowdFull:
+    """No further guest was started."""
+
+    t: float
+    why: str
+    kind: Literal["crowd-full"] = "crowd-full"
 
 
 @dataclass(frozen=True)
@@ -248,6 +377,17 @@ Event = Annotated[
     | Audited
     | Pressed
     | DriverChanged
+    | Measured
+    | OrderChanged
+    | BusyStarted
+    | BusyEnded
+    | Suspended
+    | DevicePlugged
+    | Ballooned
+    | FaultRate
+    | GuestMoved
+    | CrowdGrew
+    | CrowdFull
     | ConsoleFinding
     | NoiseRead
     | StepsDone

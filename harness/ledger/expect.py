@@ -2,7 +2,8 @@
 """Expectations: `measure: OP EXPRESSION`, as scenarios write them.
 
 OP is one of `>= <= == != > <`; EXPRESSION is arithmetic (`+ - * /` and parentheses) over numbers,
-sizes (`64MiB`), percentages (`95%` is 0.95) and the names of measures. An expectation holds, fails,
+sizes (`64MiB`), percentages (`95%` is 0.95) and the names of measures; `NAME.measure` is what the
+measure was at the audit NAME. An expectation holds, fails,
 or cannot be judged because a measure was not taken; the last is never taken for the first.
 """
 
@@ -13,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.ledger.measures import MEASURES
+from harness.ledger.measures import FAMILIES, MEASURES
 from harness.units import format_size, parse_size
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -26,7 +27,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 _TOKEN = re.compile(
     r"\s*(?:(?P<size>\d+(?:\.\d+)?\s*(?:KiB|MiB|GiB|B)\b)|(?P<percent>\d+(?:\.\d+)?\s*%)"
-    r"|(?P<number>\d+(?:\.\d+)?(?![\w.]))|(?P<name>[A-Za-z_]\w*)|(?P<sign>[-+*/()]))"
+    r"|(?P<number>\d+(?:\.\d+)?(?![\w.]))|(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)|(?P<sign>[-+*/()]))"
 )
 _ALLOWED = (
     "write a comparison (>= <= == != > <) and then numbers, sizes such as 64MiB, percentages and "
@@ -103,37 +104,38 @@ class Outcome:
 
 def check_name(name: str, known_names: Collection[str] = MEASURES) -> None:
     """Raise `ValueError`, with the nearest names, if nothing is called so."""
-    if name in known_names:
+    if name in known_names or any(re.fullmatch(family, name) for family in FAMILIES):
         return
     near = difflib.get_close_matches(name, known_names, n=2)
     names = f"did you mean {' or '.join(near)}?" if near else "known: " + ", ".join(known_names)
     raise ValueError(f"there is no measure {name!r}; {names}")
 
 
-def parse_condition(text: str, known_names: Collection[str] = MEASURES) -> Condition:
-    """Parse `OP EXPRESSION`. Raises `ValueError` saying what is wrong and what is allowed."""
+def parse_condition(text: str) -> Condition:
+    """Parse `OP EXPRESSION`. Raises `ValueError` saying what is wrong and what is allowed.
+
+    Names are not looked up: `check_name` does that, where it is known what is measured.
+    """
     match = re.match(r"\s*(>=|<=|==|!=|>|<)", text)
     if match is None:
         raise ValueError(f"{text!r} does not begin with a comparison; {_ALLOWED}")
-    parser = _Parser(text, match.end(), known_names)
+    parser = _Parser(text, match.end())
     return Condition(text.strip(), match[1], parser.parse())
 
 
-def parse_check(text: str, known_names: Collection[str] = MEASURES) -> tuple[str, Condition]:
+def parse_check(text: str) -> tuple[str, Condition]:
     """Parse `measure: OP EXPRESSION`. Raises `ValueError`."""
     name, colon, condition = text.partition(":")
     if not colon:
         raise ValueError(f"{text!r} is not of the form `measure: condition`")
-    check_name(name.strip(), known_names)
-    return name.strip(), parse_condition(condition, known_names)
+    return name.strip(), parse_condition(condition)
 
 
 class _Parser:
     """Recursive descent: sum = product {+|- product}, product = atom {*|/ atom}."""
 
-    def __init__(self, text: str, start: int, known_names: Collection[str]) -> None:
+    def __init__(self, text: str, start: int) -> None:
         self._text = text
-        self._known = known_names
         self._tokens = self._tokenize(start)
         self._kind, self._value = next(self._tokens)
 
@@ -182,8 +184,7 @@ class _Parser:
                 return Number(float(self._next().rstrip("% ")) / 100)
             case "number", _:
                 return Number(float(self._next()))
-            case "name", name:
-                check_name(name, self._known)
+            case "name", _:
                 return Name(self._next())
             case _, "-":
                 self._next()

@@ -200,3 +200,7 @@ class AuditReport:
     """The first few reported and resident pages (at most 16): where to look."""
     held_absent_pfns: tuple[int, ...] = ()
     """The first few lost pages (at most 16)."""
+    tail_reported: int | None = None
+    """Bytes reported in the last block of the order of each zone, where the zone ends within it."""
+    tail_discarded: int | None = None
+    """Bytes there that a discard in QEMU's trace ever covered; None without a trace."""

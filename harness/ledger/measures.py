@@ -17,10 +17,14 @@ from harness.ledger.events import (
     ConsoleFinding,
     Event,
     GuestReady,
+    OrderChanged,
     Pressed,
     Settled,
 )
 from harness.ledger.facts import CellTotals
+from harness.ledger.places import PLACE_FAMILIES, PLACE_MEASURES, place_measures
+from harness.ledger.retention import RETENTION_MEASURES, retention_measures
+from harness.ledger.step_measures import STEP_FAMILIES, STEP_MEASURES, step_measures
 from harness.ledger.zones import MAX_ORDER, REPORTING_CAPACITY
 from harness.units import PAGE_SIZE
 
@@ -60,12 +64,23 @@ MEASURES: dict[str, str] = {
     "settle_t90_seconds": "until nine tenths of what came back in the latest settle had",
     "integrity_mismatched_pages": "pages of the churn tool found changed, over all its checks",
     "console_findings": "what the console watcher found: crashes, hangs and warnings",
+    "held_bytes": "bytes the host was charged with for guest RAM at the latest audit",
+    "charged_bytes": "bytes QEMU's control group was charged with at the latest audit",
+    "swapped_bytes": "bytes of guest RAM in the host's swap at the latest audit",
+    "file_bytes": "bytes allocated to the file or memfd behind guest RAM at the latest audit",
+    "rss_bytes": "bytes of guest RAM resident in QEMU at the latest audit",
+    **PLACE_MEASURES,
+    **RETENTION_MEASURES,
+    **STEP_MEASURES,
     "memory_bytes": "configured guest memory",
     "block_bytes": "size of a block of the reporting order",
     "batch_bytes": "32 blocks: what the guest hands over in one call",
     "boot_seconds": "from launch to the guest's answer over SSH",
 }
 """Every measure by name, with its unit as the name's ending."""
+
+FAMILIES = {**PLACE_FAMILIES, **STEP_FAMILIES}
+"""Measures of one place or one way of measuring each: a pattern of their names."""
 
 AUDIT_MEASURES = frozenset(
     {
@@ -83,6 +98,13 @@ AUDIT_MEASURES = frozenset(
         "unjudged_bytes",
         "lazyfree_bytes",
         "huge_bytes",
+        "held_bytes",
+        "charged_bytes",
+        "swapped_bytes",
+        "file_bytes",
+        "rss_bytes",
+        *PLACE_MEASURES,
+        *RETENTION_MEASURES,
     }
 )
 """Those that only an audit takes."""
@@ -178,7 +200,19 @@ def measure(events: Sequence[Event]) -> dict[str, float]:
         **_settle(events),
         **_audit(events, rounds),
         **_whole_run(events),
+        **step_measures(events),
     }
+
+
+def reporting_order(events: Sequence[Event]) -> int:
+    """The order the guest reports at by the end of these events; -1 where none was read."""
+    order = -1
+    for event in events:
+        if isinstance(event, GuestReady):
+            order = event.page_reporting_order
+        elif isinstance(event, OrderChanged):
+            order = event.read
+    return order
 
 
 def _guest(events: Sequence[Event]) -> dict[str, float]:
@@ -186,8 +220,9 @@ def _guest(events: Sequence[Event]) -> dict[str, float]:
     if ready is None:
         return {}
     found: dict[str, float] = {"memory_bytes": ready.memory, "boot_seconds": ready.boot_seconds}
-    if 0 <= ready.page_reporting_order <= MAX_ORDER:
-        found["block_bytes"] = PAGE_SIZE << ready.page_reporting_order
+    order = reporting_order(events)
+    if 0 <= order <= MAX_ORDER:
+        found["block_bytes"] = PAGE_SIZE << order
         found["batch_bytes"] = REPORTING_CAPACITY * found["block_bytes"]
     return found
 
@@ -245,7 +280,14 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
         "huge_bytes": audit.mapping.anon_huge,
         "unjudged_bytes": total.unstable + total.unknown,
         "percpu_free_bytes": percpu_free(audit),
+        "held_bytes": audit.mapping.held,
+        "rss_bytes": audit.mapping.rss,
+        "swapped_bytes": audit.mapping.swap,
     }
+    if audit.mapping.cgroup_current is not None:
+        found["charged_bytes"] = audit.mapping.cgroup_current
+    if audit.mapping.file_blocks is not None:
+        found["file_bytes"] = audit.mapping.file_blocks
     before = rounds[-1].freed.discards_before if rounds else None
     if audit.discards is not None and (not rounds or before is not None):
         found["discarded_bytes"] = audit.discards.bytes - (before.bytes if before else 0)
@@ -261,6 +303,10 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
         "retained_free_bytes": total.free_small_resident,
         "used_absent_bytes": total.used_absent,
         "suspect_bytes": audit.report.suspect_bytes,
+        **place_measures(
+            [event for event in events if isinstance(event, Audited)], reporting_order(events)
+        ),
+        **retention_measures(audit, audit_before(events, rounds[-1].freed) if rounds else None),
     }
     if rounds:
         earlier = audit_before(events, rounds[-1].freed)

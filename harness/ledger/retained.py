@@ -5,25 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.ledger.events import Audited, ChurnFreed, ChurnHeld, Event
-from harness.ledger.facts import GuestCounters
 from harness.ledger.measures import audit_before, percpu_free, rounds_of, usable_audit
-from harness.ledger.noise import HUGE_PAGE
-from harness.ledger.zones import above_watermark, block_size
+from harness.ledger.retention import retention_measures
+from harness.ledger.zones import above_watermark, block_size, zone_name
 from harness.units import format_size
-
-_ACCOUNTED = (
-    "MemFree",
-    "Buffers",
-    "Cached",
-    "SwapCached",
-    "AnonPages",
-    "Slab",
-    "KernelStack",
-    "PageTables",
-    "Percpu",
-    "Hugetlb",
-)
-"""/proc/meminfo fields that together hold nearly all of MemTotal, none of it twice."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +29,6 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
         return []
     rounds = rounds_of(events)
     earlier = audit_before(events, rounds[-1].freed) if rounds else None
-    base = earlier.counters if earlier else None
     block = format_size(block_size(reporting_order))
     under, over = _free_by_watermark(audit, reporting_order)
     listed = percpu_free(audit)
@@ -52,15 +36,13 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
         earlier_under, earlier_over = _free_by_watermark(earlier, reporting_order)
         under, over = under - earlier_under, over - earlier_over
         listed -= percpu_free(earlier)
-    now = audit.counters
-    more = " more than before" if base else ""
-    cache = _page_cache(now) - (_page_cache(base) if base else 0)
-    shared = now.meminfo.get("Shmem", 0) - (base.meminfo.get("Shmem", 0) if base else 0)
+    more = " more than before" if earlier else ""
+    kept = {name: round(size) for name, size in retention_measures(audit, earlier).items()}
+    cache, shared, slab = (kept[f"{name}_bytes"] for name in ("page_cache", "shmem", "slab"))
+    pool, unsplit = kept["huge_pool_bytes"], kept["deferred_split_bytes"]
     anonymous = _others_anonymous(events, audit)
     if earlier:
         anonymous -= _others_anonymous(events, earlier)
-    slab = now.meminfo.get("Slab", 0) - (base.meminfo.get("Slab", 0) if base else 0)
-    pool = now.meminfo.get("HugePages_Free", 0) * now.meminfo.get("Hugepagesize", 0)
     reasons = [
         Retained(
             over,
@@ -85,8 +67,8 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
         Retained(slab, f"the guest's kernel holds {format_size(slab)} of slab{more}"),
         Retained(pool, f"{format_size(pool)} lie unused in the guest's pool of huge pages"),
         Retained(
-            _deferred_split(now, base),
-            f"about {format_size(_deferred_split(now, base))} are the freed parts of transparent "
+            unsplit,
+            f"about {format_size(unsplit)} are the freed parts of transparent "
             "huge pages whose split the guest defers until it needs memory",
         ),
         Retained(
@@ -103,16 +85,10 @@ def _free_by_watermark(audit: Audited, reporting_order: int) -> tuple[int, int]:
     under = sum(
         audit.report.per_zone[name].free_small_resident
         for zone in audit.counters.zones
-        if (name := f"node{zone.node}/{zone.name}") in audit.report.per_zone
+        if (name := zone_name(zone)) in audit.report.per_zone
         and not above_watermark(zone, reporting_order)
     )
     return under, audit.report.total.free_small_resident - under
-
-
-def _page_cache(counters: GuestCounters) -> int:
-    """Pages of files; shared memory is in Cached but belongs to processes."""
-    field = counters.meminfo.get
-    return field("Cached", 0) + field("Buffers", 0) - field("Shmem", 0)
 
 
 def _others_anonymous(events: Sequence[Event], audit: Audited) -> int:
@@ -126,24 +102,3 @@ def _others_anonymous(events: Sequence[Event], audit: Audited) -> int:
         elif isinstance(event, ChurnFreed):
             held = event.still_held
     return max(0, audit.counters.meminfo.get("AnonPages", 0) - held)
-
-
-def _deferred_split(now: GuestCounters, base: GuestCounters | None) -> int:
-    """Memory used but in no account, as far as newly deferred splits can explain it.
-
-    A huge page that is partly unmapped waits on the deferred split queue (mm/huge_memory.c,
-    deferred_split_folio(), counted in vmstat's thp_deferred_split_page); its unmapped part is in
-    neither AnonPages nor MemFree.
-    """
-    queued = now.vmstat.get("thp_deferred_split_page", 0)
-    hidden = _unaccounted(now)
-    if base is not None:
-        queued -= base.vmstat.get("thp_deferred_split_page", 0)
-        hidden -= _unaccounted(base)
-    return max(0, min(queued * HUGE_PAGE, hidden))
-
-
-def _unaccounted(counters: GuestCounters) -> int:
-    return counters.meminfo.get("MemTotal", 0) - sum(
-        counters.meminfo.get(field, 0) for field in _ACCOUNTED
-    )

@@ -21,6 +21,7 @@ from harness.ledger.zones import (
     effective_order,
     zone_cuts,
     zone_index,
+    zone_name,
 )
 from harness.units import PAGE_SIZE
 
@@ -48,15 +49,56 @@ def remaining_from_states(states: StateArray, zones: Sequence[Zone], reporting_o
 
     Pages in no zone of `zones` count: no watermark excuses them.
     """
+    return sum(remaining_by_zone(states, zones, reporting_order).values())
+
+
+def remaining_by_zone(
+    states: StateArray, zones: Sequence[Zone], reporting_order: int
+) -> dict[str, int]:
+    """The same by zone, `node0/DMA32`; pages in no zone of `zones` under an empty name."""
     blocks = block_structure(states, zone_cuts(zones))
     watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
+    index = zone_index(zones, len(states))
     remaining = (
         (blocks.states == GuestState.FREE)
         & (blocks.orders >= effective_order(reporting_order))
         & (blocks.orders != NO_ORDER)
-        & watched[zone_index(zones, len(states))]
+        & watched[index]
     )
-    return int(np.count_nonzero(remaining)) * PAGE_SIZE
+    counts = np.bincount(index[remaining], minlength=len(zones) + 1)
+    names = ["", *(zone_name(zone) for zone in zones)]
+    return {name: int(count) * PAGE_SIZE for name, count in zip(names, counts, strict=True)}
+
+
+class ZoneDrains:
+    """When each zone had given back most of what it had: from looks at what remains there."""
+
+    def __init__(self) -> None:
+        self._looks: dict[str, list[tuple[float, int]]] = {}
+
+    def look(self, at: float, remaining: dict[str, int]) -> None:
+        """Take in what `remaining_by_zone` saw at `at` seconds."""
+        for name, size in remaining.items():
+            self._looks.setdefault(name, []).append((at, size))
+
+    def t90(self, least: int) -> dict[str, float]:
+        """By zone, when it had fallen by nine tenths of its highest and stayed there; a zone that
+        never had `least` bytes to report is absent, and one that never fell so far too."""
+        found = {}
+        for name, looks in self._looks.items():
+            highest = max(size for _at, size in looks)
+            if not name or highest < least:
+                continue
+            low = max(highest // 10, least)
+            below = None
+            for at, size in looks:
+                if size > low:
+                    below = None
+                elif below is None:
+                    below = at
+            if below is not None:
+                found[name] = below
+        return found
 
 
 def predict_drain_seconds(zones: Sequence[Zone], reporting_order: int) -> float:
@@ -89,9 +131,13 @@ class SettleTracker:
     or the remaining bytes fell to a new low.
     """
 
-    def __init__(self, block_bytes: int) -> None:
-        """`block_bytes`: a block of the reporting order; less than that is noise in `held`."""
+    def __init__(self, block_bytes: int, leave: int = 0) -> None:
+        """`block_bytes`: a block of the reporting order; less than that is noise in `held`.
+
+        `leave`: bytes that may remain when the wait is over.
+        """
         self._block = block_bytes
+        self._leave = leave
         self._last_moved = 0.0
         self._discarded: int | None = None
         self._peak: int | None = None
@@ -152,7 +198,7 @@ class SettleTracker:
         ]
         if any(moved):
             self._last_moved = at
-        if self._remaining == 0:
+        if self._remaining is not None and self._remaining <= self._leave:
             return SettleOutcome.DRAINED
         return SettleOutcome.IDLE if at - self._last_moved > IDLE_SECONDS else None
 

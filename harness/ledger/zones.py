@@ -55,6 +55,11 @@ def above_watermark(zone: Zone, reporting_order: int) -> bool:
     return order <= MAX_ORDER and zone.free > zone.low + (REPORTING_CAPACITY << order)
 
 
+def zone_name(zone: Zone) -> str:
+    """`node0/DMA32`."""
+    return f"node{zone.node}/{zone.name}"
+
+
 def zone_index(zones: Sequence[Zone], pages: int) -> npt.NDArray[np.uint8]:
     """Index of the zone of each PFN, 1-based; NO_ZONE where no zone spans it.
 
@@ -75,3 +80,17 @@ def zone_cuts(zones: Sequence[Zone]) -> tuple[int, ...]:
             | {zone.start_pfn + zone.spanned for zone in zones if zone.spanned}
         )
     )
+
+
+def zone_tails(zones: Sequence[Zone], reporting_order: int, pages: int) -> npt.NDArray[np.bool_]:
+    """Pages from the last boundary of a block of the order to the zone's end, of every zone.
+
+    No free block of the order fits there, so nothing of it is ever reported.
+    """
+    tails = np.zeros(pages, dtype=np.bool_)
+    block = 1 << min(effective_order(reporting_order), MAX_ORDER)
+    for zone in zones:
+        end = zone.start_pfn + zone.spanned
+        if zone.spanned:
+            tails[max(zone.start_pfn, end - end % block) : end] = True
+    return tails

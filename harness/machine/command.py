@@ -2,7 +2,7 @@
 """From a `GuestSpec` to QEMU's command line. Pure."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,13 +49,18 @@ def qemu_command(
     accel: Literal["kvm", "tcg"],
     cpu: str,
     name: str,
+    incoming: bool = False,
 ) -> list[str]:
-    """The words of one launch: stopped before the first instruction until QMP says `cont`."""
+    """The words of one launch: stopped before the first instruction until QMP says `cont`.
+
+    `incoming`: waits for a guest that migrates to it.
+    """
     return [
         str(files.qemu),
         *_machine_words(spec, files, accel, cpu, name),
         *("-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
-        *("-device", "virtio-net-pci,netdev=net0,romfile="),
+        *("-device", _device(spec, "virtio-net", "netdev=net0", "romfile=")),
+        *(("-incoming", "defer") if incoming else ()),
         "-serial",
         f"file:{files.console_log}",
         *("-chardev", f"socket,id=qmp,path={files.runtime}/qmp.sock"),
@@ -82,14 +87,7 @@ def command_by_hand(
 
     It has no network card: without a run's keys the guest's init could not start its SSH server.
     """
-    by_hand = GuestSpec(
-        memory=spec.memory,
-        vcpus=spec.vcpus,
-        cmdline=f"{spec.cmdline} fpr.console_shell".strip(),
-        numa=spec.numa,
-        free_page_reporting=spec.free_page_reporting,
-        backend=spec.backend,
-    )
+    by_hand = replace(spec, cmdline=f"{spec.cmdline} fpr.console_shell".strip(), discard="dontneed")
     return [
         str(files.qemu),
         *_machine_words(by_hand, files, accel, cpu, "fpr-by-hand"),
@@ -106,7 +104,6 @@ def _machine_words(
     spec: GuestSpec, files: LaunchFiles, accel: str, cpu: str, name: str
 ) -> Iterator[str]:
     accelerator = f"tcg,thread=multi,tb-size={TRANSLATION_BUFFER_MIB}" if accel == "tcg" else "kvm"
-    reporting = "on" if spec.free_page_reporting else "off"
     yield from ("-name", f"guest={name}")
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
     yield from ("-accel", accelerator, "-cpu", cpu)
@@ -114,19 +111,51 @@ def _machine_words(
     yield from ("-smp", str(spec.vcpus))
     yield from ("-kernel", str(files.kernel), "-initrd", str(files.initramfs))
     yield from ("-append", " ".join([*KERNEL_WORDS, *spec.cmdline.split()]))
-    yield "-device"
-    yield f"virtio-balloon-pci,id={BALLOON_ID},free-page-reporting={reporting}"
+    if spec.balloon.free_page_hint:
+        # QEMU walks the hints in a thread of their own.
+        yield from ("-object", "iothread,id=hints")
+    yield from ("-device", balloon_device(spec))
+    if spec.disk:
+        disk = f"driver=raw,node-name=disk0,file.driver=file,file.filename={files.runtime}/disk"
+        yield from ("-blockdev", disk, "-device", "virtio-blk-pci,drive=disk0")
+
+
+def balloon_device(spec: GuestSpec) -> str:
+    """The balloon as `-device` wants it."""
+    balloon = spec.balloon
+    hint = ("free-page-hint=on", "iothread=hints") if balloon.free_page_hint else ()
+    return _device(
+        spec,
+        "virtio-balloon",
+        f"id={BALLOON_ID}",
+        f"free-page-reporting={_on(balloon.free_page_reporting)}",
+        *(("deflate-on-oom=on",) if balloon.deflate_on_oom else ()),
+        *hint,
+    )
+
+
+def _device(spec: GuestSpec, name: str, *properties: str) -> str:
+    """A virtio device on the machine's bus."""
+    if spec.machine == "microvm":
+        # An option ROM is a thing of PCI.
+        return ",".join([f"{name}-device", *(p for p in properties if p != "romfile=")])
+    return ",".join([f"{name}-pci", *properties])
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
 
 
 def _memory_words(spec: GuestSpec, files: LaunchFiles) -> Iterator[str]:
-    yield from ("-m", f"{spec.memory // MIB}M")
+    slots = f",slots=4,maxmem={(spec.memory + spec.hotplug) // MIB}M" if spec.hotplug else ""
+    yield from ("-m", f"{spec.memory // MIB}M{slots}")
     sizes = [node.memory for node in spec.numa] or [spec.memory]
     for number, size in enumerate(sizes):
         yield from ("-object", _backend_words(spec.backend, f"m{number}", size, files.runtime))
     if not spec.numa:
-        yield from ("-machine", "pc,memory-backend=m0")
+        yield from ("-machine", f"{spec.machine},memory-backend=m0")
         return
-    yield from ("-machine", "pc")
+    yield from ("-machine", spec.machine)
     for number, node in enumerate(spec.numa):
         cpus = "".join(f",cpus={cpu}" for cpu in node.vcpus)
         yield from ("-numa", f"node,nodeid={number},memdev=m{number}{cpus}")
@@ -142,3 +171,5 @@ def _backend_words(backend: Backend, name: str, size: int, runtime: Path) -> str
         case "file-shared" | "file-private":
             path = runtime / f"{name}.ram"
             return f"memory-backend-file,id={name},size={size},mem-path={path},share={share}"
+        case "hugetlb":
+            return f"memory-backend-memfd,id={name},size={size},hugetlb=on,hugetlbsize=2M"

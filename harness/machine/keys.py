@@ -3,6 +3,7 @@
 
 import base64
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +57,17 @@ class RunKeys:
         )
 
 
-def write_keyed_initramfs(image: Path, keys: RunKeys, output: Path) -> None:
-    """A copy of an image's initramfs with a run's keys behind it, aligned as the kernel wants."""
-    data = image.read_bytes()
-    output.write_bytes(data + bytes(-len(data) % 4) + keys.initramfs_tail())
-    output.chmod(0o600)
+def write_keyed_initramfs(
+    image: Path, keys: RunKeys, output: Path, more: Sequence[Path] = ()
+) -> None:
+    """A copy of an image's initramfs with `more` archives and a run's keys behind it, each aligned
+    as the kernel wants."""
+    with output.open("wb") as file:
+        output.chmod(0o600)
+        for archive in (image, *more):
+            data = archive.read_bytes()
+            file.write(data + bytes(-len(data) % 4))
+        file.write(keys.initramfs_tail())
 
 
 def _string(data: bytes) -> bytes:

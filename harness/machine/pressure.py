@@ -97,7 +97,7 @@ def reclaim_v2(pid: int, size: int) -> None:
 
 
 class MemoryGroup:
-    """A control group (v1) of QEMU's own, made before the guest's memory is touched.
+    """A control group of QEMU's own, made before the guest's memory is touched.
 
     Charges stay with the group in which they were made (cgroup-v1/memory.rst), so a limit on a
     group joined later would find nothing to take.
@@ -108,21 +108,46 @@ class MemoryGroup:
 
     @classmethod
     def make(cls, name: str, pid: int) -> Self:
-        """A group below that of `pid`, which moves into it. Raises `PreconditionError`."""
+        """A group into which `pid` moves. Raises `PreconditionError`.
+
+        In version 1 below that of `pid`. In version 2 a group with processes can have none below
+        it with a memory controller, so it lies beside, or at the top, where root may make one.
+        """
         charge = memory_file(pid)
-        if charge is None or charge.name != "memory.usage_in_bytes":
-            raise PreconditionError("QEMU's memory is in no readable control group of version 1")
-        _sweep(charge.parent)
-        group = cls(charge.parent / f"{name}.{os.getpid()}")
-        try:
-            group.path.mkdir()
-            (group.path / "cgroup.procs").write_text(str(pid))
-        except OSError as error:
+        if charge is None:
+            raise PreconditionError("QEMU's memory is in no readable control group")
+        version_1 = charge.name == "memory.usage_in_bytes"
+        places = [charge.parent] if version_1 else charge.parents[1:]
+        refused = []
+        for place in places:
+            if not (place / "cgroup.procs").exists():
+                break
+            _sweep(place)
+            group = cls(place / f"{name}.{os.getpid()}")
+            try:
+                group.path.mkdir()
+                if (group.path / charge.name).exists():
+                    (group.path / "cgroup.procs").write_text(str(pid))
+                    return group
+                why = "it gets no memory controller"
+            except OSError as error:
+                why = error.strerror or str(error)
             group.remove()
-            raise PreconditionError(
-                f"cannot make the control group {group.path}: {error.strerror}"
-            ) from error
-        return group
+            refused.append(f"{group.path}: {why}")
+        why = "; ".join(refused) or f"there is none above {charge.parent}"
+        raise PreconditionError(f"cannot make a control group for QEMU: {why}")
+
+    def limit(self, size: int) -> None:
+        """Let it be charged with no more than `size` bytes. Raises `PreconditionError`."""
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            path = self.path / name
+            if path.exists():
+                try:
+                    path.write_text(str(size))
+                except OSError as error:
+                    raise PreconditionError(f"{path}: {error.strerror}") from error
+                return
+        raise PreconditionError(f"{self.path} takes no limit")
 
     def press(self, size: int) -> None:
         """Lower the limit `size` bytes below what is charged, and lift it again.
@@ -131,6 +156,8 @@ class MemoryGroup:
         then seen in the mapping. Raises `PreconditionError`.
         """
         limit = self.path / "memory.limit_in_bytes"
+        if not limit.exists():
+            raise PreconditionError(f"{limit} is absent: it needs a control group of version 1")
         try:
             used = int((self.path / "memory.usage_in_bytes").read_text())
             with contextlib.suppress(OSError):

@@ -81,10 +81,12 @@ class SshShell:
     def _start(self, command: str, deadline: Deadline) -> "SshProcess":
         channel: paramiko.Channel | None = None
 
-        # paramiko's wait for the answer to exec has no deadline of its own; closing wakes it.
+        # paramiko's wait for the answer to exec has no deadline of its own; closing wakes it, and
+        # says goodbye over a connection that may be broken.
         def give_up() -> None:
             if channel is not None:
-                channel.close()
+                with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+                    channel.close()
 
         watchdog = threading.Timer(deadline.remaining, give_up)
         watchdog.daemon = True

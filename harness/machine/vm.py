@@ -6,7 +6,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -57,6 +57,10 @@ class Launch:
     artefacts: Path
     cancelled: threading.Event
     boot_deadline: float | None = None
+    keys: RunKeys | None = None
+    """None: made for this guest."""
+    incoming: bool = False
+    """Whether it waits for a guest that migrates to it."""
 
 
 def launch(
@@ -105,6 +109,9 @@ class VirtualMachine:
     """A ready guest; leaving its `with` block ends it, whatever happens."""
 
     balloon_path = BALLOON_PATH
+    memory_group: MemoryGroup | None
+    """A control group of QEMU's own, where the spec asks for pressure or a limit and the host can.
+    """
 
     def __init__(self, given: Launch, accel: Literal["kvm", "tcg"]) -> None:
         self.spec = given.spec
@@ -114,8 +121,7 @@ class VirtualMachine:
         self.boot_seconds = 0.0
         self.discard_log = given.artefacts / "discards.log"
         self.qemu_log = given.artefacts / "qemu.log"
-        self.memory_group: MemoryGroup | None = None
-        """A control group (v1) of QEMU's own, where the spec asks for pressure and the host can."""
+        self.memory_group = None
         self.no_memory_group = ""
         """Why there is none."""
         self._given = given
@@ -147,13 +153,18 @@ class VirtualMachine:
 
     def _launch(self) -> None:
         given, runtime = self._given, self._runtime.path
-        self._keys = RunKeys.generate()
+        self._keys = given.keys or RunKeys.generate()
         try:
             given.artefacts.mkdir(parents=True, exist_ok=True)
             # An earlier try with another accelerator may have left its words there.
             for name in ("console.log", "discards.log"):
                 (given.artefacts / name).unlink(missing_ok=True)
-            write_keyed_initramfs(given.boot.initramfs, self._keys, runtime / "initramfs")
+            write_keyed_initramfs(
+                given.boot.initramfs, self._keys, runtime / "initramfs", given.boot.more
+            )
+            if self.spec.disk:
+                with (runtime / "disk").open("wb") as disk:
+                    disk.truncate(self.spec.disk)
             self._key_file = runtime / "ssh_key"
             self._key_file.write_text(self._keys.client_pem, encoding="ascii")
             self._key_file.chmod(0o600)
@@ -175,6 +186,7 @@ class VirtualMachine:
             accel=self.accel,
             cpu=cpu_model(self.accel, given.qemu),
             name=self._runtime.vm_id,
+            incoming=given.incoming,
         )
         self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
         self._end.callback(self.monitor.close)
@@ -185,14 +197,22 @@ class VirtualMachine:
         self.monitor.accept(Deadline(CONNECT_SECONDS, "QEMU to open its monitor"))
         self._confirm_accelerator()
         check_preloaded(self.pid, self._environment)
-        if self.spec.under_pressure:
+        if self.spec.under_pressure or self.spec.memory_limit:
             self._enter_memory_group()
-        self.monitor.execute("cont")
+        if self.spec.balloon.statistics:
+            path = {"path": BALLOON_PATH, "property": "guest-stats-polling-interval"}
+            self.monitor.execute("qom-set", {**path, "value": 1})
+        if not given.incoming:
+            self.monitor.execute("cont")
 
     def _enter_memory_group(self) -> None:
         try:
             self.memory_group = MemoryGroup.make(self._runtime.vm_id, self.pid)
+            if self.spec.memory_limit:
+                self.memory_group.limit(self.spec.memory_limit)
         except PreconditionError as error:
+            if self.spec.memory_limit:
+                raise
             self.no_memory_group = error.message
 
     def _leave_memory_group(self) -> None:
@@ -214,14 +234,52 @@ class VirtualMachine:
             while not self.console.has_said("ready"):
                 self._check_boot(deadline)
                 self._cancelled.wait(LOOK_SECONDS)
-            self._port = self._forwarded_port()
-            self.shell = SshShell(self._port, self._keys, self._gone, deadline)
-            self._end.callback(self.shell.close)
-            answer = self.shell.run("uname -r", timeout=max(1.0, deadline.remaining))
+            self._connect(deadline)
         except (DeadlineError, SshError) as error:
             raise self._boot_error(error.message) from error
-        self.kernel_release = answer.stdout.decode().strip()
         self.boot_seconds = time.monotonic() - self._began
+
+    def _connect(self, deadline: Deadline) -> None:
+        self._port = self._forwarded_port()
+        self.shell = SshShell(self._port, self._keys, self._gone, deadline)
+        self._end.callback(self.shell.close)
+        answer = self.shell.run("uname -r", timeout=max(1.0, deadline.remaining))
+        self.kernel_release = answer.stdout.decode().strip()
+
+    # --- leaving and coming back -----------------------------------------------------------------
+
+    def reconnect(self, deadline: Deadline) -> None:
+        """Log in again, after something that broke the connection. Raises `SshError`."""
+        self.shell.close()
+        self._connect(deadline)
+
+    def twin(self) -> "VirtualMachine":
+        """A second QEMU like this one that waits for this guest; it ends with this one at latest.
+
+        Raises `LaunchError`.
+        """
+        artefacts = self._given.artefacts / "destination"
+        artefacts.mkdir(exist_ok=True)
+        given = replace(self._given, artefacts=artefacts, keys=self._keys, incoming=True)
+        twin = VirtualMachine(given, self.accel)
+        self._end.callback(twin.end)
+        twin._launch()
+        return twin
+
+    def another(self, number: int) -> "VirtualMachine":
+        """A further guest like this one, booted; it ends with this one at latest.
+
+        Raises what `launch` does.
+        """
+        artefacts = self._given.artefacts / f"guest-{number}"
+        artefacts.mkdir(exist_ok=True)
+        other = VirtualMachine.boot(replace(self._given, artefacts=artefacts), self.accel)
+        self._end.callback(other.end)
+        return other
+
+    def arrive(self, deadline: Deadline) -> None:
+        """Log in to a guest that has migrated here. Raises `SshError`, `DeadlineError`."""
+        self._connect(deadline)
 
     def _check_boot(self, deadline: Deadline) -> None:
         """Raise as soon as it is known that the guest will not become ready."""

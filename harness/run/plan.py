@@ -66,7 +66,7 @@ def plan_runs(
 
 def longest_first(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
     """The order in which to start runs, so that no long one is left for the end alone."""
-    return sorted(runs, key=lambda run: -run.scenario.wait_count)
+    return sorted(runs, key=lambda run: -run.scenario.expected_seconds)
 
 
 def choose_images(

@@ -41,7 +41,7 @@ class Admission:
     @contextlib.contextmanager
     def admit(self, scenario: Scenario) -> Iterator[None]:
         """Wait until the scenario's guest fits, and count it in until the end of the block."""
-        memory = scenario.guest.memory + QEMU_OVERHEAD
+        memory = scenario.host_memory + QEMU_OVERHEAD
         vcpus = scenario.guest.vcpus
         with self._changed:
             self._changed.wait_for(

@@ -20,7 +20,7 @@ from harness.errors import (
     RecordError,
     ScenarioError,
 )
-from harness.image.build import BootFiles
+from harness.image.build import BootFiles, with_packages
 from harness.ledger.diagnose import judge
 from harness.ledger.events import (
     Broke,
@@ -32,7 +32,7 @@ from harness.ledger.events import (
     StepsDone,
 )
 from harness.ledger.facts import Verdict
-from harness.machine.spec import GuestSpec, NumaNode
+from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine, launch
 from harness.observe.noise import HostNoiseReader
 from harness.run.autopsy import examine
@@ -67,10 +67,14 @@ def guest_spec(scenario: Scenario) -> GuestSpec:
         vcpus=scenario.guest.vcpus,
         cmdline=scenario.guest.cmdline,
         numa=tuple(NumaNode(node.memory, tuple(node.vcpus)) for node in scenario.guest.numa),
-        free_page_reporting=scenario.balloon.free_page_reporting,
+        machine=scenario.guest.machine,
+        hotplug=scenario.guest.hotplug,
+        disk=scenario.guest.disk,
+        balloon=BalloonSpec(**scenario.balloon.model_dump()),
         backend=scenario.host.backend,
         discard=scenario.host.discard,
         under_pressure=scenario.presses,
+        memory_limit=scenario.host.memory_limit,
     )
 
 
@@ -131,7 +135,7 @@ class _Attempt:
 
     def _boot(self, boot: BootFiles) -> VirtualMachine:
         record, options = self._record, self._bench.options
-        memory, available = self._run.scenario.guest.memory, HostNoiseReader().read().mem_available
+        memory, available = self._run.scenario.host_memory, HostNoiseReader().read().mem_available
         if memory > available:
             raise LaunchError(
                 f"the guest's memory ({format_size(memory)}) is more than the host has available "
@@ -141,6 +145,12 @@ class _Attempt:
         self._directory.create()
         record.add(PhaseStarted(record.now(), "boot", self._run.image.name))
         try:
+            boot = with_packages(
+                boot,
+                self._run.image,
+                self._run.scenario.guest.packages,
+                progress=lambda text: record.add(PhaseStarted(record.now(), "boot", text)),
+            )
             return launch(
                 guest_spec(self._run.scenario),
                 boot,
@@ -162,6 +172,7 @@ class _Attempt:
             directory.write_repro(vm, self._run, self._bench.options)
             with GuestSession.open(vm, record, directory.path, self._bench.cancelled) as session:
                 started = True
+                session.detached = self._run.scenario.leaves_its_connection
                 perform(session, self._run.scenario.steps)
                 session.read_noise()
                 session.read_console()
@@ -190,7 +201,13 @@ class _Attempt:
         )
 
     def _judge(self) -> Judged:
-        judged = judge(self._record.events, self._run.scenario.expect, t=self._record.now())
+        scenario = self._run.scenario
+        judged = judge(
+            self._record.events,
+            scenario.expect,
+            t=self._record.now(),
+            measured=scenario.measured,
+        )
         self._record.add(judged)
         return judged
 

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a scenario expects: conditions by measure, checked when the file is loaded."""
 
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from harness.ledger.expect import check_name, names_in, parse_condition
-from harness.ledger.measures import AUDIT_MEASURES
+from harness.ledger.measures import AUDIT_MEASURES, MEASURES
 
 T = TypeVar("T")
 
@@ -39,7 +40,6 @@ def _check(value: Any) -> dict[str, str]:
     mistakes: Mistakes = []
     for measure, condition in value.items():
         try:
-            check_name(measure)
             _check_condition(condition)
         except ValueError as error:
             mistakes.append(((measure,), str(error)))
@@ -58,6 +58,26 @@ def _check_condition(condition: Any) -> None:
 
 Expectations = Annotated[dict[str, str], PlainValidator(_check)]
 """`reclaimed_fraction: ">= 0.95"`: condition by measure, as written."""
+
+
+def check_names(
+    measure: str, condition: str, measured: Collection[str], audits: Collection[str]
+) -> Iterator[str]:
+    """What is wrong with the names of an expectation.
+
+    `measured`: names of what the scenario's steps measure; `audits`: of the audits before it.
+    """
+    known = {*MEASURES, *measured}
+    for name in sorted({measure} | names_in(parse_condition(condition).expression)):
+        audit, dot, rest = name.rpartition(".")
+        if dot and audit not in audits:
+            before = f"; audits before it: {', '.join(sorted(audits))}" if audits else ""
+            yield f"no audit called {audit!r} comes before{before}"
+            continue
+        try:
+            check_name(rest, known)
+        except ValueError as error:
+            yield str(error)
 
 
 def wants_audit(measure: str, condition: str) -> bool:

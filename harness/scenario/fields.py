@@ -3,7 +3,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, PlainValidator
 
@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _SHARE_WORDS = "write a part of the guest's memory, 50%, or a number with a unit, 512MiB"
 
 
@@ -64,10 +65,28 @@ def _share(value: Any) -> Share:
     return Share(text, fraction=fraction)
 
 
+def _share_or(word: str) -> PlainValidator:
+    """A share, or the one word that stands for a size only the running guest knows."""
+
+    def validate(value: Any) -> Share | str:
+        return word if value == word else _share(value)
+
+    return PlainValidator(validate)
+
+
 def _kebab(value: str) -> str:
     if not _KEBAB.fullmatch(value) or len(value) > 64:
         raise ValueError(
             f"{value!r} must be small letters, digits and single hyphens, at most 64: reclaim-basic"
+        )
+    return value
+
+
+def _snake(value: str) -> str:
+    if not _SNAKE.fullmatch(value) or len(value) > 64:
+        raise ValueError(
+            f"{value!r} must be small letters, digits and single underscores, at most 64; the "
+            "name of a size ends in _bytes, of a time in _seconds"
         )
     return value
 
@@ -90,8 +109,13 @@ Seconds = Annotated[float, PlainValidator(_duration)]
 """`60s` in the file, seconds in the model."""
 MemoryShare = Annotated[Share, PlainValidator(_share)]
 """`50%` or `512MiB` in the file."""
+MemoryShareOrAll = Annotated[Share | Literal["all"], _share_or("all")]
+MemoryShareOrBatch = Annotated[Share | Literal["batch"], _share_or("batch")]
+"""`batch`: 32 blocks of the reporting order, what one report takes."""
 Name = Annotated[str, AfterValidator(_kebab)]
 """Names files and directories: kebab-case."""
+MeasureName = Annotated[str, AfterValidator(_snake)]
+"""Names what a step measures: snake_case."""
 NotEmpty = AfterValidator(_not_empty)
 """For tuples. Pydantic's own limit would also speak of a list whose items are all wrong."""
 CommandLine = Annotated[str, AfterValidator(_kernel_words)]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find scenario files, load them, and change fields of them from the command line."""
 
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from harness.scenario.model import SCENARIOS_DIR, Scenario
 from harness.yamlfile import (
     Document,
     Loc,
+    Mistake,
     check,
     file_error,
     format_loc,
@@ -26,26 +29,57 @@ _FIELD = re.compile(r"[A-Za-z_]\w*(\[\d+\])*(\.[A-Za-z_]\w*(\[\d+\])*)*")
 _PART = re.compile(r"[A-Za-z_]\w*|\d+")
 
 
-def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
-    """The scenario of a file, with `--set` overrides such as `steps[1].churn.size=25%`.
+def load_scenarios(path: Path, overrides: Sequence[str] = ()) -> list[Scenario]:
+    """The scenario of a file, or each of its variants, with `--set` overrides such as
+    `steps[1].churn.size=25%`.
 
-    Raises `ScenarioFileError` for the file's mistakes, and `UsageError` for those that only the
-    overrides make.
+    `variants` maps labels to the fields each has otherwise; such a scenario is called
+    `NAME-LABEL`. Raises `ScenarioFileError` for the file's mistakes, and `UsageError` for those
+    that only the overrides make.
     """
     document = read_document(path)
-    scenario, mistakes = check(document, Scenario)
+    variants = document.data.pop("variants", None)
+    if variants is None:
+        return [_load(document, {}, "", overrides)]
+    shape = "must be a mapping of labels to fields, as in `small: {guest.memory: 64MiB}`"
+    if not isinstance(variants, dict) or not variants:
+        raise file_error(path, [Mistake(document.locate(("variants",))[1], ("variants",), shape)])
+    found = []
+    for label, fields in variants.items():
+        loc = ("variants", label)
+        if not isinstance(fields, dict) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", label):
+            raise file_error(path, [Mistake(document.locate(loc)[1], loc, shape)])
+        found.append(_load(document, fields, label, overrides))
+    return found
+
+
+def _load(
+    document: Document, fields: Mapping[str, Any], label: str, overrides: Sequence[str]
+) -> Scenario:
+    """One variant; no fields and no label: the file as it stands."""
+    path = document.path
+    data = copy.deepcopy(document.data)
+    for field, value in fields.items():
+        loc = ("variants", label, field)
+        try:
+            _put(data, field, value, path)
+        except UsageError as error:
+            raise file_error(path, [Mistake(document.lines[loc], loc, error.message)]) from error
+    scenario, mistakes = check(replace(document, data=data), Scenario)
     if mistakes or scenario is None:
-        raise file_error(path, mistakes)
-    if not overrides:
-        return scenario
-    for override in overrides:
-        _apply(document.data, override, path)
-    lines = dict.fromkeys(node_locs(document.data), 0)
-    scenario, mistakes = check(Document(path, document.data, lines), Scenario)
-    if mistakes or scenario is None:
-        told = "; ".join(str(mistake) for mistake in mistakes)
-        raise UsageError(f"{' '.join(f'--set {text}' for text in overrides)}: {path.stem}: {told}")
-    return scenario
+        where = f" (variant {label})" if label else ""
+        raise file_error(path, [replace(m, text=m.text + where) for m in mistakes])
+    if overrides:
+        for override in overrides:
+            _apply(data, override, path)
+        lines = dict.fromkeys(node_locs(data), 0)
+        scenario, mistakes = check(Document(path, data, lines), Scenario)
+        if mistakes or scenario is None:
+            told = "; ".join(str(mistake) for mistake in mistakes)
+            raise UsageError(
+                f"{' '.join(f'--set {text}' for text in overrides)}: {path.stem}: {told}"
+            )
+    return scenario.model_copy(update={"name": f"{scenario.name}-{label}"}) if label else scenario
 
 
 def _apply(data: dict[str, Any], override: str, path: Path) -> None:
@@ -60,15 +94,25 @@ def _apply(data: dict[str, Any], override: str, path: Path) -> None:
         value = parse_value(text)
     except ValueError as error:
         raise UsageError(f"--set {override}: {error}") from error
+    try:
+        _put(data, field, value, path)
+    except UsageError as error:
+        raise UsageError(f"--set {override}: {error.message}") from error
+
+
+def _put(data: dict[str, Any], field: str, value: Any, path: Path) -> None:
+    """Set `steps[1].churn.size` in plain data. Raises `UsageError` where there is no such place."""
+    if not _FIELD.fullmatch(field):
+        raise UsageError(f"{field!r} is not a field, as in steps[1].churn.size")
     loc: Loc = tuple(int(part) if part.isdigit() else part for part in _PART.findall(field))
     here: Any = data
     for depth, part in enumerate(loc):
         place = format_loc(loc[:depth]) or "the file"
         if isinstance(part, int) and not (isinstance(here, list) and part < len(here)):
             length = len(here) if isinstance(here, list) else 0
-            raise UsageError(f"--set {override}: {place} of {path.stem} has {length} items")
+            raise UsageError(f"{place} of {path.stem} has {length} items")
         if isinstance(part, str) and not isinstance(here, dict):
-            raise UsageError(f"--set {override}: {place} of {path.stem} has no fields")
+            raise UsageError(f"{place} of {path.stem} has no fields")
         if depth == len(loc) - 1:
             here[part] = value
         elif isinstance(part, int):
@@ -79,31 +123,46 @@ def _apply(data: dict[str, Any], override: str, path: Path) -> None:
             here = here[part]
 
 
-def find_scenarios(names: Sequence[str], directory: Path = SCENARIOS_DIR) -> list[Path]:
-    """Files of the scenarios named (by name or path); none named: those tagged `default`.
+def find_scenarios(
+    names: Sequence[str], overrides: Sequence[str] = (), directory: Path = SCENARIOS_DIR
+) -> list[Scenario]:
+    """The scenarios named (by name, path, or a variant's name); none: those tagged `default`.
 
-    Raises `UsageError` for names nobody has, all of them at once, and for no names
-    `ScenarioFileError` with the mistakes of every broken file.
+    Raises `UsageError` for names nobody has, all of them at once, and one `ScenarioFileError`
+    with the mistakes of every broken file.
     """
     known = {path.stem: path for path in sorted(directory.glob("*.yaml"))}
     if not names:
-        scenarios = load_all(list(known.values()))
-        return [known[scenario.name] for scenario in scenarios if DEFAULT_TAG in scenario.tags]
-    found: list[Path] = []
+        everything = load_all(list(known.values()), overrides)
+        return [scenario for scenario in everything if DEFAULT_TAG in scenario.tags]
+    paths: dict[str, Path] = {}
     unknown: list[str] = []
     for name in names:
+        files = [path for stem, path in known.items() if name.startswith(f"{stem}-")]
         if "/" in name or name.endswith((".yaml", ".yml")):
-            found.append(Path(name))
+            paths[name] = Path(name)
         elif name in known:
-            found.append(known[name])
+            paths[name] = known[name]
+        elif files:
+            # The longest: `numa-two-nodes` may stand beside `numa`.
+            paths[name] = max(files, key=lambda path: len(path.stem))
         else:
             unknown.append(f"{name!r}{near_miss(name, known)}")
+    found: dict[str, Scenario] = {}
+    for name, path in paths.items():
+        scenarios = load_all([path], overrides)
+        if name not in known and path in known.values() and "/" not in name:
+            labels = [scenario.name for scenario in scenarios]
+            scenarios = [scenario for scenario in scenarios if scenario.name == name]
+            if not scenarios:
+                unknown.append(f"{name!r}{near_miss(name, [*labels, *known])}")
+        found |= {scenario.name: scenario for scenario in scenarios}
     if unknown:
         raise UsageError(
             f"no scenario is called {', '.join(unknown)}",
-            hint=f"scenarios are: {', '.join(known)}; or give a file's path",
+            hint=f"scenarios are: {', '.join(known)} (`fpr-harness list`), or a file's path",
         )
-    return list(dict.fromkeys(found))
+    return list(found.values())
 
 
 def load_all(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[Scenario]:
@@ -112,7 +171,7 @@ def load_all(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[Scena
     told: list[str] = []
     for path in paths:
         try:
-            scenarios.append(load_scenario(path, overrides))
+            scenarios += load_scenarios(path, overrides)
         except ScenarioFileError as error:
             told.append(error.message)
     if told:

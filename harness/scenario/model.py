@@ -7,46 +7,39 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StrictBool, StrictInt, ValidationInfo, field_validator, model_validator
 
-from harness.scenario.expectations import Expectations, Mistakes, raise_mistakes, wants_audit
+from harness.scenario.expectations import (
+    Expectations,
+    Mistakes,
+    check_names,
+    raise_mistakes,
+    wants_audit,
+)
 from harness.scenario.fields import CommandLine, Name, NotEmpty, Size
 from harness.scenario.steps import (
     AuditStep,
     BindStep,
+    BusyStep,
+    CalmStep,
     ChurnStep,
+    CrowdStep,
+    FaultRateStep,
+    MigrateStep,
     Part,
+    PlugStep,
     PressureStep,
     ReleaseStep,
-    RepeatStep,
-    RunStep,
     SettleStep,
-    SingleStep,
+    SnapshotStep,
     Step,
+    SuspendStep,
     UnbindStep,
+    UnplugStep,
     VerifyStep,
+    WatchStep,
+    measured_by,
     unrolled,
 )
 from harness.units import GIB, MIB, format_size
-
-__all__ = [
-    "SCENARIOS_DIR",
-    "AuditStep",
-    "Balloon",
-    "BindStep",
-    "ChurnStep",
-    "Guest",
-    "Host",
-    "NumaNode",
-    "PressureStep",
-    "ReleaseStep",
-    "RepeatStep",
-    "RunStep",
-    "Scenario",
-    "SettleStep",
-    "SingleStep",
-    "Step",
-    "UnbindStep",
-    "VerifyStep",
-]
 
 SCENARIOS_DIR = Path(__file__).parents[2] / "scenarios"
 """The project's own scenarios."""
@@ -75,6 +68,14 @@ class Guest(Part):
     """Appended to the kernel command line."""
     numa: tuple[NumaNode, ...] = ()
     """Empty: one node with everything."""
+    machine: Literal["pc", "q35", "microvm"] = "pc"
+    """`microvm` has its devices on virtio-mmio, the others on PCI."""
+    hotplug: Size = 0
+    """Bytes that can be plugged beside `memory`."""
+    disk: Size = 0
+    """Bytes of an empty disk."""
+    packages: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...] = ()
+    """Debian packages whose programs the guest needs beside the image's."""
 
     @property
     def summary(self) -> str:
@@ -99,23 +100,33 @@ class Guest(Part):
         if self.numa and placed != list(range(self.vcpus)):
             wanted = f"its nodes must have each vCPU from 0 to {self.vcpus - 1} once, not {placed}"
             mistakes.append((("numa",), wanted))
+        if self.machine == "microvm" and (self.numa or self.hotplug or self.disk):
+            wanted = "microvm here has neither nodes nor memory slots nor a disk"
+            mistakes.append((("machine",), wanted))
         return raise_mistakes(self, mistakes)
 
 
 class Balloon(Part):
-    """The virtio-balloon device."""
+    """The virtio-balloon device and its features, by QEMU's names."""
 
     free_page_reporting: StrictBool = True
+    free_page_hint: StrictBool = False
+    deflate_on_oom: StrictBool = False
+    statistics: StrictBool = False
+    """Whether QEMU asks for the guest's statistics, once a second."""
 
 
 class Host(Part):
     """How the host backs the guest's memory."""
 
     backend: Literal[
-        "anonymous", "memfd-shared", "memfd-private", "file-shared", "file-private"
+        "anonymous", "memfd-shared", "memfd-private", "file-shared", "file-private", "hugetlb"
     ] = "anonymous"
+    """`hugetlb`: huge pages of 2 MiB from the host's pool."""
     discard: Literal["dontneed", "free"] = "dontneed"
     """`free`: QEMU's MADV_DONTNEED of guest memory becomes MADV_FREE."""
+    memory_limit: Size = 0
+    """Bytes that QEMU may be charged with, by a control group of its own; 0: no limit."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -144,14 +155,37 @@ class Scenario(Part):
     """Condition by measure, as in `reclaimed_fraction: ">= 0.95"`; empty: a measurement only."""
 
     @property
-    def wait_count(self) -> int:
-        """How often it waits for the guest to settle: what a run's time depends on."""
-        return sum(isinstance(step, SettleStep) for _loc, step in unrolled(self.steps))
-
-    @property
     def presses(self) -> bool:
         """Whether a step makes the host take memory."""
         return any(isinstance(step, PressureStep) for _loc, step in unrolled(self.steps))
+
+    @property
+    def leaves_its_connection(self) -> bool:
+        """Whether a step breaks the connection to the guest, which processes there must survive."""
+        return any(
+            isinstance(step, MigrateStep | SnapshotStep) for _loc, step in unrolled(self.steps)
+        )
+
+    @property
+    def expected_seconds(self) -> float:
+        """About how long it takes, by its steps; only the order among scenarios matters."""
+        return sum(_expected_seconds(step, self.guest.memory) for _, step in unrolled(self.steps))
+
+    @property
+    def host_memory(self) -> int:
+        """Bytes of guest memory it may fill on the host at a time."""
+        most = self.guest.memory + self.guest.hotplug
+        for _loc, step in unrolled(self.steps):
+            if isinstance(step, CrowdStep):
+                most = max(most, self.guest.memory + step.limit + self.guest.memory)
+            elif isinstance(step, MigrateStep):
+                most = max(most, 2 * self.guest.memory)
+        return most
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """Names of what its steps measure beside the harness's own measures."""
+        return frozenset(name for _, step in unrolled(self.steps) for name in measured_by(step))
 
     @field_validator("name", mode="after")
     @classmethod
@@ -163,7 +197,7 @@ class Scenario(Part):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        mistakes = [*self._oversized_churns(), *self._steps_out_of_order()]
+        mistakes = [*self._oversized_churns(), *self._steps_out_of_order(), *self._unknown_names()]
         if not any(isinstance(step, AuditStep) for _loc, step in unrolled(self.steps)):
             mistakes += [
                 (("expect", measure), "needs a page audit, and no step is an `audit`")
@@ -172,14 +206,29 @@ class Scenario(Part):
             ]
         return raise_mistakes(self, list(dict.fromkeys(mistakes)))
 
+    def _unknown_names(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Measures that no step takes, in the scenario's expectations and those of its audits."""
+        audits: set[str] = set()
+        for loc, step in unrolled(self.steps):
+            if isinstance(step, AuditStep):
+                for measure, condition in step.expect.items():
+                    for why in check_names(measure, condition, self.measured, audits):
+                        yield (*loc, "audit", "expect", measure), why
+                audits.add(step.name)
+        for measure, condition in self.expect.items():
+            for why in check_names(measure, condition, self.measured, audits):
+                yield ("expect", measure), why
+
     def _oversized_churns(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for loc, step in unrolled(self.steps):
-            if isinstance(step, ChurnStep) and step.size.of(self.guest.memory) >= self.guest.memory:
-                words = f"{step.size} is not less than the guest's {format_size(self.guest.memory)}"
+            most = self.guest.memory + self.guest.hotplug
+            if isinstance(step, ChurnStep) and step.size.of(self.guest.memory) >= most:
+                words = f"{step.size} is not less than the guest's {format_size(most)}"
                 yield (*loc, "churn", "size"), words
 
     def _steps_out_of_order(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        held, bound = False, True
+        held, bound, busy = False, True, False
+        plugged = {"balloon"}
         for loc, step in unrolled(self.steps):
             if isinstance(step, ChurnStep):
                 held = step.free != "all"
@@ -192,3 +241,32 @@ class Scenario(Part):
                 if bound == isinstance(step, BindStep):
                     yield (*loc, step.verb), f"the driver is already {'' if bound else 'un'}bound"
                 bound = isinstance(step, BindStep)
+            elif isinstance(step, BusyStep | CalmStep):
+                if isinstance(step, CalmStep) and not busy:
+                    yield (*loc, step.verb), "nothing is busy here; put `busy` before it"
+                busy = isinstance(step, BusyStep)
+            elif isinstance(step, PlugStep | UnplugStep):
+                if (step.device in plugged) == isinstance(step, PlugStep):
+                    there = "already" if step.device in plugged else "not"
+                    yield (*loc, step.verb, "device"), f"{step.device} is {there} plugged here"
+                plugged ^= {step.device}
+                if step.device != "balloon" and not self.guest.hotplug:
+                    yield (*loc, step.verb), "needs room for it: guest.hotplug"
+
+
+def _expected_seconds(step: Step, memory: int) -> float:
+    """Seconds a step takes under TCG, by rule of thumb."""
+    match step:
+        case SettleStep():
+            return min(6.0, step.deadline)
+        case ChurnStep():
+            return 2.0 + step.hold + step.size.of(memory) / (128 * MIB)
+        case WatchStep() | FaultRateStep():
+            return step.duration
+        case SuspendStep() | PlugStep() | UnplugStep():
+            return 4.0
+        case MigrateStep() | SnapshotStep():
+            return 20.0
+        case CrowdStep():
+            return 12.0 * step.most
+    return 1.0

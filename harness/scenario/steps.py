@@ -6,7 +6,7 @@ A new verb is a model here and a member of `Step` (and a function in `harness.ac
 
 import typing
 from collections.abc import Iterator
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -14,13 +14,25 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    StrictBool,
     StrictInt,
     Tag,
     model_validator,
 )
 
+from harness.ledger.reuse import REUSE_SECONDS
+from harness.ledger.zones import MAX_ORDER
 from harness.scenario.expectations import Expectations
-from harness.scenario.fields import MemoryShare, Name, NotEmpty, Seconds
+from harness.scenario.fields import (
+    MeasureName,
+    MemoryShare,
+    MemoryShareOrAll,
+    MemoryShareOrBatch,
+    Name,
+    NotEmpty,
+    Seconds,
+    Size,
+)
 from harness.yamlwords import near_miss
 
 
@@ -48,6 +60,8 @@ class SettleStep(_Verb):
 
     verb: ClassVar[str] = "settle"
     deadline: Seconds = 60.0
+    leave_batches: Annotated[StrictInt, Field(ge=0, le=64)] = 0
+    """Settled as soon as no more than so many batches remain: what a `busy` guest keeps moving."""
 
 
 class ChurnStep(_Verb):
@@ -58,9 +72,12 @@ class ChurnStep(_Verb):
     pattern: Literal["seeded"] = "seeded"
     hold: Seconds = 1.0
     hugepages: Literal["default", "never", "always"] = "default"
-    free: Literal["all", "half-of-blocks", "half-of-pages"] = "all"
-    """`half-of-blocks`: every second whole physical block of the reporting order, `half-of-pages`:
-    every second page; the rest stays held until a `release` step, the next `churn`, or the end."""
+    free: Literal["all", "half-of-blocks", "half-of-pages", "huge-page-tails"] = "all"
+    """`half-of-blocks`: every second whole physical block of `order`, `half-of-pages`: every second
+    page, `huge-page-tails`: all but the first page of every huge page, which the kernel splits in
+    its own time; the rest stays held until a `release` step, the next `churn`, or the end."""
+    order: Annotated[StrictInt, Field(ge=0, le=MAX_ORDER)] | None = None
+    """Of the blocks of `half-of-blocks`. None: the reporting order."""
     seed: Annotated[StrictInt, Field(ge=0, lt=1 << 64)] | None = None
     """None: one that the run derives."""
 
@@ -78,7 +95,10 @@ class ReleaseStep(_Verb):
 
 
 class AuditStep(_Verb):
-    """Look at every page, and check what is expected of this very audit."""
+    """Look at every page, and check what is expected of this very audit.
+
+    Where its name is a plain word, `name.measure` is what the measure was at it.
+    """
 
     verb: ClassVar[str] = "audit"
     name: Name = "audit"
@@ -111,6 +131,151 @@ class RunStep(_Verb):
     verb: ClassVar[str] = "run"
     command: Annotated[str, Field(min_length=1)]
     deadline: Seconds = 60.0
+    measures: tuple[MeasureName, ...] = ()
+    """What it prints as `name=number`, a line each."""
+
+
+class RequireStep(_Verb):
+    """SKIP unless a shell command in the guest succeeds."""
+
+    verb: ClassVar[str] = "require"
+    command: Annotated[str, Field(min_length=1)]
+    missing: Annotated[str, Field(min_length=1)]
+    """What the guest lacks then, in words for a person."""
+
+
+class QmpStep(_Verb):
+    """Give QEMU a QMP command."""
+
+    verb: ClassVar[str] = "qmp"
+    command: Annotated[str, Field(min_length=1)]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    event: str = ""
+    """An event to wait for after it."""
+    deadline: Seconds = 30.0
+
+
+class BusyStep(_Verb):
+    """Keep a process in the guest taking and freeing memory until `calm`."""
+
+    verb: ClassVar[str] = "busy"
+    size: MemoryShareOrBatch
+    hold: Seconds = 0.0
+    idle: Seconds = 0.0
+    """Between freeing and taking again."""
+
+
+class CalmStep(_Verb):
+    """End what `busy` began. A process that did not last so long breaks the scenario."""
+
+    verb: ClassVar[str] = "calm"
+
+
+class OrderStep(_Verb):
+    """Ask the running guest for another reporting order, and read what it made of it."""
+
+    verb: ClassVar[str] = "order"
+    set: Annotated[StrictInt, Field(ge=0, le=32)]
+    """Measured as `order_refused` (1 or 0) and `order_read`."""
+
+
+class SuspendStep(_Verb):
+    """Suspend the guest and wake it."""
+
+    verb: ClassVar[str] = "suspend"
+    state: Literal["mem", "freeze"]
+    """`mem`: S3, `freeze`: s2idle (Documentation/admin-guide/pm/sleep-states.rst)."""
+    wake: Literal["qmp", "rtc"] = "qmp"
+    deadline: Seconds = 60.0
+
+
+class PlugStep(_Verb):
+    """Plug memory or the balloon into the running guest, and wait until the guest has it."""
+
+    verb: ClassVar[str] = "plug"
+    device: Literal["dimm", "virtio-mem", "balloon"]
+    size: Size = 0
+    """Of the memory."""
+    free_page_reporting: StrictBool = True
+    """Of the balloon."""
+    deadline: Seconds = 30.0
+
+    @model_validator(mode="after")
+    def _has_a_size(self) -> Self:
+        if (self.device == "balloon") == bool(self.size):
+            raise ValueError("memory has a size, the balloon has none")
+        return self
+
+
+class UnplugStep(_Verb):
+    """Take a plugged device away from the running guest, and wait until it has let go."""
+
+    verb: ClassVar[str] = "unplug"
+    device: Literal["dimm", "virtio-mem", "balloon"]
+    deadline: Seconds = 30.0
+
+
+class BalloonStep(_Verb):
+    """Ask the guest by the balloon to make do with so much memory, and wait until it does."""
+
+    verb: ClassVar[str] = "balloon"
+    to: MemoryShareOrAll
+    deadline: Seconds = 60.0
+
+
+class WatchStep(_Verb):
+    """Follow every discard: how soon does the guest use again what it has reported?"""
+
+    verb: ClassVar[str] = "watch"
+    name: MeasureName
+    """Measured as NAME_discarded_bytes and NAME_reused_1s_fraction, ..._5s_..., ..._30s_..."""
+    duration: Seconds
+    """A discard counts only for the horizons that it was watched for."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        return tuple(
+            f"{self.name}_{what}"
+            for what in ("discarded_bytes", *(f"reused_{s}s_fraction" for s in REUSE_SECONDS))
+        )
+
+
+class FaultRateStep(_Verb):
+    """Measure page faults a second, in the state reporting is in now."""
+
+    verb: ClassVar[str] = "fault_rate"
+    by: Literal["process", "thread"] = "process"
+    pages: Literal["base", "huge"] = "base"
+    duration: Seconds = 1.0
+
+
+class MigrateStep(_Verb):
+    """Move the guest to a second QEMU, or begin to and cancel."""
+
+    verb: ClassVar[str] = "migrate"
+    cancel: StrictBool = False
+    deadline: Seconds = 120.0
+
+
+class SnapshotStep(_Verb):
+    """Save the guest with savevm, or go back to what was saved."""
+
+    verb: ClassVar[str] = "snapshot"
+    do: Literal["save", "load"]
+    deadline: Seconds = 120.0
+
+
+class CrowdStep(_Verb):
+    """Start guests like this one, one after another, until they fill a limit; each works first."""
+
+    verb: ClassVar[str] = "crowd"
+    limit: Size
+    """Bytes all guests together may hold."""
+    touch: MemoryShare
+    """What each fills and frees."""
+    most: Annotated[StrictInt, Field(ge=1, le=64)] = 16
+    boot_first: StrictBool = False
+    """All `most` guests run before the first works."""
 
 
 def _verb_of(data: Any) -> str:
@@ -146,6 +311,20 @@ _SingleStep = (
     | Annotated[BindStep, Tag("bind")]
     | Annotated[PressureStep, Tag("pressure")]
     | Annotated[RunStep, Tag("run")]
+    | Annotated[RequireStep, Tag("require")]
+    | Annotated[QmpStep, Tag("qmp")]
+    | Annotated[BusyStep, Tag("busy")]
+    | Annotated[CalmStep, Tag("calm")]
+    | Annotated[OrderStep, Tag("order")]
+    | Annotated[SuspendStep, Tag("suspend")]
+    | Annotated[PlugStep, Tag("plug")]
+    | Annotated[UnplugStep, Tag("unplug")]
+    | Annotated[BalloonStep, Tag("balloon")]
+    | Annotated[WatchStep, Tag("watch")]
+    | Annotated[FaultRateStep, Tag("fault_rate")]
+    | Annotated[MigrateStep, Tag("migrate")]
+    | Annotated[SnapshotStep, Tag("snapshot")]
+    | Annotated[CrowdStep, Tag("crowd")]
 )
 _SINGLE_VERBS = tuple(typing.get_args(member)[0].verb for member in typing.get_args(_SingleStep))
 
@@ -178,3 +357,15 @@ def unrolled(steps: tuple[Step, ...]) -> Iterator[tuple[tuple[str | int, ...], S
                     yield ("steps", index, "repeat", "steps", inner), single
         else:
             yield ("steps", index), step
+
+
+def measured_by(step: Step) -> tuple[str, ...]:
+    """The names under which a step records what it measures."""
+    match step:
+        case RunStep():
+            return step.measures
+        case WatchStep():
+            return step.measured
+        case OrderStep():
+            return ("order_refused", "order_read")
+    return ()

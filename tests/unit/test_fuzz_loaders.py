@@ -32,7 +32,7 @@ from harness.observe.ram_layout import (
     parse_system_ram,
 )
 from harness.report.eventlines import decode
-from harness.scenario.load import load_scenario
+from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR
 from harness.units import parse_duration, parse_size
 
@@ -164,7 +164,7 @@ def test_every_number_may_be_endless(name: str) -> None:
 @pytest.mark.parametrize(
     ("load", "name", "good"),
     [
-        (load_scenario, "reclaim-partial.yaml", SCENARIO),
+        (load_scenarios, "reclaim-partial.yaml", SCENARIO),
         (lambda path: load_definitions(path.parent), "bookworm.yaml", IMAGE),
     ],
     ids=["scenario", "image definition"],

@@ -17,7 +17,7 @@ from harness.ledger.diagnose import judge
 from harness.ledger.events import Audited, Event, GuestReady, Judged
 from harness.observe.audit import load_audit
 from harness.report.recorder import read_events
-from harness.scenario.load import load_scenario
+from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR
 
 pytestmark = pytest.mark.vm
@@ -94,7 +94,7 @@ def test_judged_again_from_its_files_the_verdict_is_the_same(results: Path, name
     recorded = events(results, name)
     judged = recorded[-1]
     assert isinstance(judged, Judged)
-    scenario = load_scenario(SCENARIOS_DIR / f"{name}.yaml")
+    (scenario,) = load_scenarios(SCENARIOS_DIR / f"{name}.yaml")
     assert judge(recorded[:-1], scenario.expect, t=judged.t) == judged
 
 

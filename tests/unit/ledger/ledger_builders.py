@@ -14,18 +14,28 @@ import numpy as np
 from harness.ledger.audit import reduce_audit
 from harness.ledger.events import (
     Audited,
+    Ballooned,
+    BusyEnded,
+    BusyStarted,
     ChurnFreed,
     ChurnHeld,
     ChurnVerified,
+    CrowdFull,
+    CrowdGrew,
+    DevicePlugged,
     Event,
+    FaultRate,
+    GuestMoved,
     GuestReady,
     NoiseRead,
+    OrderChanged,
     PhaseStarted,
     Pressed,
     RunStarted,
     Settled,
     SettleOutcome,
     StepsDone,
+    Suspended,
 )
 from harness.ledger.facts import (
     AuditReport,
@@ -37,7 +47,7 @@ from harness.ledger.facts import (
     HostState,
     Zone,
 )
-from harness.units import MIB, PAGE_SIZE
+from harness.units import GIB, MIB, PAGE_SIZE
 
 BLOCK = 512
 """Pages in a block of order 9."""
@@ -221,6 +231,30 @@ def started() -> list[Event]:
         ready(),
         noise(4.0),
         PhaseStarted(5.0, "churn"),
+    ]
+
+
+def every_step() -> list[Event]:
+    """What the steps record that neither take nor free the churn tool's memory."""
+    return [
+        OrderChanged(61.0, asked=9, refused=False, read=9),
+        BusyStarted(62.0, MIB),
+        BusyEnded(63.0, rounds=7),
+        Suspended(64.0, "mem", 2.5, slept=True),
+        Suspended(65.0, "freeze", 3.5, slept=False),
+        DevicePlugged(66.0, "dimm", 128 * MIB, present=True, seconds=1.0),
+        DevicePlugged(67.0, "balloon", 0, present=False, seconds=2.0),
+        Ballooned(68.0, 200 * MIB, 1.5),
+        FaultRate(69.0, "process", "base", "off", 100.0),
+        FaultRate(69.0, "process", "base", "on", 98.0),
+        FaultRate(69.0, "process", "base", "off", 102.0),
+        FaultRate(69.0, "process", "base", "on", 100.0),
+        GuestMoved(70.0, "migrated", 4.0),
+        CrowdGrew(71.0, guests=1, peak=300 * MIB, held=100 * MIB, available=GIB),
+        CrowdGrew(72.0, guests=2, peak=400 * MIB, held=150 * MIB, available=GIB - 60 * MIB),
+        CrowdFull(73.0, "the limit is reached"),
+        settled(zone_t90={"node0/DMA32": 4.0}),
+        settled(t90=28.0, zone_t90={"node0/DMA32": 12.0}),
     ]
 
 

@@ -4,7 +4,7 @@
 from typing import get_args
 
 import pytest
-from ledger_builders import a_run, freed, healthy, mapping, pressed, zone
+from ledger_builders import a_run, every_step, freed, healthy, mapping, pressed, zone
 from pydantic import TypeAdapter
 
 from harness.ledger.events import (
@@ -14,6 +14,7 @@ from harness.ledger.events import (
     DriverChanged,
     Event,
     Judged,
+    Measured,
     Sample,
     SamplingEnded,
 )
@@ -21,6 +22,8 @@ from harness.ledger.facts import Cause, GuestCounters, Verdict
 
 EVENTS: list[Event] = [
     *a_run(),
+    *every_step(),
+    Measured(1.0, "apples", 3.0),
     freed(before=mapping(1, file_blocks=4096, cgroup_current=5), discards_before=None),
     healthy().audited(
         counters=GuestCounters(1.0, {"MemFree": 1}, {"nr_free_pages": 2}, (zone(), zone(node=1))),

@@ -9,6 +9,7 @@ from ledger_builders import (
     HELD_BEFORE,
     Guest,
     a_run,
+    every_step,
     freed,
     healthy,
     mapping,
@@ -21,6 +22,7 @@ from ledger_builders import (
 from ledger_judging import run_on
 
 from harness.ledger.events import ChurnHeld, ChurnVerified, ConsoleFinding, Event, StepsDone
+from harness.ledger.expect import check_name
 from harness.ledger.facts import DiscardTotals, GuestState, HostState
 from harness.ledger.measures import AUDIT_MEASURES, MEASURES, measure
 from harness.units import MIB
@@ -57,14 +59,46 @@ def test_a_healthy_run() -> None:
         "held_absent_bytes": 0,
         "integrity_mismatched_pages": 0,
         "console_findings": 0,
+        "held_bytes": 52 * MIB,
+        "rss_bytes": 52 * MIB,
+        "swapped_bytes": 0,
+        "worst_node_returned_fraction": 1.0,
+        "node0_returned_fraction": 1.0,
+        "worst_zone_returned_fraction": 1.0,
+        "node0_DMA32_returned_fraction": 1.0,
+        "rule_error_bytes": 0,
+        "tail_reported_bytes": 0,
+        "tail_discarded_bytes": 0,
+        "page_cache_bytes": 0,
+        "shmem_bytes": 0,
+        "slab_bytes": 0,
+        "huge_pool_bytes": 0,
+        "deferred_split_bytes": 0,
     }
 
 
 def test_every_measure_taken_is_documented() -> None:
     pressure = pressed(45.0, before=52 * MIB, after=50 * MIB)
     first = a_run(earlier=[healthy().audited(15.0, "held"), pressure], last=())
-    two = [*first, *a_run()]
-    assert set(measure(two)) == set(MEASURES)
+    charged = healthy().audited()
+    charged = replace(charged, mapping=mapping(1, file_blocks=4096, cgroup_current=5))
+    of_order_steps = {"order_refused", "order_read"}
+    taken = measure([*first, *a_run(audits=[charged]), *every_step()])
+    assert {name for name in taken if name not in MEASURES} == {
+        "node0_returned_fraction",
+        "node0_DMA32_returned_fraction",
+        "node0_DMA32_t90_seconds",
+        *of_order_steps,
+        "faults_process_base_on_per_second",
+        "faults_process_base_on_ci_per_second",
+        "faults_process_base_off_per_second",
+        "faults_process_base_off_ci_per_second",
+        "cost_process_base_on_fraction",
+        "cost_process_base_on_ci_fraction",
+    }
+    for name in taken:
+        check_name(name, {*MEASURES, *of_order_steps})
+    assert set(taken) >= set(MEASURES)
 
 
 def test_nothing_is_measured_of_a_guest_that_never_ran() -> None:

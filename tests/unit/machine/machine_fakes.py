@@ -21,6 +21,7 @@ SPEC = GuestSpec(memory=256 * MIB, vcpus=1)
 class FakeBoot:
     kernel: Path
     initramfs: Path
+    more: tuple[Path, ...] = ()
 
 
 @dataclass

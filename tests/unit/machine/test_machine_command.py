@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.machine.command import KERNEL_WORDS, LaunchFiles, command_by_hand, qemu_command
-from harness.machine.spec import Backend, GuestSpec, NumaNode
+from harness.machine.spec import Backend, BalloonSpec, GuestSpec, NumaNode
 from harness.units import GIB, MIB
 
 FILES = LaunchFiles(
@@ -93,7 +93,7 @@ def test_numa_nodes_each_with_a_named_block() -> None:
 
 
 def test_reporting_off_is_said_to_the_device() -> None:
-    argv = words(GuestSpec(memory=GIB, vcpus=1, free_page_reporting=False))
+    argv = words(GuestSpec(memory=GIB, vcpus=1, balloon=BalloonSpec(free_page_reporting=False)))
     assert "virtio-balloon-pci,id=balloon0,free-page-reporting=off" in after("-device", argv)
 
 

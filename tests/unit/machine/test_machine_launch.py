@@ -23,6 +23,7 @@ MSR = "QEMU was killed by SIGABRT: error: failed to set MSR 0x10a"
 class Boot:
     kernel: Path = Path("/kernel")
     initramfs: Path = Path("/initramfs")
+    more: tuple[Path, ...] = ()
 
 
 @dataclass

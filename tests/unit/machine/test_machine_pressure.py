@@ -99,6 +99,15 @@ def test_no_progress_is_no_success() -> None:
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory in the place of the process's control group; version 2 until told otherwise."""
     monkeypatch.setattr(pressure, "memory_file", lambda _pid: tmp_path / "memory.current")
+    make = Path.mkdir
+
+    def make_group(path: Path) -> None:
+        make(path)
+        for name in ("cgroup.procs", "memory.usage_in_bytes"):
+            (path / name).touch()
+
+    monkeypatch.setattr(Path, "mkdir", make_group)
+    (tmp_path / "cgroup.procs").touch()
     return tmp_path
 
 
@@ -115,7 +124,7 @@ def test_version_2_that_cannot_be_asked(group: Path) -> None:
 
 
 def test_the_wrong_version_is_told(group: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PreconditionError, match="no readable control group of version 1"):
+    with pytest.raises(PreconditionError, match="there is none above"):
         MemoryGroup.make("fpr-test", 1)
     monkeypatch.setattr(pressure, "memory_file", lambda _pid: group / "memory.usage_in_bytes")
     with pytest.raises(PreconditionError, match="no readable control group of version 2"):
@@ -127,12 +136,17 @@ def test_version_1_lowers_the_limit_and_lifts_it_again(
 ) -> None:
     monkeypatch.setattr(pressure, "memory_file", lambda _pid: group / "memory.usage_in_bytes")
     stale = group / "fpr-0123456789ab.999999999"
-    stale.mkdir()
+    os.mkdir(stale)  # noqa: PTH102 - an empty directory can be removed, as a group can
     made = MemoryGroup.make("fpr-0123456789ac", 77)
     assert (made.path / "cgroup.procs").read_text() == "77"
     assert not stale.exists(), "what a killed harness has left is removed"
-    with pytest.raises(PreconditionError, match=r"memory\.limit_in_bytes: No such file"):
+    with pytest.raises(PreconditionError, match=r"memory\.limit_in_bytes is absent"):
         made.press(100)
+    with pytest.raises(PreconditionError, match="takes no limit"):
+        made.limit(100)
+    (made.path / "memory.limit_in_bytes").touch()
+    made.limit(100)
+    assert (made.path / "memory.limit_in_bytes").read_text() == "100"
     (made.path / "memory.usage_in_bytes").write_text("1000\n")
     made.press(100)
     assert (made.path / "memory.limit_in_bytes").read_text() == "-1"

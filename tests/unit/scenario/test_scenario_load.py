@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ScenarioFileError, UsageError
-from harness.scenario.load import find_scenarios, load_all, load_scenario
-from harness.scenario.model import SCENARIOS_DIR, ChurnStep
+from harness.scenario.load import find_scenarios, load_all, load_scenarios
+from harness.scenario.model import SCENARIOS_DIR
+from harness.scenario.steps import ChurnStep, SettleStep
 from harness.units import GIB
 
 TEXT = """\
@@ -38,18 +39,18 @@ def test_every_scenario_of_the_project_loads_and_says_where_it_comes_from() -> N
 
 
 def test_no_name_means_the_default_ones(catalogue: Path) -> None:
-    assert [path.stem for path in find_scenarios([], catalogue)] == ["alpha", "gamma"]
+    assert [each.name for each in find_scenarios([], directory=catalogue)] == ["alpha", "gamma"]
 
 
 def test_names_and_paths_are_found_in_the_order_given_and_once(catalogue: Path) -> None:
     elsewhere = str(catalogue / "alpha.yaml")
-    found = find_scenarios(["beta", elsewhere, "beta", "alpha"], catalogue)
-    assert [path.stem for path in found] == ["beta", "alpha"]
+    found = find_scenarios(["beta", elsewhere, "beta", "alpha"], directory=catalogue)
+    assert [each.name for each in found] == ["beta", "alpha"]
 
 
 def test_unknown_names_are_told_together_with_near_ones(catalogue: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        find_scenarios(["alfa", "beta", "omicron"], catalogue)
+        find_scenarios(["alfa", "beta", "omicron"], directory=catalogue)
     assert caught.value.message == "no scenario is called 'alfa'; did you mean 'alpha', 'omicron'"
     assert "alpha, beta, gamma" in caught.value.hint
 
@@ -58,13 +59,13 @@ def test_all_broken_files_are_told_at_once(catalogue: Path) -> None:
     for name in ("alpha", "beta"):
         (catalogue / f"{name}.yaml").write_text("name: [\n")
     with pytest.raises(ScenarioFileError) as caught:
-        find_scenarios([], catalogue)
+        find_scenarios([], directory=catalogue)
     assert "alpha.yaml:2: not YAML" in caught.value.message
     assert "beta.yaml:2: not YAML" in caught.value.message
 
 
 def test_fields_are_changed_from_the_command_line(catalogue: Path) -> None:
-    scenario = load_scenario(
+    (scenario,) = load_scenarios(
         catalogue / "alpha.yaml",
         [
             "guest.memory=2GiB",
@@ -81,7 +82,8 @@ def test_fields_are_changed_from_the_command_line(catalogue: Path) -> None:
     assert not scenario.balloon.free_page_reporting
     assert isinstance(churn, ChurnStep)
     assert churn.size.of(2 * GIB) == GIB // 2
-    assert settle.deadline == 5.0  # type: ignore[union-attr]
+    assert isinstance(settle, SettleStep)
+    assert settle.deadline == 5.0
     assert scenario.expect == {"reclaimed_fraction": ">= 0.5"}
 
 
@@ -106,7 +108,7 @@ def test_a_wrong_override_is_bad_usage_and_names_the_field(
     catalogue: Path, override: str, message: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        load_scenario(catalogue / "alpha.yaml", [override])
+        load_scenarios(catalogue / "alpha.yaml", [override])
     assert message in caught.value.message
     assert override in caught.value.message
 
@@ -114,4 +116,4 @@ def test_a_wrong_override_is_bad_usage_and_names_the_field(
 def test_a_broken_file_is_told_as_such_whatever_is_overridden(catalogue: Path) -> None:
     (catalogue / "alpha.yaml").write_text("name: alpha\n")
     with pytest.raises(ScenarioFileError, match="title: missing"):
-        load_scenario(catalogue / "alpha.yaml", ["title=x"])
+        load_scenarios(catalogue / "alpha.yaml", ["title=x"])

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes in the guest that take and free memory while other steps go on."""
+
+import re
+
+from harness.act.session import GuestSession
+from harness.errors import GuestError, SshError
+from harness.ledger.events import BusyEnded, BusyStarted
+from harness.ledger.zones import REPORTING_CAPACITY, block_size
+from harness.observe.tool_end import last_words
+from harness.scenario.steps import BusyStep, CalmStep
+from harness.units import format_size
+
+FIRST_ROUND_SECONDS = 120.0
+CALM_SECONDS = 60.0
+"""A round under way is finished first."""
+
+
+def busy(session: GuestSession, step: BusyStep) -> None:
+    """Start one, and return when it has been round once. Raises `GuestError`, `DeadlineError`."""
+    if isinstance(step.size, str):
+        size = REPORTING_CAPACITY * block_size(session.reporting_order)
+    else:
+        size = step.size.of(session.vm.spec.memory)
+    session.phase("busy", f"{format_size(size)} over and over")
+    process = session.vm.shell.start(
+        f"fpr-guest busy --bytes {size} --hold-ms {step.hold * 1000:.0f} "
+        f"--idle-ms {step.idle * 1000:.0f}"
+    )
+    session.busy.append(process)
+    try:
+        process.read_line(FIRST_ROUND_SECONDS + step.hold)
+    except SshError as error:
+        raise GuestError(f"the busy process ended at once: {last_words(process, error)}") from error
+    session.record.add(BusyStarted(session.record.now(), size))
+
+
+def calm(session: GuestSession, _step: CalmStep) -> None:
+    """End them all. Raises `GuestError` for one that was gone already."""
+    session.phase("calm")
+    while session.busy:
+        process = session.busy.pop()
+        with process:
+            try:
+                process.close_stdin()
+                line = process.read_line(CALM_SECONDS)
+            except SshError as error:
+                words = last_words(process, error)
+                raise GuestError(f"a busy process ended before `calm`: {words}") from error
+        rounds = re.search(r"rounds=(\d{1,20})$", line)
+        if rounds is None:
+            raise GuestError(f"a busy process ended with {line!r}, without its rounds")
+        session.record.add(BusyEnded(session.record.now(), int(rounds[1])))

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Suspend the guest, wake it, and see that it is back."""
+
+import contextlib
+
+from harness.act.session import GuestSession
+from harness.deadline import Deadline
+from harness.errors import DeadlineError, GuestError, PreconditionError, SshError
+from harness.ledger.events import Suspended
+from harness.scenario.steps import SuspendStep
+
+RTC_SECONDS = 2
+"""How long the guest sleeps when its clock wakes it."""
+
+LOOK_SECONDS = 0.1
+ANSWER_SECONDS = 3.0
+"""For one attempt to hear from a guest that may still sleep."""
+
+_SLEEPS = "/sys/power/suspend_stats/success"
+_WAKE_ALARM = "/sys/class/rtc/rtc0/wakealarm"
+
+
+def suspend(session: GuestSession, step: SuspendStep) -> None:
+    """One sleep. Raises `PreconditionError` if the guest knows no such sleep, `GuestError` if it
+    refuses, `DeadlineError` if it does not sleep or does not come back.
+    """
+    session.phase("suspend", f"{step.state}, woken by {step.wake}")
+    shell, monitor = session.vm.shell, session.vm.monitor
+    deadline = Deadline(step.deadline, f"the guest to sleep ({step.state}) and to wake")
+    start = session.record.now()
+    before = shell.run(f"cat /sys/power/state {_SLEEPS}").stdout.decode().split()
+    if step.state not in before[:-1]:
+        raise PreconditionError(
+            f"the guest's kernel ({session.vm.kernel_release}) offers no sleep {step.state!r}, "
+            f"only: {' '.join(before[:-1])}"
+        )
+    alarm = f"echo 0 >{_WAKE_ALARM}; echo +{RTC_SECONDS} >{_WAKE_ALARM} && "
+    shell.run(
+        "rm -f /run/woke; [ ! -w /sys/power/mem_sleep ] || echo deep >/sys/power/mem_sleep; "
+        f"({alarm if step.wake == 'rtc' else ''}echo {step.state} >/sys/power/state; "
+        "echo $? >/run/woke) >/dev/null 2>&1 &"
+    )
+    slept = False
+    if step.state == "mem":
+        slept = monitor.wait_event(["SUSPEND"], deadline) is not None
+    if step.wake == "qmp":
+        _wake(session, step, deadline)
+    status = _await_answer(session, deadline)
+    if status:
+        raise GuestError(f"the guest refused to sleep: writing {step.state!r} gave {status}")
+    after = session.vm.shell.run(f"cat {_SLEEPS}").stdout.decode().split()
+    slept = slept or int(after[-1]) > int(before[-1])
+    session.record.add(
+        Suspended(session.record.now(), step.state, session.record.now() - start, slept)
+    )
+    session.read_console()
+
+
+def _wake(session: GuestSession, step: SuspendStep, deadline: Deadline) -> None:
+    if step.state == "mem":
+        session.vm.monitor.execute("system_wakeup")
+        return
+    # A guest in s2idle runs as far as QEMU can see; the power button is one of its alarms.
+    while not session.vm.console.has_said("PM: suspend entry (s2idle)"):
+        deadline.check()
+        session.vm.sleep_alive(LOOK_SECONDS)
+    session.vm.monitor.execute("system_powerdown")
+
+
+def _await_answer(session: GuestSession, deadline: Deadline) -> int:
+    """The status of the write that suspended, once the guest answers again."""
+    while True:
+        session.vm.sleep_alive(LOOK_SECONDS)
+        session.read_console()
+        with contextlib.suppress(SshError, DeadlineError):
+            answer = session.vm.shell.run("cat /run/woke", timeout=ANSWER_SECONDS, check=False)
+            if answer.status == 0 and answer.stdout.strip():
+                return int(answer.stdout)
+        deadline.check("it does not answer" if not session.vm.alive else "")
