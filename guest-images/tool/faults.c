@@ -91,8 +91,12 @@ int faults_main(int argc, char **argv)
 			milliseconds = parse_number(argv[i + 1], "--ms");
 		else if (!strcmp(argv[i], "--by") && !strcmp(argv[i + 1], "thread"))
 			processes = 0;
+		else if (!strcmp(argv[i], "--by") && !strcmp(argv[i + 1], "process"))
+			processes = 1;
 		else if (!strcmp(argv[i], "--pages") && !strcmp(argv[i + 1], "huge"))
 			race->advice = MADV_HUGEPAGE;
+		else if (!strcmp(argv[i], "--pages") && !strcmp(argv[i + 1], "base"))
+			race->advice = MADV_NOHUGEPAGE;
 		else
 			usage("faults: unknown option %s %s", argv[i], argv[i + 1]);
 	}

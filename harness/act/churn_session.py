@@ -4,6 +4,7 @@
 Its lines are described at the head of guest-images/tool/churn.c.
 """
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,16 @@ from harness.observe.tool_end import last_words
 FREE_SECONDS = 60.0
 """For giving memory back: a second a GiB under emulation, longer where huge pages are split."""
 
+# A pipe opened for both ways outlives whoever reads from it or writes to it.
 _DETACHED = (
-    "rm -f /run/churn.in /run/churn.out; mkfifo /run/churn.in && : >/run/churn.out; "
-    "setsid {command} <>/run/churn.in >/run/churn.out 2>&1 &"
+    "rm -f /run/churn.in /run/churn.out; mkfifo /run/churn.in /run/churn.out && "
+    "{{ setsid {command} <>/run/churn.in 1<>/run/churn.out 2>&1 & }}"
 )
-_ATTACH = "tail -n {first} -f /run/churn.out & exec cat >/run/churn.in"
+# The reader of a connection that is gone would take a part of what is meant for this one.
+_ATTACH = (
+    "kill $(cat /run/churn.reader) 2>/dev/null; cat /run/churn.out & echo $! >/run/churn.reader; "
+    "exec cat >/run/churn.in"
+)
 
 Progress = Callable[[int], None]
 """Called with the bytes filled so far, about twice a second."""
@@ -53,8 +59,9 @@ class Freed:
 class ChurnSession:
     """One churn process. A tool that dies (OOM, crash) raises `GuestError` with its last words."""
 
-    def __init__(self, process: GuestProcess) -> None:
+    def __init__(self, process: GuestProcess, *, detached: bool = False) -> None:
         self._process = process
+        self._detached = detached
         self.pid = 0
         """In the guest."""
         self.held = 0
@@ -82,7 +89,7 @@ class ChurnSession:
         command = f"fpr-guest churn --bytes {size} --seed {seed} --hugepages {hugepages}"
         if detached:
             shell.run(_DETACHED.format(command=command))
-        session = cls(shell.start(_ATTACH.format(first="+1") if detached else command))
+        session = cls(shell.start(_ATTACH if detached else command), detached=detached)
         try:
             session._await_filled(timeout, on_progress)
         except BaseException:
@@ -112,7 +119,7 @@ class ChurnSession:
     def attach(self, shell: GuestShell) -> None:
         """Go on over another connection with a tool that was started detached."""
         self._process.close()
-        self._process = shell.start(_ATTACH.format(first="0"))
+        self._process = shell.start(_ATTACH)
 
     def free_tails(self) -> Freed:
         """Give back all but the first page of every huge page, and split none."""
@@ -133,6 +140,9 @@ class ChurnSession:
 
     def close(self) -> None:
         """End the tool; its memory goes with it. Never raises."""
+        if self._detached:
+            with contextlib.suppress(SshError):
+                self._process.write(b"exit\n")
         self._process.close()
 
     def _send(self, command: str) -> None:

@@ -5,24 +5,47 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.act.audit import audit
+from harness.act.balloon import balloon
+from harness.act.busy import busy, calm
 from harness.act.churn import churn, release, verify
+from harness.act.crowd import crowd
 from harness.act.driver import bind, unbind
+from harness.act.fault_rate import fault_rate
+from harness.act.move import migrate, snapshot
+from harness.act.order import order
+from harness.act.plug import plug, unplug
 from harness.act.pressure import pressure
-from harness.act.run import run
+from harness.act.run import qmp, require, run
 from harness.act.session import GuestSession
 from harness.act.settle import settle
+from harness.act.suspend import suspend
+from harness.act.watch import watch
 from harness.scenario.steps import (
     AuditStep,
+    BalloonStep,
     BindStep,
+    BusyStep,
+    CalmStep,
     ChurnStep,
+    CrowdStep,
+    FaultRateStep,
+    MigrateStep,
+    OrderStep,
+    PlugStep,
     PressureStep,
+    QmpStep,
     ReleaseStep,
     RepeatStep,
+    RequireStep,
     RunStep,
     SettleStep,
+    SnapshotStep,
     Step,
+    SuspendStep,
     UnbindStep,
+    UnplugStep,
     VerifyStep,
+    WatchStep,
 )
 
 
@@ -35,15 +58,29 @@ def repeat(session: GuestSession, step: RepeatStep) -> None:
 
 VERBS: dict[type, Callable[[GuestSession, Any], None]] = {
     AuditStep: audit,
+    BalloonStep: balloon,
     BindStep: bind,
+    BusyStep: busy,
+    CalmStep: calm,
     ChurnStep: churn,
+    CrowdStep: crowd,
+    FaultRateStep: fault_rate,
+    MigrateStep: migrate,
+    OrderStep: order,
+    PlugStep: plug,
     PressureStep: pressure,
+    QmpStep: qmp,
     ReleaseStep: release,
     RepeatStep: repeat,
+    RequireStep: require,
     RunStep: run,
     SettleStep: settle,
+    SnapshotStep: snapshot,
+    SuspendStep: suspend,
     UnbindStep: unbind,
+    UnplugStep: unplug,
     VerifyStep: verify,
+    WatchStep: watch,
 }
 
 

@@ -279,10 +279,10 @@ class FaultRate:
 
 @dataclass(frozen=True)
 class GuestMoved:
-    """The guest was saved, loaded, moved to another QEMU, or nearly so."""
+    """The guest was moved to another QEMU, directly or through a snapshot, or nearly so."""
 
     t: float
-    how: Literal["migrated", "cancelled", "saved", "loaded"]
+    how: Literal["migrated", "cancelled", "restored"]
     seconds: float
     kind: Literal["guest-moved"] = "guest-moved"
 

@@ -29,7 +29,7 @@ STEP_MEASURES: dict[str, str] = {
     "slowest_plug_seconds": "the longest that a device took to come or go",
     "ballooned_bytes": "what the balloon has left the guest",
     "busy_rounds": "rounds of the busy processes that have ended",
-    "moves": "how many times the guest was saved, loaded or moved",
+    "moves": "how many times the guest moved to another QEMU, or began to",
     "slowest_move_seconds": "the longest of them",
     "crowd_guests": "guests that fit under the crowd's limit at once",
     "crowd_held_bytes": "what all of them held when the last had settled",

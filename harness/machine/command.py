@@ -59,7 +59,7 @@ def qemu_command(
         str(files.qemu),
         *_machine_words(spec, files, accel, cpu, name),
         *("-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
-        *("-device", _device(spec, "virtio-net", "netdev=net0", "romfile=")),
+        *("-device", f"{_driver(spec, 'virtio-net')},netdev=net0{_no_rom(spec)}"),
         *(("-incoming", "defer") if incoming else ()),
         "-serial",
         f"file:{files.console_log}",
@@ -114,36 +114,46 @@ def _machine_words(
     if spec.balloon.free_page_hint:
         # QEMU walks the hints in a thread of their own.
         yield from ("-object", "iothread,id=hints")
-    yield from ("-device", balloon_device(spec))
+    balloon = balloon_properties(spec, reporting=spec.balloon.free_page_reporting)
+    yield from ("-device", _words(balloon))
     if spec.disk:
         disk = f"driver=raw,node-name=disk0,file.driver=file,file.filename={files.runtime}/disk"
         yield from ("-blockdev", disk, "-device", "virtio-blk-pci,drive=disk0")
 
 
-def balloon_device(spec: GuestSpec) -> str:
-    """The balloon as `-device` wants it."""
-    balloon = spec.balloon
-    hint = ("free-page-hint=on", "iothread=hints") if balloon.free_page_hint else ()
-    return _device(
-        spec,
-        "virtio-balloon",
-        f"id={BALLOON_ID}",
-        f"free-page-reporting={_on(balloon.free_page_reporting)}",
-        *(("deflate-on-oom=on",) if balloon.deflate_on_oom else ()),
-        *hint,
-    )
+def balloon_properties(spec: GuestSpec, *, reporting: bool) -> dict[str, str | bool]:
+    """The balloon as QMP's device_add wants it."""
+    properties: dict[str, str | bool] = {
+        "driver": _driver(spec, "virtio-balloon"),
+        "id": BALLOON_ID,
+        "free-page-reporting": reporting,
+    }
+    if spec.balloon.deflate_on_oom:
+        properties["deflate-on-oom"] = True
+    if spec.balloon.free_page_hint:
+        properties |= {"free-page-hint": True, "iothread": "hints"}
+    return properties
 
 
-def _device(spec: GuestSpec, name: str, *properties: str) -> str:
+def _words(properties: dict[str, str | bool]) -> str:
+    """The same as `-device` wants it."""
+    words = [str(properties["driver"])]
+    for name, value in properties.items():
+        if isinstance(value, bool):
+            value = "on" if value else "off"
+        if name != "driver":
+            words.append(f"{name}={value}")
+    return ",".join(words)
+
+
+def _driver(spec: GuestSpec, name: str) -> str:
     """A virtio device on the machine's bus."""
-    if spec.machine == "microvm":
-        # An option ROM is a thing of PCI.
-        return ",".join([f"{name}-device", *(p for p in properties if p != "romfile=")])
-    return ",".join([f"{name}-pci", *properties])
+    return f"{name}-device" if spec.machine == "microvm" else f"{name}-pci"
 
 
-def _on(value: bool) -> str:
-    return "on" if value else "off"
+def _no_rom(spec: GuestSpec) -> str:
+    """An option ROM is a thing of PCI; the guest boots from nothing but its kernel."""
+    return "" if spec.machine == "microvm" else ",romfile="
 
 
 def _memory_words(spec: GuestSpec, files: LaunchFiles) -> Iterator[str]:

@@ -59,8 +59,8 @@ class Launch:
     boot_deadline: float | None = None
     keys: RunKeys | None = None
     """None: made for this guest."""
-    incoming: bool = False
-    """Whether it waits for a guest that migrates to it."""
+    start: Literal["boot", "incoming", "stopped"] = "boot"
+    """`incoming` waits for a guest that migrates to it; `stopped` for whatever comes."""
 
 
 def launch(
@@ -186,7 +186,7 @@ class VirtualMachine:
             accel=self.accel,
             cpu=cpu_model(self.accel, given.qemu),
             name=self._runtime.vm_id,
-            incoming=given.incoming,
+            incoming=given.start == "incoming",
         )
         self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
         self._end.callback(self.monitor.close)
@@ -202,7 +202,7 @@ class VirtualMachine:
         if self.spec.balloon.statistics:
             path = {"path": BALLOON_PATH, "property": "guest-stats-polling-interval"}
             self.monitor.execute("qom-set", {**path, "value": 1})
-        if not given.incoming:
+        if given.start == "boot":
             self.monitor.execute("cont")
 
     def _enter_memory_group(self) -> None:
@@ -248,19 +248,14 @@ class VirtualMachine:
 
     # --- leaving and coming back -----------------------------------------------------------------
 
-    def reconnect(self, deadline: Deadline) -> None:
-        """Log in again, after something that broke the connection. Raises `SshError`."""
-        self.shell.close()
-        self._connect(deadline)
+    def twin(self, start: Literal["incoming", "stopped"]) -> "VirtualMachine":
+        """A second QEMU like this one for this guest: it waits for a migration, or is stopped.
 
-    def twin(self) -> "VirtualMachine":
-        """A second QEMU like this one that waits for this guest; it ends with this one at latest.
-
-        Raises `LaunchError`.
+        It ends with this one at latest. Raises `LaunchError`.
         """
         artefacts = self._given.artefacts / "destination"
         artefacts.mkdir(exist_ok=True)
-        given = replace(self._given, artefacts=artefacts, keys=self._keys, incoming=True)
+        given = replace(self._given, artefacts=artefacts, keys=self._keys, start=start)
         twin = VirtualMachine(given, self.accel)
         self._end.callback(twin.end)
         twin._launch()
@@ -278,7 +273,7 @@ class VirtualMachine:
         return other
 
     def arrive(self, deadline: Deadline) -> None:
-        """Log in to a guest that has migrated here. Raises `SshError`, `DeadlineError`."""
+        """Log in to a guest that goes on here. Raises `SshError`, `DeadlineError`."""
         self._connect(deadline)
 
     def _check_boot(self, deadline: Deadline) -> None:

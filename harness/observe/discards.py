@@ -71,6 +71,7 @@ class DiscardLog:
         self._totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
         self._last_at: float | None = None
         self._covered = np.zeros(layout.pfn_end, dtype=np.bool_)
+        self._followed: list[tuple[float, int, int]] | None = None
         self._pieces = sorted(layout.pieces, key=lambda piece: piece.hva)
         self._piece_starts = [piece.hva for piece in self._pieces]
         self._blocks = sorted((block.hva, block.hva + block.size) for block in layout.blocks)
@@ -100,6 +101,22 @@ class DiscardLog:
         with self._lock:
             return self._covered.copy()
 
+    def follow(self) -> None:
+        """Keep each discard from the next `read` on, for `followed`."""
+        with self._lock:
+            self._followed = []
+
+    def followed(self) -> list[tuple[float, int, int]]:
+        """(when, first PFN, one past the last PFN) of the discards since the last call."""
+        with self._lock:
+            taken, self._followed = self._followed or [], []
+            return taken
+
+    def unfollow(self) -> None:
+        """Keep them no longer."""
+        with self._lock:
+            self._followed = None
+
     @property
     def last_at(self) -> float | None:
         """When memory last moved (a discard with success), host monotonic; None: never so far.
@@ -127,9 +144,9 @@ class DiscardLog:
                 continue
             calls += count
             size += count * length
-            self._cover(start, start + length)
             seconds, microseconds = stamps[key]
             at = int(seconds) + int(microseconds) / 1e6 + wall_offset if seconds else now
+            self._cover(start, start + length, at)
             self._last_at = at if self._last_at is None else max(self._last_at, at)
         self._totals = DiscardTotals(
             calls=self._totals.calls + calls,
@@ -150,7 +167,7 @@ class DiscardLog:
         index = bisect.bisect_right(self._block_starts, address) - 1
         return index >= 0 and address < self._blocks[index][1]
 
-    def _cover(self, start: int, end: int) -> None:
+    def _cover(self, start: int, end: int, at: float) -> None:
         """Mark the pages wholly inside the host addresses; a block can lie in several pieces."""
         index = max(0, bisect.bisect_right(self._piece_starts, start) - 1)
         for piece in self._pieces[index:]:
@@ -160,4 +177,7 @@ class DiscardLog:
             first = max(0, -((piece.hva - start) // PAGE_SIZE))
             last = min(pages, (end - piece.hva) // PAGE_SIZE)
             if first < last:
-                self._covered[piece.pfn_start + first : piece.pfn_start + last] = True
+                first, last = piece.pfn_start + first, piece.pfn_start + last
+                self._covered[first:last] = True
+                if self._followed is not None:
+                    self._followed.append((at, first, last))

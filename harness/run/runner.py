@@ -167,11 +167,10 @@ class _Attempt:
     def _work(self, vm: VirtualMachine) -> None:
         """Instruments, then the steps; an error is recorded with what the guest still tells."""
         record, directory = self._record, self._directory
-        started = False
+        session: GuestSession | None = None
         try:
             directory.write_repro(vm, self._run, self._bench.options)
             with GuestSession.open(vm, record, directory.path, self._bench.cancelled) as session:
-                started = True
                 session.detached = self._run.scenario.leaves_its_connection
                 perform(session, self._run.scenario.steps)
                 session.read_noise()
@@ -180,11 +179,13 @@ class _Attempt:
         except RecordError:
             raise
         except HarnessError as error:
-            error = examine(vm, record, directory.path, error)
+            # The guest may have moved to another QEMU.
+            last = session.vm if session is not None else vm
+            error = examine(last, record, directory.path, error)
             crashed = any(
                 isinstance(e, ConsoleFinding) and e.severity == "crash" for e in record.events
             )
-            self.died_before_first_step = not started and crashed and vm.accel == "tcg"
+            self.died_before_first_step = session is None and crashed and vm.accel == "tcg"
             self._broke(error)
 
     def _broke(self, error: HarnessError) -> None:

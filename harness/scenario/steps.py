@@ -258,10 +258,9 @@ class MigrateStep(_Verb):
 
 
 class SnapshotStep(_Verb):
-    """Save the guest with savevm, or go back to what was saved."""
+    """Save the guest as savevm does, and go on in a new QEMU with what was saved."""
 
     verb: ClassVar[str] = "snapshot"
-    do: Literal["save", "load"]
     deadline: Seconds = 120.0
 
 
