@@ -2,6 +2,7 @@
 """Suspend the guest, wake it, and see that it is back."""
 
 import contextlib
+import re
 
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
@@ -12,10 +13,18 @@ from harness.scenario.steps import SuspendStep
 RTC_SECONDS = 2
 """How long the guest sleeps when its clock wakes it."""
 
+PAUSE_SECONDS = 0.2
+"""For the guest to say that it will sleep, before it does."""
+
 LOOK_SECONDS = 0.1
 ANSWER_SECONDS = 3.0
 """For one attempt to hear from a guest that may still sleep."""
 
+STILL_LOOKS = 5
+"""So many looks in a row find every CPU halted in a guest that sleeps."""
+
+_ENTRY = "PM: suspend entry (s2idle)"
+_HALTED = re.compile(r"\bHLT=([01])\b")
 _SLEEPS = "/sys/power/suspend_stats/success"
 _WAKE_ALARM = "/sys/class/rtc/rtc0/wakealarm"
 
@@ -34,18 +43,20 @@ def suspend(session: GuestSession, step: SuspendStep) -> None:
             f"the guest's kernel ({session.vm.kernel_release}) offers no sleep {step.state!r}, "
             f"only: {' '.join(before[:-1])}"
         )
+    entries = session.vm.console.count(_ENTRY)
     alarm = f"echo 0 >{_WAKE_ALARM}; echo +{RTC_SECONDS} >{_WAKE_ALARM} && "
     shell.run(
-        "rm -f /run/woke; [ ! -w /sys/power/mem_sleep ] || echo deep >/sys/power/mem_sleep; "
-        f"({alarm if step.wake == 'rtc' else ''}echo {step.state} >/sys/power/state; "
+        "modprobe button; rm -f /run/woke; [ ! -w /sys/power/mem_sleep ] || echo deep >/sys/power/mem_sleep; "
+        f"(sleep {PAUSE_SECONDS}; {alarm if step.wake == 'rtc' else ''}echo {step.state} >/sys/power/state; "
         "echo $? >/run/woke) >/dev/null 2>&1 &"
     )
     slept = False
     if step.state == "mem":
         slept = monitor.wait_event(["SUSPEND"], deadline) is not None
     if step.wake == "qmp":
-        _wake(session, step, deadline)
-    status = _await_answer(session, deadline)
+        _wake(session, step, entries, deadline)
+    press = step.state == "freeze"
+    status = _await_answer(session, press, deadline)
     if status:
         raise GuestError(f"the guest refused to sleep: writing {step.state!r} gave {status}")
     after = session.vm.shell.run(f"cat {_SLEEPS}").stdout.decode().split()
@@ -56,18 +67,23 @@ def suspend(session: GuestSession, step: SuspendStep) -> None:
     session.read_console()
 
 
-def _wake(session: GuestSession, step: SuspendStep, deadline: Deadline) -> None:
+def _wake(session: GuestSession, step: SuspendStep, entries: int, deadline: Deadline) -> None:
     if step.state == "mem":
         session.vm.monitor.execute("system_wakeup")
         return
-    # A guest in s2idle runs as far as QEMU can see; the power button is one of its alarms.
-    while not session.vm.console.has_said("PM: suspend entry (s2idle)"):
-        deadline.check()
+    # A guest in s2idle runs as far as QEMU can see. The power button wakes it, by its driver;
+    # pressed too early it aborts the sleep.
+    still = 0
+    while still < STILL_LOOKS:
+        deadline.check("the guest's CPUs still work")
         session.vm.sleep_alive(LOOK_SECONDS)
+        entered = session.vm.console.count(_ENTRY) > entries
+        halted = _HALTED.findall(session.vm.monitor.human("info registers -a"))
+        still = still + 1 if entered and set(halted) == {"1"} else 0
     session.vm.monitor.execute("system_powerdown")
 
 
-def _await_answer(session: GuestSession, deadline: Deadline) -> int:
+def _await_answer(session: GuestSession, press: bool, deadline: Deadline) -> int:
     """The status of the write that suspended, once the guest answers again."""
     while True:
         session.vm.sleep_alive(LOOK_SECONDS)
@@ -76,4 +92,6 @@ def _await_answer(session: GuestSession, deadline: Deadline) -> int:
             answer = session.vm.shell.run("cat /run/woke", timeout=ANSWER_SECONDS, check=False)
             if answer.status == 0 and answer.stdout.strip():
                 return int(answer.stdout)
+        if press:
+            session.vm.monitor.execute("system_powerdown")
         deadline.check("it does not answer" if not session.vm.alive else "")

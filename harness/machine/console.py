@@ -197,6 +197,13 @@ class ConsoleWatcher:
         """Whether a line `fpr-init: WORD` had come by the last look."""
         return word in self._scanner.said
 
+    def count(self, words: str) -> int:
+        """How often these words stand on the console by now."""
+        try:
+            return self._path.read_bytes().count(words.encode())
+        except OSError:
+            return 0
+
     @property
     def init_failure(self) -> str | None:
         """What the guest's init said it could not do, by the last look."""
