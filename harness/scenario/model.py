@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StrictBool, StrictInt, ValidationInfo, field_validator, model_validator
 
@@ -153,6 +153,8 @@ class Scenario(Part):
     steps: Annotated[tuple[Step, ...], NotEmpty]
     expect: Expectations = Field(default_factory=dict)
     """Condition by measure, as in `reclaimed_fraction: ">= 0.95"`; empty: a measurement only."""
+    red: dict[str, Any] = Field(default_factory=dict)
+    """The negative control: fields, by their paths, with which the scenario must not pass."""
 
     @property
     def presses(self) -> bool:
