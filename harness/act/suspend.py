@@ -28,6 +28,18 @@ _HALTED = re.compile(r"\bHLT=([01])\b")
 _SLEEPS = "/sys/power/suspend_stats/success"
 _WAKE_ALARM = "/sys/class/rtc/rtc0/wakealarm"
 
+# `button` is the power button's driver.
+_SLEEP = f"""
+modprobe button
+rm -f /run/woke
+[ ! -w /sys/power/mem_sleep ] || echo deep >/sys/power/mem_sleep
+(
+  sleep {PAUSE_SECONDS}
+  {{alarm}} && echo {{state}} >/sys/power/state
+  echo $? >/run/woke
+) >/dev/null 2>&1 &
+"""
+
 
 def suspend(session: GuestSession, step: SuspendStep) -> None:
     """One sleep. Raises `PreconditionError` if the guest knows no such sleep, `GuestError` if it
@@ -44,12 +56,8 @@ def suspend(session: GuestSession, step: SuspendStep) -> None:
             f"only: {' '.join(before[:-1])}"
         )
     entries = session.vm.console.count(_ENTRY)
-    alarm = f"echo 0 >{_WAKE_ALARM}; echo +{RTC_SECONDS} >{_WAKE_ALARM} && "
-    shell.run(
-        "modprobe button; rm -f /run/woke; [ ! -w /sys/power/mem_sleep ] || echo deep >/sys/power/mem_sleep; "
-        f"(sleep {PAUSE_SECONDS}; {alarm if step.wake == 'rtc' else ''}echo {step.state} >/sys/power/state; "
-        "echo $? >/run/woke) >/dev/null 2>&1 &"
-    )
+    alarm = f"echo 0 >{_WAKE_ALARM}; echo +{RTC_SECONDS} >{_WAKE_ALARM}"
+    shell.run(_SLEEP.format(alarm=alarm if step.wake == "rtc" else ":", state=step.state))
     slept = False
     if step.state == "mem":
         slept = monitor.wait_event(["SUSPEND"], deadline) is not None

@@ -1,22 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness list`: the scenarios, a line each."""
+"""`fpr-harness list`: the scenarios by tag, a line each, with their length and needs."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
-from harness.scenario.load import load_all
-from harness.scenario.model import SCENARIOS_DIR
+from harness.machine.needs import NEEDS, PREFIX
+from harness.scenario.load import DEFAULT_TAG, load_all
+from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.units import format_size
+
+GROUPS = {
+    DEFAULT_TAG: "run where nothing is named",
+    "full": "the rest of the catalogue",
+    "long": "minutes each",
+    "madv-free": "the host's two ways to give memory back",
+}
+"""Tags under which scenarios are listed, each under the first that it has."""
 
 
 def execute(_options: argparse.Namespace) -> int:
     """Print every scenario of the catalogue. Raises `ScenarioFileError` if one is broken."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("scenario", "tags", "guest", "what it checks"):
-        table.add_column(column, overflow="fold")
-    for scenario in load_all(sorted(SCENARIOS_DIR.glob("*.yaml"))):
-        guest = scenario.guest
-        table.add_row(scenario.name, " ".join(scenario.tags), guest.summary, scenario.title)
-    Console().print(table)
+    console = Console(markup=False, highlight=False)
+    for line in lines(load_all(sorted(SCENARIOS_DIR.glob("*.yaml")))):
+        console.print(line, soft_wrap=True)
     return 0
+
+
+def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
+    """The list as text."""
+    wide = max(len(scenario.name) for scenario in scenarios)
+    groups: dict[str, list[Scenario]] = {name: [] for name in (*GROUPS, "other")}
+    for scenario in scenarios:
+        group = next((name for name in GROUPS if name in scenario.tags), "other")
+        groups[group].append(scenario)
+    for name, members in groups.items():
+        if not members:
+            continue
+        about = f": {GROUPS[name]}" if name in GROUPS else ""
+        total = _length(sum(each.expected_seconds for each in members))
+        yield f"{name}{about} ({len(members)}, about {total} one by one)"
+        title = ""
+        for scenario in members:
+            # Variants of one scenario ask the same question.
+            shown = scenario.title if scenario.title != title else '"'
+            title = scenario.title
+            size = format_size(scenario.guest.memory)
+            needs = [tag.removeprefix(PREFIX) for tag in scenario.tags if tag in NEEDS]
+            needs = [f"{size}{' x 2' if scenario.leaves_its_connection else ''}", *needs]
+            yield (
+                f"  {scenario.name:{wide}}  {_length(scenario.expected_seconds):>6}"
+                f"  {' '.join(needs):16}  {shown}"
+            )
+        yield ""
+    yield "needs: the guest's memory, and"
+    for tag, need in NEEDS.items():
+        yield f"  {tag.removeprefix(PREFIX):8}  {need.about}"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

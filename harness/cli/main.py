@@ -45,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_boot_options(run)
     add_run_options(run)
 
+    run.add_argument(
+        "--tag", action="append", default=[], help="run all that have the tag, as in --tag full"
+    )
     commands.add_parser("list", help="list the scenarios")
     doctor = commands.add_parser("doctor", help="say what this host can do, and what to mend")
     add_boot_options(doctor)

@@ -18,7 +18,9 @@ def execute(options: argparse.Namespace) -> int:
     """Run, judge, report. Returns the exit status of the contract."""
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("--repeat and --jobs take a number of at least 1")
-    scenarios = find_scenarios(options.scenarios, options.overrides)
+    if options.scenarios and options.tag:
+        raise UsageError("name scenarios, or give --tag, not both")
+    scenarios = find_scenarios(options.scenarios, options.overrides, tags=options.tag)
     images = choose_images(load_definitions(), options.image)
     results = make_results_directory(options.results)
     runs = plan_runs(scenarios, images, options.repeat)

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.ledger.facts import Cause, Verdict
+from harness.report.matrix import matrix_table
 from harness.report.policies import policy_table
 from harness.report.progress import ProgressView
 from harness.report.screen import STYLES, TextSink, make_console, printable
@@ -47,10 +48,13 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
     for run in summary.runs:
         table.add_row(*_cells(run))
     console.print(table)
-    policies = policy_table(summary)
-    if policies is not None:
-        console.print("\nhow the host gave memory back", style="bold")
-        console.print(policies)
+    for title, beside in (
+        ("how the host gave memory back", policy_table(summary)),
+        ("scenario x kernel", matrix_table(summary)),
+    ):
+        if beside is not None:
+            console.print(f"\n{title}", style="bold")
+            console.print(beside)
     for run in summary.runs:
         if run.verdict not in (Verdict.PASS, Verdict.DONE):
             _explain(console, run, results)

@@ -32,6 +32,7 @@ from harness.ledger.events import (
     StepsDone,
 )
 from harness.ledger.facts import Verdict
+from harness.machine.needs import missing_needs
 from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine, launch
 from harness.observe.noise import HostNoiseReader
@@ -135,6 +136,9 @@ class _Attempt:
 
     def _boot(self, boot: BootFiles) -> VirtualMachine:
         record, options = self._record, self._bench.options
+        spec = guest_spec(self._run.scenario)
+        if lacking := missing_needs(self._run.scenario.tags, spec):
+            raise PreconditionError(lacking)
         memory, available = self._run.scenario.host_memory, HostNoiseReader().read().mem_available
         if memory > available:
             raise LaunchError(
@@ -152,7 +156,7 @@ class _Attempt:
                 progress=lambda text: record.add(PhaseStarted(record.now(), "boot", text)),
             )
             return launch(
-                guest_spec(self._run.scenario),
+                spec,
                 boot,
                 accel=options.accel,
                 qemu=options.qemu,

@@ -124,17 +124,21 @@ def _put(data: dict[str, Any], field: str, value: Any, path: Path) -> None:
 
 
 def find_scenarios(
-    names: Sequence[str], overrides: Sequence[str] = (), directory: Path = SCENARIOS_DIR
+    names: Sequence[str],
+    overrides: Sequence[str] = (),
+    directory: Path = SCENARIOS_DIR,
+    *,
+    tags: Sequence[str] = (),
 ) -> list[Scenario]:
-    """The scenarios named (by name, path, or a variant's name); none: those tagged `default`.
+    """The scenarios named (by name, path, or a variant's name); none: those with one of the tags,
+    or without tags those tagged `default`.
 
     Raises `UsageError` for names nobody has, all of them at once, and one `ScenarioFileError`
     with the mistakes of every broken file.
     """
     known = {path.stem: path for path in sorted(directory.glob("*.yaml"))}
     if not names:
-        everything = load_all(list(known.values()), overrides)
-        return [scenario for scenario in everything if DEFAULT_TAG in scenario.tags]
+        return _tagged(list(known.values()), tags or [DEFAULT_TAG], overrides)
     paths: dict[str, Path] = {}
     unknown: list[str] = []
     for name in names:
@@ -163,6 +167,21 @@ def find_scenarios(
             hint=f"scenarios are: {', '.join(known)} (`fpr-harness list`), or a file's path",
         )
     return list(found.values())
+
+
+def _tagged(paths: Sequence[Path], tags: Sequence[str], overrides: Sequence[str]) -> list[Scenario]:
+    scenarios = load_all(paths)
+    known = {tag for scenario in scenarios for tag in scenario.tags}
+    for tag in tags:
+        if tag not in known:
+            raise UsageError(
+                f"no scenario has the tag {tag!r}{near_miss(tag, known)}",
+                hint=f"tags are: {', '.join(sorted(known))}",
+            )
+    chosen = {scenario.name for scenario in scenarios if set(tags) & set(scenario.tags)}
+    # Only now the overrides: a field that others lack is no mistake.
+    files = [path for path in paths if any(name.startswith(path.stem) for name in chosen)]
+    return [each for each in load_all(files, overrides) if each.name in chosen]
 
 
 def load_all(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[Scenario]:

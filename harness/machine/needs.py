@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What some scenarios need of the host beyond QEMU, and whether this host has it."""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.machine.cgroup import memory_file
+from harness.machine.spec import GuestSpec
+from harness.units import KIB, MIB, format_size
+
+PREFIX = "needs-"
+HUGE_PAGE = 2 * MIB
+_HUGE_POOL = "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
+_THP = "sys/kernel/mm/transparent_hugepage/enabled"
+_KSM = "sys/kernel/mm/ksm/run"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a tag `needs-...` stands for."""
+
+    about: str
+    missing: Callable[[GuestSpec, Path], str | None]
+    """What this host lacks for such a guest, and how to provide it; None: nothing. The path is the
+    root of the file system."""
+
+
+def missing_needs(tags: Iterable[str], spec: GuestSpec, root: Path = Path("/")) -> str | None:
+    """The first thing this host lacks for a guest with such tags, in words for a person."""
+    for tag in tags:
+        if tag in NEEDS:
+            lacking = NEEDS[tag].missing(spec, root)
+        else:
+            lacking = f"nothing is known of it, only of: {', '.join(NEEDS)}"
+        if tag.startswith(PREFIX) and lacking:
+            return f"{tag}: {lacking}"
+    return None
+
+
+def _huge_pages(spec: GuestSpec, root: Path) -> str | None:
+    free = int(_word(root / _HUGE_POOL) or 0)
+    wanted = -(-spec.memory // HUGE_PAGE)
+    if free >= wanted:
+        return None
+    return (
+        f"the host's pool has {free} free huge pages of 2 MiB and the guest of "
+        f"{format_size(spec.memory)} needs {wanted} (as root: sysctl vm.nr_hugepages={wanted})"
+    )
+
+
+def _swap(_spec: GuestSpec, root: Path) -> str | None:
+    text = (root / "proc/meminfo").read_text()
+    free = re.search(r"^SwapFree: +(\d+) kB$", text, re.MULTILINE)
+    if free and int(free[1]) * KIB > 0:
+        return None
+    return "the host has no free swap (swapon(8))"
+
+
+def _ksm(_spec: GuestSpec, root: Path) -> str | None:
+    state = _word(root / _KSM)
+    if state == "1":
+        return None
+    return (
+        f"KSM does not run on the host: /{_KSM} is {state or 'absent'} (as root: echo 1 >/{_KSM})"
+    )
+
+
+def _thp(_spec: GuestSpec, root: Path) -> str | None:
+    path = root / _THP
+    words = path.read_text() if path.exists() else "absent"
+    if "[always]" in words or "[madvise]" in words:
+        return None
+    return f"the host has no transparent huge pages: /{_THP} is {words.strip()}"
+
+
+def _group(_spec: GuestSpec, _root: Path) -> str | None:
+    if memory_file(os.getpid()) is not None:
+        return None
+    return "this process is in no control group with a readable memory charge"
+
+
+def _word(path: Path) -> str:
+    return path.read_text().strip() if path.exists() else ""
+
+
+NEEDS: dict[str, Need] = {
+    "needs-cgroup": Need("a memory control group in which groups can be made", _group),
+    "needs-hugetlb": Need("free 2 MiB pages in the host's pool for all of the guest", _huge_pages),
+    "needs-ksm": Need("KSM at work on the host", _ksm),
+    "needs-swap": Need("free swap on the host", _swap),
+    "needs-thp": Need("transparent huge pages on the host, always or madvise", _thp),
+}
+"""By tag. What is not there is a SKIP before the guest boots."""

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue as a document: every scenario's question, method, threshold, and last results.
+
+`python -m harness.report.catalogue DIRECTORY RESULTS...` takes the summaries of those results into
+DIRECTORY/scenarios.json, the last verdict of each scenario on each image, and writes
+DIRECTORY/scenarios.md from it.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.ledger.facts import Verdict
+from harness.scenario.load import load_scenarios
+from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.scenario.steps import AuditStep, RepeatStep, Step
+
+Last = dict[str, dict[str, dict[str, Any]]]
+"""By scenario and image: verdict, cause, reason, kernel, seconds, date."""
+
+HEAD = """\
+# The catalogue
+
+Written by `make docs`. Each scenario with its question, its method, what it expects and why, and its
+last result on each kernel; `fpr-harness list` has their lengths and needs.
+
+How to read an expectation: [writing-scenarios.md](writing-scenarios.md). A negative control (*not
+green with*) names the fields with which the scenario must not pass; `make test-red` tries them all.
+"""
+
+
+def merge(last: Last, runs: Iterable[Mapping[str, Any]], date: str) -> Last:
+    """`last` with the runs of a summary.json, which replace what was there. Pure."""
+    merged = {scenario: dict(images) for scenario, images in last.items()}
+    for run in runs:
+        merged.setdefault(run["scenario"], {})[run["image"]] = {
+            **{name: run[name] for name in ("verdict", "cause", "kernel", "accel")},
+            "reason": "" if run["verdict"] in ("PASS", "DONE") else run["reason"],
+            "seconds": round(run["seconds"]),
+            "date": date,
+        }
+    return merged
+
+
+def document(files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]) -> str:
+    """docs/scenarios.md; `files`: the scenario of each file, or its variants."""
+    return (
+        "\n".join([HEAD, *_overview(files, last, images), *_chapters(files, last, images)]) + "\n"
+    )
+
+
+def _overview(
+    files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]
+) -> Iterator[str]:
+    yield "## Scenario x kernel"
+    yield ""
+    yield f"| scenario | {' | '.join(_with_kernel(image, last) for image in images)} |"
+    yield "|---|" + "---|" * len(images)
+    for scenarios in files:
+        for scenario in scenarios:
+            cells = [_cell(last.get(scenario.name, {}).get(image)) for image in images]
+            yield f"| {scenario.name} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _with_kernel(image: str, last: Last) -> str:
+    kernels = [runs[image]["kernel"] for runs in last.values() if runs.get(image, {}).get("kernel")]
+    return f"{image} {kernels[-1].partition('-')[0]}" if kernels else image
+
+
+def _cell(result: Mapping[str, Any] | None) -> str:
+    if result is None:
+        return "-"
+    verdict = result["verdict"]
+    words = f"{verdict} {result['cause']}" if result["cause"] else verdict
+    return words if verdict in (Verdict.PASS, Verdict.DONE, Verdict.SKIP) else f"**{words}**"
+
+
+def _chapters(
+    files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]
+) -> Iterator[str]:
+    for scenarios in files:
+        first = scenarios[0]
+        stem = first.name if len(scenarios) == 1 else _common(scenarios)
+        yield f"## {stem}"
+        yield ""
+        yield f"{first.title}."
+        yield ""
+        yield first.about.strip()
+        yield ""
+        if len(scenarios) > 1:
+            yield f"Variants: {', '.join(each.name.removeprefix(stem + '-') for each in scenarios)}."
+            yield ""
+        yield f"- Guest: {first.guest.summary}"
+        yield f"- Method: {'; '.join(_in_words(step) for step in first.steps)}"
+        yield from _expectations(first)
+        if first.red:
+            yield f"- Not green with: {', '.join(f'`{k}: {_flow(v)}`' for k, v in first.red.items())}"
+        yield f"- Reference: <{first.reference}>"
+        yield f"- Tags: {', '.join(dict.fromkeys(tag for each in scenarios for tag in each.tags))}"
+        yield ""
+        yield from _not_green(scenarios, last, images)
+
+
+def _common(scenarios: Sequence[Scenario]) -> str:
+    """What the names of variants have in common: the name of their file."""
+    stems = [path.stem for path in SCENARIOS_DIR.glob("*.yaml")]
+    return max(
+        (stem for stem in stems if scenarios[0].name.startswith(f"{stem}-")),
+        key=len,
+        default=scenarios[0].name,
+    )
+
+
+def _in_words(step: Step) -> str:
+    if isinstance(step, RepeatStep):
+        return f"{step.times} times ({'; '.join(_in_words(inner) for inner in step.steps)})"
+    fields = step.model_dump(exclude_defaults=True, exclude={"expect"})
+    if isinstance(step, AuditStep):
+        return f"audit *{step.name}*"
+    if "command" in fields and step.verb == "run":
+        fields["command"] = f"`{str(fields['command']).strip().splitlines()[0]}`..."
+    for name, value in list(fields.items()):
+        if isinstance(value, dict) and "text" in value:
+            fields[name] = value["text"]
+    words = ", ".join(f"{name} {value}" for name, value in fields.items())
+    return f"{step.verb} {words}".strip()
+
+
+def _expectations(scenario: Scenario) -> Iterator[str]:
+    audits = [step for step in scenario.steps if isinstance(step, AuditStep)]
+    audits += [
+        inner
+        for step in scenario.steps
+        if isinstance(step, RepeatStep)
+        for inner in step.steps
+        if isinstance(inner, AuditStep)
+    ]
+    if not scenario.expect and not any(audit.expect for audit in audits):
+        yield "- Expected: nothing, it is a measurement"
+        return
+    for audit in audits:
+        for measure, condition in audit.expect.items():
+            yield f"- Expected at *{audit.name}*: `{measure} {condition}`"
+    for measure, condition in scenario.expect.items():
+        yield f"- Expected: `{measure} {condition}`"
+
+
+def _not_green(scenarios: Sequence[Scenario], last: Last, images: Sequence[str]) -> Iterator[str]:
+    """What was said where a scenario did not pass."""
+    said = [
+        f"- {scenario.name} on {image} ({result['date']}): {_cell(result)}: {_one_line(result)}"
+        for scenario in scenarios
+        for image in images
+        if (result := last.get(scenario.name, {}).get(image)) and result["reason"]
+    ]
+    if said:
+        yield "Last seen otherwise than green:"
+        yield ""
+        yield from said
+        yield ""
+
+
+def _one_line(result: Mapping[str, Any]) -> str:
+    return " ".join(str(result["reason"]).split())
+
+
+def _flow(value: Any) -> str:
+    return json.dumps(value)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Merge results and write both files. Raises `ScenarioFileError`, `OSError`."""
+    directory, *results = map(Path, arguments)
+    store = directory / "scenarios.json"
+    last: Last = json.loads(store.read_text()) if store.exists() else {}
+    for result in results:
+        summary = json.loads((result / "summary.json").read_text())
+        started = json.loads((result / "results.jsonl").open().readline())
+        last = merge(last, summary["runs"], started["wall"][:10])
+    files = [load_scenarios(path) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
+    known = {scenario.name for scenarios in files for scenario in scenarios}
+    last = {name: last[name] for name in sorted(known & set(last))}
+    seen = {image for runs in last.values() for image in runs}
+    order = ["bullseye", "bookworm", "trixie", "sid", "experimental"]
+    images = sorted(seen, key=lambda image: (order.index(image) if image in order else 9, image))
+    store.write_text(json.dumps(last, indent=1, sort_keys=True) + "\n")
+    (directory / "scenarios.md").write_text(document(files, last, images))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

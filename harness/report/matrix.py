@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenario x kernel: what became of each scenario on every image."""
+
+from rich.table import Table
+from rich.text import Text
+
+from harness.ledger.facts import Verdict
+from harness.report.screen import STYLES, printable
+from harness.report.summary import RunSummary, Summary
+
+_WORST = (Verdict.FAIL, Verdict.ERROR, Verdict.MISS, Verdict.SKIP, Verdict.DONE, Verdict.PASS)
+
+
+def matrix_table(summary: Summary) -> Table | None:
+    """A row a scenario and a column an image; None where only one image ran."""
+    images = list(dict.fromkeys(run.image for run in summary.runs))
+    if len(images) < 2:
+        return None
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("scenario", overflow="fold")
+    for image in images:
+        kernels = [run.kernel for run in summary.runs if run.image == image and run.kernel]
+        version = kernels[0].partition("-")[0] if kernels else "-"
+        table.add_column(f"{image}\n{printable(version)}", no_wrap=True)
+    for scenario in dict.fromkeys(run.scenario for run in summary.runs):
+        runs = [run for run in summary.runs if run.scenario == scenario]
+        cells = [_cell([run for run in runs if run.image == image]) for image in images]
+        table.add_row(Text(printable(scenario)), *cells)
+    return table
+
+
+def _cell(runs: list[RunSummary]) -> Text:
+    """The worst of the repetitions, and how many it was of them."""
+    if not runs:
+        return Text("-")
+    worst = min((run.verdict for run in runs), key=_WORST.index)
+    count = sum(run.verdict is worst for run in runs)
+    share = f" {count}/{len(runs)}" if len(runs) > 1 else ""
+    return Text(f"{worst}{share}", style=STYLES[worst])
