@@ -63,9 +63,7 @@ def _ksm(_spec: GuestSpec, root: Path) -> str | None:
     state = _word(root / _KSM)
     if state == "1":
         return None
-    return (
-        f"KSM does not run on the host: /{_KSM} is {state or 'absent'} (as root: echo 1 >/{_KSM})"
-    )
+    return f"KSM does not run: /{_KSM} is {state or 'absent'} (as root: echo 1 >/{_KSM})"
 
 
 def _thp(_spec: GuestSpec, root: Path) -> str | None:

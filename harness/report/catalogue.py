@@ -8,14 +8,15 @@ DIRECTORY/scenarios.md from it.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.ledger.facts import Verdict
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR, Scenario
-from harness.scenario.steps import AuditStep, RepeatStep, Step
+from harness.scenario.steps import AuditStep, RepeatStep, RunStep, Step, unrolled
+from harness.units import format_size
 
 Last = dict[str, dict[str, dict[str, Any]]]
 """By scenario and image: verdict, cause, reason, kernel, seconds, date."""
@@ -23,8 +24,8 @@ Last = dict[str, dict[str, dict[str, Any]]]
 HEAD = """\
 # The catalogue
 
-Written by `make docs`. Each scenario with its question, its method, what it expects and why, and its
-last result on each kernel; `fpr-harness list` has their lengths and needs.
+Written by `make docs`. Each scenario with its question, its method, what it expects and why, and
+its last result on each kernel; `fpr-harness list` has their lengths and needs.
 
 How to read an expectation: [writing-scenarios.md](writing-scenarios.md). A negative control (*not
 green with*) names the fields with which the scenario must not pass; `make test-red` tries them all.
@@ -46,9 +47,8 @@ def merge(last: Last, runs: Iterable[Mapping[str, Any]], date: str) -> Last:
 
 def document(files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]) -> str:
     """docs/scenarios.md; `files`: the scenario of each file, or its variants."""
-    return (
-        "\n".join([HEAD, *_overview(files, last, images), *_chapters(files, last, images)]) + "\n"
-    )
+    lines = [HEAD, *_overview(files, last, images), *_chapters(files, last, images)]
+    return "\n".join(lines) + "\n"
 
 
 def _overview(
@@ -90,18 +90,51 @@ def _chapters(
         yield ""
         yield first.about.strip()
         yield ""
-        if len(scenarios) > 1:
-            yield f"Variants: {', '.join(each.name.removeprefix(stem + '-') for each in scenarios)}."
-            yield ""
-        yield f"- Guest: {first.guest.summary}"
-        yield f"- Method: {'; '.join(_in_words(step) for step in first.steps)}"
-        yield from _expectations(first)
-        if first.red:
-            yield f"- Not green with: {', '.join(f'`{k}: {_flow(v)}`' for k, v in first.red.items())}"
+        for what, render in (
+            ("Guest", _guest),
+            ("Method", _method),
+            ("Expected", _expected),
+            ("Not green with", _red),
+        ):
+            yield from _told_once(what, stem, scenarios, render)
         yield f"- Reference: <{first.reference}>"
         yield f"- Tags: {', '.join(dict.fromkeys(tag for each in scenarios for tag in each.tags))}"
         yield ""
         yield from _not_green(scenarios, last, images)
+
+
+def _told_once(
+    what: str, stem: str, scenarios: Sequence[Scenario], render: Callable[[Scenario], str]
+) -> Iterator[str]:
+    """A line for all variants that have it in common."""
+    labels: dict[str, list[str]] = {}
+    for scenario in scenarios:
+        labels.setdefault(render(scenario), []).append(scenario.name.removeprefix(f"{stem}-"))
+    for text, those in labels.items():
+        if text:
+            of = f" ({', '.join(those)})" if len(labels) > 1 else ""
+            yield f"- {what}{of}: {text}"
+
+
+def _guest(scenario: Scenario) -> str:
+    guest, host, balloon = scenario.guest, scenario.host, scenario.balloon
+    words = [guest.summary, guest.machine if guest.machine != "pc" else ""]
+    words += [f"`{guest.cmdline}`" if guest.cmdline else ""]
+    words += [host.backend if host.backend != "anonymous" else ""]
+    words += ["" if host.discard == "dontneed" else "MADV_FREE"]
+    words += [f"limit {format_size(host.memory_limit)}" if host.memory_limit else ""]
+    words += ["" if balloon.free_page_reporting else "reporting off"]
+    words += [name for name in ("free_page_hint", "deflate_on_oom") if getattr(balloon, name)]
+    words += ["statistics"] if balloon.statistics else []
+    return ", ".join(word for word in words if word)
+
+
+def _method(scenario: Scenario) -> str:
+    return "; ".join(_in_words(step) for step in scenario.steps)
+
+
+def _red(scenario: Scenario) -> str:
+    return ", ".join(f"`{field}: {json.dumps(value)}`" for field, value in scenario.red.items())
 
 
 def _common(scenarios: Sequence[Scenario]) -> str:
@@ -117,35 +150,27 @@ def _common(scenarios: Sequence[Scenario]) -> str:
 def _in_words(step: Step) -> str:
     if isinstance(step, RepeatStep):
         return f"{step.times} times ({'; '.join(_in_words(inner) for inner in step.steps)})"
-    fields = step.model_dump(exclude_defaults=True, exclude={"expect"})
     if isinstance(step, AuditStep):
         return f"audit *{step.name}*"
-    if "command" in fields and step.verb == "run":
-        fields["command"] = f"`{str(fields['command']).strip().splitlines()[0]}`..."
-    for name, value in list(fields.items()):
-        if isinstance(value, dict) and "text" in value:
-            fields[name] = value["text"]
-    words = ", ".join(f"{name} {value}" for name, value in fields.items())
-    return f"{step.verb} {words}".strip()
-
-
-def _expectations(scenario: Scenario) -> Iterator[str]:
-    audits = [step for step in scenario.steps if isinstance(step, AuditStep)]
-    audits += [
-        inner
-        for step in scenario.steps
-        if isinstance(step, RepeatStep)
-        for inner in step.steps
-        if isinstance(inner, AuditStep)
+    if isinstance(step, RunStep):
+        return f"run `{step.command.strip().splitlines()[0]}`"
+    words = [
+        f"{name} {getattr(step, name)}"
+        for name, field in type(step).model_fields.items()
+        if getattr(step, name) != field.default
     ]
-    if not scenario.expect and not any(audit.expect for audit in audits):
-        yield "- Expected: nothing, it is a measurement"
-        return
-    for audit in audits:
-        for measure, condition in audit.expect.items():
-            yield f"- Expected at *{audit.name}*: `{measure} {condition}`"
-    for measure, condition in scenario.expect.items():
-        yield f"- Expected: `{measure} {condition}`"
+    return f"{step.verb} {', '.join(words)}".strip()
+
+
+def _expected(scenario: Scenario) -> str:
+    found = [
+        f"at *{audit.name}* `{measure} {condition}`"
+        for _loc, audit in unrolled(scenario.steps)
+        if isinstance(audit, AuditStep)
+        for measure, condition in audit.expect.items()
+    ]
+    found += [f"`{measure} {condition}`" for measure, condition in scenario.expect.items()]
+    return ", ".join(dict.fromkeys(found)) or "nothing, it is a measurement"
 
 
 def _not_green(scenarios: Sequence[Scenario], last: Last, images: Sequence[str]) -> Iterator[str]:
@@ -165,10 +190,6 @@ def _not_green(scenarios: Sequence[Scenario], last: Last, images: Sequence[str])
 
 def _one_line(result: Mapping[str, Any]) -> str:
     return " ".join(str(result["reason"]).split())
-
-
-def _flow(value: Any) -> str:
-    return json.dumps(value)
 
 
 def main(arguments: Sequence[str]) -> None:
