@@ -59,13 +59,17 @@ def _load(
     """One variant; no fields and no label: the file as it stands."""
     path = document.path
     data = copy.deepcopy(document.data)
+    lines = dict(document.lines)
     for field, value in fields.items():
         loc = ("variants", label, field)
         try:
             _put(data, field, value, path)
         except UsageError as error:
             raise file_error(path, [Mistake(document.lines[loc], loc, error.message)]) from error
-    scenario, mistakes = check(replace(document, data=data), Scenario)
+        # What only the variant has stands in its own line.
+        for place in node_locs(data):
+            lines.setdefault(place, document.lines[loc])
+    scenario, mistakes = check(Document(path, data, lines), Scenario)
     if mistakes or scenario is None:
         where = f" (variant {label})" if label else ""
         raise file_error(path, [replace(m, text=m.text + where) for m in mistakes])

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.machine.command import KERNEL_WORDS, LaunchFiles, command_by_hand, qemu_command
+from harness.machine.command import (
+    KERNEL_WORDS,
+    LaunchFiles,
+    balloon_properties,
+    command_by_hand,
+    qemu_command,
+)
 from harness.machine.spec import Backend, BalloonSpec, GuestSpec, NumaNode
 from harness.units import GIB, MIB
 
@@ -123,3 +129,46 @@ def test_by_hand_is_the_same_guest_on_a_terminal_without_network_or_the_vms_file
     assert not any(
         "/results/" in word or ("/run/" in word and "initramfs" not in word) for word in argv
     )
+
+
+def test_microvm_has_its_devices_on_virtio_mmio() -> None:
+    argv = words(GuestSpec(memory=GIB, vcpus=1, machine="microvm"))
+    assert after("-machine", argv) == ["microvm,memory-backend=m0"]
+    assert after("-device", argv) == [
+        "virtio-balloon-device,id=balloon0,free-page-reporting=on",
+        "virtio-net-device,netdev=net0",
+    ]
+
+
+def test_the_balloons_features_are_said_to_qemu_and_to_a_plug_alike() -> None:
+    features = BalloonSpec(free_page_hint=True, deflate_on_oom=True)
+    spec = GuestSpec(memory=GIB, vcpus=1, balloon=features)
+    argv = words(spec)
+    assert after("-object", argv)[-1] == "iothread,id=hints"
+    assert after("-device", argv)[0] == (
+        "virtio-balloon-pci,id=balloon0,free-page-reporting=on,deflate-on-oom=on,"
+        "free-page-hint=on,iothread=hints"
+    )
+    assert balloon_properties(spec, reporting=False) == {
+        "driver": "virtio-balloon-pci",
+        "id": "balloon0",
+        "free-page-reporting": False,
+        "deflate-on-oom": True,
+        "free-page-hint": True,
+        "iothread": "hints",
+    }
+
+
+def test_room_for_plugged_memory_and_a_disk() -> None:
+    argv = words(GuestSpec(memory=GIB, vcpus=1, hotplug=512 * MIB, disk=MIB))
+    assert after("-m", argv) == ["1024M,slots=4,maxmem=1536M"]
+    assert after("-blockdev", argv) == [
+        "driver=raw,node-name=disk0,file.driver=file,file.filename=/run/fpr-1/disk"
+    ]
+    assert "virtio-blk-pci,drive=disk0" in after("-device", argv)
+
+
+def test_a_destination_waits_for_its_guest() -> None:
+    argv = qemu_command(PLAIN, FILES, accel="tcg", cpu="max", name="fpr-2", incoming=True)
+    assert after("-incoming", argv) == ["defer"]
+    assert "-incoming" not in words(PLAIN)

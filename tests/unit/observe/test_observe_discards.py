@@ -175,3 +175,24 @@ def test_a_discard_that_failed_is_told_only_on_standard_error(log: Path, tmp_pat
     log.write_text(line(0, 2 * MIB))
     assert reader.read() == DiscardTotals(1, 2 * MIB, 1, 2 * MIB)
     assert reader.read() == DiscardTotals(1, 2 * MIB, 1, 2 * MIB)
+
+
+def test_what_is_followed_is_told_once_and_with_its_time(log: Path) -> None:
+    reader = DiscardLog(log, LAYOUT)
+    log.write_text(line(MIB, 2 * PAGE_SIZE))
+    reader.read()
+    assert reader.followed() == [], "nobody had asked"
+    reader.follow()
+    before = time.monotonic()
+    with log.open("a") as more:
+        more.write(line(2 * MIB, 2 * PAGE_SIZE, stamp=""))
+        more.write(line(512 * MIB - PAGE_SIZE, 2 * PAGE_SIZE, stamp=""))
+    reader.read()
+    places = [(first, last) for at, first, last in reader.followed() if at >= before]
+    assert places == [(0x200, 0x202), (0x1FFFF, 0x20000), (0x100000, 0x100001)]
+    assert reader.followed() == []
+    reader.unfollow()
+    with log.open("a") as more:
+        more.write(line(4 * MIB, PAGE_SIZE))
+    reader.read()
+    assert reader.followed() == []

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host lacks for a scenario, on files as the kernel shows them."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.machine import needs
+from harness.machine.needs import missing_needs
+from harness.machine.spec import GuestSpec
+from harness.units import MIB
+
+GUEST = GuestSpec(memory=5 * MIB, vcpus=1)
+
+
+def put(root: Path, path: str, text: str) -> None:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("tag", "path", "enough", "lacking", "words"),
+    [
+        (
+            "needs-hugetlb",
+            needs._HUGE_POOL,
+            "3\n",
+            "2\n",
+            "has 2 free huge pages of 2 MiB and the guest of 5MiB needs 3",
+        ),
+        (
+            "needs-swap",
+            "proc/meminfo",
+            "SwapTotal:  8 kB\nSwapFree:      4 kB\n",
+            "SwapFree:      0 kB\n",
+            "the host has no free swap",
+        ),
+        ("needs-ksm", needs._KSM, "1\n", "0\n", "is 0"),
+        ("needs-thp", needs._THP, "always [madvise] never\n", "always madvise [never]\n", "never"),
+    ],
+)
+def test_what_is_missing_is_told_exactly(
+    tmp_path: Path, tag: str, path: str, enough: str, lacking: str, words: str
+) -> None:
+    put(tmp_path, path, enough)
+    assert missing_needs([tag], GUEST, tmp_path) is None
+    put(tmp_path, path, lacking)
+    told = missing_needs(["default", tag], GUEST, tmp_path)
+    assert told is not None
+    assert told.startswith(f"{tag}: ")
+    assert words in told
+
+
+def test_a_file_that_is_not_there_is_a_lack(tmp_path: Path) -> None:
+    for tag in ("needs-hugetlb", "needs-ksm", "needs-thp"):
+        assert missing_needs([tag], GUEST, tmp_path)
+
+
+def test_a_control_group_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(needs, "memory_file", lambda _pid: tmp_path)
+    assert missing_needs(["needs-cgroup"], GUEST) is None
+    monkeypatch.setattr(needs, "memory_file", lambda _pid: None)
+    assert "no control group" in str(missing_needs(["needs-cgroup"], GUEST))
+
+
+def test_an_unknown_need_is_no_green_light() -> None:
+    assert "nothing is known of it" in str(missing_needs(["needs-luck"], GUEST))
+    assert missing_needs(["default", "long"], GUEST) is None

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenario x kernel, on the terminal and as a document."""
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from harness.ledger.facts import Cause, Verdict
+from harness.report.catalogue import document, merge
+from harness.report.matrix import matrix_table
+from harness.report.summary import RunSummary, Summary
+from harness.scenario.model import Scenario
+
+
+def run(scenario: str, image: str, verdict: Verdict, **more: Any) -> RunSummary:
+    kernel = {"bookworm": "6.1.0-50-cloud-amd64", "bullseye": "5.10.0-32-cloud-amd64"}[image]
+    return RunSummary(f"{scenario}@{image}", scenario, image, 1, kernel, verdict=verdict, **more)
+
+
+RUNS = (
+    run("alpha", "bullseye", Verdict.PASS),
+    run("alpha", "bookworm", Verdict.PASS),
+    run("alpha", "bookworm", Verdict.FAIL),
+    run("beta", "bookworm", Verdict.SKIP),
+)
+
+
+def test_one_image_needs_no_table() -> None:
+    assert matrix_table(Summary(RUNS[1:])) is None
+    assert matrix_table(Summary(())) is None
+
+
+def test_each_cell_has_the_worst_of_its_runs() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    table = matrix_table(Summary(RUNS))
+    assert table is not None
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    assert lines == [
+        ["bullseye", "bookworm"],
+        ["scenario", "5.10.0", "6.1.0"],
+        ["alpha", "PASS", "FAIL", "1/2"],
+        ["beta", "-", "SKIP"],
+    ]
+
+
+def scenario(name: str, **more: Any) -> Scenario:
+    plain = {
+        "name": name,
+        "title": "Freed memory goes back",
+        "about": "Half of memory is freed.",
+        "reference": "https://example.org/x",
+        "tags": ["default"],
+        "steps": [{"churn": {"size": "50%"}}, {"audit": {"expect": {"rounds": ">= 1"}}}],
+    }
+    return Scenario.model_validate(plain | more)
+
+
+def as_json(one: RunSummary) -> dict[str, Any]:
+    names = ("scenario", "image", "kernel", "accel", "verdict", "cause", "reason", "seconds")
+    return {name: getattr(one, name) for name in names}
+
+
+def test_the_last_result_counts_and_others_stay() -> None:
+    first = merge({}, [as_json(each) for each in RUNS[:2]], "2026-01-01")
+    later = merge(first, [as_json(RUNS[2])], "2026-01-02")
+    assert later["alpha"]["bullseye"]["date"] == "2026-01-01"
+    assert later["alpha"]["bookworm"]["verdict"] == "FAIL"
+    assert first["alpha"]["bookworm"]["verdict"] == "PASS", "what was given is left alone"
+
+
+def test_the_document_has_question_method_threshold_and_results() -> None:
+    failed = run(
+        "alpha-off", "bookworm", Verdict.FAIL, cause=Cause.NOT_REPORTED, reason="3MiB\nstayed"
+    )
+    last = merge({}, [as_json(each) for each in (*RUNS, failed)], "2026-01-02")
+    text = document(
+        [
+            [
+                scenario("reclaim-basic", red={"balloon.free_page_reporting": False}),
+                scenario("alpha-off", balloon={"free_page_reporting": False}),
+            ],
+            [scenario("beta", steps=[{"settle": {}}])],
+        ],
+        last,
+        ["bullseye", "bookworm"],
+    )
+    for line in (
+        "| scenario | bullseye 5.10.0 | bookworm 6.1.0 |",
+        "| alpha-off | - | **FAIL not-reported** |",
+        "| beta | - | SKIP |",
+        "Half of memory is freed.",
+        "- Method: churn size 50%; audit *audit*",
+        "- Expected: at *audit* `rounds >= 1`",
+        "- Expected: nothing, it is a measurement",
+        "- Reference: <https://example.org/x>",
+        "- alpha-off on bookworm (2026-01-02): **FAIL not-reported**: 3MiB stayed",
+    ):
+        assert line in text.splitlines(), line
+    assert "`balloon.free_page_reporting: false`" in text
+    assert "reporting off" in text
