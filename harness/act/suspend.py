@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Suspend the guest, wake it, and see that it is back."""
 
-import contextlib
 import re
 
 from harness.act.session import GuestSession
@@ -46,7 +45,7 @@ def suspend(session: GuestSession, step: SuspendStep) -> None:
     refuses, `DeadlineError` if it does not sleep or does not come back.
     """
     session.phase("suspend", f"{step.state}, woken by {step.wake}")
-    shell, monitor = session.vm.shell, session.vm.monitor
+    shell = session.vm.shell
     deadline = Deadline(step.deadline, f"the guest to sleep ({step.state}) and to wake")
     start = session.record.now()
     before = shell.run(f"cat /sys/power/state {_SLEEPS}").stdout.decode().split()
@@ -55,32 +54,44 @@ def suspend(session: GuestSession, step: SuspendStep) -> None:
             f"the guest's kernel ({session.vm.kernel_release}) offers no sleep {step.state!r}, "
             f"only: {' '.join(before[:-1])}"
         )
+    seen = len(session.vm.monitor.events())
     entries = session.vm.console.count(_ENTRY)
     alarm = f"echo 0 >{_WAKE_ALARM}; echo +{RTC_SECONDS} >{_WAKE_ALARM}"
     shell.run(_SLEEP.format(alarm=alarm if step.wake == "rtc" else ":", state=step.state))
-    slept = False
-    if step.state == "mem":
-        slept = monitor.wait_event(["SUSPEND"], deadline) is not None
     if step.wake == "qmp":
-        _wake(session, step, entries, deadline)
-    press = step.state == "freeze"
-    status = _await_answer(session, press, deadline)
+        if step.state == "mem":
+            _wake_deep(session, seen, deadline)
+        else:
+            _wake_idle(session, entries, deadline)
+    while (status := _status(session)) is None:
+        if step.state == "freeze" and step.wake == "qmp":
+            session.vm.monitor.execute("system_powerdown")
+        deadline.check()
     if status:
         raise GuestError(f"the guest refused to sleep: writing {step.state!r} gave {status}")
     after = session.vm.shell.run(f"cat {_SLEEPS}").stdout.decode().split()
-    slept = slept or int(after[-1]) > int(before[-1])
+    slept = int(after[-1]) > int(before[-1])
     session.record.add(
         Suspended(session.record.now(), step.state, session.record.now() - start, slept)
     )
     session.read_console()
 
 
-def _wake(session: GuestSession, step: SuspendStep, entries: int, deadline: Deadline) -> None:
-    if step.state == "mem":
-        session.vm.monitor.execute("system_wakeup")
-        return
-    # A guest in s2idle runs as far as QEMU can see. The power button wakes it, by its driver;
-    # pressed too early it aborts the sleep.
+def _wake_deep(session: GuestSession, seen: int, deadline: Deadline) -> None:
+    """QEMU knows when a guest is in S3. One that refuses to sleep says so itself."""
+    asked = session.record.now()
+    while not any(event["event"] == "SUSPEND" for event in session.vm.monitor.events()[seen:]):
+        deadline.check()
+        if session.record.now() - asked > ANSWER_SECONDS and _status(session) is not None:
+            return
+        session.vm.sleep_alive(LOOK_SECONDS)
+    session.vm.monitor.execute("system_wakeup")
+
+
+def _wake_idle(session: GuestSession, entries: int, deadline: Deadline) -> None:
+    """A guest in s2idle runs as far as QEMU can see. The power button wakes it, by its driver;
+    pressed too early it aborts the sleep.
+    """
     still = 0
     while still < STILL_LOOKS:
         deadline.check("the guest's CPUs still work")
@@ -91,15 +102,13 @@ def _wake(session: GuestSession, step: SuspendStep, entries: int, deadline: Dead
     session.vm.monitor.execute("system_powerdown")
 
 
-def _await_answer(session: GuestSession, press: bool, deadline: Deadline) -> int:
-    """The status of the write that suspended, once the guest answers again."""
-    while True:
-        session.vm.sleep_alive(LOOK_SECONDS)
-        session.read_console()
-        with contextlib.suppress(SshError, DeadlineError):
-            answer = session.vm.shell.run("cat /run/woke", timeout=ANSWER_SECONDS, check=False)
-            if answer.status == 0 and answer.stdout.strip():
-                return int(answer.stdout)
-        if press:
-            session.vm.monitor.execute("system_powerdown")
-        deadline.check("it does not answer" if not session.vm.alive else "")
+def _status(session: GuestSession) -> int | None:
+    """The status of the write that suspended; None while there is none, or no answer."""
+    session.vm.sleep_alive(LOOK_SECONDS)
+    session.read_console()
+    try:
+        answer = session.vm.shell.run("cat /run/woke", timeout=ANSWER_SECONDS, check=False)
+    except (SshError, DeadlineError):
+        return None
+    text = answer.stdout.decode(errors="replace").strip()
+    return int(text) if answer.status == 0 and text.isdecimal() else None

@@ -236,7 +236,7 @@ class Suspended:
     seconds: float
     """From the order to sleep until it answered again."""
     slept: bool
-    """QEMU, or the guest's own count of suspends, confirms that it did."""
+    """The guest's own count of suspends confirms that it did."""
     kind: Literal["suspended"] = "suspended"
 
 

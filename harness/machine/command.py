@@ -108,7 +108,8 @@ def _machine_words(
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
     yield from ("-accel", accelerator, "-cpu", cpu)
     yield from _memory_words(spec, files)
-    yield from ("-smp", str(spec.vcpus))
+    # Nodes that share a socket would share its cache, and the kernel warns of that.
+    yield from ("-smp", f"{spec.vcpus},sockets={spec.vcpus}" if spec.numa else str(spec.vcpus))
     yield from ("-kernel", str(files.kernel), "-initrd", str(files.initramfs))
     yield from ("-append", " ".join([*KERNEL_WORDS, *spec.cmdline.split()]))
     if spec.balloon.free_page_hint:

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verbs of the catalogue on a real guest: what each does, leaves in the record, and measures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leftovers import vm_directories
+from running import Running, qemus_of
+
+pytestmark = pytest.mark.vm
+
+SCENARIO = """\
+name: every-verb
+title: t
+guest: {memory: 512MiB, vcpus: 1, hotplug: 128MiB}
+steps:
+  - require: {command: test -d /sys/power, missing: sleep states}
+  - settle: {}
+  - fault_rate: {duration: 100ms}
+  - plug: {device: dimm, size: 128MiB}
+  - churn: {size: 20%, hold: 0s}
+  - unplug: {device: dimm}
+  - plug: {device: virtio-mem, size: 128MiB}
+  - unplug: {device: virtio-mem}
+  - unplug: {device: balloon}
+  - fault_rate: {by: thread, duration: 100ms}
+  - plug: {device: balloon}
+  - balloon: {to: 60%}
+  - balloon: {to: all}
+  - order: {set: 4}
+  - busy: {size: 10%, hold: 200ms, idle: 2s}
+  - watch: {name: seen, duration: 9s}
+  - calm: {}
+  - run: {command: "echo apples=7", measures: [apples]}
+  - qmp: {command: query-status}
+  - audit: {name: last}
+expect:
+  apples: "== 7"
+  order_read: "== 4"
+  plugged_bytes: "== 0"
+  ballooned_bytes: "== memory_bytes"
+  seen_discarded_bytes: ">= 0.05 * memory_bytes"
+  seen_reused_5s_fraction: "> 0"
+  busy_rounds: ">= 2"
+  reported_resident_bytes: "== 0"
+  console_findings: "== 0"
+"""
+
+MOVED = """\
+name: moved
+title: t
+guest: {memory: 512MiB, vcpus: 1}
+steps:
+  - churn: {size: 30%, hold: 0s, free: half-of-blocks}
+  - settle: {}
+  - audit: {name: before}
+  - suspend: {state: mem}
+  - suspend: {state: mem, wake: rtc}
+  - migrate: {cancel: true}
+  - migrate: {}
+  - verify: {}
+  - audit: {name: moved, expect: {held_bytes: "<= 1.1 * before.held_bytes"}}
+  - snapshot: {}
+  - verify: {}
+  - audit: {name: restored}
+expect:
+  sleeps: "== 2"
+  unslept: "== 0"
+  moves: "== 3"
+  held_bytes: "<= 1.1 * before.held_bytes"
+  integrity_mismatched_pages: "== 0"
+  held_absent_bytes: "== 0"
+  console_findings: "== 0"
+"""
+
+LACKING = """\
+name: lacking
+title: t
+tags: [needs-hugetlb]
+guest: {memory: 900GiB}
+steps: [settle: {}]
+"""
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """One invocation of the three, and what it printed."""
+    directory = tmp_path_factory.mktemp("verbs")
+    texts = {"every-verb": SCENARIO, "moved": MOVED, "lacking": LACKING}
+    paths = []
+    for name, text in texts.items():
+        path = directory / f"{name}.yaml"
+        path.write_text(text)
+        paths.append(str(path))
+    run = Running(directory / "results", ["run", *paths])
+    code, output = run.end(240.0)
+    assert code == 0, output
+    assert qemus_of(run.results) == []
+    assert vm_directories(run.process.pid) == []
+    return run.results, output
+
+
+def measures(results: Path, scenario: str) -> dict[str, Any]:
+    document = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    (run,) = [run for run in document["runs"] if run["scenario"] == scenario]
+    assert run["verdict"] == "PASS", run["reason"]
+    found: dict[str, Any] = run["measures"]
+    return found
+
+
+def test_every_verb_does_what_it_says(ended: tuple[Path, str]) -> None:
+    found = measures(ended[0], "every-verb")
+    assert found["faults_process_base_on_per_second"] > 1000
+    assert found["faults_thread_base_off_per_second"] > 1000
+    assert found["slowest_plug_seconds"] > 0
+    assert found["order_refused"] == 0
+
+
+def test_a_guest_goes_on_where_it_moves_to(ended: tuple[Path, str]) -> None:
+    results, _output = ended
+    assert measures(results, "moved")["moves"] == 3
+    lines = (results / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    moves = [json.loads(line) for line in lines if '"kind":"guest-moved"' in line]
+    assert [move["how"] for move in moves] == ["cancelled", "migrated", "restored"]
+
+
+def test_what_the_host_lacks_is_a_skip_that_says_so(ended: tuple[Path, str]) -> None:
+    _results, output = ended
+    assert "1 SKIP" in output
+    assert "needs-hugetlb: the host's pool has" in " ".join(output.split())
