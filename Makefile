@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: setup test-vm test test-faults soak lint bench clean system
+.PHONY: setup test-vm test test-faults test-red soak docs lint bench clean system
 
 setup: $(INSTALLED)
 	$(BIN)/fpr-harness image build $(image_options)
@@ -33,13 +33,21 @@ test-vm: $(INSTALLED)
 	$(BIN)/pytest scenarios -m default $(image_options) $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/pytest tests -m "not more_faults" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red -n 2 --dist loadfile $(ARGS)
 
 # Every fault of the catalogue, also those that `make test` leaves out for the time they take; goes
 # on where an interrupted run stopped, and writes docs/detection.md.
 test-faults: $(INSTALLED)
 	FPR_FAULTS_RESUME=1 $(BIN)/pytest tests/faults -n 2 $(ARGS); status=$$?; \
 	$(BIN)/python tests/faults/detection.py && exit $$status
+
+# Every scenario with the fields that its file says it must not pass with.
+test-red: $(INSTALLED)
+	$(BIN)/pytest tests/red -n 2 -rA $(ARGS)
+
+# docs/scenarios.md, with what RESULTS="results/... ..." say of each scenario on each image.
+docs: $(INSTALLED)
+	$(BIN)/python -m harness.report.catalogue docs $(RESULTS)
 
 # N clean runs on a busy host: what FAILs there is a false alarm.
 N ?= 100

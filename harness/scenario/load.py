@@ -3,7 +3,7 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,11 @@ _FIELD = re.compile(r"[A-Za-z_]\w*(\[\d+\])*(\.[A-Za-z_]\w*(\[\d+\])*)*")
 _PART = re.compile(r"[A-Za-z_]\w*|\d+")
 
 
-def load_scenarios(path: Path, overrides: Sequence[str] = ()) -> list[Scenario]:
-    """The scenario of a file, or each of its variants, with `--set` overrides such as
-    `steps[1].churn.size=25%`.
+def load_scenarios(
+    path: Path, overrides: Sequence[str] = (), only: Collection[str] | None = None
+) -> list[Scenario]:
+    """The scenario of a file, or each of its variants, or of these `only` those called so; with
+    `--set` overrides such as `steps[1].churn.size=25%`.
 
     `variants` maps labels to the fields each has otherwise; such a scenario is called
     `NAME-LABEL`. Raises `ScenarioFileError` for the file's mistakes, and `UsageError` for those
@@ -49,7 +51,8 @@ def load_scenarios(path: Path, overrides: Sequence[str] = ()) -> list[Scenario]:
         loc = ("variants", label)
         if not isinstance(fields, dict) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", label):
             raise file_error(path, [Mistake(document.locate(loc)[1], loc, shape)])
-        found.append(_load(document, fields, label, overrides))
+        if only is None or f"{path.stem}-{label}" in only:
+            found.append(_load(document, fields, label, overrides))
     return found
 
 
@@ -158,12 +161,11 @@ def find_scenarios(
             unknown.append(f"{name!r}{near_miss(name, known)}")
     found: dict[str, Scenario] = {}
     for name, path in paths.items():
-        scenarios = load_all([path], overrides)
-        if name not in known and path in known.values() and "/" not in name:
-            labels = [scenario.name for scenario in scenarios]
-            scenarios = [scenario for scenario in scenarios if scenario.name == name]
-            if not scenarios:
-                unknown.append(f"{name!r}{near_miss(name, [*labels, *known])}")
+        variant = name not in known and path in known.values() and "/" not in name
+        scenarios = load_all([path], overrides, only=[name] if variant else None)
+        if not scenarios:
+            labels = [scenario.name for scenario in load_all([path])]
+            unknown.append(f"{name!r}{near_miss(name, [*labels, *known])}")
         found |= {scenario.name: scenario for scenario in scenarios}
     if unknown:
         raise UsageError(
@@ -185,16 +187,22 @@ def _tagged(paths: Sequence[Path], tags: Sequence[str], overrides: Sequence[str]
     chosen = {scenario.name for scenario in scenarios if set(tags) & set(scenario.tags)}
     # Only now the overrides: a field that others lack is no mistake.
     files = [path for path in paths if any(name.startswith(path.stem) for name in chosen)]
-    return [each for each in load_all(files, overrides) if each.name in chosen]
+    found = load_all(files, overrides, only=chosen)
+    return [each for each in found if each.name in chosen]
 
 
-def load_all(paths: Sequence[Path], overrides: Sequence[str] = ()) -> list[Scenario]:
-    """Every scenario, in order. Raises one `ScenarioFileError` with the mistakes of all files."""
+def load_all(
+    paths: Sequence[Path], overrides: Sequence[str] = (), only: Collection[str] | None = None
+) -> list[Scenario]:
+    """Every scenario, in order, of variants `only` those.
+
+    Raises one `ScenarioFileError` with the mistakes of all files.
+    """
     scenarios: list[Scenario] = []
     told: list[str] = []
     for path in paths:
         try:
-            scenarios += load_scenarios(path, overrides)
+            scenarios += load_scenarios(path, overrides, only)
         except ScenarioFileError as error:
             told.append(error.message)
     if told:
