@@ -83,6 +83,12 @@ def cpu_model(accel: Literal["kvm", "tcg"], qemu: Qemu) -> str:
     return "max,-cx16" if qemu.major < 8 else "max"
 
 
+def host_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
+    """The host's clock rate, about that of its TSC, which TCG shows its guests; 0: not told."""
+    match = re.search(r"^cpu MHz\s*: (\d{2,5})\.(\d{3})$", cpuinfo.read_text(), re.MULTILINE)
+    return int(match[1] + match[2]) if match else 0
+
+
 def known_defects(qemu: Qemu, accel: Literal["kvm", "tcg"]) -> tuple[Defect, ...]:
     """What is known to be wrong with this QEMU under this accelerator."""
     if accel == "tcg" and qemu.major < 8:

@@ -30,6 +30,7 @@ from harness.machine.accel import (
     Qemu,
     cpu_model,
     find_qemu,
+    host_khz,
     kvm_unusable,
 )
 from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
@@ -187,6 +188,7 @@ class VirtualMachine:
             cpu=cpu_model(self.accel, given.qemu),
             name=self._runtime.vm_id,
             incoming=given.start == "incoming",
+            tsc_khz=host_khz(),
         )
         self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
         self._end.callback(self.monitor.close)
@@ -354,7 +356,7 @@ class VirtualMachine:
         )
         cpu = cpu_model(self.accel, self._given.qemu)
         words = [f"{name}={value}" for name, value in self._environment.items()]
-        command = command_by_hand(self.spec, files, accel=self.accel, cpu=cpu)
+        command = command_by_hand(self.spec, files, accel=self.accel, cpu=cpu, tsc_khz=host_khz())
         return ["env", *words, *command] if words else command
 
     def sleep_alive(self, seconds: float) -> None:

@@ -12,6 +12,7 @@ from harness.machine.accel import (
     Qemu,
     cpu_model,
     find_qemu,
+    host_khz,
     known_defects,
     kvm_unusable,
 )
@@ -97,3 +98,11 @@ def test_memory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     memory = KvmMemory(NEW, tmp_path / "file" / "accel.json")
     memory.remember("why")
     assert memory.failure() is None
+
+
+def test_the_hosts_clock_rate(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\ncpu MHz\t\t: 2445.430\ncache size\t: 512 KB\n")
+    assert host_khz(cpuinfo) == 2445430
+    cpuinfo.write_text("processor\t: 0\n")
+    assert host_khz(cpuinfo) == 0

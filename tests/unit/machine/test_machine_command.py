@@ -2,6 +2,7 @@
 """The command line of a guest: each backend, NUMA, either accelerator, word for word."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -138,6 +139,17 @@ def test_microvm_has_its_devices_on_virtio_mmio() -> None:
         "virtio-balloon-device,id=balloon0,free-page-reporting=on",
         "virtio-net-device,netdev=net0",
     ]
+
+
+def test_a_microvm_is_told_its_clock_rate_where_it_cannot_measure_it() -> None:
+    def kernel_words(spec: GuestSpec, accel: Literal["kvm", "tcg"], khz: int) -> str:
+        argv = qemu_command(spec, FILES, accel=accel, cpu="max", name="fpr-1", tsc_khz=khz)
+        return after("-append", argv)[0]
+
+    microvm = GuestSpec(memory=GIB, vcpus=1, machine="microvm")
+    assert "tsc_early_khz=2445430" in kernel_words(microvm, "tcg", 2445430)
+    for spec, accel, khz in ((microvm, "kvm", 1), (microvm, "tcg", 0), (PLAIN, "tcg", 1)):
+        assert "tsc" not in kernel_words(spec, accel, khz)  # type: ignore[arg-type]
 
 
 def test_the_balloons_features_are_said_to_qemu_and_to_a_plug_alike() -> None:
