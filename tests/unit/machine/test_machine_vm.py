@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 
+import paramiko
 import pytest
 from machine_fakes import Bench
 
@@ -218,6 +219,21 @@ def test_command_killed_by_a_signal_is_no_broken_connection(bench: Bench) -> Non
 def test_command_the_guest_never_accepts_is_given_up(bench: Bench) -> None:
     with bench.launch("tcg") as vm, pytest.raises((SshError, DeadlineError)):
         vm.shell.run("never-answers", timeout=1.0)
+
+
+def test_giving_up_over_a_broken_connection_is_quiet(bench: Bench) -> None:
+    """An exception in the watchdog's thread would fail this test (see `filterwarnings`)."""
+    close = paramiko.Channel.close
+
+    def broken(channel: paramiko.Channel) -> None:
+        close(channel)
+        raise EOFError
+
+    with bench.launch("tcg") as vm:
+        bench.monkeypatch.setattr(paramiko.Channel, "close", broken)
+        with pytest.raises((SshError, DeadlineError)):
+            vm.shell.run("never-answers", timeout=1.0)
+        bench.monkeypatch.setattr(paramiko.Channel, "close", close)
 
 
 def test_death_of_qemu_ends_every_wait_at_once(bench: Bench) -> None:
