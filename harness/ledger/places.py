@@ -17,6 +17,9 @@ PLACE_MEASURES: dict[str, str] = {
     "tail_discarded_bytes": "bytes there that QEMU ever discarded",
 }
 
+GOOD, POOR = 0.9, 0.5
+"""Of two places one at least so good and the other poorer than that are told apart."""
+
 PLACE_FAMILIES = {
     r"node\d+_returned_fraction": "the same of one node",
     r"node\d+_[A-Z]\w*_returned_fraction": "the same of one zone: node0_DMA32_returned_fraction",
@@ -72,12 +75,12 @@ def place_sentence(audit: Audited, reporting_order: int) -> str | None:
             for name, cells in places.items()
             if (fraction := returned_fraction(cells, block)) is not None
         }
-        none = [name for name, fraction in fractions.items() if fraction < 0.1]
-        some = [name for name, fraction in fractions.items() if fraction >= 0.5]
-        if none and some:
+        poor = [f"{name} {part:.0%}" for name, part in fractions.items() if part < POOR]
+        good = [f"{name} {part:.0%}" for name, part in fractions.items() if part >= GOOD]
+        if poor and good:
             return (
-                f"{', '.join(none)} gave back next to nothing while {', '.join(some)} did: only "
-                f"{len(some)} of {len(fractions)} {what} are reclaimed"
+                f"only {len(good)} of {len(fractions)} {what} are reclaimed ({', '.join(good)} of "
+                f"what each can report, but {', '.join(poor)})"
             )
     return None
 

@@ -30,6 +30,8 @@ class Fault:
     """Further options of `fpr-harness run`."""
     measure: str = ""
     """The measure that must equal, within 1 %, what the interposer logged."""
+    says: str = ""
+    """Words that the verdict's reason must have."""
     quick: bool = False
     """Part of `make test`: one for each layer."""
 
@@ -68,6 +70,7 @@ FAULTS = (
         discard="swallow",
         where="node1",
         measure=RESIDENT,
+        says="only 1 of 2 nodes are reclaimed",
     ),
     _discards(
         "swallow-above-4g",

@@ -31,5 +31,6 @@ def test_fault_is_found_and_named(fault: Fault, tmp_path: Path) -> None:
     seen = inject(fault, tmp_path)
     keep(seen)
     assert seen.seen == seen.expected, seen.reason
+    assert fault.says in seen.reason
     assert seen.right_size, (seen.injected_bytes, seen.measured_bytes)
     assert seen.found, f"exit status {seen.exit_status}"
