@@ -7,6 +7,7 @@ DIRECTORY/scenarios.md from it.
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,17 @@ def merge(last: Last, runs: Iterable[Mapping[str, Any]], date: str) -> Last:
             "date": date,
         }
     return merged
+
+
+def images_of(last: Last) -> list[str]:
+    """Every image with a result, the oldest kernel first."""
+    kernels: dict[str, str] = {}
+    for runs in last.values():
+        for image, result in runs.items():
+            kernels[image] = result["kernel"] or kernels.get(image, "")
+    return sorted(
+        kernels, key=lambda image: ([*map(int, re.findall(r"\d+", kernels[image]))], image)
+    )
 
 
 def document(files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]) -> str:
@@ -204,11 +216,8 @@ def main(arguments: Sequence[str]) -> None:
     files = [load_scenarios(path) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
     known = {scenario.name for scenarios in files for scenario in scenarios}
     last = {name: last[name] for name in sorted(known & set(last))}
-    seen = {image for runs in last.values() for image in runs}
-    order = ["bullseye", "bookworm", "trixie", "sid", "experimental"]
-    images = sorted(seen, key=lambda image: (order.index(image) if image in order else 9, image))
     store.write_text(json.dumps(last, indent=1, sort_keys=True) + "\n")
-    (directory / "scenarios.md").write_text(document(files, last, images))
+    (directory / "scenarios.md").write_text(document(files, last, images_of(last)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from harness.ledger.facts import Cause, Verdict
-from harness.report.catalogue import document, merge
+from harness.report.catalogue import document, images_of, merge
 from harness.report.matrix import matrix_table
 from harness.report.summary import RunSummary, Summary
 from harness.scenario.model import Scenario
@@ -69,6 +69,12 @@ def test_the_last_result_counts_and_others_stay() -> None:
     assert later["alpha"]["bullseye"]["date"] == "2026-01-01"
     assert later["alpha"]["bookworm"]["verdict"] == "FAIL"
     assert first["alpha"]["bookworm"]["verdict"] == "PASS", "what was given is left alone"
+
+
+def test_images_stand_in_the_order_of_their_kernels() -> None:
+    last = merge({}, [as_json(each) for each in RUNS], "2026-01-01")
+    last["alpha"]["bookworm"]["kernel"] = None
+    assert images_of(last) == ["bullseye", "bookworm"]
 
 
 def test_the_document_has_question_method_threshold_and_results() -> None:

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The list of scenarios: by tag, a line each, with length and needs."""
+
+from typing import Any
+
+from harness.cli.list_command import lines
+from harness.machine.needs import NEEDS
+from harness.scenario.load import load_all
+from harness.scenario.model import SCENARIOS_DIR, Scenario
+
+
+def scenario(name: str, *tags: str, **more: Any) -> Scenario:
+    plain = {"name": name, "title": "Same title", "tags": tags, "steps": [{"settle": {}}]}
+    return Scenario.model_validate(plain | more)
+
+
+def test_each_scenario_stands_once_under_its_first_group() -> None:
+    swap = scenario("b-one", "full", "needs-swap", guest={"memory": "2GiB"})
+    moving = scenario("c", "odd", steps=[{"migrate": {}}, {"settle": {"deadline": "2s"}}])
+    told = list(lines([scenario("a", "full", "default"), swap, scenario("b-two", "full"), moving]))
+    assert told[:9] == [
+        "default: run where nothing is named (1, about 6 s one by one)",
+        "  a         6 s  1GiB              Same title",
+        "",
+        "full: the rest of the catalogue (2, about 12 s one by one)",
+        "  b-one     6 s  2GiB swap         Same title",
+        '  b-two     6 s  1GiB              "',
+        "",
+        "other (1, about 22 s one by one)",
+        "  c        22 s  1GiB x 2          Same title",
+    ]
+
+
+def test_the_whole_catalogue_is_listed_with_every_need_explained() -> None:
+    scenarios = load_all(sorted(SCENARIOS_DIR.glob("*.yaml")))
+    told = list(lines(scenarios))
+    for each in scenarios:
+        assert sum(line.split()[:1] == [each.name] for line in told) == 1
+    for tag, need in NEEDS.items():
+        assert any(tag.removeprefix("needs-") in line and need.about in line for line in told)
