@@ -8,7 +8,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.ledger.expect import format_measure
 from harness.ledger.facts import Cause, Verdict
+from harness.ledger.measures import MEASURES
+from harness.ledger.step_measures import STEP_MEASURES
 from harness.report.matrix import matrix_table
 from harness.report.policies import policy_table
 from harness.report.progress import ProgressView
@@ -56,6 +59,9 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
             console.print(f"\n{title}", style="bold")
             console.print(beside)
     for run in summary.runs:
+        if run.verdict is Verdict.DONE:
+            _tell_measured(console, run)
+    for run in summary.runs:
         if run.verdict not in (Verdict.PASS, Verdict.DONE):
             _explain(console, run, results)
     count = Text(f"\n{_count(summary)}; evidence in {results}/<scenario>/")
@@ -97,6 +103,18 @@ def _explain(console: Console, run: RunSummary, results: Path) -> None:
     console.print(Padding(Text(printable("\n".join(lines))), (0, 0, 0, 2), expand=False))
     if directory.exists():
         console.print(Text(f"  evidence: {directory}/"), soft_wrap=True)
+
+
+def _tell_measured(console: Console, run: RunSummary) -> None:
+    """What the steps of a measurement took, beside what every run measures."""
+    taken = [name for name in run.measures if name in STEP_MEASURES or name not in MEASURES]
+    if taken:
+        console.print()
+        console.print(Text.assemble((str(run.verdict), STYLES[run.verdict]), " ", run.run_id))
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        for name in taken:
+            table.add_row(f"  {printable(name)}", format_measure(name, run.measures[name]))
+        console.print(table)
 
 
 def _count(summary: Summary) -> str:

@@ -4,6 +4,7 @@
 import io
 import re
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,20 @@ def test_runs_under_both_policies_are_compared() -> None:
     seen = [line.split() for line in table(Summary((lazy, stock))).splitlines()]
     assert ["MADV_DONTNEED", "stock", "4.5s", "-", "30.0us", "-", "6MiB"] in seen
     assert ["MADV_FREE", "lazy", "4.5s", "-", "30.0us", "1.0us", "6MiB"] in seen
+
+
+def test_what_a_measurement_took_is_told() -> None:
+    run = RunSummary(
+        "hit-rate",
+        "hit-rate",
+        "bookworm",
+        1,
+        verdict=Verdict.DONE,
+        measures={"rounds": 1, "seen_discarded_bytes": 3 * MIB, "seen_reused_5s_fraction": 0.25},
+    )
+    lines = [line.split() for line in table(Summary((run,))).splitlines()]
+    assert ["DONE", "hit-rate"] in lines
+    assert ["seen_discarded_bytes", "3MiB"] in lines
+    assert ["seen_reused_5s_fraction", "0.25"] in lines
+    assert not any("rounds" in line for line in lines), "every run has those"
+    assert "DONE hit-rate\n" not in table(Summary((replace(run, measures={"rounds": 1}),)))
