@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from harness.ledger.events import (
     Ballooned,
     BusyEnded,
+    ChurnFreed,
     CrowdFull,
     CrowdGrew,
     DevicePlugged,
@@ -36,12 +37,12 @@ STEP_MEASURES: dict[str, str] = {
     "crowd_peak_bytes": "the most that all of them ever held",
     "crowd_growth_bytes": "what all held after the last guest less what they held after the first",
     "crowd_available_fall_bytes": "the host's MemAvailable after the first less after the last",
-    "settle_t90_ratio": "time to nine tenths in the latest settle against the first",
+    "settle_t90_ratio": "time to nine tenths in the latest settle against the first after a free",
 }
 
 STEP_FAMILIES = {
     r"node\d+_[A-Z]\w*_t90_seconds": "time to nine tenths of one zone in the latest settle",
-    r"node\d+_[A-Z]\w*_t90_ratio": "the same against the first settle",
+    r"node\d+_[A-Z]\w*_t90_ratio": "the same against the first settle after a free",
     r"faults_(process|thread)_(base|huge)_(on|idle|off)_per_second": "mean page fault rate with "
     "reporting at work, offered but its driver unbound, or not offered",
     r"faults_(process|thread)_(base|huge)_(on|idle|off)_ci_per_second": "half the width of its "
@@ -86,7 +87,11 @@ def step_measures(events: Sequence[Event]) -> dict[str, float]:
 
 
 def _t90_ratios(events: Sequence[Event]) -> dict[str, float]:
-    settles = [event for event in events if isinstance(event, Settled)]
+    # What booting has freed settles first, and is no round to compare with.
+    first_free = next((n for n, event in enumerate(events) if isinstance(event, ChurnFreed)), None)
+    if first_free is None:
+        return {}
+    settles = [event for event in events[first_free:] if isinstance(event, Settled)]
     timed = [event for event in settles if event.t90]
     if len(timed) < 2 or timed[-1] is not settles[-1]:
         return {}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledger_builders import Guest, every_step, healthy, settled, zone
+from ledger_builders import Guest, every_step, freed, healthy, settled, zone
 
 from harness.ledger.events import DevicePlugged, Event, FaultRate, Measured
 from harness.ledger.facts import GuestCounters, GuestState, HostState
@@ -20,7 +20,7 @@ ORDER = 9
 
 
 def test_each_step_leaves_its_numbers() -> None:
-    found = step_measures(every_step())
+    found = step_measures([freed(), *every_step()])
     assert found == pytest.approx(
         {
             "order_refused": 0,
@@ -54,7 +54,14 @@ def test_each_step_leaves_its_numbers() -> None:
 
 def test_what_no_step_did_is_absent() -> None:
     assert step_measures([]) == {}
-    assert step_measures([settled(), settled(t90=None)]) == {}, "the latest settle moved nothing"
+    assert step_measures([settled(), settled()]) == {}, "nothing was freed"
+    still = [freed(), settled(), settled(t90=None)]
+    assert step_measures(still) == {}, "the latest settle moved nothing"
+
+
+def test_what_booting_freed_is_no_round_to_compare_with() -> None:
+    events = [settled(t90=1.0), freed(), settled(t90=4.0), freed(), settled(t90=6.0)]
+    assert step_measures(events) == {"settle_t90_ratio": 1.5}
 
 
 def test_a_number_of_the_scenarios_own_is_the_latest() -> None:
