@@ -55,12 +55,12 @@ def test_each_step_leaves_its_numbers() -> None:
 def test_what_no_step_did_is_absent() -> None:
     assert step_measures([]) == {}
     assert step_measures([settled(), settled()]) == {}, "nothing was freed"
-    still = [freed(), settled(), settled(t90=None)]
+    still: list[Event] = [freed(), settled(), settled(t90=None)]
     assert step_measures(still) == {}, "the latest settle moved nothing"
 
 
 def test_what_booting_freed_is_no_round_to_compare_with() -> None:
-    events = [settled(t90=1.0), freed(), settled(t90=4.0), freed(), settled(t90=6.0)]
+    events: list[Event] = [settled(t90=1.0), freed(), settled(t90=4.0), freed(), settled(t90=6.0)]
     assert step_measures(events) == {"settle_t90_ratio": 1.5}
 
 
