@@ -8,6 +8,7 @@ from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import ScenarioError
 from harness.ledger.events import ChurnFreed, ChurnHeld, ChurnVerified
+from harness.observe.counter_stream import read_counters
 from harness.scenario.steps import ChurnStep, ReleaseStep, VerifyStep
 from harness.units import MIB, format_size
 
@@ -50,6 +51,7 @@ def free(session: GuestSession, what: FreeWhat, order: int | None = None) -> Non
     """Free it, and record what the host held just before. `order`: of the blocks, where asked."""
     tool = _held(session)
     session.phase("free", what)
+    zones = read_counters(session.vm.shell).zones
     before, discards = session.mapping.read(), session.discards.read()
     if what == "all":
         freed = tool.free_all()
@@ -68,6 +70,7 @@ def free(session: GuestSession, what: FreeWhat, order: int | None = None) -> Non
             still_held=freed.held_bytes,
             before=before,
             discards_before=discards,
+            zones_before=zones,
         )
     )
 

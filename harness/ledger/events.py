@@ -19,6 +19,7 @@ from harness.ledger.facts import (
     HostMapping,
     HostNoise,
     Verdict,
+    Zone,
 )
 
 
@@ -104,13 +105,14 @@ class ChurnHeld:
 
 @dataclass(frozen=True)
 class ChurnFreed:
-    """The churn tool freed `bytes` and still holds `still_held`; the host just before that."""
+    """The churn tool freed `bytes` and still holds `still_held`; both sides just before."""
 
     t: float
     bytes: int
     still_held: int
     before: HostMapping
     discards_before: DiscardTotals | None
+    zones_before: tuple[Zone, ...]
     kind: Literal["churn-freed"] = "churn-freed"
 
 

@@ -21,11 +21,17 @@ from harness.ledger.events import (
     Pressed,
     Settled,
 )
-from harness.ledger.facts import CellTotals
+from harness.ledger.facts import CellTotals, Zone
 from harness.ledger.places import PLACE_FAMILIES, PLACE_MEASURES, place_measures
 from harness.ledger.retention import RETENTION_MEASURES, retention_measures
 from harness.ledger.step_measures import STEP_FAMILIES, STEP_MEASURES, step_measures
-from harness.ledger.zones import MAX_ORDER, REPORTING_CAPACITY
+from harness.ledger.zones import (
+    MAX_ORDER,
+    REPORTING_CAPACITY,
+    above_watermark,
+    passed_over,
+    zone_name,
+)
 from harness.units import PAGE_SIZE
 
 UNJUDGED_LIMIT = 0.05
@@ -37,8 +43,8 @@ MEASURES: dict[str, str] = {
     "reclaimed_fraction": "reclaimed_bytes / freed_bytes",
     "worst_reclaimed_fraction": "the lowest reclaimed_fraction over all rounds",
     "rounds": "how many times the churn tool freed memory",
-    "reclaimable_bytes": "the part of freed_bytes that the reporting rule can give back: less the "
-    "growth of retained_free_bytes and percpu_free_bytes since the last audit before the free",
+    "reclaimable_bytes": "the part of freed_bytes that the reporting rule can give back: less what "
+    "is free since then below the order, under a watermark, or on the guest's per-CPU lists",
     "reported_bytes": "bytes in blocks the guest has reported and not reused",
     "discarded_bytes": "bytes QEMU discarded since the latest free, or since launch without one",
     "failed_discard_bytes": "bytes QEMU failed to discard, likewise",
@@ -279,7 +285,7 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
         "lazyfree_bytes": audit.mapping.lazyfree,
         "huge_bytes": audit.mapping.anon_huge,
         "unjudged_bytes": total.unstable + total.unknown,
-        "percpu_free_bytes": percpu_free(audit),
+        "percpu_free_bytes": percpu_free(audit.counters.zones),
         "held_bytes": audit.mapping.held,
         "rss_bytes": audit.mapping.rss,
         "swapped_bytes": audit.mapping.swap,
@@ -309,18 +315,52 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
         **retention_measures(audit, audit_before(events, rounds[-1].freed) if rounds else None),
     }
     if rounds:
-        earlier = audit_before(events, rounds[-1].freed)
-        if earlier is not None:
-            small = total.free_small_resident - earlier.report.total.free_small_resident
-            listed = percpu_free(audit) - percpu_free(earlier)
-            kept = max(0, small) + max(0, listed)
-            found["reclaimable_bytes"] = max(0, rounds[-1].freed.bytes - kept)
+        freed = rounds[-1].freed
+        kept = kept_since(freed, audit, reporting_order(events))
+        found["reclaimable_bytes"] = max(0, freed.bytes - kept.total)
     return found
 
 
-def percpu_free(audit: Audited) -> int:
-    """Bytes on the guest's per-CPU lists at an audit."""
-    return sum(zone.per_cpu for zone in audit.counters.zones) * PAGE_SIZE
+@dataclass(frozen=True)
+class Kept:
+    """By how much has grown what a guest has free and cannot report. Bytes."""
+
+    under: int
+    """In zones under their watermark."""
+    small: int
+    """In blocks below the order, in the other zones."""
+    listed: int
+    """On the per-CPU lists."""
+
+    @property
+    def total(self) -> int:
+        return self.under + self.small + self.listed
+
+
+def kept_since(freed: ChurnFreed, audit: Audited, reporting_order: int) -> Kept:
+    """From the moment before a free to an audit: only then is known what of it the lists took.
+
+    An audit before the memory was taken says less. The fill takes what lies on the per-CPU lists,
+    whole huge pages among it, and the free puts as much there again.
+    """
+    before = {zone_name(zone): zone for zone in freed.zones_before}
+    under = small = 0
+    for zone in audit.counters.zones:
+        grown = passed_over(zone, reporting_order)
+        if zone_name(zone) in before:
+            grown -= passed_over(before[zone_name(zone)], reporting_order)
+        # A zone that has come over its watermark shrinks, and gives nothing that others keep.
+        if above_watermark(zone, reporting_order):
+            small += max(0, grown)
+        else:
+            under += max(0, grown)
+    listed = percpu_free(audit.counters.zones) - percpu_free(freed.zones_before)
+    return Kept(under * PAGE_SIZE, small * PAGE_SIZE, max(0, listed))
+
+
+def percpu_free(zones: Sequence[Zone]) -> int:
+    """Bytes on the per-CPU lists of these zones."""
+    return sum(zone.per_cpu for zone in zones) * PAGE_SIZE
 
 
 def audit_before(events: Sequence[Event], freed: ChurnFreed) -> Audited | None:

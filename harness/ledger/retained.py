@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.ledger.events import Audited, ChurnFreed, ChurnHeld, Event
-from harness.ledger.measures import audit_before, percpu_free, rounds_of, usable_audit
+from harness.ledger.measures import (
+    Kept,
+    audit_before,
+    kept_since,
+    percpu_free,
+    rounds_of,
+    usable_audit,
+)
 from harness.ledger.retention import retention_measures
 from harness.ledger.zones import above_watermark, block_size, zone_name
 from harness.units import format_size
@@ -22,7 +29,8 @@ class Retained:
 def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Retained]:
     """Why the guest keeps memory as the current audit sees it, the most bytes first.
 
-    Growth is counted from the last audit before the latest free; without one, from nothing.
+    What is free has grown since the latest free, what is used since the last audit before it;
+    without these it is counted from nothing.
     """
     audit = usable_audit(events)
     if audit is None:
@@ -30,12 +38,12 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
     rounds = rounds_of(events)
     earlier = audit_before(events, rounds[-1].freed) if rounds else None
     block = format_size(block_size(reporting_order))
-    under, over = _free_by_watermark(audit, reporting_order)
-    listed = percpu_free(audit)
-    if earlier:
-        earlier_under, earlier_over = _free_by_watermark(earlier, reporting_order)
-        under, over = under - earlier_under, over - earlier_over
-        listed -= percpu_free(earlier)
+    if rounds:
+        free = kept_since(rounds[-1].freed, audit, reporting_order)
+    else:
+        under, small = _free_by_watermark(audit, reporting_order)
+        free = Kept(under, small, percpu_free(audit.counters.zones))
+    since = " of what was freed" if rounds else ""
     more = " more than before" if earlier else ""
     kept = {name: round(size) for name, size in retention_measures(audit, earlier).items()}
     cache, shared, slab = (kept[f"{name}_bytes"] for name in ("page_cache", "shmem", "slab"))
@@ -45,19 +53,19 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
         anonymous -= _others_anonymous(events, earlier)
     reasons = [
         Retained(
-            over,
-            f"{format_size(over)}{more} are free in the guest but in blocks below {block}, the "
-            f"reporting order {reporting_order}: fragmentation",
+            free.small,
+            f"{format_size(free.small)}{since} are free in the guest but in blocks below {block}, "
+            f"the reporting order {reporting_order}: fragmentation",
         ),
         Retained(
-            under,
-            f"{format_size(under)}{more} are free in zones so small or full that they are under "
-            "their watermark, where the guest does not report",
+            free.under,
+            f"{format_size(free.under)}{since} are free in zones so small or full that they are "
+            "under their watermark, where the guest does not report",
         ),
         Retained(
-            listed,
-            f"{format_size(listed)}{more} are free on the guest's per-CPU lists, which give no "
-            "block to the allocator's free lists before they are full (zoneinfo: pagesets, count)",
+            free.listed,
+            f"{format_size(free.listed)}{since} are free on the guest's per-CPU lists, which give "
+            "no block to the allocator before they are full (zoneinfo: pagesets, count)",
         ),
         Retained(cache, f"the guest's page cache holds {format_size(cache)}{more}"),
         Retained(

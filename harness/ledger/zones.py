@@ -55,6 +55,15 @@ def above_watermark(zone: Zone, reporting_order: int) -> bool:
     return order <= MAX_ORDER and zone.free > zone.low + (REPORTING_CAPACITY << order)
 
 
+def passed_over(zone: Zone, reporting_order: int) -> int:
+    """Pages of its free lists that a reporting pass leaves alone: all of a zone under its
+    watermark, else those in blocks below the order."""
+    if not above_watermark(zone, reporting_order):
+        return zone.free
+    small = zone.free_blocks[: effective_order(reporting_order)]
+    return sum(count << order for order, count in enumerate(small))
+
+
 def zone_name(zone: Zone) -> str:
     """`node0/DMA32`."""
     return f"node{zone.node}/{zone.name}"

@@ -136,6 +136,9 @@ class Guest:
         """Blocks of which every second page is free: nothing to report, all resident."""
         self.blocks(first, count, GuestState.USED, HostState.RESIDENT)
         self.states[first * BLOCK : (first + count) * BLOCK : 2] = GuestState.FREE
+        (only,) = self.zones
+        singles, *larger = only.free_blocks
+        self.zones = (replace(only, free_blocks=(singles + count * BLOCK // 2, *larger)),)
         return self
 
     def report(self, earlier: np.ndarray | None = None) -> AuditReport:
@@ -201,6 +204,7 @@ def freed(t: float = 20.0, **changes: Any) -> ChurnFreed:
         still_held=8 * MIB,
         before=mapping(HELD_BEFORE),
         discards_before=DiscardTotals(20, 40 * MIB, 0, 0),
+        zones_before=(zone(),),
     )
     return replace(plain, **changes)
 

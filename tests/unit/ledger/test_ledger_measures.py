@@ -35,6 +35,7 @@ def test_a_healthy_run() -> None:
         "block_bytes": 2 * MIB,
         "batch_bytes": 64 * MIB,
         "freed_bytes": FREED,
+        "reclaimable_bytes": FREED - 4 * MIB,
         "rounds": 1,
         "reclaimed_bytes": HELD_BEFORE - 52 * MIB,
         "reclaimed_fraction": (HELD_BEFORE - 52 * MIB) / FREED,
@@ -219,26 +220,42 @@ class TestRounds:
 
 
 class TestReclaimable:
-    """Freed, less what came to lie in blocks the rule does not cover."""
+    """Freed, less what the rule does not cover and was not so just before."""
 
     def test_growth_of_small_free_blocks_is_taken_off(self) -> None:
-        held = healthy().blocks(22, 4, GuestState.USED, HostState.RESIDENT)
-        found = measure(a_run(earlier=[held.audited(15.0, "held")]))
-        assert found["reclaimable_bytes"] == FREED - 4 * MIB
+        assert measure(a_run())["reclaimable_bytes"] == FREED - 4 * MIB
 
     def test_fragments_that_were_there_before_are_not(self) -> None:
-        found = measure(a_run(earlier=[healthy().audited(15.0, "held")]))
+        found = measure(a_run(freed_as=freed(zones_before=healthy().zones)))
         assert found["reclaimable_bytes"] == FREED
 
-    def test_growth_of_the_per_cpu_lists_is_taken_off(self) -> None:
+    def test_what_the_per_cpu_lists_took_is_taken_off(self) -> None:
         guest = healthy()
         guest.zones = (zone(per_cpu=512),)
-        found = measure(run_on(guest, earlier=[healthy().audited(15.0, "held")]))
+        found = measure(run_on(guest))
         assert found["percpu_free_bytes"] == 2 * MIB
         assert found["reclaimable_bytes"] == FREED - 2 * MIB
 
-    def test_without_an_earlier_audit_it_is_unknown(self) -> None:
-        assert "reclaimable_bytes" not in measure(a_run())
+    def test_what_the_lists_had_at_an_audit_before_the_fill_excuses_nothing_and_hides_nothing(
+        self,
+    ) -> None:
+        """The fill takes it from the lists, and the free puts it there again."""
+        guest = healthy()
+        guest.zones = (zone(per_cpu=512),)
+        found = measure(run_on(guest, earlier=[guest.audited(15.0, "before")]))
+        assert found["reclaimable_bytes"] == FREED - 2 * MIB
+
+    def test_a_zone_that_came_over_its_watermark_excuses_no_other(self) -> None:
+        """While the memory was held, none of the zone could be reported; now most of it can."""
+        held = freed(zones_before=(zone(free=600),))
+        assert measure(a_run(freed_as=held))["reclaimable_bytes"] == FREED - (1024 - 600) * 4096
+
+    def test_a_zone_under_its_watermark_keeps_all_it_has(self) -> None:
+        guest = healthy()
+        guest.zones = (zone(free=16000),)
+        before = freed(zones_before=(zone(free=1000),))
+        found = measure(run_on(guest, freed_as=before))
+        assert found["reclaimable_bytes"] == FREED - 15000 * 4096
 
 
 def test_an_order_nothing_can_have_has_no_block() -> None:

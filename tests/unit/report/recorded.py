@@ -51,7 +51,7 @@ READY = GuestReady(
     offered=True,
     negotiated=True,
 )
-FREED = ChurnFreed(12.0, 512 * MIB, 0, MAPPING, DiscardTotals(4, 8 * MIB, 0, 0))
+FREED = ChurnFreed(12.0, 512 * MIB, 0, MAPPING, DiscardTotals(4, 8 * MIB, 0, 0), ())
 SETTLED = Settled(22.0, SettleOutcome.DRAINED, 9.5, 0, 288 * MIB, 2.1, 6.2)
 AUDITED = Audited(
     t=23.0,
