@@ -200,15 +200,14 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class OrderChanged:
-    """The guest was asked for a reporting order."""
+class OrderRead:
+    """The guest's reporting order was read, after it was asked for one or as it was."""
 
     t: float
-    asked: int
+    asked: int | None
     refused: bool
     read: int
-    """What it reads back."""
-    kind: Literal["order-changed"] = "order-changed"
+    kind: Literal["order-read"] = "order-read"
 
 
 @dataclass(frozen=True)
@@ -380,7 +379,7 @@ Event = Annotated[
     | Pressed
     | DriverChanged
     | Measured
-    | OrderChanged
+    | OrderRead
     | BusyStarted
     | BusyEnded
     | Suspended

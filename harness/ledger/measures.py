@@ -17,7 +17,7 @@ from harness.ledger.events import (
     ConsoleFinding,
     Event,
     GuestReady,
-    OrderChanged,
+    OrderRead,
     Pressed,
     Settled,
 )
@@ -216,7 +216,7 @@ def reporting_order(events: Sequence[Event]) -> int:
     for event in events:
         if isinstance(event, GuestReady):
             order = event.page_reporting_order
-        elif isinstance(event, OrderChanged):
+        elif isinstance(event, OrderRead):
             order = event.read
     return order
 

@@ -17,7 +17,7 @@ from harness.ledger.events import (
     FaultRate,
     GuestMoved,
     Measured,
-    OrderChanged,
+    OrderRead,
     Settled,
     Suspended,
 )
@@ -64,8 +64,10 @@ def step_measures(events: Sequence[Event]) -> dict[str, float]:
     for event in events:
         if isinstance(event, Measured):
             found[event.name] = event.value
-        elif isinstance(event, OrderChanged):
-            found |= {"order_refused": float(event.refused), "order_read": float(event.read)}
+        elif isinstance(event, OrderRead):
+            found["order_read"] = event.read
+            if event.asked is not None:
+                found["order_refused"] = float(event.refused)
         elif isinstance(event, Ballooned):
             found["ballooned_bytes"] = event.bytes
     sleeps = [event for event in events if isinstance(event, Suspended)]

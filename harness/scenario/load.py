@@ -2,9 +2,10 @@
 """Find scenario files, load them, and change fields of them from the command line."""
 
 import copy
+import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,20 @@ from harness.yamlwords import near_miss
 
 DEFAULT_TAG = "default"
 
+PLAIN = "plain"
+"""Label of the variant with every switch off."""
+
 _FIELD = re.compile(r"[A-Za-z_]\w*(\[\d+\])*(\.[A-Za-z_]\w*(\[\d+\])*)*")
 _PART = re.compile(r"[A-Za-z_]\w*|\d+")
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A field that a variant has otherwise, and where the file says so."""
+
+    loc: Loc
+    field: str
+    value: Any
 
 
 def load_scenarios(
@@ -36,42 +49,78 @@ def load_scenarios(
     `--set` overrides such as `steps[1].churn.size=25%`.
 
     `variants` maps labels to the fields each has otherwise; such a scenario is called
-    `NAME-LABEL`. Raises `ScenarioFileError` for the file's mistakes, and `UsageError` for those
-    that only the overrides make.
+    `NAME-LABEL`. `switches` does too, and every combination of them is a variant: `NAME-A-B`, or
+    `NAME-plain` without any. Raises `ScenarioFileError` for the file's mistakes, and `UsageError`
+    for those that only the overrides make.
     """
     document = read_document(path)
-    variants = document.data.pop("variants", None)
+    variants = _variants(document)
     if variants is None:
-        return [_load(document, {}, "", overrides)]
+        return [_load(document, [], "", overrides)]
+    return [
+        _load(document, changes, label, overrides)
+        for label, changes in variants.items()
+        if only is None or f"{path.stem}-{label}" in only
+    ]
+
+
+def _variants(document: Document) -> dict[str, list[_Change]] | None:
+    """Each variant's changes by label, taken out of the document; None: the file has none."""
+    switches, variants = (_labelled(document, name) for name in ("switches", "variants"))
+    if switches is None:
+        return variants
+    found: dict[str, list[_Change]] = {}
+    for on in itertools.product((False, True), repeat=len(switches)):
+        chosen = list(itertools.compress(switches.items(), on))
+        label = "-".join(name for name, _changes in chosen) or PLAIN
+        found[label] = [change for _name, changes in chosen for change in changes]
+    for label, changes in (variants or {}).items():
+        if label not in found:
+            loc = ("variants", label)
+            text = f"no combination of the switches{near_miss(label, found)}"
+            raise file_error(document.path, [Mistake(document.lines[loc], loc, text)])
+        found[label] += changes
+    return found
+
+
+def _labelled(document: Document, name: str) -> dict[str, list[_Change]] | None:
+    """A mapping of labels to fields, with the place of each."""
+    mapping = document.data.pop(name, None)
+    if mapping is None:
+        return None
     shape = "must be a mapping of labels to fields, as in `small: {guest.memory: 64MiB}`"
-    if not isinstance(variants, dict) or not variants:
-        raise file_error(path, [Mistake(document.locate(("variants",))[1], ("variants",), shape)])
-    found = []
-    for label, fields in variants.items():
-        loc = ("variants", label)
+
+    def wrong(loc: Loc) -> ScenarioFileError:
+        return file_error(document.path, [Mistake(document.locate(loc)[1], loc, shape)])
+
+    if not isinstance(mapping, dict) or not mapping:
+        raise wrong((name,))
+    found: dict[str, list[_Change]] = {}
+    for label, fields in mapping.items():
         if not isinstance(fields, dict) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", label):
-            raise file_error(path, [Mistake(document.locate(loc)[1], loc, shape)])
-        if only is None or f"{path.stem}-{label}" in only:
-            found.append(_load(document, fields, label, overrides))
+            raise wrong((name, label))
+        found[label] = [
+            _Change((name, label, field), field, value) for field, value in fields.items()
+        ]
     return found
 
 
 def _load(
-    document: Document, fields: Mapping[str, Any], label: str, overrides: Sequence[str]
+    document: Document, changes: Sequence[_Change], label: str, overrides: Sequence[str]
 ) -> Scenario:
-    """One variant; no fields and no label: the file as it stands."""
+    """One variant; no changes and no label: the file as it stands."""
     path = document.path
     data = copy.deepcopy(document.data)
     lines = dict(document.lines)
-    for field, value in fields.items():
-        loc = ("variants", label, field)
+    for change in changes:
+        line = document.lines[change.loc]
         try:
-            _put(data, field, value, path)
+            _put(data, change.field, copy.deepcopy(change.value), path)
         except UsageError as error:
-            raise file_error(path, [Mistake(document.lines[loc], loc, error.message)]) from error
+            raise file_error(path, [Mistake(line, change.loc, error.message)]) from error
         # What only the variant has stands in its own line.
         for place in node_locs(data):
-            lines.setdefault(place, document.lines[loc])
+            lines.setdefault(place, line)
     scenario, mistakes = check(Document(path, data, lines), Scenario)
     if mistakes or scenario is None:
         where = f" (variant {label})" if label else ""

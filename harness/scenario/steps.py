@@ -172,11 +172,13 @@ class CalmStep(_Verb):
 
 
 class OrderStep(_Verb):
-    """Ask the running guest for another reporting order, and read what it made of it."""
+    """Read the guest's reporting order, after asking it for another where one is given.
+
+    Measured as `order_read`, and where it was asked `order_refused` (1 or 0).
+    """
 
     verb: ClassVar[str] = "order"
-    set: Annotated[StrictInt, Field(ge=0, le=32)]
-    """Measured as `order_refused` (1 or 0) and `order_read`."""
+    set: Annotated[StrictInt, Field(ge=0, le=32)] | None = None
 
 
 class SuspendStep(_Verb):
@@ -366,5 +368,5 @@ def measured_by(step: Step) -> tuple[str, ...]:
         case WatchStep():
             return step.measured
         case OrderStep():
-            return ("order_refused", "order_read")
+            return ("order_read",) if step.set is None else ("order_read", "order_refused")
     return ()

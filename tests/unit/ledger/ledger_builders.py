@@ -28,7 +28,7 @@ from harness.ledger.events import (
     GuestMoved,
     GuestReady,
     NoiseRead,
-    OrderChanged,
+    OrderRead,
     PhaseStarted,
     Pressed,
     RunStarted,
@@ -241,7 +241,7 @@ def started() -> list[Event]:
 def every_step() -> list[Event]:
     """What the steps record that neither take nor free the churn tool's memory."""
     return [
-        OrderChanged(61.0, asked=9, refused=False, read=9),
+        OrderRead(61.0, asked=9, refused=False, read=9),
         BusyStarted(62.0, MIB),
         BusyEnded(63.0, rounds=7),
         Suspended(64.0, "mem", 2.5, slept=True),

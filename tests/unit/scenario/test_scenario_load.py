@@ -195,3 +195,43 @@ def test_a_variants_mistake_is_told_with_its_place(
     with pytest.raises(ScenarioFileError) as caught:
         load_scenarios(path)
     assert message in caught.value.message
+
+
+@pytest.fixture
+def switched(catalogue: Path) -> Path:
+    (catalogue / "zeta.yaml").write_text(
+        TEXT.format(name="zeta", tag="full")
+        + "switches:\n"
+        + "  small: {guest.memory: 128MiB}\n"
+        + "  fast: {'steps[0].churn.hold': 1ms}\n"
+        + "variants:\n"
+        + "  small-fast: {tags: [default]}\n"
+    )
+    return catalogue
+
+
+def test_every_combination_of_switches_is_a_variant(switched: Path) -> None:
+    plain, fast, small, both = load_scenarios(switched / "zeta.yaml")
+    assert [each.name for each in (plain, fast, small, both)] == [
+        "zeta-plain",
+        "zeta-fast",
+        "zeta-small",
+        "zeta-small-fast",
+    ]
+    assert [each.guest.memory for each in (fast, both)] == [GIB, 128 * MIB]
+    assert both.steps == fast.steps != plain.steps
+    assert (both.tags, small.tags) == (("default",), ("full",))
+
+
+def test_a_combination_that_no_switches_make_is_told_with_its_line(switched: Path) -> None:
+    path = switched / "zeta.yaml"
+    path.write_text(path.read_text().replace("  small-fast: {tags", "  fast-small: {tags"))
+    with pytest.raises(ScenarioFileError, match=r"zeta.yaml:12: variants.fast-small: no comb"):
+        load_scenarios(path)
+
+
+def test_a_switchs_mistake_is_told_with_its_place(switched: Path) -> None:
+    path = switched / "zeta.yaml"
+    path.write_text(path.read_text().replace("128MiB", "128MB"))
+    with pytest.raises(ScenarioFileError, match=r"zeta.yaml:9: guest.memory: '128MB' is not a"):
+        load_scenarios(path)
