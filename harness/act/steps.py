@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.act.audit import audit
+from harness.act.await_host import await_host
 from harness.act.balloon import balloon
 from harness.act.busy import busy, calm
 from harness.act.churn import churn, release, verify
@@ -22,6 +23,7 @@ from harness.act.suspend import suspend
 from harness.act.watch import watch
 from harness.scenario.steps import (
     AuditStep,
+    AwaitStep,
     BalloonStep,
     BindStep,
     BusyStep,
@@ -58,6 +60,7 @@ def repeat(session: GuestSession, step: RepeatStep) -> None:
 
 VERBS: dict[type, Callable[[GuestSession, Any], None]] = {
     AuditStep: audit,
+    AwaitStep: await_host,
     BalloonStep: balloon,
     BindStep: bind,
     BusyStep: busy,

@@ -34,6 +34,7 @@ from harness.ledger.expect import (
 from harness.ledger.facts import Cause, Verdict
 from harness.ledger.measures import AUDIT_MEASURES, MEASURES, current_audit, is_usable, measure
 from harness.ledger.noise import collapse_noise, pressure_noise, swap_noise
+from harness.ledger.step_measures import step_measures
 from harness.units import format_size
 
 BOOT_PHASES = frozenset({"boot"})
@@ -75,12 +76,14 @@ def judge(
     t: float = 0.0,
     reporting_wanted: bool = False,
     measured: Collection[str] = (),
+    answer: Sequence[str] = (),
 ) -> Judged:
     """Judge a run. `expectations`: measure -> condition; checks of single audits are in `events`.
 
     `t` becomes the time of the `Judged` event. With `reporting_wanted` a run whose guest never
     negotiated free page reporting cannot pass, whatever it expects. `measured`: names of what the
-    scenario's own steps measure. An expectation that cannot be
+    scenario's own steps measure. `answer`: measures to show, those of an audit as `AUDIT.measure`;
+    none: of a run without expectations all that its steps measure. An expectation that cannot be
     parsed makes the run an ERROR; nothing is raised.
     """
     finding = _damage(events) or _broke(events)
@@ -91,7 +94,23 @@ def judge(
             )
         except ValueError as error:
             finding = _Finding(Verdict.ERROR, f"an expectation cannot be read: {error}")
-    return Judged(t, finding.verdict, finding.cause, finding.reason, measure(events))
+    values = measure(events)
+    if answer:
+        known = values_now(events)
+        shown = {name: known[name] for name in answer if name in known}
+    else:
+        shown = step_measures(events) if finding.verdict is Verdict.DONE else {}
+    return Judged(t, finding.verdict, finding.cause, finding.reason, values, shown)
+
+
+def values_now(events: Sequence[Event]) -> dict[str, float]:
+    """Every measure by the end of these events, and as `AUDIT.measure` what it was at an audit."""
+    values = measure(events)
+    for index, event in enumerate(events):
+        if isinstance(event, Audited):
+            then = measure(events[: index + 1])
+            values |= {f"{event.name}.{name}": value for name, value in then.items()}
+    return values
 
 
 def _damage(events: Sequence[Event]) -> _Finding | None:
@@ -173,16 +192,14 @@ def _evaluate(
 ) -> list[_Check]:
     """Every check in order of its moment. Raises `ValueError` for one that cannot be read."""
     checks = []
-    before: dict[str, float] = {}
     for index, event in enumerate(events):
-        if isinstance(event, Audited):
+        if isinstance(event, Audited) and event.checks:
             until = events[: index + 1]
-            values = measure(until)
+            values = values_now(until)
             for text in event.checks:
                 name, condition = parse_check(text)
-                checks.append(_check(event.name, until, name, condition, values | before, known))
-            before |= {f"{event.name}.{name}": value for name, value in values.items()}
-    values = measure(events) | before
+                checks.append(_check(event.name, until, name, condition, values, known))
+    values = values_now(events)
     for name, text in expectations.items():
         checks.append(_check("", events, name, parse_condition(text), values, known))
     return checks

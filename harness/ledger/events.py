@@ -362,6 +362,8 @@ class Judged:
     cause: Cause | None
     reason: str
     measures: dict[str, float] = field(default_factory=dict)
+    answer: dict[str, float] = field(default_factory=dict)
+    """What the scenario shows of them; `AUDIT.measure` is what it was at that audit."""
     kind: Literal["judged"] = "judged"
 
 

@@ -261,3 +261,8 @@ def format_measure(measure: str, value: float) -> str:
     if measure.endswith("_seconds"):
         return f"{value:.1f} s"
     return f"{value:.4g}"
+
+
+def in_words(values: Mapping[str, float]) -> str:
+    """`settle_seconds 4.5 s, freed_bytes 512MiB`."""
+    return ", ".join(f"{name} {format_measure(name, value)}" for name, value in values.items())

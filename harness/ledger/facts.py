@@ -111,6 +111,8 @@ class HostMapping:
     file_blocks: int | None = None
     """st_blocks * 512 of the file behind fd-backed RAM; None for anonymous RAM."""
     cgroup_current: int | None = None
+    merged: int | None = None
+    """Pages of the whole process that KSM has merged with others, in bytes; None before 5.19."""
 
     @property
     def held(self) -> int:

@@ -21,7 +21,7 @@ from harness.ledger.events import (
     Pressed,
     Settled,
 )
-from harness.ledger.facts import CellTotals, Zone
+from harness.ledger.facts import CellTotals, HostMapping, Zone
 from harness.ledger.places import PLACE_FAMILIES, PLACE_MEASURES, place_measures
 from harness.ledger.retention import RETENTION_MEASURES, retention_measures
 from harness.ledger.step_measures import STEP_FAMILIES, STEP_MEASURES, step_measures
@@ -75,6 +75,8 @@ MEASURES: dict[str, str] = {
     "swapped_bytes": "bytes of guest RAM in the host's swap at the latest audit",
     "file_bytes": "bytes allocated to the file or memfd behind guest RAM at the latest audit",
     "rss_bytes": "bytes of guest RAM resident in QEMU at the latest audit",
+    "merged_bytes": "bytes of QEMU that the host's KSM had merged with equal pages, likewise",
+    "guest_free_bytes": "the guest's own MemFree, likewise",
     **PLACE_MEASURES,
     **RETENTION_MEASURES,
     **STEP_MEASURES,
@@ -87,6 +89,20 @@ MEASURES: dict[str, str] = {
 
 FAMILIES = {**PLACE_FAMILIES, **STEP_FAMILIES}
 """Measures of one place or one way of measuring each: a pattern of their names."""
+
+HOST_MEASURES = frozenset(
+    {
+        "held_bytes",
+        "rss_bytes",
+        "lazyfree_bytes",
+        "huge_bytes",
+        "swapped_bytes",
+        "charged_bytes",
+        "file_bytes",
+        "merged_bytes",
+    }
+)
+"""Those that the host alone tells, at an audit and while a scenario awaits them."""
 
 AUDIT_MEASURES = frozenset(
     {
@@ -102,13 +118,8 @@ AUDIT_MEASURES = frozenset(
         "held_absent_bytes",
         "suspect_bytes",
         "unjudged_bytes",
-        "lazyfree_bytes",
-        "huge_bytes",
-        "held_bytes",
-        "charged_bytes",
-        "swapped_bytes",
-        "file_bytes",
-        "rss_bytes",
+        "guest_free_bytes",
+        *HOST_MEASURES,
         *PLACE_MEASURES,
         *RETENTION_MEASURES,
     }
@@ -282,18 +293,12 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
         return {}
     total = audit.report.total
     found: dict[str, float] = {
-        "lazyfree_bytes": audit.mapping.lazyfree,
-        "huge_bytes": audit.mapping.anon_huge,
+        **host_measures(audit.mapping),
         "unjudged_bytes": total.unstable + total.unknown,
         "percpu_free_bytes": percpu_free(audit.counters.zones),
-        "held_bytes": audit.mapping.held,
-        "rss_bytes": audit.mapping.rss,
-        "swapped_bytes": audit.mapping.swap,
     }
-    if audit.mapping.cgroup_current is not None:
-        found["charged_bytes"] = audit.mapping.cgroup_current
-    if audit.mapping.file_blocks is not None:
-        found["file_bytes"] = audit.mapping.file_blocks
+    if "MemFree" in audit.counters.meminfo:
+        found["guest_free_bytes"] = audit.counters.meminfo["MemFree"]
     before = rounds[-1].freed.discards_before if rounds else None
     if audit.discards is not None and (not rounds or before is not None):
         found["discarded_bytes"] = audit.discards.bytes - (before.bytes if before else 0)
@@ -319,6 +324,21 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
         kept = kept_since(freed, audit, reporting_order(events))
         found["reclaimable_bytes"] = max(0, freed.bytes - kept.total)
     return found
+
+
+def host_measures(mapping: HostMapping) -> dict[str, float]:
+    """What the host alone tells, at any moment."""
+    found: dict[str, float | None] = {
+        "held_bytes": mapping.held,
+        "rss_bytes": mapping.rss,
+        "lazyfree_bytes": mapping.lazyfree,
+        "huge_bytes": mapping.anon_huge,
+        "swapped_bytes": mapping.swap,
+        "charged_bytes": mapping.cgroup_current,
+        "file_bytes": mapping.file_blocks,
+        "merged_bytes": mapping.merged,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)

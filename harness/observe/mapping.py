@@ -18,7 +18,7 @@ from harness.ledger.facts import HostMapping
 from harness.machine.cgroup import memory_file
 from harness.observe.guest_vmas import MAPPING_HEADER, backing_files, process_gone
 from harness.observe.ram_layout import RamLayout
-from harness.units import KIB, MIB
+from harness.units import KIB, MIB, PAGE_SIZE
 
 _READ_SIZE = 64 * KIB
 _SMAPS_FIELD = re.compile(rb"^(\w+): +(\d{1,20}) kB$", re.MULTILINE)
@@ -126,6 +126,7 @@ class HostMappingReader:
             swap=sums.get("Swap", 0),
             file_blocks=self._file_blocks(),
             cgroup_current=int(self._cgroup.read_text()) if self._cgroup else None,
+            merged=self._merged(),
         )
         after, _ = self._counters()
         if self._last is None or abs(after - before) < _QUIET:
@@ -157,6 +158,13 @@ class HostMappingReader:
         if b"VmRSS" not in fields:
             raise process_gone(self.pid)
         return fields[b"VmRSS"], fields.get(b"VmSwap", 0)
+
+    def _merged(self) -> int | None:
+        """/proc/PID/ksm_merging_pages (Documentation/admin-guide/mm/ksm.rst, Linux 5.19)."""
+        try:
+            return int(Path(f"/proc/{self.pid}/ksm_merging_pages").read_text()) * PAGE_SIZE
+        except FileNotFoundError:
+            return None
 
     def _file_blocks(self) -> int | None:
         """Bytes allocated to the files behind guest RAM; st_blocks counts 512 bytes (stat(2))."""

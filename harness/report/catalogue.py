@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The catalogue as a document: every scenario's question, method, threshold, and last results.
 
-`python -m harness.report.catalogue DIRECTORY RESULTS...` takes the summaries of those results into
-DIRECTORY/scenarios.json, the last verdict of each scenario on each image, and writes
+`python -m harness.report.catalogue DIRECTORY RESULTS...` takes what those results say into
+DIRECTORY/scenarios.json, the last verdict and answer of each scenario on each image, and writes
 DIRECTORY/scenarios.md from it.
 """
 
@@ -13,14 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.ledger.events import RunStarted
+from harness.ledger.expect import format_measure
 from harness.ledger.facts import Verdict
+from harness.report.recorder import RESULTS_NAME, read_events
+from harness.report.summary import RunSummary, build_summary
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR, Scenario
 from harness.scenario.steps import AuditStep, RepeatStep, RunStep, Step, unrolled
 from harness.units import format_size
 
 Last = dict[str, dict[str, dict[str, Any]]]
-"""By scenario and image: verdict, cause, reason, kernel, seconds, date."""
+"""By scenario and image: verdict, cause, reason, answer, kernel, accel, seconds, date."""
 
 HEAD = """\
 # The catalogue
@@ -33,14 +37,15 @@ green with*) names the fields with which the scenario must not pass; `make test-
 """
 
 
-def merge(last: Last, runs: Iterable[Mapping[str, Any]], date: str) -> Last:
-    """`last` with the runs of a summary.json, which replace what was there. Pure."""
+def merge(last: Last, runs: Iterable[RunSummary], date: str) -> Last:
+    """`last` with these runs, which replace what was there. Pure."""
     merged = {scenario: dict(images) for scenario, images in last.items()}
     for run in runs:
-        merged.setdefault(run["scenario"], {})[run["image"]] = {
-            **{name: run[name] for name in ("verdict", "cause", "kernel", "accel")},
-            "reason": "" if run["verdict"] in ("PASS", "DONE") else run["reason"],
-            "seconds": round(run["seconds"]),
+        merged.setdefault(run.scenario, {})[run.image] = {
+            **{name: getattr(run, name) for name in ("verdict", "cause", "kernel", "accel")},
+            "reason": "" if run.verdict in (Verdict.PASS, Verdict.DONE) else run.reason,
+            "answer": {name: float(f"{value:.6g}") for name, value in run.answer.items()},
+            "seconds": round(run.seconds),
             "date": date,
         }
     return merged
@@ -112,7 +117,31 @@ def _chapters(
         yield f"- Reference: <{first.reference}>"
         yield f"- Tags: {', '.join(dict.fromkeys(tag for each in scenarios for tag in each.tags))}"
         yield ""
+        yield from _answers(stem, scenarios, last, images)
         yield from _not_green(scenarios, last, images)
+
+
+def _answers(
+    stem: str, scenarios: Sequence[Scenario], last: Last, images: Sequence[str]
+) -> Iterator[str]:
+    """What was measured, a row for each measure of each variant."""
+    rows: dict[str, list[str]] = {}
+    for scenario in scenarios:
+        results = [last.get(scenario.name, {}).get(image, {}) for image in images]
+        label = scenario.name.removeprefix(stem).removeprefix("-")
+        for name in dict.fromkeys(name for each in results for name in each.get("answer", {})):
+            rows[f"{label} `{name}`".strip()] = [
+                format_measure(name, each["answer"][name])
+                if name in each.get("answer", {})
+                else "-"
+                for each in results
+            ]
+    if rows:
+        yield f"| measured | {' | '.join(_with_kernel(image, last) for image in images)} |"
+        yield "|---|" + "---|" * len(images)
+        for name, cells in rows.items():
+            yield f"| {name} | {' | '.join(cells)} |"
+        yield ""
 
 
 def _told_once(
@@ -210,9 +239,9 @@ def main(arguments: Sequence[str]) -> None:
     store = directory / "scenarios.json"
     last: Last = json.loads(store.read_text()) if store.exists() else {}
     for result in results:
-        summary = json.loads((result / "summary.json").read_text())
-        started = json.loads((result / "results.jsonl").open().readline())
-        last = merge(last, summary["runs"], started["wall"][:10])
+        events = list(read_events(result / RESULTS_NAME))
+        walls = [event.wall for _run, event in events if isinstance(event, RunStarted)]
+        last = merge(last, build_summary(events).runs, min(walls)[:10])
     files = [load_scenarios(path) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
     known = {scenario.name for scenarios in files for scenario in scenarios}
     last = {name: last[name] for name in sorted(known & set(last))}

@@ -23,6 +23,7 @@ from harness.ledger.events import (
     Sample,
     Settled,
 )
+from harness.ledger.expect import in_words
 from harness.report.screen import STYLES, TextSink, make_console, printable
 from harness.units import format_size
 
@@ -166,7 +167,7 @@ class ProgressView:
             Text.assemble(
                 f"{judged.t:7.1f}s  {count}",
                 (f"{judged.verdict}{cause}", STYLES[judged.verdict]),
-                f"  {printable(run_id)}",
+                f"  {printable(run_id)}  {printable(in_words(judged.answer))}".rstrip(),
             )
         )
 

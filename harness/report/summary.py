@@ -35,6 +35,8 @@ class RunSummary:
     seconds: float = 0.0
     measures: dict[str, float] = field(default_factory=dict)
     """A measure that was not taken is absent."""
+    answer: dict[str, float] = field(default_factory=dict)
+    """The measures that answer the scenario's question. Not in summary.json."""
     discard: str | None = None
     """The host's policy: `dontneed` or `free`. Not in summary.json."""
 
@@ -77,6 +79,7 @@ def _after(run: RunSummary, event: Event) -> RunSummary:
             reason=event.reason,
             seconds=event.t,
             measures=event.measures,
+            answer=event.answer,
         )
     return run
 

@@ -10,8 +10,6 @@ from rich.text import Text
 
 from harness.ledger.expect import format_measure
 from harness.ledger.facts import Cause, Verdict
-from harness.ledger.measures import MEASURES
-from harness.ledger.step_measures import STEP_MEASURES
 from harness.report.matrix import matrix_table
 from harness.report.policies import policy_table
 from harness.report.progress import ProgressView
@@ -106,14 +104,13 @@ def _explain(console: Console, run: RunSummary, results: Path) -> None:
 
 
 def _tell_measured(console: Console, run: RunSummary) -> None:
-    """What the steps of a measurement took, beside what every run measures."""
-    taken = [name for name in run.measures if name in STEP_MEASURES or name not in MEASURES]
-    if taken:
+    """What a measurement took."""
+    if run.answer:
         console.print()
         console.print(Text.assemble((str(run.verdict), STYLES[run.verdict]), " ", run.run_id))
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-        for name in taken:
-            table.add_row(f"  {printable(name)}", format_measure(name, run.measures[name]))
+        for name, value in run.answer.items():
+            table.add_row(f"  {printable(name)}", format_measure(name, value))
         console.print(table)
 
 

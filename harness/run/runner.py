@@ -212,6 +212,7 @@ class _Attempt:
             scenario.expect,
             t=self._record.now(),
             measured=scenario.measured,
+            answer=scenario.answer,
         )
         self._record.add(judged)
         return judged

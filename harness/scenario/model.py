@@ -17,6 +17,7 @@ from harness.scenario.expectations import (
 from harness.scenario.fields import CommandLine, Name, NotEmpty, Size
 from harness.scenario.steps import (
     AuditStep,
+    AwaitStep,
     BindStep,
     BusyStep,
     CalmStep,
@@ -153,6 +154,8 @@ class Scenario(Part):
     steps: Annotated[tuple[Step, ...], NotEmpty]
     expect: Expectations = Field(default_factory=dict)
     """Condition by measure, as in `reclaimed_fraction: ">= 0.95"`; empty: a measurement only."""
+    answer: tuple[str, ...] = ()
+    """The measures that answer its question, shown beside the verdict."""
     red: dict[str, Any] = Field(default_factory=dict)
     """The negative control: fields, by their paths, with which the scenario must not pass."""
 
@@ -212,14 +215,22 @@ class Scenario(Part):
         """Measures that no step takes, in the scenario's expectations and those of its audits."""
         audits: set[str] = set()
         for loc, step in unrolled(self.steps):
+            field, conditions = "expect", {}
             if isinstance(step, AuditStep):
-                for measure, condition in step.expect.items():
-                    for why in check_names(measure, condition, self.measured, audits):
-                        yield (*loc, "audit", "expect", measure), why
+                conditions = step.expect
+            elif isinstance(step, AwaitStep):
+                field, conditions = "until", step.until
+            for measure, condition in conditions.items():
+                for why in check_names(measure, condition, self.measured, audits):
+                    yield (*loc, step.verb, field, measure), why
+            if isinstance(step, AuditStep):
                 audits.add(step.name)
         for measure, condition in self.expect.items():
             for why in check_names(measure, condition, self.measured, audits):
                 yield ("expect", measure), why
+        for index, measure in enumerate(self.answer):
+            for why in check_names(measure, ">= 0", self.measured, audits):
+                yield ("answer", index), why
 
     def _oversized_churns(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for loc, step in unrolled(self.steps):

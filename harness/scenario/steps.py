@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness.ledger.measures import HOST_MEASURES
 from harness.ledger.reuse import REUSE_SECONDS
 from harness.ledger.zones import MAX_ORDER
 from harness.scenario.expectations import Expectations
@@ -123,6 +124,21 @@ class PressureStep(_Verb):
     verb: ClassVar[str] = "pressure"
     by: Literal["any", "process-madvise", "cgroup-reclaim", "cgroup-limit"] = "any"
     """`any`: the first of them that this host can do."""
+
+
+class AwaitStep(_Verb):
+    """Wait until what the host holds of the guest is so."""
+
+    verb: ClassVar[str] = "await"
+    until: Expectations
+    """Measures that the host alone tells: `merged_bytes: ">= 64MiB"`."""
+    deadline: Seconds
+
+    @model_validator(mode="after")
+    def _host_tells(self) -> Self:
+        if not self.until or not set(self.until) <= HOST_MEASURES:
+            raise ValueError(f"until: can be awaited: {', '.join(sorted(HOST_MEASURES))}")
+        return self
 
 
 class RunStep(_Verb):
@@ -311,6 +327,7 @@ _SingleStep = (
     | Annotated[UnbindStep, Tag("unbind")]
     | Annotated[BindStep, Tag("bind")]
     | Annotated[PressureStep, Tag("pressure")]
+    | Annotated[AwaitStep, Tag("await")]
     | Annotated[RunStep, Tag("run")]
     | Annotated[RequireStep, Tag("require")]
     | Annotated[QmpStep, Tag("qmp")]

@@ -82,7 +82,11 @@ def test_every_measure_taken_is_documented() -> None:
     pressure = pressed(45.0, before=52 * MIB, after=50 * MIB)
     first = a_run(earlier=[healthy().audited(15.0, "held"), pressure], last=())
     charged = healthy().audited()
-    charged = replace(charged, mapping=mapping(1, file_blocks=4096, cgroup_current=5))
+    charged = replace(
+        charged,
+        mapping=mapping(1, file_blocks=4096, cgroup_current=5, merged=3),
+        counters=replace(charged.counters, meminfo={"MemFree": 7}),
+    )
     of_order_steps = {"order_refused", "order_read"}
     taken = measure([*first, *a_run(audits=[charged]), *every_step()])
     assert {name for name in taken if name not in MEASURES} == {

@@ -11,6 +11,7 @@ from harness.report.catalogue import document, images_of, merge
 from harness.report.matrix import matrix_table
 from harness.report.summary import RunSummary, Summary
 from harness.scenario.model import Scenario
+from harness.units import MIB
 
 
 def run(scenario: str, image: str, verdict: Verdict, **more: Any) -> RunSummary:
@@ -58,30 +59,30 @@ def scenario(name: str, **more: Any) -> Scenario:
     return Scenario.model_validate(plain | more)
 
 
-def as_json(one: RunSummary) -> dict[str, Any]:
-    names = ("scenario", "image", "kernel", "accel", "verdict", "cause", "reason", "seconds")
-    return {name: getattr(one, name) for name in names}
-
-
 def test_the_last_result_counts_and_others_stay() -> None:
-    first = merge({}, [as_json(each) for each in RUNS[:2]], "2026-01-01")
-    later = merge(first, [as_json(RUNS[2])], "2026-01-02")
+    first = merge({}, RUNS[:2], "2026-01-01")
+    later = merge(first, [RUNS[2]], "2026-01-02")
     assert later["alpha"]["bullseye"]["date"] == "2026-01-01"
     assert later["alpha"]["bookworm"]["verdict"] == "FAIL"
     assert first["alpha"]["bookworm"]["verdict"] == "PASS", "what was given is left alone"
 
 
 def test_images_stand_in_the_order_of_their_kernels() -> None:
-    last = merge({}, [as_json(each) for each in RUNS], "2026-01-01")
+    last = merge({}, RUNS, "2026-01-01")
     last["alpha"]["bookworm"]["kernel"] = None
     assert images_of(last) == ["bullseye", "bookworm"]
 
 
 def test_the_document_has_question_method_threshold_and_results() -> None:
     failed = run(
-        "alpha-off", "bookworm", Verdict.FAIL, cause=Cause.NOT_REPORTED, reason="3MiB\nstayed"
+        "alpha-off",
+        "bookworm",
+        Verdict.FAIL,
+        cause=Cause.NOT_REPORTED,
+        reason="3MiB\nstayed",
+        answer={"freed_bytes": 3 * MIB, "before.settle_seconds": 2.25},
     )
-    last = merge({}, [as_json(each) for each in (*RUNS, failed)], "2026-01-02")
+    last = merge({}, [*RUNS, failed], "2026-01-02")
     text = document(
         [
             [
@@ -102,6 +103,9 @@ def test_the_document_has_question_method_threshold_and_results() -> None:
         "- Expected: at *audit* `rounds >= 1`",
         "- Expected: nothing, it is a measurement",
         "- Reference: <https://example.org/x>",
+        "| measured | bullseye 5.10.0 | bookworm 6.1.0 |",
+        "| alpha-off `freed_bytes` | - | 3MiB |",
+        "| alpha-off `before.settle_seconds` | - | 2.2 s |",
         "- alpha-off on bookworm (2026-01-02): **FAIL not-reported**: 3MiB stayed",
     ):
         assert line in text.splitlines(), line

@@ -136,7 +136,7 @@ expect:
     for line in (
         "x.yaml:3: guest.memory: 1024 has no unit; write a number and B, KiB, MiB or GiB: 512MiB",
         "x.yaml:3: guest.vcpus: must be a whole number, not 'two'",
-        "x.yaml:4: ballon: unknown field; did you mean 'balloon'; fields are: about, balloon, ",
+        "x.yaml:4: ballon: unknown field; did you mean 'balloon'; fields are: about, answer, ",
         "x.yaml:5: host.backend: 'memfd-sahred' is not one of ",
         "did you mean 'memfd-shared'",
         "x.yaml:7: steps[0].settle.dealine: unknown field; did you mean 'deadline'; "
