@@ -385,5 +385,5 @@ def measured_by(step: Step) -> tuple[str, ...]:
         case WatchStep():
             return step.measured
         case OrderStep():
-            return ("order_read",) if step.set is None else ("order_read", "order_refused")
+            return ("order_read", "order_refused")
     return ()
