@@ -168,7 +168,8 @@ class ProgressView:
                 f"{judged.t:7.1f}s  {count}",
                 (f"{judged.verdict}{cause}", STYLES[judged.verdict]),
                 f"  {printable(run_id)}  {printable(in_words(judged.answer))}".rstrip(),
-            )
+            ),
+            soft_wrap=True,
         )
 
     def _render(self) -> RenderableType:

@@ -2,6 +2,7 @@
 """Verbs of the catalogue on a real guest: what each does, leaves in the record, and measures."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ steps:
   - plug: {device: balloon}
   - balloon: {to: 60%}
   - balloon: {to: all}
+  - order: {}
   - order: {set: 4}
+  - await: {until: {held_bytes: "< memory_bytes"}, deadline: 20s}
   - busy: {size: 10%, hold: 200ms, idle: 2s}
   - watch: {name: seen, duration: 9s}
   - calm: {}
@@ -46,6 +49,7 @@ expect:
   busy_rounds: ">= 2"
   reported_resident_bytes: "== 0"
   console_findings: "== 0"
+answer: [apples, last.held_bytes]
 """
 
 MOVED = """\
@@ -116,6 +120,11 @@ def test_every_verb_does_what_it_says(ended: tuple[Path, str]) -> None:
     assert found["faults_thread_base_off_per_second"] > 1000
     assert found["slowest_plug_seconds"] > 0
     assert found["order_refused"] == 0
+
+
+def test_what_answers_the_question_stands_beside_the_verdict(ended: tuple[Path, str]) -> None:
+    _results, output = ended
+    assert re.search(r"PASS +every-verb +apples 7, last.held_bytes [\d.]+MiB", output)
 
 
 def test_a_guest_goes_on_where_it_moves_to(ended: tuple[Path, str]) -> None:

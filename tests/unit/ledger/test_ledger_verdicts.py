@@ -34,6 +34,7 @@ from harness.ledger.events import (
     Event,
     GuestReady,
     Judged,
+    Measured,
     PhaseStarted,
     StepsDone,
 )
@@ -339,3 +340,24 @@ def test_a_page_is_the_smallest_loss() -> None:
     judged = judge(run_on(guest), RECLAIM)
     assert judged.measures["held_absent_bytes"] == PAGE_SIZE
     assert judged.cause is Cause.DATA_LOSS
+
+
+class TestAnswer:
+    """What is shown beside the verdict: the measures that answer the scenario's question."""
+
+    def test_measures_by_name_and_as_they_were_at_an_audit(self) -> None:
+        early = swallowed().audited(15.0, "early")
+        names = ("settle_seconds", "early.reported_resident_bytes", "reported_resident_bytes")
+        assert judge(a_run(earlier=[early]), RECLAIM, answer=names).answer == {
+            "settle_seconds": 16.0,
+            "early.reported_resident_bytes": 160 * MIB,
+            "reported_resident_bytes": 0,
+        }
+
+    def test_what_was_not_measured_is_absent(self) -> None:
+        assert judge(a_run(), RECLAIM, answer=["sleeps", "early.held_bytes"]).answer == {}
+
+    def test_of_a_measurement_it_is_all_that_its_steps_took(self) -> None:
+        events = a_run(earlier=[Measured(15.0, "apples", 7)])
+        assert judge(events, {}).answer == {"apples": 7}
+        assert judge(events, RECLAIM).answer == {}

@@ -92,6 +92,13 @@ def test_a_memfd_is_charged_for_what_no_mapping_shows() -> None:
     assert after.held == after.file_blocks == 4000 * PAGE_SIZE
 
 
+def test_pages_that_ksm_merged_are_counted_where_the_kernel_counts_them() -> None:
+    counted = Path("/proc/self/ksm_merging_pages").exists()
+    with GuestRamProcess(PAGES, "small-pages") as child:
+        merged = HostMappingReader(child.pid, child.layout).read().merged
+    assert merged == (0 if counted else None), "nobody asked KSM to look at it"
+
+
 def test_a_file_mapped_elsewhere_is_not_behind_guest_ram() -> None:
     with GuestRamProcess(PAGES, "small-pages") as child:
         child.do("other = os.memfd_create('other'); os.ftruncate(other, 1 << 20)")
