@@ -38,6 +38,11 @@
 
 enum state { USED = 0, FREE = 1, REPORTED_HEAD = 2, NO_PAGE = 3, HELD = 4 };
 
+/* Page frames that are memory of the guest, from start to before end. */
+struct range {
+	uint64_t start, end;
+};
+
 /* A bit for each page frame that one of the named processes maps. */
 struct held {
 	uint64_t *bits;
@@ -52,6 +57,8 @@ struct piece {
 
 static struct {
 	int kpageflags;
+	struct range *ram;
+	size_t ram_count;
 	struct held held;
 	atomic_uint next;
 	/* One more than the number of the first piece that the file's end cut short. */
@@ -129,8 +136,55 @@ static void hold_process(struct held *held, uint64_t pid)
 	close(pagemap);
 }
 
+/* Reads where the guest has memory; the same call again finds what was plugged since. */
+static void read_ram(void)
+{
+	FILE *iomem = fopen("/proc/iomem", "r");
+	char line[256];
+
+	if (!iomem)
+		die("open /proc/iomem");
+	round_.ram_count = 0;
+	while (fgets(line, sizeof(line), iomem)) {
+		struct range *ram;
+		uint64_t start, last;
+
+		/* Memory of virtio-mem stands below its device. */
+		if (!strstr(line, " : System RAM") ||
+		    sscanf(line, "%" SCNx64 "-%" SCNx64, &start, &last) != 2 || !last)
+			continue;
+		ram = realloc(round_.ram, (round_.ram_count + 1) * sizeof(*ram));
+		if (!ram)
+			die("allocate the list of memory ranges");
+		ram[round_.ram_count++] = (struct range){
+			.start = start / PAGE_BYTES, .end = last / PAGE_BYTES + 1};
+		round_.ram = ram;
+	}
+	if (ferror(iomem))
+		die("read /proc/iomem");
+	fclose(iomem);
+	if (!round_.ram_count) {
+		errno = EACCES; /* who may not know sees zeros */
+		die("find System RAM in /proc/iomem");
+	}
+}
+
+static int is_ram(uint64_t pfn)
+{
+	for (size_t i = 0; i < round_.ram_count; i++)
+		if (pfn >= round_.ram[i].start && pfn < round_.ram[i].end)
+			return 1;
+	return 0;
+}
+
 static uint32_t state_of(uint64_t flags, uint64_t pfn)
 {
+	/*
+	 * A page of the kernel's own may have no flag; neither has a hole from 6.16 on, where
+	 * kpage_read() in fs/proc/page.c no longer says KPF_NOPAGE.
+	 */
+	if (!flags && !is_ram(pfn))
+		return NO_PAGE;
 	/*
 	 * Offline (in the balloon, or unplugged) and poisoned page frames belong to nobody, so
 	 * neither their presence on the host nor their absence says anything.
@@ -225,6 +279,7 @@ static void read_round(void)
 	uint64_t start = monotonic_ns();
 	unsigned int end;
 
+	read_ram();
 	atomic_store(&round_.next, 0);
 	atomic_store(&round_.end, MOST_PIECES);
 	on_every_cpu(read_pieces, NULL);

@@ -25,6 +25,7 @@ from harness.image.compile import compile_c, tool_sources
 from harness.ledger.facts import GuestState
 from harness.observe.counter_stream import CounterFrame, CounterStream, read_counters
 from harness.observe.page_stream import PageReader, decode_pages
+from harness.observe.ram_layout import parse_system_ram
 from harness.units import MIB, PAGE_SIZE
 
 IMAGES = Path(__file__).parents[3] / "guest-images"
@@ -473,6 +474,19 @@ def test_every_page_frame_has_a_state(shell: LocalShell) -> None:
     agreed = np.count_nonzero(free == (flags & KPF_BUDDY != 0)) / pages
     assert agreed > 0.9, "the two looks are moments apart, not worlds"
     assert not (states == GuestState.HELD).any()
+
+
+@needs_page_flags
+def test_what_is_no_memory_is_no_page_whatever_its_flags(shell: LocalShell) -> None:
+    """From 6.16 on a hole has no flag at all, and a kernel's own page has none either."""
+    states = decode_pages(shell.run("fpr-guest pages", timeout=SECONDS).stdout).states
+    bare = _page_flags() == 0
+    ram = np.zeros(len(states), np.bool_)
+    for start, end in parse_system_ram(Path("/proc/iomem").read_text()):
+        ram[start // PAGE_SIZE : -(-end // PAGE_SIZE)] = True
+    assert (states[bare & ~ram] == GuestState.NO_PAGE).all()
+    assert np.count_nonzero(states[bare & ram] == GuestState.NO_PAGE) == 0
+    assert np.count_nonzero(bare & ram), "the kernel has pages of its own"
 
 
 @needs_page_flags
