@@ -21,17 +21,16 @@ from harness.ledger.events import (
     Pressed,
     Settled,
 )
-from harness.ledger.facts import CellTotals, HostMapping, Zone
+from harness.ledger.facts import CellTotals, HostMapping
 from harness.ledger.places import PLACE_FAMILIES, PLACE_MEASURES, place_measures
-from harness.ledger.retention import RETENTION_MEASURES, retention_measures
-from harness.ledger.step_measures import STEP_FAMILIES, STEP_MEASURES, step_measures
-from harness.ledger.zones import (
-    MAX_ORDER,
-    REPORTING_CAPACITY,
-    above_watermark,
-    passed_over,
-    zone_name,
+from harness.ledger.retention import (
+    RETENTION_MEASURES,
+    kept_since,
+    percpu_free,
+    retention_measures,
 )
+from harness.ledger.step_measures import STEP_FAMILIES, STEP_MEASURES, step_measures
+from harness.ledger.zones import MAX_ORDER, REPORTING_CAPACITY
 from harness.units import PAGE_SIZE
 
 UNJUDGED_LIMIT = 0.05
@@ -339,48 +338,6 @@ def host_measures(mapping: HostMapping) -> dict[str, float]:
         "merged_bytes": mapping.merged,
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class Kept:
-    """By how much has grown what a guest has free and cannot report. Bytes."""
-
-    under: int
-    """In zones under their watermark."""
-    small: int
-    """In blocks below the order, in the other zones."""
-    listed: int
-    """On the per-CPU lists."""
-
-    @property
-    def total(self) -> int:
-        return self.under + self.small + self.listed
-
-
-def kept_since(freed: ChurnFreed, audit: Audited, reporting_order: int) -> Kept:
-    """From the moment before a free to an audit: only then is known what of it the lists took.
-
-    An audit before the memory was taken says less. The fill takes what lies on the per-CPU lists,
-    whole huge pages among it, and the free puts as much there again.
-    """
-    before = {zone_name(zone): zone for zone in freed.zones_before}
-    under = small = 0
-    for zone in audit.counters.zones:
-        grown = passed_over(zone, reporting_order)
-        if zone_name(zone) in before:
-            grown -= passed_over(before[zone_name(zone)], reporting_order)
-        # A zone that has come over its watermark shrinks, and gives nothing that others keep.
-        if above_watermark(zone, reporting_order):
-            small += max(0, grown)
-        else:
-            under += max(0, grown)
-    listed = percpu_free(audit.counters.zones) - percpu_free(freed.zones_before)
-    return Kept(under * PAGE_SIZE, small * PAGE_SIZE, max(0, listed))
-
-
-def percpu_free(zones: Sequence[Zone]) -> int:
-    """Bytes on the per-CPU lists of these zones."""
-    return sum(zone.per_cpu for zone in zones) * PAGE_SIZE
 
 
 def audit_before(events: Sequence[Event], freed: ChurnFreed) -> Audited | None:

@@ -5,15 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.ledger.events import Audited, ChurnFreed, ChurnHeld, Event
-from harness.ledger.measures import (
-    Kept,
-    audit_before,
-    kept_since,
-    percpu_free,
-    rounds_of,
-    usable_audit,
-)
-from harness.ledger.retention import retention_measures
+from harness.ledger.measures import audit_before, rounds_of, usable_audit
+from harness.ledger.retention import Kept, kept_since, percpu_free, retention_measures
 from harness.ledger.zones import above_watermark, block_size, zone_name
 from harness.units import format_size
 

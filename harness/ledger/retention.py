@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest keeps beside its free lists, by who keeps it."""
+"""What a guest keeps: free where nothing is reported, or used, by who uses it."""
 
-from harness.ledger.events import Audited
-from harness.ledger.facts import GuestCounters
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.ledger.events import Audited, ChurnFreed
+from harness.ledger.facts import GuestCounters, Zone
 from harness.ledger.noise import HUGE_PAGE
+from harness.ledger.zones import above_watermark, passed_over, zone_name
+from harness.units import PAGE_SIZE
 
 RETENTION_MEASURES: dict[str, str] = {
     "page_cache_bytes": "bytes of files in the guest's page cache, more than at the last audit "
@@ -27,6 +32,48 @@ _ACCOUNTED = (
     "Hugetlb",
 )
 """/proc/meminfo fields that together hold nearly all of MemTotal, none of it twice."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """By how much has grown what a guest has free and cannot report. Bytes."""
+
+    under: int
+    """In zones under their watermark."""
+    small: int
+    """In blocks below the order, in the other zones."""
+    listed: int
+    """On the per-CPU lists."""
+
+    @property
+    def total(self) -> int:
+        return self.under + self.small + self.listed
+
+
+def kept_since(freed: ChurnFreed, audit: Audited, reporting_order: int) -> Kept:
+    """From the moment before a free to an audit: only then is known what of it the lists took.
+
+    An audit before the memory was taken says less. The fill takes what lies on the per-CPU lists,
+    whole huge pages among it, and the free puts as much there again.
+    """
+    before = {zone_name(zone): zone for zone in freed.zones_before}
+    under = small = 0
+    for zone in audit.counters.zones:
+        grown = passed_over(zone, reporting_order)
+        if zone_name(zone) in before:
+            grown -= passed_over(before[zone_name(zone)], reporting_order)
+        # A zone that has come over its watermark shrinks, and gives nothing that others keep.
+        if above_watermark(zone, reporting_order):
+            small += max(0, grown)
+        else:
+            under += max(0, grown)
+    listed = percpu_free(audit.counters.zones) - percpu_free(freed.zones_before)
+    return Kept(under * PAGE_SIZE, small * PAGE_SIZE, max(0, listed))
+
+
+def percpu_free(zones: Sequence[Zone]) -> int:
+    """Bytes on the per-CPU lists of these zones."""
+    return sum(zone.per_cpu for zone in zones) * PAGE_SIZE
 
 
 def retention_measures(audit: Audited, earlier: Audited | None) -> dict[str, float]:
