@@ -18,6 +18,7 @@ from harness.ledger.expect import format_measure
 from harness.ledger.facts import Verdict
 from harness.report.recorder import RESULTS_NAME, read_events
 from harness.report.summary import RunSummary, build_summary
+from harness.scenario.fields import shown
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR, Scenario
 from harness.scenario.steps import AuditStep, RepeatStep, RunStep, Step, unrolled
@@ -196,7 +197,7 @@ def _in_words(step: Step) -> str:
     if isinstance(step, RunStep):
         return f"run `{step.command.strip().splitlines()[0]}`"
     words = [
-        f"{name} {getattr(step, name)}"
+        f"{name} {shown(getattr(step, name), field.metadata)}"
         for name, field in type(step).model_fields.items()
         if getattr(step, name) != field.default
     ]

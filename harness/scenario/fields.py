@@ -2,6 +2,7 @@
 """Field types of scenario files: text with units in, bytes and seconds out."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -103,9 +104,24 @@ def _kernel_words(value: str) -> str:
     return value
 
 
-Size = Annotated[int, PlainValidator(_size)]
+_SIZE = PlainValidator(_size)
+_SECONDS = PlainValidator(_duration)
+
+
+def shown(value: Any, metadata: Sequence[Any]) -> str:
+    """A field's value as a file would have it; `metadata`: of its pydantic `FieldInfo`."""
+    if _SIZE in metadata:
+        return format_size(value)
+    if _SECONDS in metadata:
+        return f"{value:g}s" if value >= 1 else f"{value * 1000:g}ms"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {condition}" for name, condition in value.items())
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+Size = Annotated[int, _SIZE]
 """`512MiB` in the file, bytes in the model."""
-Seconds = Annotated[float, PlainValidator(_duration)]
+Seconds = Annotated[float, _SECONDS]
 """`60s` in the file, seconds in the model."""
 MemoryShare = Annotated[Share, PlainValidator(_share)]
 """`50%` or `512MiB` in the file."""

@@ -19,6 +19,8 @@ def run(scenario: str, image: str, verdict: Verdict, **more: Any) -> RunSummary:
     return RunSummary(f"{scenario}@{image}", scenario, image, 1, kernel, verdict=verdict, **more)
 
 
+CROWD = {"crowd": {"limit": "1.5GiB", "touch": "80%", "boot_first": True}}
+
 RUNS = (
     run("alpha", "bullseye", Verdict.PASS),
     run("alpha", "bookworm", Verdict.PASS),
@@ -89,7 +91,7 @@ def test_the_document_has_question_method_threshold_and_results() -> None:
                 scenario("reclaim-basic", red={"balloon.free_page_reporting": False}),
                 scenario("alpha-off", balloon={"free_page_reporting": False}),
             ],
-            [scenario("beta", steps=[{"settle": {}}])],
+            [scenario("beta", steps=[{"settle": {"deadline": "90s"}}, CROWD])],
         ],
         last,
         ["bullseye", "bookworm"],
@@ -101,6 +103,7 @@ def test_the_document_has_question_method_threshold_and_results() -> None:
         "Half of memory is freed.",
         "- Method: churn size 50%; audit *audit*",
         "- Expected: at *audit* `rounds >= 1`",
+        "- Method: settle deadline 90s; crowd limit 1.5GiB, touch 80%, boot_first true",
         "- Expected: nothing, it is a measurement",
         "- Reference: <https://example.org/x>",
         "| measured | bullseye 5.10.0 | bookworm 6.1.0 |",
