@@ -7,7 +7,6 @@ DIRECTORY/scenarios.md from it.
 """
 
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from harness.ledger.events import RunStarted
 from harness.ledger.expect import format_measure
 from harness.ledger.facts import Verdict
+from harness.report.matrix import oldest_first
 from harness.report.recorder import RESULTS_NAME, read_events
 from harness.report.summary import RunSummary, build_summary
 from harness.scenario.fields import shown
@@ -58,9 +58,7 @@ def images_of(last: Last) -> list[str]:
     for runs in last.values():
         for image, result in runs.items():
             kernels[image] = result["kernel"] or kernels.get(image, "")
-    return sorted(
-        kernels, key=lambda image: ([*map(int, re.findall(r"\d+", kernels[image]))], image)
-    )
+    return oldest_first(kernels)
 
 
 def document(files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]) -> str:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scenario x kernel: what became of each scenario on every image."""
 
+import re
+from collections.abc import Mapping
+
 from rich.table import Table
 from rich.text import Text
 
@@ -11,16 +14,26 @@ from harness.report.summary import RunSummary, Summary
 _WORST = (Verdict.FAIL, Verdict.ERROR, Verdict.MISS, Verdict.SKIP, Verdict.DONE, Verdict.PASS)
 
 
+def oldest_first(kernels: Mapping[str, str]) -> list[str]:
+    """Images by the version of their kernels."""
+
+    def key(image: str) -> tuple[list[int], str]:
+        return [int(number) for number in re.findall(r"\d+", kernels[image])], image
+
+    return sorted(kernels, key=key)
+
+
 def matrix_table(summary: Summary) -> Table | None:
     """A row a scenario and a column an image; None where only one image ran."""
-    images = list(dict.fromkeys(run.image for run in summary.runs))
-    if len(images) < 2:
+    kernels = {run.image: "" for run in summary.runs}
+    kernels |= {run.image: run.kernel for run in summary.runs if run.kernel}
+    if len(kernels) < 2:
         return None
+    images = oldest_first(kernels)
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("scenario", overflow="fold")
     for image in images:
-        kernels = [run.kernel for run in summary.runs if run.image == image and run.kernel]
-        version = kernels[0].partition("-")[0] if kernels else "-"
+        version = kernels[image].partition("-")[0] or "-"
         table.add_column(f"{image}\n{printable(version)}", no_wrap=True)
     for scenario in dict.fromkeys(run.scenario for run in summary.runs):
         runs = [run for run in summary.runs if run.scenario == scenario]

@@ -22,15 +22,15 @@ def run(scenario: str, image: str, verdict: Verdict, **more: Any) -> RunSummary:
 CROWD = {"crowd": {"limit": "1.5GiB", "touch": "80%", "boot_first": True}}
 
 RUNS = (
-    run("alpha", "bullseye", Verdict.PASS),
     run("alpha", "bookworm", Verdict.PASS),
+    run("alpha", "bullseye", Verdict.PASS),
     run("alpha", "bookworm", Verdict.FAIL),
     run("beta", "bookworm", Verdict.SKIP),
 )
 
 
 def test_one_image_needs_no_table() -> None:
-    assert matrix_table(Summary(RUNS[1:])) is None
+    assert matrix_table(Summary(RUNS[2:])) is None
     assert matrix_table(Summary(())) is None
 
 
