@@ -29,6 +29,9 @@ DEFAULT_TAG = "default"
 PLAIN = "plain"
 """Label of the variant with every switch off."""
 
+MAX_SWITCHES = 8
+"""Beyond these 256 variants nobody meant all of them."""
+
 _FIELD = re.compile(r"[A-Za-z_]\w*(\[\d+\])*(\.[A-Za-z_]\w*(\[\d+\])*)*")
 _PART = re.compile(r"[A-Za-z_]\w*|\d+")
 
@@ -69,6 +72,10 @@ def _variants(document: Document) -> dict[str, list[_Change]] | None:
     switches, variants = (_labelled(document, name) for name in ("switches", "variants"))
     if switches is None:
         return variants
+    if len(switches) > MAX_SWITCHES:
+        loc = ("switches",)
+        text = f"more than {MAX_SWITCHES} switches: {2 ** len(switches)} variants"
+        raise file_error(document.path, [Mistake(document.lines[loc], loc, text)])
     found: dict[str, list[_Change]] = {}
     for on in itertools.product((False, True), repeat=len(switches)):
         chosen = list(itertools.compress(switches.items(), on))

@@ -235,3 +235,11 @@ def test_a_switchs_mistake_is_told_with_its_place(switched: Path) -> None:
     path.write_text(path.read_text().replace("128MiB", "128MB"))
     with pytest.raises(ScenarioFileError, match=r"zeta.yaml:9: guest.memory: '128MB' is not a"):
         load_scenarios(path)
+
+
+def test_too_many_switches_are_refused(switched: Path) -> None:
+    path = switched / "zeta.yaml"
+    more = "".join(f"  s{number}: {{title: x}}\n" for number in range(7))
+    path.write_text(path.read_text().replace("variants:", f"{more}variants:"))
+    with pytest.raises(ScenarioFileError, match=r"zeta.yaml:8: switches: more than 8 .* 512 var"):
+        load_scenarios(path)
