@@ -73,9 +73,9 @@ def _variants(document: Document) -> dict[str, list[_Change]] | None:
     if switches is None:
         return variants
     if len(switches) > MAX_SWITCHES:
-        loc = ("switches",)
-        text = f"more than {MAX_SWITCHES} switches: {2 ** len(switches)} variants"
-        raise file_error(document.path, [Mistake(document.lines[loc], loc, text)])
+        text = f"more than {MAX_SWITCHES} switches: {1 << len(switches)} variants"
+        line = document.lines[("switches",)]
+        raise file_error(document.path, [Mistake(line, ("switches",), text)])
     found: dict[str, list[_Change]] = {}
     for on in itertools.product((False, True), repeat=len(switches)):
         chosen = list(itertools.compress(switches.items(), on))
