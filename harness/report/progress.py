@@ -24,6 +24,7 @@ from harness.ledger.events import (
     Settled,
 )
 from harness.ledger.expect import in_words
+from harness.ledger.facts import Verdict
 from harness.report.screen import STYLES, TextSink, make_console, printable
 from harness.units import format_size
 
@@ -162,12 +163,14 @@ class ProgressView:
     def _tell_end(self, run_id: str, judged: Judged) -> None:
         self._done += 1
         count = f"[{self._done}/{self._total}] " if self._total else ""
+        # What a measurement took stands in a table at the end.
+        answer = {} if judged.verdict is Verdict.DONE else judged.answer
         cause = f" {judged.cause}" if judged.cause else ""
         self._console.print(
             Text.assemble(
                 f"{judged.t:7.1f}s  {count}",
                 (f"{judged.verdict}{cause}", STYLES[judged.verdict]),
-                f"  {printable(run_id)}  {printable(in_words(judged.answer))}".rstrip(),
+                f"  {printable(run_id)}  {printable(in_words(answer))}".rstrip(),
             ),
             soft_wrap=True,
         )
