@@ -128,7 +128,8 @@ def _answers(
     for scenario in scenarios:
         results = [last.get(scenario.name, {}).get(image, {}) for image in images]
         label = scenario.name.removeprefix(stem).removeprefix("-")
-        for name in dict.fromkeys(name for each in results for name in each.get("answer", {})):
+        taken = dict.fromkeys(name for each in results for name in each.get("answer", {}))
+        for name in (name for name in scenario.answer or taken if name in taken):
             rows[f"{label} `{name}`".strip()] = [
                 format_measure(name, each["answer"][name])
                 if name in each.get("answer", {})
