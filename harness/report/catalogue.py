@@ -27,6 +27,8 @@ from harness.units import format_size
 Last = dict[str, dict[str, dict[str, Any]]]
 """By scenario and image: verdict, cause, reason, answer, kernel, accel, seconds, date."""
 
+STORE, DOCUMENT = "scenarios.json", "scenarios.md"
+
 HEAD = """\
 # The catalogue
 
@@ -233,20 +235,25 @@ def _one_line(result: Mapping[str, Any]) -> str:
     return " ".join(str(result["reason"]).split())
 
 
+def catalogue() -> list[list[Scenario]]:
+    """The project's scenarios by file."""
+    return [load_scenarios(path) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Merge results and write both files. Raises `ScenarioFileError`, `OSError`."""
+    """Merge results and write both files. Raises `ScenarioFileError`, `RecordError`, `OSError`."""
     directory, *results = map(Path, arguments)
-    store = directory / "scenarios.json"
+    store = directory / STORE
     last: Last = json.loads(store.read_text()) if store.exists() else {}
     for result in results:
         events = list(read_events(result / RESULTS_NAME))
         walls = [event.wall for _run, event in events if isinstance(event, RunStarted)]
         last = merge(last, build_summary(events).runs, min(walls)[:10])
-    files = [load_scenarios(path) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
+    files = catalogue()
     known = {scenario.name for scenarios in files for scenario in scenarios}
     last = {name: last[name] for name in sorted(known & set(last))}
     store.write_text(json.dumps(last, indent=1, sort_keys=True) + "\n")
-    (directory / "scenarios.md").write_text(document(files, last, images_of(last)))
+    (directory / DOCUMENT).write_text(document(files, last, images_of(last)))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 """Scenario x kernel, on the terminal and as a document."""
 
 import io
+import json
 from typing import Any
 
 from rich.console import Console
 
 from harness.ledger.facts import Cause, Verdict
-from harness.report.catalogue import document, images_of, merge
+from harness.report.catalogue import DOCUMENT, STORE, catalogue, document, images_of, merge
 from harness.report.matrix import matrix_table
 from harness.report.summary import RunSummary, Summary
-from harness.scenario.model import Scenario
+from harness.scenario.model import SCENARIOS_DIR, Scenario
 from harness.units import MIB
 
 
@@ -114,3 +115,10 @@ def test_the_document_has_question_method_threshold_and_results() -> None:
         assert line in text.splitlines(), line
     assert "`balloon.free_page_reporting: false`" in text
     assert "reporting off" in text
+
+
+def test_the_projects_document_is_up_to_date() -> None:
+    docs = SCENARIOS_DIR.parent / "docs"
+    last = json.loads((docs / STORE).read_text(encoding="utf-8"))
+    written = (docs / DOCUMENT).read_text(encoding="utf-8")
+    assert written == document(catalogue(), last, images_of(last)), "run `make docs`"
