@@ -28,6 +28,7 @@ RETURNED = frozenset(
         "worst_reclaimed_fraction",
         "reported_bytes",
         "discarded_bytes",
+        "crowd_guests",
     }
 )
 """Measures that grow as memory comes back."""

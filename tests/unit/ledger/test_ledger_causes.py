@@ -15,13 +15,22 @@ from ledger_builders import (
     noise,
     ready,
     settled,
+    started,
     zone,
 )
 from ledger_judging import FRACTION, RECLAIM, G, S, check, run_on, swallowed, warning
 
-from harness.ledger.events import ChurnHeld, DriverChanged, Event, SettleOutcome
+from harness.ledger.events import (
+    ChurnHeld,
+    CrowdFull,
+    CrowdGrew,
+    DriverChanged,
+    Event,
+    SettleOutcome,
+    StepsDone,
+)
 from harness.ledger.facts import Cause, GuestCounters, Verdict
-from harness.units import MIB
+from harness.units import GIB, MIB
 
 
 class TestControls:
@@ -289,6 +298,25 @@ class TestGuestRetained:
         assert cause is Cause.GUEST_RETAINED
         assert "84MiB of what was freed are free in the guest but in blocks below 2MiB" in reason
         assert "reclaimable_bytes 76MiB, expected >= 152MiB" in reason
+
+
+class TestCrowd:
+    """A crowd counts guests; what it does not count is memory that did not come back."""
+
+    EVENTS = (*started(), CrowdGrew(9.0, 2, GIB, GIB, GIB), CrowdFull(9.0, "full"), StepsDone(9.0))
+
+    def test_too_few_guests(self) -> None:
+        verdict, cause, reason = check(list(self.EVENTS), {"crowd_guests": ">= 4"})
+        assert (verdict, cause) == (Verdict.FAIL, Cause.GUEST_RETAINED)
+        assert reason.endswith("crowd_guests 2, expected >= 4")
+
+    def test_too_few_guests_without_reporting(self) -> None:
+        events = list(self.EVENTS)
+        events[2] = ready(offered=False, negotiated=False)
+        assert check(events, {"crowd_guests": ">= 4"})[1] is Cause.FEATURE_OFF
+
+    def test_too_many_guests_that_keep_what_they_free(self) -> None:
+        assert check(list(self.EVENTS), {"crowd_guests": "<= 1"})[1] is Cause.CONTROL_BROKEN
 
 
 def test_the_worst_round_is_the_one_explained() -> None:
