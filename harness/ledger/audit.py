@@ -16,6 +16,7 @@ import numpy.typing as npt
 from harness.ledger.blocks import NO_ORDER, Blocks, BoolArray, block_structure
 from harness.ledger.facts import AuditReport, CellTotals, GuestState, HostState, StateArray, Zone
 from harness.ledger.zones import (
+    MAX_ORDER,
     NO_ZONE,
     above_watermark,
     effective_order,
@@ -28,6 +29,9 @@ from harness.units import PAGE_SIZE
 
 SHOWN_PFNS = 16
 """How many example PFNs a report keeps of each kind of trouble."""
+
+FEW = 4
+"""Pages that a block may lack to be nearly free: more are a fragmentation of another kind."""
 
 # Classes of a page on either side; their product indexes the cells.
 _NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _UNSTABLE = range(7)
@@ -114,6 +118,7 @@ def reduce_audit(
     reported = guest_class == _REPORTED
     free = (guest_class == _SMALL) | (guest_class == _LARGE)
     nodes = sorted({zone.node for zone in zones})
+    nearly, lack = _nearly_free(guest_class, reporting_order)
     tails = zone_tails(zones, reporting_order, pages)
     report = AuditReport(
         at=at,
@@ -139,6 +144,8 @@ def reduce_audit(
         host_seconds=host_seconds,
         reported_resident_pfns=_first(reported & resident),
         held_absent_pfns=_first(cells == _CELLS.index("held_absent")),
+        nearly_free=_bytes(nearly),
+        nearly_free_lack=lack,
         tail_reported=_bytes(np.count_nonzero(reported & tails)),
         tail_discarded=None
         if discarded is None
@@ -175,6 +182,17 @@ def _guest_classes(
     result[free & large] = _LARGE
     result[same & (end == GuestState.REPORTED)] = _REPORTED
     return result, orders
+
+
+def _nearly_free(guest_class: npt.NDArray[np.uint8], reporting_order: int) -> tuple[int, int]:
+    """Free pages in blocks of the order that lack few, and how many those lack."""
+    block = 1 << min(effective_order(reporting_order), MAX_ORDER)
+    whole = guest_class[: len(guest_class) // block * block].reshape(-1, block)
+    free = np.count_nonzero(whole == _SMALL, axis=1)
+    lack = np.count_nonzero((whole == _USED) | (whole == _HELD), axis=1)
+    # A block of a few pages is never nearly free.
+    nearly = (free + lack == block) & (lack > 0) & (lack <= min(FEW, block // 8))
+    return int(free[nearly].sum()), int(lack[nearly].sum())
 
 
 def _plain(blocks: Blocks) -> StateArray:

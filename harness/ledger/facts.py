@@ -204,5 +204,9 @@ class AuditReport:
     """The first few lost pages (at most 16)."""
     tail_reported: int | None = None
     """Bytes reported in the last block of the order of each zone, where the zone ends within it."""
+    nearly_free: int = 0
+    """Bytes free in blocks of the order that lack only a page or few (harness.ledger.audit.FEW)."""
+    nearly_free_lack: int = 0
+    """Pages that all these blocks together lack."""
     tail_discarded: int | None = None
     """Bytes there that a discard in QEMU's trace ever covered; None without a trace."""

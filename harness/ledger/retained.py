@@ -4,11 +4,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.ledger.audit import FEW
 from harness.ledger.events import Audited, ChurnFreed, ChurnHeld, Event
 from harness.ledger.measures import audit_before, rounds_of, usable_audit
 from harness.ledger.retention import Kept, kept_since, percpu_free, retention_measures
 from harness.ledger.zones import above_watermark, block_size, zone_name
-from harness.units import format_size
+from harness.units import PAGE_SIZE, format_size
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
         Retained(
             free.small,
             f"{format_size(free.small)}{since} are free in the guest but in blocks below {block}, "
-            f"the reporting order {reporting_order}: fragmentation",
+            f"the reporting order {reporting_order}: fragmentation{_pinned(audit, free.small)}",
         ),
         Retained(
             free.under,
@@ -79,6 +80,17 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
         ),
     ]
     return sorted((r for r in reasons if r.size > 0), key=lambda r: -r.size)
+
+
+def _pinned(audit: Audited, small: int) -> str:
+    """What breaks the blocks, where most of them lack only a page or few."""
+    report, listed = audit.report, percpu_free(audit.counters.zones) // PAGE_SIZE
+    if report.nearly_free < small / 2 or report.nearly_free_lack > listed:
+        return ""
+    return (
+        f" ({format_size(report.nearly_free)} of it in blocks that lack only {FEW} pages at most, "
+        f"{report.nearly_free_lack} in all; {listed} free pages lie on the per-CPU lists)"
+    )
 
 
 def _free_by_watermark(audit: Audited, reporting_order: int) -> tuple[int, int]:

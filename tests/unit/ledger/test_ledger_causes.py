@@ -258,6 +258,19 @@ class TestGuestRetained:
             "order 9: fragmentation"
         )
 
+    def test_pages_on_the_per_cpu_lists_that_break_the_blocks_around_them(self) -> None:
+        """As page tables do that were freed last: a page or two of nearly every block is listed."""
+        guest = healthy().blocks(26, 80, G.FREE, S.RESIDENT)
+        guest.states[26 * 512 + 7 : 106 * 512 : 512] = G.USED
+        guest.zones = (zone(per_cpu=90, free_blocks=(80 * 511, *[0] * 10)),)
+        reason = self.judged(guest)
+        assert (
+            "fragmentation (160MiB of it in blocks that lack only 4 pages at most, 80 in all; 90 "
+            "free pages lie on the per-CPU lists)" in reason
+        )
+        guest.zones = (zone(per_cpu=79, free_blocks=(80 * 511, *[0] * 10)),)
+        assert "fragmentation:" in self.judged(guest), "the lists cannot have them all"
+
     def test_per_cpu_lists_that_took_whole_huge_pages(self) -> None:
         """As 6.1 does: each CPU may keep up to `high` pages, blocks of order 9 among them."""
         guest = self.guest()
