@@ -49,6 +49,7 @@ RECORDED = [
         "crash",
         "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)",
     ),
+    ("report-while-suspending", "crash", "BUG: page fault in virtqueue_add_split"),
     ("hung-task", "hang", "INFO: task hung: trouble_hung"),
     ("rcu-stall", "hang", "INFO: rcu_preempt self-detected stall in trouble_init"),
     ("soft-lockup", "hang", "BUG: soft lockup in trouble_init"),
