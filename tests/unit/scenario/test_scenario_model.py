@@ -218,6 +218,16 @@ expect:
             "steps: [run: {command: a, measures: [x]}]\nexpect: {y: '== 1'}",
             "expect.y: there is no measure 'y'",
         ),
+        (
+            "steps: [await: {until: {reported_bytes: '> 0'}, deadline: 1s}]",
+            "steps[0].await: until: can be awaited: charged_bytes, ",
+        ),
+        (
+            "steps: [await: {until: {rss_bytes: '> frist.rss_bytes'}, deadline: 1s}]",
+            "steps[0].await.until.rss_bytes: no audit called 'frist' comes before",
+        ),
+        ("answer: [frist.rounds]", "answer[0]: no audit called 'frist' comes before"),
+        ("answer: [rounsd]", "answer[0]: there is no measure 'rounsd'; did you mean rounds"),
         ("steps: [calm: {}]", "steps[0].calm: nothing is busy here"),
         ("steps: [plug: {device: dimm}]", "memory has a size, the balloon has none"),
         (
