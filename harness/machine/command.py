@@ -114,9 +114,11 @@ def _machine_words(
     # Nodes that share a socket would share its cache, and the kernel warns of that.
     yield from ("-smp", f"{spec.vcpus},sockets={spec.vcpus}" if spec.numa else str(spec.vcpus))
     yield from ("-kernel", str(files.kernel), "-initrd", str(files.initramfs))
-    # Without it the kernel of a microvm under TCG finds no clock to tick by on a busy host.
+    # The kernel of a microvm under TCG has no clock to measure its TSC by. Left with it, the
+    # clocksource watchdog holds it against timer ticks, of which a busy host loses some, calls the
+    # TSC unstable and counts the ticks instead: its clock then runs several times too slow.
     told = spec.machine == "microvm" and accel == "tcg" and tsc_khz
-    tsc = [f"tsc_early_khz={tsc_khz}"] if told else []
+    tsc = [f"tsc_early_khz={tsc_khz}", "tsc=reliable"] if told else []
     yield from ("-append", " ".join([*KERNEL_WORDS, *tsc, *spec.cmdline.split()]))
     if spec.balloon.free_page_hint:
         # QEMU walks the hints in a thread of their own.

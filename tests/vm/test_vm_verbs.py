@@ -79,6 +79,23 @@ expect:
   console_findings: "== 0"
 """
 
+TICKING = """\
+name: ticking
+title: t
+guest: {memory: 256MiB, vcpus: 1, machine: microvm}
+steps:
+  - run:
+      command: |
+        # tsc-early until it is trusted.
+        while grep -q tsc-early /sys/devices/system/clocksource/clocksource0/current_clocksource; do
+          sleep 0.2
+        done
+        read -r clock </sys/devices/system/clocksource/clocksource0/current_clocksource
+        case $clock in tsc | kvm-clock) echo keeps_time=1 ;; *) echo keeps_time=0 ;; esac
+      measures: [keeps_time]
+expect: {keeps_time: "== 1"}
+"""
+
 LACKING = """\
 name: lacking
 title: t
@@ -90,9 +107,9 @@ steps: [settle: {}]
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One invocation of the three, and what it printed."""
+    """One invocation of all, and what it printed."""
     directory = tmp_path_factory.mktemp("verbs")
-    texts = {"every-verb": SCENARIO, "moved": MOVED, "lacking": LACKING}
+    texts = {"every-verb": SCENARIO, "moved": MOVED, "ticking": TICKING, "lacking": LACKING}
     paths = []
     for name, text in texts.items():
         path = directory / f"{name}.yaml"
@@ -134,6 +151,10 @@ def test_a_guest_goes_on_where_it_moves_to(ended: tuple[Path, str]) -> None:
     found = [json.loads(line) for line in lines]
     moves = [event["how"] for event in found if event["kind"] == "guest-moved"]
     assert moves == ["cancelled", "migrated", "restored"]
+
+
+def test_a_microvm_has_a_clock_that_loses_nothing_on_a_busy_host(ended: tuple[Path, str]) -> None:
+    assert measures(ended[0], "ticking")["keeps_time"] == 1
 
 
 def test_what_the_host_lacks_is_a_skip_that_says_so(ended: tuple[Path, str]) -> None:
