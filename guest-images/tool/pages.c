@@ -180,12 +180,6 @@ static int is_ram(uint64_t pfn)
 static uint32_t state_of(uint64_t flags, uint64_t pfn)
 {
 	/*
-	 * A page of the kernel's own may have no flag; neither has a hole from 6.16 on, where
-	 * kpage_read() in fs/proc/page.c no longer says KPF_NOPAGE.
-	 */
-	if (!flags && !is_ram(pfn))
-		return NO_PAGE;
-	/*
 	 * Offline (in the balloon, or unplugged) and poisoned page frames belong to nobody, so
 	 * neither their presence on the host nor their absence says anything.
 	 */
@@ -193,6 +187,13 @@ static uint32_t state_of(uint64_t flags, uint64_t pfn)
 		return NO_PAGE;
 	if (flags & KPF_BUDDY)
 		return flags & KPF_UPTODATE ? REPORTED_HEAD : FREE;
+	/*
+	 * What is no memory of the kernel's is not always marked: where a memory section is cut
+	 * short 5.10 calls the rest reserved, and from 6.16 on kpage_read() in fs/proc/page.c gives
+	 * a hole no flag, as a page of the kernel's own may have none.
+	 */
+	if (!is_ram(pfn))
+		return NO_PAGE;
 	/* The zero page is mapped by a process that has written nothing. */
 	return is_held(pfn) && !(flags & KPF_ZERO_PAGE) ? HELD : USED;
 }
