@@ -126,6 +126,7 @@ class GuestSession:
                 negotiated=balloon.negotiated,
                 features=balloon.features,
                 discard=vm.spec.discard,
+                memory_limit=vm.spec.memory_limit,
             )
         )
         layout = RamLayout.read(vm.monitor)

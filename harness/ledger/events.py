@@ -65,6 +65,8 @@ class GuestReady:
     """The device's `features` bit string as sysfs prints it."""
     discard: Literal["dontneed", "free"] = "dontneed"
     """How QEMU gives memory back."""
+    memory_limit: int = 0
+    """Bytes that QEMU may be charged with; 0: no limit."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from harness.ledger.events import Audited, Event, NoiseRead
+from harness.ledger.events import Audited, Event, GuestReady, NoiseRead
 from harness.units import MIB, PAGE_SIZE, format_size
 
 STALL_LIMIT = 0.10
@@ -20,8 +20,11 @@ def swap_noise(events: Sequence[Event]) -> str | None:
     """What says that the host swapped guest memory out by itself, or None.
 
     Guest memory in swap without any sign of reclaim (no page stolen by kswapd, no stall) was put
-    there deliberately, by whoever discards: that is no noise.
+    there deliberately, by whoever discards: that is no noise. Nor is it where the scenario itself
+    limits QEMU's memory.
     """
+    if any(isinstance(event, GuestReady) and event.memory_limit for event in events):
+        return None
     swapped = max((e.mapping.swap for e in events if isinstance(e, Audited)), default=0)
     out = _moved(events, "pswpout")
     if not swapped or not out:

@@ -39,7 +39,7 @@ from harness.ledger.events import (
     StepsDone,
 )
 from harness.ledger.facts import Cause, Verdict
-from harness.units import MIB, PAGE_SIZE
+from harness.units import GIB, MIB, PAGE_SIZE
 
 
 class TestPass:
@@ -262,6 +262,12 @@ class TestNoise:
         verdict, _, reason = check(run_on(guest, noise_as=loud))
         assert verdict is Verdict.MISS, "not even a run whose expectations hold"
         assert "2MiB of guest memory lie in its swap" in reason
+
+    def test_a_scenario_that_limits_qemu_has_asked_for_swap(self) -> None:
+        loud = noise(55.0, pswpout=1000, pgsteal_kswapd=900)
+        guest = healthy().blocks(2, 1, G.USED, S.SWAPPED)
+        events = run_on(guest, noise_as=loud, ready_as=ready(memory_limit=GIB))
+        assert check(events)[0] is Verdict.PASS
 
     def test_guest_memory_that_was_in_swap_all_along_is_no_noise(self) -> None:
         guest = healthy().blocks(2, 1, G.USED, S.SWAPPED)
