@@ -41,9 +41,9 @@ green with*) names the fields with which the scenario must not pass; `make test-
 
 
 def merge(last: Last, runs: Iterable[RunSummary], date: str) -> Last:
-    """`last` with these runs, which replace what was there. Pure."""
+    """`last` with these runs, which replace what was there; one that was stopped says nothing."""
     merged = {scenario: dict(images) for scenario, images in last.items()}
-    for run in runs:
+    for run in (run for run in runs if not run.interrupted):
         merged.setdefault(run.scenario, {})[run.image] = {
             **{name: getattr(run, name) for name in ("verdict", "cause", "kernel", "accel")},
             "reason": "" if run.verdict in (Verdict.PASS, Verdict.DONE) else run.reason,

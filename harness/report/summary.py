@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.errors import InterruptedRunError
 from harness.ledger.events import Broke, Event, GuestReady, Judged, RunStarted
 from harness.ledger.facts import Cause, Verdict
 from harness.report.results import write_whole
@@ -35,6 +36,8 @@ class RunSummary:
     seconds: float = 0.0
     measures: dict[str, float] = field(default_factory=dict)
     """A measure that was not taken is absent."""
+    interrupted: bool = False
+    """Somebody stopped it, so it says nothing. Not in summary.json."""
     answer: dict[str, float] = field(default_factory=dict)
     """The measures that answer the scenario's question. Not in summary.json."""
     discard: str | None = None
@@ -70,7 +73,8 @@ def _after(run: RunSummary, event: Event) -> RunSummary:
             discard=event.discard,
         )
     if isinstance(event, Broke):
-        return replace(run, hint=event.hint)
+        interrupted = event.error == InterruptedRunError.__name__
+        return replace(run, hint=event.hint, interrupted=interrupted)
     if isinstance(event, Judged):
         return replace(
             run,

@@ -68,6 +68,8 @@ def test_the_last_result_counts_and_others_stay() -> None:
     assert later["alpha"]["bullseye"]["date"] == "2026-01-01"
     assert later["alpha"]["bookworm"]["verdict"] == "FAIL"
     assert first["alpha"]["bookworm"]["verdict"] == "PASS", "what was given is left alone"
+    stopped = run("alpha", "bookworm", Verdict.MISS, interrupted=True)
+    assert merge(later, [stopped], "2026-01-03") == later, "somebody stopped it"
 
 
 def test_images_stand_in_the_order_of_their_kernels() -> None:
