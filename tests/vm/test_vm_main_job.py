@@ -95,7 +95,8 @@ def test_judged_again_from_its_files_the_verdict_is_the_same(results: Path, name
     judged = recorded[-1]
     assert isinstance(judged, Judged)
     (scenario,) = load_scenarios(SCENARIOS_DIR / f"{name}.yaml")
-    assert judge(recorded[:-1], scenario.expect, t=judged.t) == judged
+    again = judge(recorded[:-1], scenario.expect, t=judged.t, answer=scenario.answer)
+    assert again == judged
 
 
 @pytest.mark.parametrize("name", NAMES)
