@@ -10,6 +10,7 @@ from harness.act.balloon import balloon
 from harness.act.busy import busy, calm
 from harness.act.churn import churn, release, verify
 from harness.act.crowd import crowd
+from harness.act.drain import drain
 from harness.act.driver import bind, unbind
 from harness.act.fault_rate import fault_rate
 from harness.act.move import migrate, snapshot
@@ -30,6 +31,7 @@ from harness.scenario.steps import (
     CalmStep,
     ChurnStep,
     CrowdStep,
+    DrainStep,
     FaultRateStep,
     MigrateStep,
     OrderStep,
@@ -67,6 +69,7 @@ VERBS: dict[type, Callable[[GuestSession, Any], None]] = {
     CalmStep: calm,
     ChurnStep: churn,
     CrowdStep: crowd,
+    DrainStep: drain,
     FaultRateStep: fault_rate,
     MigrateStep: migrate,
     OrderStep: order,

@@ -126,6 +126,12 @@ class PressureStep(_Verb):
     """`any`: the first of them that this host can do."""
 
 
+class DrainStep(_Verb):
+    """Have the guest's per-CPU lists give their free pages to the buddy allocator."""
+
+    verb: ClassVar[str] = "drain"
+
+
 class AwaitStep(_Verb):
     """Wait until what the host holds of the guest is so."""
 
@@ -327,6 +333,7 @@ _SingleStep = (
     | Annotated[UnbindStep, Tag("unbind")]
     | Annotated[BindStep, Tag("bind")]
     | Annotated[PressureStep, Tag("pressure")]
+    | Annotated[DrainStep, Tag("drain")]
     | Annotated[AwaitStep, Tag("await")]
     | Annotated[RunStep, Tag("run")]
     | Annotated[RequireStep, Tag("require")]

@@ -30,6 +30,7 @@ steps:
   - plug: {device: balloon}
   - balloon: {to: 60%}
   - balloon: {to: all}
+  - drain: {}
   - order: {}
   - order: {set: 4}
   - await: {until: {held_bytes: "< memory_bytes"}, deadline: 20s}

@@ -145,7 +145,7 @@ expect:
         "x.yaml:9: steps[2].churn.size: '50 per cent' is not a size; write a part of the guest's "
         "memory, 50%, or a number with a unit, 512MiB",
         "x.yaml:10: steps[3]: unknown step 'chrun'; did you mean 'churn'; steps are: settle, churn,"
-        " verify, release, audit, unbind, bind, pressure, await, run, require, qmp, busy, ",
+        " verify, release, audit, unbind, bind, pressure, drain, await, run, require, qmp, ",
         "x.yaml:11: steps[4]: a step is a mapping with one key, as in `- settle: {}`; ",
         "x.yaml:13: steps[5]: a step is a mapping with one key, as in `- settle: {}`; ",
         "x.yaml:14: steps[6].audit: must be a mapping (`field: value`), not []",

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Have the guest's per-CPU lists of free pages give all they hold to the buddy allocator."""
+
+from harness.act.session import GuestSession
+from harness.errors import GuestError, PreconditionError
+from harness.scenario.steps import DrainStep
+
+SECONDS = 60.0
+NO_BLOCKS, NOT_BACK = 3, 4
+
+# offline_pages() drains the lists of the block's zone before it looks whether the block can go:
+# zone_pcp_disable() (drain_all_pages() up to 5.11), mm/memory_hotplug.c. One that went comes back.
+_DRAIN = f"""
+found=
+for state in /sys/devices/system/memory/memory*/state; do
+  [ -e $state ] || continue
+  found=1
+  if echo offline 2>/dev/null >$state; then
+    echo online >$state || exit {NOT_BACK}
+    exit 0
+  fi
+done
+[ -n "$found" ] || exit {NO_BLOCKS}
+"""
+
+
+def drain(session: GuestSession, _step: DrainStep) -> None:
+    """Raises `PreconditionError` on a kernel without memory hotplug, `GuestError` if the memory
+    that was asked to go did not come back, `DeadlineError`."""
+    session.phase("drain", "the per-CPU lists")
+    result = session.vm.shell.run(_DRAIN, timeout=SECONDS, check=False)
+    if result.status == NO_BLOCKS:
+        raise PreconditionError(
+            f"the guest's kernel ({session.vm.kernel_release}) has no memory blocks to take "
+            "offline (CONFIG_MEMORY_HOTREMOVE), which is what drains the per-CPU lists"
+        )
+    if result.status:
+        words = result.stderr.decode(errors="replace").strip()
+        raise GuestError(f"draining the per-CPU lists failed ({result.status}): {words[:200]}")
