@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a failed expectation to its cause: which layer, how many bytes, in one sentence."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,8 +17,9 @@ from harness.ledger.measures import (
     rounds_of,
     usable_audit,
 )
-from harness.ledger.places import place_sentence
+from harness.ledger.places import PLACE_FAMILIES, place_sentence
 from harness.ledger.retained import retained_reasons
+from harness.ledger.retention import RETENTION_MEASURES
 from harness.ledger.zones import block_size
 from harness.units import format_size
 
@@ -85,8 +87,15 @@ def blame(events: Sequence[Event], failed: Outcome) -> Blame:
 
 def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
     name = failed.measure
-    if name in PLACED and failed.too_low:
-        return _worst_place(events)
+    if failed.too_low and (name in PLACED or any(re.fullmatch(f, name) for f in PLACE_FAMILIES)):
+        off = feature_off(events)
+        return Blame(Cause.FEATURE_OFF, off) if off is not None else _worst_place(events)
+    if name in RETENTION_MEASURES and failed.too_high:
+        return Blame(Cause.GUEST_RETAINED, "the guest keeps what it was to let go")
+    if name == "huge_bytes" and failed.too_low:
+        return Blame(
+            Cause.OVERHEAD, "the host holds the guest in small pages that were huge ones before"
+        )
     if name in HOST_CHARGES and failed.too_high:
         return _blame_shortfall(events, _shortfall(events, failed))
     if name == "lazyfree_bytes" and failed.too_low:

@@ -313,6 +313,32 @@ class TestGuestRetained:
         assert "reclaimable_bytes 76MiB, expected >= 152MiB" in reason
 
 
+class TestOfOneMeasureOnly:
+    """One measure that falls short has a cause too: a broken kernel is no broken scenario."""
+
+    @pytest.mark.parametrize(
+        ("expectation", "cause"),
+        [
+            ({"node0_DMA32_returned_fraction": ">= 0.9"}, Cause.NOT_REPORTED),
+            ({"node0_returned_fraction": ">= 0.9"}, Cause.NOT_REPORTED),
+            ({"slab_bytes": "<= 1MiB"}, Cause.GUEST_RETAINED),
+            ({"huge_bytes": ">= 1GiB"}, Cause.OVERHEAD),
+        ],
+        ids=str,
+    )
+    def test_its_cause(self, expectation: dict[str, str], cause: Cause) -> None:
+        guest = healthy().blocks(26, 102, G.FREE, S.RESIDENT)
+        guest.meminfo = {"Slab": 2 * MIB}
+        verdict, found, _reason = check(run_on(guest), expectation)
+        assert (verdict, found) == (Verdict.FAIL, cause)
+
+    def test_a_place_that_gave_nothing_because_reporting_was_off(self) -> None:
+        guest = healthy().blocks(26, 102, G.FREE, S.RESIDENT)
+        off = ready(offered=False, negotiated=False)
+        events = run_on(guest, ready_as=off)
+        assert check(events, {"node0_returned_fraction": ">= 0.9"})[1] is Cause.FEATURE_OFF
+
+
 class TestCrowd:
     """A crowd counts guests; what it does not count is memory that did not come back."""
 
