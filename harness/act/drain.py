@@ -6,16 +6,21 @@ from harness.errors import GuestError, PreconditionError
 from harness.scenario.steps import DrainStep
 
 SECONDS = 60.0
+TRY_SECONDS = 2
+"""For one block to go."""
+
 NO_BLOCKS, NOT_BACK = 3, 4
 
 # offline_pages() drains the lists of the block's zone before it looks whether the block can go:
 # zone_pcp_disable() (drain_all_pages() up to 5.11), mm/memory_hotplug.c. One that went comes back.
+# For a page in use it would try for ever; a signal ends that.
 _DRAIN = f"""
 found=
+type timeout >/dev/null || exit
 for state in /sys/devices/system/memory/memory*/state; do
   [ -e $state ] || continue
   found=1
-  if echo offline 2>/dev/null >$state; then
+  if timeout {TRY_SECONDS} sh -c "echo offline >$state" 2>/dev/null; then
     echo online >$state || exit {NOT_BACK}
     exit 0
   fi
