@@ -66,7 +66,8 @@ def killed_harness(log: Path) -> tuple[int, Path]:
     assert harness.stdout is not None
     pid, path = harness.stdout.readline().split()
     wait_for(
-        lambda: True if b"setpriv" not in Path(f"/proc/{pid}/cmdline").read_bytes() else None,
+        # Not only no longer setpriv: a program that has just begun has no command line yet.
+        lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sh\0") or None,
         Deadline(5.0, "setpriv to have become QEMU"),
     )
     harness.kill()
