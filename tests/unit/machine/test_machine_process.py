@@ -134,9 +134,11 @@ def test_ram_files_that_do_not_fit_are_refused_before_they_fill_the_disk(base: P
 def test_end_by_request(base: Path, tmp_path: Path) -> None:
     directory = RuntimeDirectory()
     process = sleeper(directory, tmp_path / "log")
-    # A new process has its parent's command line for a moment.
-    wait_for(lambda: processes_of(directory.vm_id) or None, Deadline(5.0, "it to begin"))
-    assert processes_of(directory.vm_id) == [process.pid]
+    # Not at once: setpriv has no VM's name yet, and sh's child has its parent's until it is sleep.
+    wait_for(
+        lambda: processes_of(directory.vm_id) == [process.pid] or None,
+        Deadline(5.0, "the process alone to bear the VM's name"),
+    )
     process.end(lambda: process.signal(signal.SIGINT))
     assert not process.alive
     assert processes_of(directory.vm_id) == []
