@@ -54,7 +54,14 @@ PLACED = frozenset({"worst_node_returned_fraction", "worst_zone_returned_fractio
 """Measures of the place that fares worst."""
 
 HOST_CHARGES = frozenset(
-    {"held_bytes", "rss_bytes", "file_bytes", "charged_bytes", "crowd_growth_bytes"}
+    {
+        "held_bytes",
+        "rss_bytes",
+        "file_bytes",
+        "charged_bytes",
+        "swapped_bytes",
+        "crowd_growth_bytes",
+    }
 )
 """What the host is charged with, by its several accounts."""
 
@@ -97,6 +104,9 @@ def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
             Cause.OVERHEAD, "the host holds the guest in small pages that were huge ones before"
         )
     if name in HOST_CHARGES and failed.too_high:
+        off = feature_off(events)
+        if off is not None:
+            return Blame(Cause.FEATURE_OFF, off)
         return _blame_shortfall(events, _shortfall(events, failed))
     if name == "lazyfree_bytes" and failed.too_low:
         return _not_lazy(events)

@@ -147,10 +147,13 @@ class TestLayers:
         assert (verdict, cause) == (Verdict.FAIL, Cause.STILL_CHARGED)
         assert "160MiB left QEMU's mapping but not the file" in reason
 
-    def test_swapped_out_instead_of_given_back(self) -> None:
+    @pytest.mark.parametrize("expectations", [RECLAIM, {"swapped_bytes": "<= 1MiB"}], ids=str)
+    def test_swapped_out_instead_of_given_back(self, expectations: dict[str, str]) -> None:
         """With the host at ease, guest memory in swap was put there by whoever discards."""
-        guest = healthy().blocks(26, 80, G.REPORTED, S.SWAPPED)
-        verdict, cause, reason = check(run_on(guest, noise_as=noise(55.0, pswpout=40960)))
+        events = run_on(
+            healthy().blocks(26, 80, G.REPORTED, S.SWAPPED), noise_as=noise(55.0, pswpout=40960)
+        )
+        verdict, cause, reason = check(events, expectations)
         assert (verdict, cause) == (Verdict.FAIL, Cause.STILL_CHARGED)
         assert "160MiB the guest reported went to the host's swap" in reason
 
@@ -332,11 +335,15 @@ class TestOfOneMeasureOnly:
         verdict, found, _reason = check(run_on(guest), expectation)
         assert (verdict, found) == (Verdict.FAIL, cause)
 
-    def test_a_place_that_gave_nothing_because_reporting_was_off(self) -> None:
+    @pytest.mark.parametrize(
+        "expectation",
+        [{"node0_returned_fraction": ">= 0.9"}, {"held_bytes": "<= 1MiB"}],
+        ids=str,
+    )
+    def test_its_cause_with_reporting_off(self, expectation: dict[str, str]) -> None:
         guest = healthy().blocks(26, 102, G.FREE, S.RESIDENT)
         off = ready(offered=False, negotiated=False)
-        events = run_on(guest, ready_as=off)
-        assert check(events, {"node0_returned_fraction": ">= 0.9"})[1] is Cause.FEATURE_OFF
+        assert check(run_on(guest, ready_as=off), expectation)[1] is Cause.FEATURE_OFF
 
 
 class TestCrowd:
