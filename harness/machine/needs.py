@@ -40,8 +40,13 @@ def missing_needs(tags: Iterable[str], spec: GuestSpec, root: Path = Path("/")) 
     return None
 
 
+def free_huge_pages(root: Path = Path("/")) -> int:
+    """Pages of `HUGE_PAGE` bytes that are free in the host's pool."""
+    return int(_word(root / _HUGE_POOL) or 0)
+
+
 def _huge_pages(spec: GuestSpec, root: Path) -> str | None:
-    free = int(_word(root / _HUGE_POOL) or 0)
+    free = free_huge_pages(root)
     wanted = -(-spec.memory // HUGE_PAGE)
     if free >= wanted:
         return None

@@ -2,16 +2,19 @@
 """Several guests at once, as many as memory and cores allow, and an end for all of them."""
 
 import contextlib
+import operator
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Self
 
 from harness.errors import HarnessError
 from harness.image.build import BootFiles
 from harness.ledger.events import Judged
+from harness.machine.needs import HUGE_PAGE, free_huge_pages
 from harness.machine.process import kill_all, stop_all
 from harness.observe.noise import HostNoiseReader
 from harness.run.plan import PlannedRun
@@ -29,38 +32,59 @@ VCPUS_PER_CORE = 2
 """Guests spend most of a run waiting for 2 s reporting passes, so cores are shared."""
 
 
+@dataclass(frozen=True)
+class Room:
+    """What guests share: bytes of memory, virtual processors, bytes of the pool of huge pages."""
+
+    memory: int
+    vcpus: int
+    huge_pages: int
+
+    @classmethod
+    def for_scenario(cls, scenario: Scenario) -> Self:
+        """What its guests take at a time."""
+        return cls(
+            memory=scenario.host_memory + QEMU_OVERHEAD,
+            vcpus=scenario.guest.vcpus,
+            huge_pages=scenario.host_memory if scenario.host.backend == "hugetlb" else 0,
+        )
+
+    @classmethod
+    def of_host(cls) -> Self:
+        """What this host has to spare now."""
+        return cls(
+            memory=int(HostNoiseReader().read().mem_available * MEMORY_SHARE),
+            vcpus=len(os.sched_getaffinity(0)) * VCPUS_PER_CORE,
+            huge_pages=free_huge_pages() * HUGE_PAGE,
+        )
+
+
 class Admission:
     """Lets runs in while their guests fit the host; one always fits, however large."""
 
-    def __init__(self, memory: int, vcpus: int) -> None:
-        self._memory_left = memory
-        self._vcpus_left = vcpus
-        self._inside = 0
+    def __init__(self, room: Room) -> None:
+        self._all = room
+        self._left = room
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def admit(self, scenario: Scenario) -> Iterator[None]:
-        """Wait until the scenario's guest fits, and count it in until the end of the block."""
-        memory = scenario.host_memory + QEMU_OVERHEAD
-        vcpus = scenario.guest.vcpus
+        """Wait until the scenario's guests fit, and count them in until the end of the block."""
+        # More than there is waits for all there is: it runs alone, and says itself what it lacks.
+        taken = _combined(min, Room.for_scenario(scenario), self._all)
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    not self._inside or (memory <= self._memory_left and vcpus <= self._vcpus_left)
-                )
-            )
-            self._count(-memory, -vcpus, 1)
+            self._changed.wait_for(lambda: _combined(min, taken, self._left) == taken)
+            self._left = _combined(operator.sub, self._left, taken)
         try:
             yield
         finally:
             with self._changed:
-                self._count(memory, vcpus, -1)
+                self._left = _combined(operator.add, self._left, taken)
                 self._changed.notify_all()
 
-    def _count(self, memory: int, vcpus: int, inside: int) -> None:
-        self._memory_left += memory
-        self._vcpus_left += vcpus
-        self._inside += inside
+
+def _combined(operation: Callable[[int, int], int], one: Room, other: Room) -> Room:
+    return Room(*map(operation, astuple(one), astuple(other)))
 
 
 def guests_at_once(jobs: int | None) -> int:
@@ -74,13 +98,9 @@ class RunPool:
     def __init__(
         self, bench: Bench, boots: Mapping[str, BootFiles | HarnessError], jobs: int | None
     ) -> None:
-        cores = len(os.sched_getaffinity(0))
         self._bench = bench
         self._boots = boots
-        self._admission = Admission(
-            memory=int(HostNoiseReader().read().mem_available * MEMORY_SHARE),
-            vcpus=cores * VCPUS_PER_CORE,
-        )
+        self._admission = Admission(Room.of_host())
         self._executor = ThreadPoolExecutor(guests_at_once(jobs), thread_name_prefix="run")
 
     def submit(self, run: PlannedRun) -> Future[Judged]:

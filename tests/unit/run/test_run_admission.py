@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests run together while the host holds them all; one too large for it runs alone."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.run.pool import QEMU_OVERHEAD, Admission, Room
+from harness.scenario.load import load_scenarios
+from harness.scenario.model import Scenario
+from harness.units import GIB
+
+PLENTY = Room(memory=64 * GIB, vcpus=64, huge_pages=64 * GIB)
+GUEST = GIB + QEMU_OVERHEAD
+
+MakeGuest = Callable[..., Scenario]
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> MakeGuest:
+    """A scenario with a guest of 1 GiB and two processors."""
+
+    def make(backend: str = "anonymous") -> Scenario:
+        path = tmp_path / "x.yaml"
+        path.write_text(
+            "name: x\ntitle: t\nguest: {memory: 1GiB, vcpus: 2}\n"
+            f"host: {{backend: {backend}}}\nsteps: [settle: {{}}]\n"
+        )
+        (scenario,) = load_scenarios(path)
+        return scenario
+
+    return make
+
+
+class Run:
+    """A run that wants to be let in, in a thread of its own."""
+
+    def __init__(self, admission: Admission, scenario: Scenario) -> None:
+        self.entered = threading.Event()
+        self._leaves = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(admission, scenario))
+        self._thread.start()
+
+    def _run(self, admission: Admission, scenario: Scenario) -> None:
+        with admission.admit(scenario):
+            self.entered.set()
+            self._leaves.wait(10.0)
+
+    @property
+    def is_in(self) -> bool:
+        """Let in within a time that is ample for it."""
+        return self.entered.wait(5.0)
+
+    @property
+    def waits(self) -> bool:
+        """Still not let in after a time in which it would have been."""
+        return not self.entered.wait(0.2)
+
+    def leave(self) -> None:
+        self._leaves.set()
+        self._thread.join(10.0)
+
+
+Arrive = Callable[[Admission, Scenario], Run]
+
+
+@pytest.fixture
+def arrive() -> Iterator[Arrive]:
+    runs = []
+
+    def one_more(admission: Admission, scenario: Scenario) -> Run:
+        runs.append(Run(admission, scenario))
+        return runs[-1]
+
+    yield one_more
+    for run in runs:  # in the order in which they can be in
+        run.leave()
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        replace(PLENTY, memory=2 * GUEST),
+        replace(PLENTY, vcpus=4),
+        replace(PLENTY, huge_pages=2 * GIB),
+    ],
+    ids=str,
+)
+def test_a_third_guest_waits_until_one_of_two_has_ended(
+    room: Room, guest: MakeGuest, arrive: Arrive
+) -> None:
+    admission, scenario = Admission(room), guest("hugetlb")
+    first = arrive(admission, scenario)
+    assert first.is_in
+    assert arrive(admission, scenario).is_in
+    third = arrive(admission, scenario)
+    assert third.waits
+    first.leave()
+    assert third.is_in
+
+
+def test_only_guests_of_huge_pages_share_their_pool(guest: MakeGuest, arrive: Arrive) -> None:
+    admission = Admission(replace(PLENTY, huge_pages=GIB))
+    assert arrive(admission, guest("hugetlb")).is_in
+    assert arrive(admission, guest("hugetlb")).waits
+    assert arrive(admission, guest("memfd-shared")).is_in
+
+
+@pytest.mark.parametrize(
+    "room", [Room(memory=1, vcpus=1, huge_pages=0), replace(PLENTY, huge_pages=1)], ids=str
+)
+def test_a_guest_too_large_for_the_host_runs_alone(
+    room: Room, guest: MakeGuest, arrive: Arrive
+) -> None:
+    admission, scenario = Admission(room), guest("hugetlb")
+    first = arrive(admission, scenario)
+    assert first.is_in
+    second = arrive(admission, scenario)
+    assert second.waits
+    first.leave()
+    assert second.is_in
+
+
+def test_a_host_without_huge_pages_delays_nobody(guest: MakeGuest, arrive: Arrive) -> None:
+    """Each is told by itself that it cannot run here."""
+    admission = Admission(replace(PLENTY, huge_pages=0))
+    assert arrive(admission, guest("hugetlb")).is_in
+    assert arrive(admission, guest("hugetlb")).is_in
+
+
+def test_this_host_has_room() -> None:
+    room = Room.of_host()
+    assert room.memory > 0
+    assert room.vcpus >= 1
