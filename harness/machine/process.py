@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
@@ -87,7 +87,7 @@ class RuntimeDirectory:
 
 
 def _sweep(base: Path) -> None:
-    """Remove what a harness of this user that was killed outright has left."""
+    """End and remove what a harness of this user that was killed outright has left."""
     for directory in base.glob("fpr-" + "[0-9a-f]" * 12):
         try:
             if directory.lstat().st_uid != os.getuid():
@@ -97,6 +97,8 @@ def _sweep(base: Path) -> None:
         except (OSError, ValueError, IndexError):
             continue
         if _identity(pid) != owner:
+            # It can have died before setpriv asked for the signal.
+            _kill_processes(processes_of(directory.name))
             shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -204,10 +206,7 @@ class QemuProcess:
 
     def _kill(self) -> None:
         self.signal(signal.SIGKILL)
-        for pid in processes_of(self._directory.vm_id):
-            if pid != self.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        _kill_processes(pid for pid in processes_of(self._directory.vm_id) if pid != self.pid)
         try:
             self._wait(KILL_SECONDS)
             wait_for(
@@ -236,6 +235,12 @@ def processes_of(vm_id: str) -> list[int]:
                 if f"guest={vm_id}".encode() in (entry / "cmdline").read_bytes().split(b"\0"):
                     found.append(int(entry.name))
     return found
+
+
+def _kill_processes(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def stop_all() -> None:

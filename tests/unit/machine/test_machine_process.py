@@ -14,6 +14,7 @@ from machine_fakes import Bench
 from harness.deadline import Deadline, wait_for
 from harness.errors import InterruptedRunError, LaunchError, QemuGoneError
 from harness.machine.process import (
+    OWNER_FILE,
     QemuProcess,
     RuntimeDirectory,
     kill_all,
@@ -81,6 +82,20 @@ def test_harness_killed_outright_leaves_no_qemu(base: Path, tmp_path: Path) -> N
     assert path.parent == base
     RuntimeDirectory().remove()  # the next launch clears up
     assert not path.exists()
+
+
+def test_qemu_of_a_harness_killed_before_it_asked_for_the_signal_ends_with_the_next_launch(
+    base: Path,
+) -> None:
+    directory = RuntimeDirectory()
+    (directory.path / OWNER_FILE).write_text("1 0", encoding="ascii")
+    orphan = subprocess.Popen(
+        ["sh", "-c", "read line", f"guest={directory.vm_id}"], stdin=subprocess.PIPE
+    )
+    wait_for(lambda: processes_of(directory.vm_id) or None, Deadline(5.0, "the orphan"))
+    RuntimeDirectory().remove()
+    assert orphan.wait(5.0) == -signal.SIGKILL
+    assert list(base.iterdir()) == []
 
 
 def test_directory_of_a_living_harness_is_not_cleared_up(base: Path) -> None:
