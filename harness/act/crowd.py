@@ -5,7 +5,7 @@ from harness.act.churn import phase_seconds
 from harness.act.churn_session import ChurnSession
 from harness.act.session import GuestSession
 from harness.act.settle import Watched, wait_settled
-from harness.errors import HarnessError, InterruptedRunError
+from harness.errors import LaunchError, QemuGoneError
 from harness.ledger.events import CrowdFull, CrowdGrew
 from harness.machine.vm import VirtualMachine
 from harness.observe.discards import DiscardLog
@@ -22,8 +22,8 @@ SETTLE_SECONDS = 60.0
 def crowd(session: GuestSession, step: CrowdStep) -> None:
     """Each guest fills its share and frees it; the next begins when it has settled.
 
-    Ends where filling another would take all of them over the limit, where one does not start, or
-    at `most`. Raises what the instruments and the churn tool raise.
+    Ends where filling another takes all of them over the limit, where QEMU cannot start one, or at
+    `most`. Raises what booting, the instruments and the churn tool raise.
     """
     first = Watched(session.vm, session.mapping, session.discards, session.reporting_order)
     guests = [first]
@@ -61,13 +61,16 @@ def crowd(session: GuestSession, step: CrowdStep) -> None:
 
 
 def _join(session: GuestSession, guests: list[Watched], number: int) -> bool:
-    """Boot one more; one that does not start is the crowd's end, and recorded."""
+    """Boot one more. One whose QEMU does not live is the crowd's end, and recorded.
+
+    Whatever else keeps a guest from becoming ready says nothing of the room for it, and is raised.
+    """
     session.phase("crowd", f"guest {number} boots")
     try:
         guests.append(_watch(session.vm.another(number)))
-    except InterruptedRunError:
-        raise
-    except HarnessError as error:
+    except LaunchError as error:
+        if not isinstance(error.__cause__, QemuGoneError):
+            raise
         words = f"guest {number} did not start: {error.message.splitlines()[0]}"
         session.record.add(CrowdFull(session.record.now(), words))
         return False
