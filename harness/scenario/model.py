@@ -29,6 +29,7 @@ from harness.scenario.steps import (
     PlugStep,
     PressureStep,
     ReleaseStep,
+    RunStep,
     SettleStep,
     SnapshotStep,
     Step,
@@ -282,4 +283,6 @@ def _expected_seconds(step: Step, memory: int) -> float:
             return 20.0
         case CrowdStep():
             return 12.0 * step.most
+        case RunStep():
+            return step.lasts
     return 1.0

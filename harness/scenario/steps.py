@@ -152,6 +152,8 @@ class RunStep(_Verb):
 
     verb: ClassVar[str] = "run"
     command: Annotated[str, Field(min_length=1)]
+    lasts: Seconds = 1.0
+    """About how long it takes: for the length of the scenario as `list` tells it."""
     deadline: Seconds = 60.0
     measures: tuple[MeasureName, ...] = ()
     """What it prints as `name=number`, a line each."""

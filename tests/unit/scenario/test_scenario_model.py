@@ -105,6 +105,11 @@ def test_steps_are_counted_as_often_as_they_happen(write: Write) -> None:
     assert loaded(write(HEAD + text)).expected_seconds == pytest.approx(11 * one)
 
 
+def test_a_command_lasts_as_long_as_the_scenario_says(write: Write) -> None:
+    steps = "steps: [run: {command: sleep 600, lasts: 10m, deadline: 11m}]\n"
+    assert loaded(write(HEAD + steps)).expected_seconds == pytest.approx(600)
+
+
 def test_a_scenario_cannot_be_changed(write: Write) -> None:
     scenario = loaded(write(HEAD + "steps: [settle: {}]\n"))
     with pytest.raises(ValueError, match="frozen"):
