@@ -7,7 +7,7 @@ explain it; then what could not be judged. PASS is what remains.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.ledger.blame import Blame, blame, feature_off
 from harness.ledger.events import (
@@ -57,6 +57,7 @@ class _Finding:
     verdict: Verdict
     reason: str
     cause: Cause | None = None
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ def judge(
         shown = {name: known[name] for name in answer if name in known}
     else:
         shown = step_measures(events) if finding.verdict is Verdict.DONE else {}
-    return Judged(t, finding.verdict, finding.cause, finding.reason, values, shown)
+    return Judged(
+        t, finding.verdict, finding.cause, finding.reason, values, shown, failed=finding.failed
+    )
 
 
 def values_now(events: Sequence[Event]) -> dict[str, float]:
@@ -175,7 +178,7 @@ def _by_expectations(
         return _Finding(Verdict.FAIL, off, Cause.FEATURE_OFF)
     failed = [check for check in checks if check.outcome.status is Status.FAILS]
     if failed:
-        return _failure(failed)
+        return replace(_failure(failed), failed=tuple(_sentence(check) for check in failed))
     unknown = [check for check in checks if check.outcome.status is Status.UNKNOWN]
     if unknown:
         return _Finding(Verdict.MISS, _sentence(unknown[0]) + _why_unknown(unknown[0]))
@@ -248,8 +251,8 @@ def _failure(failed: Sequence[_Check]) -> _Finding:
             f"{_sentence(check)}, but that may be the host's doing: {noise}",
         )
     check, why = min(sure, key=lambda pair: _GRAVITY[pair[1].cause])
-    others = len(failed) - 1
-    more = f"; {others} more expectation{'s' * (others > 1)} failed" if others else ""
+    others = [_measured_at(other) for other in failed if other is not check]
+    more = f"; also failed: {', '.join(others)}" if others else ""
     reason = f"{why.sentence}: {_sentence(check)}{more}"
     if why.cause is None:
         return _Finding(Verdict.ERROR, reason)
@@ -263,6 +266,11 @@ def _noise(check: _Check, why: Blame) -> str | None:
     if why.cause is Cause.ACKED_NOT_DISCARDED:
         return collapse_noise(check.events, why.size)
     return pressure_noise(check.events) if why.cause in _PRESSURE_EXPLAINS else None
+
+
+def _measured_at(check: _Check) -> str:
+    measure = check.outcome.measure
+    return f"{check.where}.{measure}" if check.where else measure
 
 
 def _sentence(check: _Check) -> str:

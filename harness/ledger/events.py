@@ -366,6 +366,8 @@ class Judged:
     measures: dict[str, float] = field(default_factory=dict)
     answer: dict[str, float] = field(default_factory=dict)
     """What the scenario shows of them; `AUDIT.measure` is what it was at that audit."""
+    failed: tuple[str, ...] = ()
+    """Every expectation that does not hold, a sentence each."""
     kind: Literal["judged"] = "judged"
 
 

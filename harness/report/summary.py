@@ -40,6 +40,8 @@ class RunSummary:
     """Somebody stopped it, so it says nothing. Not in summary.json."""
     answer: dict[str, float] = field(default_factory=dict)
     """The measures that answer the scenario's question. Not in summary.json."""
+    failed: tuple[str, ...] = ()
+    """Every expectation that does not hold, a sentence each. Not in summary.json."""
     discard: str | None = None
     """The host's policy: `dontneed` or `free`. Not in summary.json."""
 
@@ -84,6 +86,7 @@ def _after(run: RunSummary, event: Event) -> RunSummary:
             seconds=event.t,
             measures=event.measures,
             answer=event.answer,
+            failed=event.failed,
         )
     return run
 
