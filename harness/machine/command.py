@@ -99,7 +99,8 @@ def command_by_hand(
         "-no-reboot",
         *("-msg", "timestamp=on"),
         *("-trace", "ram_block_discard_range"),
-        *("-D", "discards.log"),
+        # Not discards.log: in the directory of a run that one is evidence.
+        *("-D", "by-hand-discards.log"),
     ]
 
 

@@ -31,11 +31,8 @@ class Need:
 def missing_needs(tags: Iterable[str], spec: GuestSpec, root: Path = Path("/")) -> str | None:
     """The first thing this host lacks for a guest with such tags, in words for a person."""
     for tag in tags:
-        if tag in NEEDS:
-            lacking = NEEDS[tag].missing(spec, root)
-        else:
-            lacking = f"nothing is known of it, only of: {', '.join(NEEDS)}"
-        if tag.startswith(PREFIX) and lacking:
+        lacking = NEEDS[tag].missing(spec, root) if tag.startswith(PREFIX) else None
+        if lacking:
             return f"{tag}: {lacking}"
     return None
 

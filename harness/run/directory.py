@@ -33,8 +33,10 @@ class RunDirectory:
             ) from error
 
     def write_repro(self, vm: VirtualMachine, run: PlannedRun, options: RunOptions) -> None:
-        """`repro.sh`: boots the same guest by hand, console on the terminal."""
-        again = ["fpr-harness", "run", run.scenario.name, "--image", run.image.name]
+        """`repro.sh`: boots the same guest by hand, console on the terminal. Beside it the scenario
+        as it was run, in a file of its name."""
+        scenario = self.path.absolute() / f"{run.scenario.name}.yaml"
+        again = ["fpr-harness", "run", str(scenario), "--image", run.image.name]
         again += ["--accel", vm.accel]
         for flag, path in (
             ("--kernel", options.kernel),
@@ -58,9 +60,10 @@ class RunDirectory:
         )
         path = self.path / "repro.sh"
         try:
+            scenario.write_text(run.scenario.as_yaml, encoding="utf-8")
             path.write_text(script, encoding="utf-8")
             path.chmod(0o755)
         except OSError as error:
             raise RecordError(
-                f"cannot write {path}: {error.strerror}", hint="free the disk"
+                f"cannot write {error.filename}: {error.strerror}", hint="free the disk"
             ) from error

@@ -97,15 +97,18 @@ def _labelled(document: Document, name: str) -> dict[str, list[_Change]] | None:
         return None
     shape = "must be a mapping of labels to fields, as in `small: {guest.memory: 64MiB}`"
 
-    def wrong(loc: Loc) -> ScenarioFileError:
-        return file_error(document.path, [Mistake(document.locate(loc)[1], loc, shape)])
+    def wrong(loc: Loc, text: str) -> ScenarioFileError:
+        return file_error(document.path, [Mistake(document.locate(loc)[1], loc, text)])
 
     if not isinstance(mapping, dict) or not mapping:
-        raise wrong((name,))
+        raise wrong((name,), shape)
     found: dict[str, list[_Change]] = {}
     for label, fields in mapping.items():
-        if not isinstance(fields, dict) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", label):
-            raise wrong((name, label))
+        if not isinstance(fields, dict):
+            raise wrong((name, label), shape)
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", label):
+            text = "a label is lower-case letters and digits, with single `-` between"
+            raise wrong((name, label), text)
         found[label] = [
             _Change((name, label, field), field, value) for field, value in fields.items()
         ]
@@ -119,6 +122,7 @@ def _load(
     path = document.path
     data = copy.deepcopy(document.data)
     lines = dict(document.lines)
+    where = f" (variant {label})" if label else ""
     for change in changes:
         line = document.lines[change.loc]
         try:
@@ -128,9 +132,10 @@ def _load(
         # What only the variant has stands in its own line.
         for place in node_locs(data):
             lines.setdefault(place, line)
-    scenario, mistakes = check(Document(path, data, lines), Scenario)
+    scenario, mistakes = check(Document(path, data, lines, document.mistakes), Scenario)
+    if scenario is not None:
+        mistakes += _mistaken_control(scenario, data, Document(path, data, lines))
     if mistakes or scenario is None:
-        where = f" (variant {label})" if label else ""
         raise file_error(path, [replace(m, text=m.text + where) for m in mistakes])
     if overrides:
         for override in overrides:
@@ -142,7 +147,27 @@ def _load(
             raise UsageError(
                 f"{' '.join(f'--set {text}' for text in overrides)}: {path.stem}: {told}"
             )
-    return scenario.model_copy(update={"name": f"{scenario.name}-{label}"}) if label else scenario
+    name = f"{scenario.name}-{label}" if label else scenario.name
+    named = scenario.model_copy(update={"name": name})
+    named.remember(data | {"name": name})
+    return named
+
+
+def _mistaken_control(
+    scenario: Scenario, data: dict[str, Any], document: Document
+) -> list[Mistake]:
+    """Fields of the negative control that a scenario does not have, or not with such values."""
+    changed = copy.deepcopy(data)
+    for field, value in scenario.red.items():
+        try:
+            _put(changed, field, copy.deepcopy(value), document.path)
+        except UsageError as error:
+            return [Mistake(document.locate(("red", field))[1], ("red", field), error.message)]
+    line = document.lines.get(("red",), 0)
+    _, mistakes = check(
+        Document(document.path, changed, dict.fromkeys(node_locs(changed), line)), Scenario
+    )
+    return [Mistake(line, ("red",), str(mistake)) for mistake in mistakes]
 
 
 def _apply(data: dict[str, Any], override: str, path: Path) -> None:

@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StrictBool, StrictInt, ValidationInfo, field_validator, model_validator
+import yaml
+from pydantic import (
+    Field,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from harness.scenario.expectations import (
     Expectations,
@@ -42,9 +51,13 @@ from harness.scenario.steps import (
     unrolled,
 )
 from harness.units import GIB, MIB, format_size
+from harness.yamlwords import near_miss
 
 SCENARIOS_DIR = Path(__file__).parents[2] / "scenarios"
 """The project's own scenarios."""
+
+NEEDS = ("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-swap", "needs-thp")
+"""Tags that name what a host must have: without it the run is a SKIP."""
 
 SMALLEST_GUEST = 64 * MIB
 """Below this the kernel and its initramfs leave no zone above its watermark."""
@@ -159,6 +172,16 @@ class Scenario(Part):
     """The measures that answer its question, shown beside the verdict."""
     red: dict[str, Any] = Field(default_factory=dict)
     """The negative control: fields, by their paths, with which the scenario must not pass."""
+    _plain: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def remember(self, data: dict[str, Any]) -> None:
+        """Keep the plain data it was made from, its variant's changes and overrides among them."""
+        self._plain = data
+
+    @property
+    def as_yaml(self) -> str:
+        """A file that says the same, without variants."""
+        return yaml.safe_dump(self._plain, sort_keys=False, allow_unicode=True, width=100)
 
     @property
     def presses(self) -> bool:
@@ -203,7 +226,12 @@ class Scenario(Part):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        mistakes = [*self._oversized_churns(), *self._steps_out_of_order(), *self._unknown_names()]
+        mistakes = [
+            *self._unknown_needs(),
+            *self._oversized_churns(),
+            *self._steps_out_of_order(),
+            *self._unknown_names(),
+        ]
         if not any(isinstance(step, AuditStep) for _loc, step in unrolled(self.steps)):
             mistakes += [
                 (("expect", measure), "needs a page audit, and no step is an `audit`")
@@ -211,6 +239,11 @@ class Scenario(Part):
                 if wants_audit(measure, condition)
             ]
         return raise_mistakes(self, list(dict.fromkeys(mistakes)))
+
+    def _unknown_needs(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for index, tag in enumerate(self.tags):
+            if tag.startswith("needs-") and tag not in NEEDS:
+                yield ("tags", index), f"no need is called {tag!r}{near_miss(tag, NEEDS)}"
 
     def _unknown_names(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Measures that no step takes, in the scenario's expectations and those of its audits."""

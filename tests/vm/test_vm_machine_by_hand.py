@@ -49,7 +49,11 @@ def test_guest_by_hand_gives_a_shell_on_the_terminal(tmp_path: Path) -> None:
             by_hand.stdin.write(b"echo the answer is $((40 + 2))\n")
             by_hand.stdin.flush()
             _wait_for_words(terminal, b"the answer is 42", by_hand)
-            assert {path.name for path in here.iterdir()} == {"discards.log", "m0.ram", "qmp.sock"}
+            assert {path.name for path in here.iterdir()} == {
+                "by-hand-discards.log",
+                "m0.ram",
+                "qmp.sock",
+            }
             by_hand.stdin.write(b"\x01x")
             by_hand.stdin.flush()
             assert by_hand.wait(10.0) == 0

@@ -320,9 +320,21 @@ class TestStepChecks:
 
 def test_of_several_failures_the_gravest_names_the_run() -> None:
     events = run_on(swallowed(), earlier=[warning()])
-    _, cause, reason = check(events, {"console_findings": "== 0"} | RECLAIM)
-    assert cause is Cause.ACKED_NOT_DISCARDED
-    assert reason.endswith("; 2 more expectations failed")
+    judged = judge(events, {"console_findings": "== 0"} | RECLAIM)
+    assert judged.cause is Cause.ACKED_NOT_DISCARDED
+    assert judged.reason.endswith("; also failed: console_findings, reported_resident_bytes")
+
+
+def test_every_failure_is_told_with_its_figures() -> None:
+    held = swallowed().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
+    events = run_on(swallowed(), earlier=[held])
+    judged = judge(events, {"reported_resident_bytes": "== 0", "rounds": "== 1"})
+    assert judged.failed == (
+        "at audit 'held': reported_resident_bytes 160MiB, expected == 0B",
+        "reported_resident_bytes 160MiB, expected == 0B",
+    )
+    assert judged.reason.endswith("; also failed: reported_resident_bytes")
+    assert judge(a_run(), RECLAIM).failed == ()
 
 
 def test_a_run_is_judged_alike_from_its_own_record() -> None:

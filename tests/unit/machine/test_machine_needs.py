@@ -63,6 +63,5 @@ def test_a_control_group_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "no control group" in str(missing_needs(["needs-cgroup"], GUEST))
 
 
-def test_an_unknown_need_is_no_green_light() -> None:
-    assert "nothing is known of it" in str(missing_needs(["needs-luck"], GUEST))
+def test_other_tags_need_nothing() -> None:
     assert missing_needs(["default", "long"], GUEST) is None

@@ -9,10 +9,11 @@ import pytest
 
 from harness.errors import ScenarioFileError
 from harness.ledger.measures import AUDIT_MEASURES, MEASURES
+from harness.machine import needs as machine_needs
 from harness.machine.spec import Backend
 from harness.scenario.fields import Share
 from harness.scenario.load import load_scenarios
-from harness.scenario.model import Host, Scenario
+from harness.scenario.model import NEEDS, Host, Scenario
 from harness.scenario.steps import AuditStep, ChurnStep, RepeatStep, SettleStep, VerifyStep
 from harness.units import GIB, MIB
 
@@ -247,6 +248,11 @@ expect:
             "guest: {machine: microvm, disk: 1MiB}",
             "guest.machine: microvm here has neither nodes nor memory slots nor a disk",
         ),
+        ("tags: [full, needs-swp]", "tags[1]: no need is called 'needs-swp'; did you mean"),
+        ("expect: {rounds: '>= 1'}\nexpect: {}", "expect: given twice; first at line 4"),
+        ("red: {guest.memroy: 1GiB}", "red: guest.memroy: unknown field; did you mean 'memory'"),
+        ("red: {guest.memory: 1GB}", "red: guest.memory: '1GB' is not a size"),
+        ("red: {'steps[3].settle': {}}", "red.steps[3].settle: steps of x has 1 items"),
         (f'expect: {{rounds: "== {"(" * 5000}"}}', "expect.rounds: is longer than 200 characters"),
     ],
 )
@@ -286,6 +292,10 @@ def test_a_scenario_that_presses_says_so(write: Write) -> None:
 
 def test_the_audits_measures_are_measures() -> None:
     assert set(MEASURES) >= AUDIT_MEASURES
+
+
+def test_the_needs_are_those_a_host_is_asked_for() -> None:
+    assert set(NEEDS) == set(machine_needs.NEEDS)
 
 
 def test_the_backends_are_those_a_machine_has() -> None:
