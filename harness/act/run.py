@@ -24,7 +24,8 @@ def run(session: GuestSession, step: RunStep) -> None:
                 f"the command {step.command!r} printed no line `{name}=NUMBER`, but "
                 f"{result.stdout[:200]!r}"
             )
-        session.record.add(Measured(session.record.now(), name, float(numbers[name])))
+        value = float(numbers[name])
+        session.record.add(Measured(session.record.now(), name, value, step.measures[name]))
 
 
 def require(session: GuestSession, step: RequireStep) -> None:

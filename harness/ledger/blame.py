@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.ledger.events import DriverChanged, Event, GuestReady, SettleOutcome
+from harness.ledger.events import DriverChanged, Event, GuestReady, Measured, SettleOutcome
 from harness.ledger.expect import Outcome
 from harness.ledger.facts import Cause
 from harness.ledger.ledgers import ledgers_of, reconcile
@@ -60,7 +60,11 @@ HOST_CHARGES = frozenset(
         "file_bytes",
         "charged_bytes",
         "swapped_bytes",
+        "merged_bytes",
+        "crowd_held_bytes",
+        "crowd_peak_bytes",
         "crowd_growth_bytes",
+        "crowd_available_fall_bytes",
     }
 )
 """What the host is charged with, by its several accounts."""
@@ -69,6 +73,16 @@ _PARTIAL = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED, Cause.ACKED_NOT_DIS
 """Causes that may hold for some nodes or zones only."""
 
 SLOW = frozenset({"settle_seconds", "settle_t50_seconds", "settle_t90_seconds", "settle_t90_ratio"})
+
+_COSTS = {
+    "boot_seconds": "the guest took too long to boot",
+    "slowest_sleep_seconds": "the guest took too long to wake",
+    "slowest_plug_seconds": "the guest took too long to take or let go of a device",
+    "slowest_move_seconds": "the guest took too long to move",
+    "first_fill_page_seconds": "memory took too long to fill",
+    "refill_page_seconds": "memory that had come back took too long to fill again",
+}
+"""Measures of time, and what it means that one is too long."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +134,14 @@ def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
         return _blame_shortfall(_worst_round(events, name), _shortfall(events, failed))
     if name in LOST and failed.too_high:
         return Blame(Cause.DATA_LOSS, _loss_sentence(events))
-    if name == "reclaimable_bytes" and failed.too_low:
+    if name in ("reclaimable_bytes", "guest_free_bytes") and failed.too_low:
         return _retained(events)
     if name == "console_findings" and failed.too_high:
         return Blame(Cause.KERNEL_WARNING, "the guest's console shows trouble")
-    if name == "slowest_sleep_seconds" and failed.too_high:
-        return Blame(Cause.OVERHEAD, "the guest took too long to wake")
-    if name == "slowest_plug_seconds" and failed.too_high:
-        return Blame(Cause.OVERHEAD, "the guest took too long to take or let go of a device")
+    if name in _COSTS and failed.too_high:
+        return Blame(Cause.OVERHEAD, _COSTS[name])
+    if name.startswith(("cost_", "faults_")):
+        return Blame(Cause.OVERHEAD, "page faults of the guest cost too much")
     if name == "rule_error_bytes" and failed.too_high:
         return _direct(events, "unreported_free_bytes") or Blame(
             Cause.CONTROL_BROKEN, "a zone under its watermark reported memory"
@@ -138,10 +152,14 @@ def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
             "what lies in the last, partial block of a zone was given away, though no block of "
             "the order fits there",
         )
-    if name == "boot_seconds" and failed.too_high:
-        return Blame(Cause.OVERHEAD, "the guest took too long to boot")
     if name in SLOW and failed.too_high:
         return Blame(Cause.NOT_SETTLED, _settle_sentence(events))
+    own = next((e for e in events if isinstance(e, Measured) and e.name == name), None)
+    if own is not None:
+        means = own.means or Cause.OVERHEAD
+        if means is Cause.FEATURE_OFF and failed.too_high:
+            means = Cause.CONTROL_BROKEN
+        return Blame(means, "what the scenario itself measures is out of its bounds")
     direct = _direct(events, name) if failed.too_high else None
     return direct or Blame(None, "the run was not what the scenario says")
 

@@ -224,16 +224,18 @@ def _check(
 _GRAVITY: dict[Cause | None, int] = {
     None: -1,
     Cause.DATA_LOSS: 0,
-    Cause.CONTROL_BROKEN: 1,
-    Cause.FEATURE_OFF: 2,
-    Cause.ACKED_NOT_DISCARDED: 3,
-    Cause.STILL_CHARGED: 3,
-    Cause.LAZILY_FREE: 3,
-    Cause.NOT_REPORTED: 4,
-    Cause.NOT_SETTLED: 5,
-    Cause.GUEST_RETAINED: 6,
-    Cause.KERNEL_WARNING: 7,
-    Cause.OVERHEAD: 8,
+    Cause.GUEST_CRASH: 1,
+    Cause.GUEST_HANG: 1,
+    Cause.CONTROL_BROKEN: 2,
+    Cause.FEATURE_OFF: 3,
+    Cause.ACKED_NOT_DISCARDED: 4,
+    Cause.STILL_CHARGED: 4,
+    Cause.LAZILY_FREE: 4,
+    Cause.NOT_REPORTED: 5,
+    Cause.NOT_SETTLED: 6,
+    Cause.GUEST_RETAINED: 7,
+    Cause.KERNEL_WARNING: 8,
+    Cause.OVERHEAD: 9,
 }
 """Which cause a run is called after when several expectations failed: the lowest. A scenario that
 did not happen as written comes first, for it may have brought about the others."""

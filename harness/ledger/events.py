@@ -198,6 +198,8 @@ class Measured:
     t: float
     name: str
     value: float
+    means: Cause | None = None
+    """What is wrong where it is out of its bounds, if the scenario says so."""
     kind: Literal["measured"] = "measured"
 
 

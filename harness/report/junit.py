@@ -57,7 +57,8 @@ def _case(run: RunSummary, results: Path) -> ElementTree.Element:
     if element is not None:
         kind = run.cause or run.verdict
         outcome = ElementTree.SubElement(case, element, message=_clean(run.reason), type=kind)
-        outcome.text = _clean("\n".join(part for part in (run.reason, *run.failed, run.hint) if part))
+        told = (run.reason, *run.failed, run.hint)
+        outcome.text = _clean("\n".join(line for line in told if line))
     lines = [f"verdict: {run.verdict}", f"evidence: {results / run.run_id}"]
     lines += [f"{name}: {plain_number(name, value)}" for name, value in run.measures.items()]
     ElementTree.SubElement(case, "system-out").text = _clean("\n".join(lines))

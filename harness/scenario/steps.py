@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness.ledger.facts import Cause
 from harness.ledger.measures import HOST_MEASURES
 from harness.ledger.reuse import REUSE_SECONDS
 from harness.ledger.zones import MAX_ORDER
@@ -147,6 +148,10 @@ class AwaitStep(_Verb):
         return self
 
 
+def _without_causes(measures: Any) -> Any:
+    return dict.fromkeys(measures) if isinstance(measures, list) else measures
+
+
 class RunStep(_Verb):
     """Run a shell command in the guest; what it starts with `&` goes on."""
 
@@ -155,8 +160,11 @@ class RunStep(_Verb):
     lasts: Seconds = 1.0
     """About how long it takes: for the length of the scenario as `list` tells it."""
     deadline: Seconds = 60.0
-    measures: tuple[MeasureName, ...] = ()
-    """What it prints as `name=number`, a line each."""
+    measures: Annotated[dict[MeasureName, Cause | None], BeforeValidator(_without_causes)] = Field(
+        default_factory=dict
+    )
+    """What it prints as `name=number`, a line each: a list, or a mapping to what is wrong where the
+    number is out of its bounds."""
 
 
 class RequireStep(_Verb):
@@ -390,7 +398,7 @@ def measured_by(step: Step) -> tuple[str, ...]:
     """The names under which a step records what it measures."""
     match step:
         case RunStep():
-            return step.measures
+            return tuple(step.measures)
         case WatchStep():
             return step.measured
         case OrderStep():

@@ -26,6 +26,8 @@ from harness.ledger.events import (
     CrowdGrew,
     DriverChanged,
     Event,
+    FaultRate,
+    Measured,
     SettleOutcome,
     StepsDone,
 )
@@ -326,14 +328,42 @@ class TestOfOneMeasureOnly:
             ({"node0_returned_fraction": ">= 0.9"}, Cause.NOT_REPORTED),
             ({"slab_bytes": "<= 1MiB"}, Cause.GUEST_RETAINED),
             ({"huge_bytes": ">= 1GiB"}, Cause.OVERHEAD),
+            ({"guest_free_bytes": ">= 1GiB"}, Cause.GUEST_RETAINED),
+            ({"first_fill_page_seconds": "<= 0"}, Cause.OVERHEAD),
         ],
         ids=str,
     )
     def test_its_cause(self, expectation: dict[str, str], cause: Cause) -> None:
         guest = healthy().blocks(26, 102, G.FREE, S.RESIDENT)
-        guest.meminfo = {"Slab": 2 * MIB}
+        guest.meminfo = {"Slab": 2 * MIB, "MemFree": 80 * MIB}
         verdict, found, _reason = check(run_on(guest), expectation)
         assert (verdict, found) == (Verdict.FAIL, cause)
+
+    @pytest.mark.parametrize(
+        ("means", "expectation", "cause"),
+        [
+            (None, "<= 100", Cause.OVERHEAD),
+            (Cause.GUEST_HANG, "== 0", Cause.GUEST_HANG),
+            (Cause.FEATURE_OFF, ">= 300", Cause.FEATURE_OFF),
+            (Cause.FEATURE_OFF, "== 0", Cause.CONTROL_BROKEN),
+        ],
+    )
+    def test_a_number_of_the_scenarios_own_means_what_the_scenario_says(
+        self, means: Cause | None, expectation: str, cause: Cause
+    ) -> None:
+        """And is graver than what a crash or a hang may have brought about."""
+        events = [*a_run()[:-1], Measured(59.0, "boot_ms", 200.0, means), StepsDone(60.0)]
+        expectations = {"boot_ms": expectation, "boot_seconds": "<= 0"}
+        verdict, found, reason = check(events, expectations, measured=["boot_ms"])
+        assert (verdict, found) == (Verdict.FAIL, cause)
+        assert "boot_ms 200, expected" in reason
+
+    def test_a_fault_rate_that_costs_too_much(self) -> None:
+        on = FaultRate(50.0, "process", "base", "on", 50.0)
+        off = FaultRate(50.0, "process", "base", "off", 100.0)
+        events = [*a_run()[:-1], *([on, off] * 3), StepsDone(60.0)]
+        expectations = {"cost_process_base_on_fraction": "<= 0.02"}
+        assert check(events, expectations)[:2] == (Verdict.FAIL, Cause.OVERHEAD)
 
     @pytest.mark.parametrize(
         "expectation",
