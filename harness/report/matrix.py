@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.ledger.facts import Verdict
-from harness.report.screen import STYLES, printable
+from harness.report.screen import STYLES, new_table, printable, short_release
 from harness.report.summary import RunSummary, Summary
 
 _WORST = (Verdict.FAIL, Verdict.ERROR, Verdict.MISS, Verdict.SKIP, Verdict.DONE, Verdict.PASS)
@@ -30,11 +30,11 @@ def matrix_table(summary: Summary) -> Table | None:
     if len(kernels) < 2:
         return None
     images = oldest_first(kernels)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("scenario", overflow="fold")
+    table = new_table()
+    table.add_column("scenario")
     for image in images:
-        version = kernels[image].partition("-")[0] or "-"
-        table.add_column(f"{image}\n{printable(version)}", no_wrap=True)
+        version = short_release(kernels[image]) or "-"
+        table.add_column(f"{image}\n{printable(version)}")
     for scenario in dict.fromkeys(run.scenario for run in summary.runs):
         runs = [run for run in summary.runs if run.scenario == scenario]
         cells = [_cell([run for run in runs if run.image == image]) for image in images]

@@ -4,7 +4,7 @@
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.screen import printable
+from harness.report.screen import new_table, printable
 from harness.report.summary import RunSummary, Summary
 from harness.units import format_size
 
@@ -16,11 +16,11 @@ def policy_table(summary: Summary) -> Table | None:
     runs = [run for run in summary.runs if run.discard in POLICIES and run.measures]
     if {run.discard for run in runs} != set(POLICIES):
         return None
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = new_table()
     table.add_column("policy")
-    table.add_column("scenario", overflow="fold")
+    table.add_column("scenario")
     for name in ("settle", "pressed out", "fill/page", "refill/page", "huge pages"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for run in sorted(runs, key=lambda run: list(POLICIES).index(run.discard or "")):
         table.add_row(*_cells(run))
     return table

@@ -5,6 +5,7 @@ import os
 from typing import IO, Protocol, cast
 
 from rich.console import Console
+from rich.table import Table
 
 from harness.ledger.facts import Verdict
 
@@ -19,6 +20,10 @@ STYLES = {
     Verdict.MISS: "bold yellow",
     Verdict.SKIP: "cyan",
 }
+
+
+_ENDLESS = 10_000
+"""Columns that no table needs."""
 
 
 class TextSink(Protocol):
@@ -38,6 +43,25 @@ def make_console(file: TextSink | None = None) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     return console
+
+
+def new_table(*, headed: bool = True) -> Table:
+    """A table without lines, as all of the project's are."""
+    return Table(
+        box=None, pad_edge=False, show_header=headed, header_style="bold", padding=(0, 2, 0, 0)
+    )
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """Print a table whose lines may run over the width: no grep finds a name in two halves."""
+    endless = console.options.update(width=_ENDLESS)
+    table.width = console.measure(table, options=endless).maximum
+    console.print(table, soft_wrap=True)
+
+
+def short_release(release: str) -> str:
+    """A kernel's release without the flavour that Debian's have: `6.1.0-50`."""
+    return release.removesuffix("-amd64").removesuffix("-cloud")
 
 
 def printable(text: str) -> str:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end of an invocation on a terminal: one table, and below it what to do about the rest."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from harness.ledger.expect import format_measure
@@ -13,60 +13,76 @@ from harness.ledger.facts import Cause, Verdict
 from harness.report.matrix import matrix_table
 from harness.report.policies import policy_table
 from harness.report.progress import ProgressView
-from harness.report.screen import STYLES, TextSink, make_console, printable
+from harness.report.screen import (
+    STYLES,
+    TextSink,
+    make_console,
+    new_table,
+    print_whole,
+    printable,
+    short_release,
+)
 from harness.report.summary import RunSummary, Summary
 from harness.units import format_size
 
 __all__ = ["ProgressView", "print_table"]
 
 _WHERE_TO_LOOK = {
-    Cause.FEATURE_OFF: "console.log and qmp.log say what device and driver agreed on",
-    Cause.NOT_REPORTED: "audits/ has the pages, console.log what the guest's kernel said",
+    Cause.FEATURE_OFF: "`guest-ready` in results.jsonl says what device and driver agreed on, "
+    "console.log what the guest's kernel said",
+    Cause.NOT_REPORTED: "`audited` in results.jsonl has what stayed in each zone, audits/ the "
+    "state of every page",
     Cause.ACKED_NOT_DISCARDED: "discards.log has what QEMU discarded, qemu.log its own words",
-    Cause.STILL_CHARGED: "discards.log has what QEMU discarded, samples/ what the host still held",
-    Cause.LAZILY_FREE: "samples/ has the lazily freed bytes over time",
-    Cause.DATA_LOSS: "results.jsonl has the first wrong words, audits/ the pages",
-    Cause.GUEST_RETAINED: "audits/ has the pages, by zone and order",
-    Cause.NOT_SETTLED: "samples/ shows what still moved; a longer deadline may settle it",
+    Cause.STILL_CHARGED: "discards.log has what QEMU discarded, `audited` in results.jsonl what "
+    "the host still held, and as what",
+    Cause.LAZILY_FREE: "the `sample` lines of results.jsonl have the lazily free bytes over time",
+    Cause.DATA_LOSS: "`churn-verified` and `audited` in results.jsonl say what was lost, audits/ "
+    "has the state of every page",
+    Cause.GUEST_RETAINED: "`audited` in results.jsonl has what the guest kept, by zone and by "
+    "order, audits/ the state of every page",
+    Cause.NOT_SETTLED: "the `sample` lines of results.jsonl show what still moved; a longer "
+    "deadline may settle it",
     Cause.GUEST_CRASH: "console.log has the crash",
     Cause.GUEST_HANG: "autopsy.txt has the guest's registers, console.log its last words",
     Cause.KERNEL_WARNING: "console.log has the warning",
-    Cause.OVERHEAD: "samples/ has the course of it",
-    Cause.CONTROL_BROKEN: "discards.log and samples/ show by which way memory came back",
+    Cause.OVERHEAD: "`judged` in results.jsonl has every figure of the run",
+    Cause.CONTROL_BROKEN: "discards.log has what QEMU discarded, the `sample` lines of "
+    "results.jsonl what the host held meanwhile",
 }
+
+_GRAVEST_LAST = (Verdict.SKIP, Verdict.MISS, Verdict.ERROR, Verdict.FAIL)
+"""What is explained, in this order: the end of the output is what a person sees first."""
 
 
 def print_table(summary: Summary, results: Path, file: TextSink | None = None) -> None:
     """Print every run's verdict and figures, then the reason and next step of all but passes."""
     console = make_console(file)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("scenario", overflow="fold")
-    table.add_column("kernel", overflow="fold")
-    table.add_column("accel")
-    table.add_column("verdict", overflow="fold", min_width=7)
+    accels = {run.accel for run in summary.runs if run.accel}
+    table = new_table()
+    for name in ("scenario", "kernel", *(["accel"] if len(accels) > 1 else []), "verdict"):
+        table.add_column(name)
     for name in ("freed", "reclaimed", "settle"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for run in summary.runs:
-        table.add_row(*_cells(run))
-    console.print(table)
+        table.add_row(*_cells(run, accel=len(accels) > 1))
+    print_whole(console, table)
     for title, beside in (
         ("how the host gave memory back", policy_table(summary)),
         ("scenario x kernel", matrix_table(summary)),
     ):
         if beside is not None:
             console.print(f"\n{title}", style="bold")
-            console.print(beside)
+            print_whole(console, beside)
     for run in summary.runs:
         if run.verdict is Verdict.DONE:
             _tell_measured(console, run)
-    for run in summary.runs:
-        if run.verdict not in (Verdict.PASS, Verdict.DONE):
-            _explain(console, run, results)
-    count = Text(f"\n{_count(summary)}; evidence in {results}/<scenario>/")
+    _explain(console, summary, results)
+    under = f" under {accels.pop()}" if len(accels) == 1 else ""
+    count = Text(f"\n{_count(summary)}{under}; evidence in {results}/<scenario>/")
     console.print(count, soft_wrap=True)
 
 
-def _cells(run: RunSummary) -> list[Text]:
+def _cells(run: RunSummary, *, accel: bool) -> list[Text]:
     measures = run.measures
     freed = measures.get("freed_bytes")
     reclaimed = measures.get("reclaimed_bytes")
@@ -75,8 +91,8 @@ def _cells(run: RunSummary) -> list[Text]:
     came_back = "-" if reclaimed is None else format_size(round(reclaimed))
     return [
         Text(printable(run.run_id)),
-        Text(printable(run.kernel or "-")),
-        Text(run.accel or "-"),
+        Text(printable(short_release(run.kernel or "-"))),
+        *([Text(run.accel or "-")] if accel else []),
         Text(_verdict(run), style=STYLES[run.verdict]),
         Text("-" if freed is None else format_size(round(freed))),
         Text(came_back if fraction is None else f"{came_back} {fraction:.0%}"),
@@ -84,34 +100,63 @@ def _cells(run: RunSummary) -> list[Text]:
     ]
 
 
-def _verdict(run: RunSummary) -> str:
-    return f"{run.verdict} {run.cause}" if run.cause else str(run.verdict)
+def _explain(console: Console, summary: Summary, results: Path) -> None:
+    """What became of all but passes and measurements; runs of which the same is said together."""
+    stopped = [run for run in summary.runs if run.interrupted and run.verdict is Verdict.MISS]
+    if stopped:
+        console.print()
+        what = f"{len(stopped)} run{'s'[: len(stopped) != 1]}: stopped on request"
+        console.print(Text.assemble(_styled(stopped[0]), " ", what))
+    alike: dict[tuple[str, ...], list[RunSummary]] = {}
+    for run in summary.runs:
+        if run not in stopped and run.verdict in _GRAVEST_LAST:
+            alike.setdefault((_verdict(run), *_explanation(run)), []).append(run)
+    for runs in sorted(alike.values(), key=lambda runs: _GRAVEST_LAST.index(runs[0].verdict)):
+        _tell_alike(console, runs, results)
 
 
-def _explain(console: Console, run: RunSummary, results: Path) -> None:
-    directory = results / run.run_id
-    console.print()
-    console.print(Text.assemble((_verdict(run), STYLES[run.verdict]), " ", run.run_id))
+def _explanation(run: RunSummary) -> list[str]:
+    """Its reason, all that failed, and the next step, a line each."""
     lines = [run.reason]
+    if len(run.failed) > 1:
+        lines += [f"failed: {sentence}" for sentence in run.failed]
     next_step = run.hint
     if run.cause is not None:
         next_step = f"{_WHERE_TO_LOOK[run.cause]}; repro.sh boots the same guest by hand"
     if next_step and next_step not in run.reason:
         lines.append(f"what to do: {next_step}")
-    console.print(Padding(Text(printable("\n".join(lines))), (0, 0, 0, 2), expand=False))
-    if directory.exists():
-        console.print(Text(f"  evidence: {directory}/"), soft_wrap=True)
+    return lines
+
+
+def _tell_alike(console: Console, runs: Sequence[RunSummary], results: Path) -> None:
+    names = printable(", ".join(run.run_id for run in runs))
+    console.print()
+    console.print(Text.assemble(_styled(runs[0]), " ", names), soft_wrap=True)
+    lines = printable("\n".join(_explanation(runs[0])))
+    console.print(Padding(Text(lines), (0, 0, 0, 2), expand=False))
+    kept = [path for run in runs if (path := results / run.run_id).exists()]
+    if kept:
+        more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+        console.print(Text(f"  evidence: {kept[0]}/{more}"), soft_wrap=True)
 
 
 def _tell_measured(console: Console, run: RunSummary) -> None:
     """What a measurement took."""
     if run.answer:
         console.print()
-        console.print(Text.assemble((str(run.verdict), STYLES[run.verdict]), " ", run.run_id))
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        console.print(Text.assemble(_styled(run), " ", printable(run.run_id)), soft_wrap=True)
+        table = new_table(headed=False)
         for name, value in run.answer.items():
             table.add_row(f"  {printable(name)}", format_measure(name, value))
-        console.print(table)
+        print_whole(console, table)
+
+
+def _verdict(run: RunSummary) -> str:
+    return f"{run.verdict} {run.cause}" if run.cause else str(run.verdict)
+
+
+def _styled(run: RunSummary) -> tuple[str, str]:
+    return _verdict(run), STYLES[run.verdict]
 
 
 def _count(summary: Summary) -> str:

@@ -44,7 +44,7 @@ def test_each_cell_has_the_worst_of_its_runs() -> None:
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     assert lines == [
         ["bullseye", "bookworm"],
-        ["scenario", "5.10.0", "6.1.0"],
+        ["scenario", "5.10.0-32", "6.1.0-50"],
         ["alpha", "PASS", "FAIL", "1/2"],
         ["beta", "-", "SKIP"],
     ]

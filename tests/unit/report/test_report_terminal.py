@@ -6,6 +6,7 @@ import re
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from recorded import ALL, FAILED, KERNEL, PASSED, started
@@ -20,12 +21,23 @@ from harness.report.terminal import _WHERE_TO_LOOK, print_table
 from harness.units import MIB
 
 GOLDEN = """\
-scenario  kernel                accel  verdict                    freed   reclaimed  settle
-basic     6.1.0-50-cloud-amd64  tcg    PASS                      512MiB  486MiB 95%    9.5s
-partial   6.1.0-50-cloud-amd64  tcg    FAIL acked-not-discarded       -           -       -
-repeat    -                     -      MISS                           -           -       -
-numa      -                     -      SKIP                           -           -       -
-cut       6.1.0-50-cloud-amd64  tcg    MISS                           -           -       -
+scenario  kernel    verdict                    freed   reclaimed  settle
+basic     6.1.0-50  PASS                      512MiB  486MiB 95%    9.5s
+partial   6.1.0-50  FAIL acked-not-discarded       -           -       -
+repeat    -         MISS                           -           -       -
+numa      -         SKIP                           -           -       -
+cut       6.1.0-50  MISS                           -           -       -
+
+SKIP numa
+  the guest's kernel has no NUMA
+  what to do: use an image with NUMA
+
+MISS repeat
+  QEMU ended at once
+  what to do: read qemu.log
+
+MISS cut
+  the record ends before a verdict: the harness was killed, or could not write on
 
 FAIL acked-not-discarded partial
   258MiB that the guest reported stayed with the host\ufffd[31m
@@ -33,18 +45,7 @@ FAIL acked-not-discarded partial
   guest by hand
   evidence: RESULTS/partial/
 
-MISS repeat
-  QEMU ended at once
-  what to do: read qemu.log
-
-SKIP numa
-  the guest's kernel has no NUMA
-  what to do: use an image with NUMA
-
-MISS cut
-  the record ends before a verdict: the harness was killed, or could not write on
-
-1 PASS, 1 FAIL, 2 MISS, 1 SKIP; evidence in RESULTS/<scenario>/"""
+1 PASS, 1 FAIL, 2 MISS, 1 SKIP under tcg; evidence in RESULTS/<scenario>/"""
 
 
 class Terminal(io.StringIO):
@@ -74,38 +75,88 @@ def test_the_table_says_verdicts_and_figures_and_then_what_to_do(tmp_path: Path)
     assert seen.replace(str(tmp_path), "RESULTS") == GOLDEN
 
 
-@pytest.mark.parametrize("width", [80, 100])
-def test_the_table_fits(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def ended(name: str, verdict: Verdict, **more: Any) -> RunSummary:
+    return RunSummary(name, name, "debian-12", 1, KERNEL, "tcg", verdict=verdict, **more)
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_no_name_is_folded_and_sentences_keep_to_the_width(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    measures = {
-        "freed_bytes": 1023.0 * MIB,
-        "reclaimed_bytes": 1023.0 * MIB,
-        "reclaimed_fraction": 1.0,
-        "settle_seconds": 100.5,
-    }
+    measures = {"freed_bytes": 1023.0 * MIB, "reclaimed_bytes": 1023.0 * MIB}
+    measures |= {"reclaimed_fraction": 1.0, "settle_seconds": 100.5}
+    reason = "a reason that is rather long, as reasons are when they name bytes and zones " * 2
     runs = tuple(
-        RunSummary(
-            f"control-driver-unbound@debian-12#{number}",
-            "control-driver-unbound",
-            "debian-12",
-            1,
-            KERNEL,
-            "tcg",
-            "7.2.22",
-            Verdict.FAIL,
-            cause,
-            "a reason that is rather long, as reasons are when they name bytes and zones " * 2,
-            "",
-            60.0,
-            measures,
-        )
-        for number, cause in enumerate(Cause)
+        ended(f"{'long-' * 9}{cause}", Verdict.FAIL, cause=cause, reason=reason, measures=measures)
+        for cause in Cause
     )
-    text = table(Summary(runs))
-    assert max(len(line) for line in text.splitlines()) <= width
-    assert "1023MiB 100%" in text
-    assert "100.5s" in text
-    assert "tcg" in text
+    lines = table(Summary(runs)).splitlines()
+    rows = lines[1 : len(runs) + 1]
+    for run, row in zip(runs, rows, strict=True):
+        assert f"{run.run_id} " in row
+        assert row.split()[-3:] == ["1023MiB", "100%", "100.5s"]
+        assert f"FAIL {run.cause} {run.run_id}" in lines
+    told = [line for line in lines if "reason that" in line or "as reasons are" in line]
+    assert told
+    assert max(map(len, told)) <= width
+
+
+def test_under_which_accelerator_is_told_once_unless_it_differs() -> None:
+    runs = (ended("a", Verdict.PASS), replace(ended("b", Verdict.PASS), accel="kvm"))
+    lines = table(Summary(runs)).splitlines()
+    assert lines[0].split() == "scenario kernel accel verdict freed reclaimed settle".split()
+    assert [line.split()[2] for line in lines[1:3]] == ["tcg", "kvm"]
+    assert "under" not in lines[-1]
+    assert "accel" not in table(Summary(runs[:1]))
+    assert "1 PASS under tcg; evidence" in table(Summary(runs[:1]))
+    assert "1 MISS; evidence" in table(Summary((RunSummary("c", "c", "i", 1),)))
+
+
+def test_what_is_gravest_stands_last() -> None:
+    verdicts = (Verdict.FAIL, Verdict.MISS, Verdict.PASS, Verdict.SKIP, Verdict.ERROR)
+    runs = tuple(ended(f"run-{verdict}", verdict, reason=f"of {verdict}") for verdict in verdicts)
+    lines = table(Summary(runs)).splitlines()
+    told = [line for line in lines if re.fullmatch(r"[A-Z]+ run-[A-Z]+", line)]
+    assert told == ["SKIP run-SKIP", "MISS run-MISS", "ERROR run-ERROR", "FAIL run-FAIL"]
+
+
+def test_every_expectation_that_failed_is_told_where_there_are_several() -> None:
+    sentences = ("reclaimed_bytes 2MiB, expected >= 3MiB", "rounds 1, expected == 5")
+    run = ended("a", Verdict.FAIL, cause=Cause.NOT_REPORTED, reason="r", failed=sentences)
+    lines = [line.strip() for line in table(Summary((run,))).splitlines()]
+    at = lines.index("r")
+    assert lines[at + 1 : at + 3] == [f"failed: {sentence}" for sentence in sentences]
+    assert "failed:" not in table(Summary((replace(run, failed=sentences[:1]),)))
+
+
+def test_runs_that_say_the_same_are_told_together(tmp_path: Path) -> None:
+    same = "the host has no free swap (swapon(8))"
+    runs = tuple(ended(name, Verdict.SKIP, reason=same) for name in ("a", "b", "c"))
+    other = ended("d", Verdict.SKIP, reason="another reason")
+    for run in (*runs[1:], other):
+        (tmp_path / run.run_id).mkdir()
+    file = io.StringIO()
+    print_table(Summary((runs[0], other, *runs[1:])), tmp_path, file)
+    lines = file.getvalue().splitlines()
+    at = lines.index("SKIP a, b, c")
+    assert lines[at + 1 : at + 3] == [f"  {same}", f"  evidence: {tmp_path}/b/ and 1 more"]
+    assert lines.count(f"  {same}") == 1
+    at = lines.index("SKIP d")
+    assert lines[at + 1 : at + 3] == ["  another reason", f"  evidence: {tmp_path}/d/"]
+
+
+def test_runs_that_somebody_stopped_are_one_block() -> None:
+    stopped = tuple(
+        ended(name, Verdict.MISS, reason=f"stopped in step {name}", interrupted=True)
+        for name in ("a", "b")
+    )
+    lost = ended("c", Verdict.FAIL, cause=Cause.DATA_LOSS, reason="lost", interrupted=True)
+    lines = table(Summary((*stopped, lost))).splitlines()
+    assert lines.count("MISS 2 runs: stopped on request") == 1
+    assert not any("stopped in step" in line for line in lines)
+    assert "FAIL data-loss c" in lines, "what was found before it was stopped still counts"
+    assert "MISS 1 run: stopped on request" in table(Summary(stopped[:1]))
 
 
 def test_every_cause_has_a_place_to_look() -> None:
