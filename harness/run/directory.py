@@ -8,6 +8,8 @@ from harness.errors import RecordError
 from harness.machine.vm import VirtualMachine
 from harness.run.plan import PlannedRun, RunOptions
 
+_END_OF_SCENARIO = "END_OF_SCENARIO"
+
 
 class RunDirectory:
     """Where a run's files lie. A later attempt moves those of the one before into `attempt-N`."""
@@ -33,37 +35,41 @@ class RunDirectory:
             ) from error
 
     def write_repro(self, vm: VirtualMachine, run: PlannedRun, options: RunOptions) -> None:
-        """`repro.sh`: boots the same guest by hand, console on the terminal. Beside it the scenario
-        as it was run, in a file of its name."""
-        scenario = self.path.absolute() / f"{run.scenario.name}.yaml"
-        again = ["fpr-harness", "run", str(scenario), "--image", run.image.name]
+        """`repro.sh`: boots the same guest by hand, console on the terminal; `repro.sh scenario`
+        prints the scenario as it was run."""
+        path = self.path / "repro.sh"
+        again = ["fpr-harness", "run", f"{run.scenario.name}.yaml", "--image", run.image.name]
         again += ["--accel", vm.accel]
-        for flag, path in (
+        for flag, option in (
             ("--kernel", options.kernel),
             ("--modules", options.modules),
             ("--qemu", options.qemu),
         ):
-            if path is not None:
-                again += [flag, str(path.absolute())]
+            if option is not None:
+                again += [flag, str(option.absolute())]
+        printed = shlex.join(["sh", str(path.absolute()), "scenario"])
         script = "\n".join(
             [
                 "#!/bin/sh",
                 f"# Boots the guest of {run.run_id} by hand: its console comes to this terminal",
                 "# (Ctrl-A x ends it), its QMP socket and discard trace to the current directory.",
                 "# The whole scenario again, with its verdict:",
+                f"#   {printed} >{run.scenario.name}.yaml",
                 f"#   {shlex.join(again)}",
+                f"if [ \"$1\" = scenario ]; then cat <<'{_END_OF_SCENARIO}'",
+                run.scenario.as_yaml + _END_OF_SCENARIO,
+                "exit",
+                "fi",
                 "exec "
                 + " \\\n    ".join(shlex.quote(word) for word in vm.argv_by_hand())
                 + ' "$@"',
                 "",
             ]
         )
-        path = self.path / "repro.sh"
         try:
-            scenario.write_text(run.scenario.as_yaml, encoding="utf-8")
             path.write_text(script, encoding="utf-8")
             path.chmod(0o755)
         except OSError as error:
             raise RecordError(
-                f"cannot write {error.filename}: {error.strerror}", hint="free the disk"
+                f"cannot write {path}: {error.strerror}", hint="free the disk"
             ) from error

@@ -90,6 +90,15 @@ def test_the_files_are_those_of_the_contract(results: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_repro_prints_the_scenario_as_it_was_run(results: Path, name: str, tmp_path: Path) -> None:
+    command = ["sh", str(results / name / "repro.sh"), "scenario"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    written = tmp_path / f"{name}.yaml"
+    written.write_text(printed)
+    assert load_scenarios(written) == load_scenarios(SCENARIOS_DIR / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_judged_again_from_its_files_the_verdict_is_the_same(results: Path, name: str) -> None:
     recorded = events(results, name)
     judged = recorded[-1]
