@@ -12,12 +12,15 @@ from harness.scenario.model import SCENARIOS_DIR, Scenario
 from harness.units import format_size
 
 GROUPS = {
-    DEFAULT_TAG: "run where nothing is named",
-    "full": "the rest of the catalogue",
+    DEFAULT_TAG: "what runs where nothing is named",
+    "full": "the rest of the catalogue, but for what stands below",
     "long": "minutes each",
     "madv-free": "the host's two ways to give memory back",
 }
 """Tags under which scenarios are listed, each under the first that it has."""
+
+CONTROL = "control"
+"""Tag of scenarios in which memory must not come back."""
 
 
 def execute(_options: argparse.Namespace) -> int:
@@ -39,8 +42,10 @@ def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
         if not members:
             continue
         about = f": {GROUPS[name]}" if name in GROUPS else ""
-        total = _length(sum(each.expected_seconds for each in members))
-        yield f"{name}{about} ({len(members)}, about {total} one by one)"
+        yield f"{name}{about} ({_amount(members)})"
+        above = sum(name in each.tags for each in scenarios) - len(members)
+        if above > 0:
+            yield f"  and {above} of those above, which have the tag too"
         title = ""
         for scenario in members:
             # Variants of one scenario ask the same question.
@@ -49,14 +54,23 @@ def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
             size = format_size(scenario.guest.memory)
             needs = [tag.removeprefix(PREFIX) for tag in scenario.tags if tag in NEEDS]
             needs = [f"{size}{' x 2' if scenario.leaves_its_connection else ''}", *needs]
+            needs += [CONTROL] if CONTROL in scenario.tags else []
             yield (
                 f"  {scenario.name:{wide}}  {_length(scenario.expected_seconds):>6}"
                 f"  {' '.join(needs):16}  {shown}"
             )
         yield ""
-    yield "needs: the guest's memory, and"
+    yield f"all together: {_amount(scenarios)}; lengths are rules of thumb for TCG"
+    yield ""
+    yield "beside each its length, the guest's memory, and"
     for tag, need in NEEDS.items():
-        yield f"  {tag.removeprefix(PREFIX):8}  {need.about}"
+        yield f"  {tag.removeprefix(PREFIX):8}  needs {need.about}, else it is a SKIP"
+    yield f"  {CONTROL:8}  without reporting, or its driver: nothing may come back"
+
+
+def _amount(scenarios: Sequence[Scenario]) -> str:
+    total = _length(sum(each.expected_seconds for each in scenarios))
+    return f"{len(scenarios)}, about {total} one by one"
 
 
 def _length(seconds: float) -> str:

@@ -17,24 +17,31 @@ def scenario(name: str, *tags: str, **more: Any) -> Scenario:
 def test_each_scenario_stands_once_under_its_first_group() -> None:
     swap = scenario("b-one", "full", "needs-swap", guest={"memory": "2GiB"})
     moving = scenario("c", "odd", steps=[{"migrate": {}}, {"settle": {"deadline": "2s"}}])
-    told = list(lines([scenario("a", "full", "default"), swap, scenario("b-two", "full"), moving]))
-    assert told[:9] == [
-        "default: run where nothing is named (1, about 6 s one by one)",
+    off = scenario("b-two", "full", "control")
+    told = list(lines([scenario("a", "full", "default"), swap, off, moving]))
+    assert told[:12] == [
+        "default: what runs where nothing is named (1, about 6 s one by one)",
         "  a         6 s  1GiB              Same title",
         "",
-        "full: the rest of the catalogue (2, about 12 s one by one)",
+        "full: the rest of the catalogue, but for what stands below (2, about 12 s one by one)",
+        "  and 1 of those above, which have the tag too",
         "  b-one     6 s  2GiB swap         Same title",
-        '  b-two     6 s  1GiB              "',
+        '  b-two     6 s  1GiB control      "',
         "",
         "other (1, about 22 s one by one)",
         "  c        22 s  1GiB x 2          Same title",
+        "",
+        "all together: 4, about 40 s one by one; lengths are rules of thumb for TCG",
     ]
+    assert not any("of those above" in line for line in lines([off]))
 
 
-def test_the_whole_catalogue_is_listed_with_every_need_explained() -> None:
+def test_the_whole_catalogue_is_listed_with_every_tag_and_need_explained() -> None:
     scenarios = load_all(sorted(SCENARIOS_DIR.glob("*.yaml")))
     told = list(lines(scenarios))
     for each in scenarios:
         assert sum(line.split()[:1] == [each.name] for line in told) == 1
+    for tag in dict.fromkeys(tag for each in scenarios for tag in each.tags):
+        assert any(line.split()[:1] in ([tag.removeprefix("needs-")], [f"{tag}:"]) for line in told)
     for tag, need in NEEDS.items():
         assert any(tag.removeprefix("needs-") in line and need.about in line for line in told)
