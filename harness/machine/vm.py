@@ -5,7 +5,7 @@ import contextlib
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,7 @@ from harness.machine.accel import (
     kvm_unusable,
 )
 from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
-from harness.machine.console import ConsoleWatcher
+from harness.machine.console import ConsoleWatcher, Finding
 from harness.machine.interposer import check_preloaded, lazy_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.pressure import MemoryGroup
@@ -77,7 +77,8 @@ def launch(
 ) -> "VirtualMachine":
     """A guest that has answered over SSH. Call it and use the guest in one thread.
 
-    `auto` takes KVM only if the guest becomes ready under it, and says which it took and why.
+    `auto` takes KVM only if the guest becomes ready under it, and says which it took and why. A
+    guest that itself fails under KVM is no reason to take TCG: that may be what was looked for.
     Raises `LaunchError`, `BootError`, `InterruptedRunError`; nothing is left then.
     """
     given = Launch(spec, boot, find_qemu(qemu), artefacts, cancelled, boot_deadline)
@@ -86,24 +87,50 @@ def launch(
             raise LaunchError(f"--accel kvm: {why}", hint="mend it, or use --accel auto or tcg")
         return VirtualMachine.boot(given, accel)
     memory = KvmMemory(given.qemu)
-    tried = False
+    learned = False
     why = kvm_unusable() or memory.failure()
     if why is None:
         try:
             vm = VirtualMachine.boot(given, "kvm")
+        except GuestBootError:
+            raise
         except HarnessError as error:
             if cancelled.is_set():
                 raise InterruptedRunError("the run was asked to stop") from error
-            tried, why = True, error.message.splitlines()[0]
+            why = error.message.splitlines()[0]
+            # A QEMU that ends under a running guest may have been ended by it.
+            learned = isinstance(error, BootError) or not _guest_spoke(artefacts)
+            if _guest_spoke(artefacts):
+                _set_aside(artefacts)
         else:
             progress("accelerator KVM: the guest became ready under it")
             return vm
     progress(f"accelerator TCG, KVM is no use here: {why}")
     vm = VirtualMachine.boot(given, "tcg")
     # Only now is it known that KVM was at fault, and not the image, the memory or the disk.
-    if tried:
+    if learned:
         memory.remember(why)
     return vm
+
+
+class GuestBootError(BootError):
+    """The guest ran and failed by itself: its kernel crashed, its init gave up."""
+
+
+def _guest_spoke(artefacts: Path) -> bool:
+    """Whether the guest of the last try has written anything on its console."""
+    try:
+        return (artefacts / "console.log").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _set_aside(artefacts: Path) -> None:
+    """Keep what a guest said under KVM before it is booted under TCG. A full disk tells later."""
+    with contextlib.suppress(OSError):
+        (artefacts / "kvm").mkdir(exist_ok=True)
+        for name in ("console.log", "qemu.log", "qmp.log"):
+            (artefacts / name).replace(artefacts / "kvm" / name)
 
 
 class VirtualMachine:
@@ -153,6 +180,7 @@ class VirtualMachine:
     # --- launching ------------------------------------------------------------------------------
 
     def _launch(self) -> None:
+        self._check_cancelled()
         given, runtime = self._given, self._runtime.path
         self._keys = given.keys or RunKeys.generate()
         try:
@@ -193,6 +221,8 @@ class VirtualMachine:
         self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
         self._end.callback(self.monitor.close)
         self._end.callback(self._leave_memory_group)
+        # Once more: whoever asked the runs to stop has ended the QEMUs of then, and not this one.
+        self._check_cancelled()
         self._process = QemuProcess(self.argv, self._runtime, self.qemu_log, self._environment)
         self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
         self.console = ConsoleWatcher(self._files.console_log, self._gone)
@@ -237,8 +267,14 @@ class VirtualMachine:
                 self._check_boot(deadline)
                 self._cancelled.wait(LOOK_SECONDS)
             self._connect(deadline)
-        except (DeadlineError, SshError) as error:
-            raise self._boot_error(error.message) from error
+        except (DeadlineError, SshError, QemuGoneError) as error:
+            self._check_crash(self.console.final_findings())
+            if isinstance(error, QemuGoneError):
+                raise
+            # A guest that is ready runs; one that is only slow may owe that to the accelerator.
+            at_fault = isinstance(error, SshError) and self.console.has_said("ready")
+            kind = GuestBootError if at_fault else BootError
+            raise self._boot_error(error.message, kind) from error
         self.boot_seconds = time.monotonic() - self._began
 
     def _connect(self, deadline: Deadline) -> None:
@@ -282,32 +318,35 @@ class VirtualMachine:
         """Raise as soon as it is known that the guest will not become ready."""
         findings = self.console.poll()
         self._check_cancelled()
-        gone = self._gone()
-        if gone is not None:
-            findings += self.console.final_findings()
-        crash = next((found for found in findings if found.severity == "crash"), None)
-        if crash is not None:
-            raise self._boot_error(crash.title, crashed=True)
-        if gone is not None:
+        self._check_crash(findings)
+        if gone := self._gone():
             raise gone
         if self.console.init_failure is not None:
-            raise self._boot_error(f"its init could not {self.console.init_failure}")
+            raise self._boot_error(
+                f"its init could not {self.console.init_failure}", GuestBootError
+            )
         for event in self.monitor.events():
             if event["event"] == "STOP":
                 status = self.monitor.execute("query-status")["status"]
                 raise self._boot_error(f"QEMU paused the guest: {status}")
         deadline.check()
 
-    def _boot_error(self, seen: str, *, crashed: bool = False) -> BootError:
+    def _check_crash(self, findings: Sequence[Finding]) -> None:
+        """Raise if the guest's kernel is over."""
+        crash = next((found for found in findings if found.severity == "crash"), None)
+        if crash is not None:
+            error = self._boot_error(crash.title, GuestBootError)
+            error.guest_crashed = self.accel == "tcg"
+            raise error
+
+    def _boot_error(self, seen: str, kind: type[BootError] = BootError) -> BootError:
         tail = self.console.tail()
-        error = BootError(
+        return kind(
             f"the guest did not become ready under {self.accel}: {seen}"
             + (f"\nIts console ended with:\n{tail}" if tail else "\nIts console stayed empty."),
             hint="see the console; `fpr-harness doctor` tries this host's accelerators",
             evidence=[self._files.console_log],
         )
-        error.guest_crashed = crashed and self.accel == "tcg"
-        return error
 
     def _forwarded_port(self) -> int:
         """The host port that slirp forwards to the guest's SSH. Raises `LaunchError`."""

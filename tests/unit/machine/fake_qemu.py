@@ -153,6 +153,8 @@ def run_guest(behaviour: str, event: Any) -> int:
             threading.Timer(0.2, os._exit, (0,)).start()
         case "oops":
             say(OOPS)
+        case "vanish":
+            threading.Timer(0.2, os._exit, (0,)).start()
         case "failed":
             say("fpr-init: start\nfpr-init: FAILED: load virtio_net.ko\n")
         case "stranger":

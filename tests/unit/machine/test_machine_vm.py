@@ -23,6 +23,7 @@ from harness.errors import (
     QmpError,
     SshError,
 )
+from harness.machine.vm import GuestBootError
 
 QUICK = 8.0
 """Seconds within which what needs no deadline must be over, on a loaded machine."""
@@ -44,7 +45,6 @@ def test_auto_takes_kvm_if_the_guest_becomes_ready_under_it(bench: Bench) -> Non
         ("abort", "failed to set MSR"),
         ("pause", "internal-error"),
         ("crawl", "waited 1.0 s"),
-        ("panic", "fake panic"),
         ("liar", "query-kvm"),
     ],
 )
@@ -55,6 +55,48 @@ def test_auto_takes_tcg_loudly_if_not(bench: Bench, kvm: str, why: str) -> None:
         assert vm.accel == "tcg"
     assert "TCG" in bench.progress[-1]
     assert why in bench.progress[-1]
+
+
+@pytest.mark.parametrize("kvm", ["panic", "oops", "failed", "stranger"])
+def test_guest_that_fails_by_itself_under_kvm_is_told_and_not_booted_under_tcg(
+    bench: Bench, kvm: str
+) -> None:
+    with pytest.raises(GuestBootError, match="under kvm") as caught:
+        bench.launch("auto", kvm=kvm)
+    assert not caught.value.guest_crashed
+    assert (bench.artefacts / "console.log").read_text().startswith("[    0.000000] Linux")
+    assert bench.progress == []
+    with bench.launch("auto") as vm:
+        assert vm.accel == "kvm"
+
+
+@pytest.mark.parametrize(("kvm", "kept"), [("crawl", True), ("abort", False)])
+def test_what_a_guest_said_under_kvm_is_kept_where_it_said_anything(
+    bench: Bench, kvm: str, kept: bool
+) -> None:
+    bench.monkeypatch.setattr("harness.machine.vm.KVM_BOOT_SECONDS", 1.0)
+    bench.monkeypatch.setattr("harness.machine.vm.TCG_BOOT_SECONDS", 20.0)
+    with bench.launch("auto", kvm=kvm, boot_deadline=0.0):
+        pass
+    aside = bench.artefacts / "kvm"
+    found = {path.name for path in aside.iterdir()} if aside.exists() else set()
+    assert found == ({"console.log", "qemu.log", "qmp.log"} if kept else set())
+    assert "fpr-init: ready" in (bench.artefacts / "console.log").read_text()
+
+
+def test_qemu_that_ends_under_a_guest_that_ran_is_tried_again_next_time(bench: Bench) -> None:
+    with bench.launch("auto", kvm="vanish") as vm:
+        assert vm.accel == "tcg"
+    assert (bench.artefacts / "kvm" / "console.log").exists()
+    with bench.launch("auto") as vm:
+        assert vm.accel == "kvm"
+
+
+def test_cancelled_before_the_launch_no_qemu_is_started(bench: Bench) -> None:
+    bench.cancelled.set()
+    with pytest.raises(InterruptedRunError):
+        bench.launch("tcg")
+    assert not (bench.artefacts / "qemu.log").exists()
 
 
 def test_failed_kvm_is_remembered_and_not_tried_again(bench: Bench) -> None:
