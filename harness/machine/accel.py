@@ -6,11 +6,16 @@ tries KVM with the first guest itself, and remembers a failure until the host bo
 """
 
 import contextlib
+import ctypes
+import functools
 import json
+import mmap
 import os
+import platform
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +30,12 @@ KVM_BOOT_SECONDS = 20.0
 """A guest under KVM is ready in about 2 s; one that crawls through emulation never is."""
 
 TCG_BOOT_SECONDS = 60.0
+
+MEASURE_SECONDS = 0.1
+MEASURE_LOOKS = 20
+
+_RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")
+"""rdtsc; shl rdx, 32; or rax, rdx; ret"""
 
 
 @dataclass(frozen=True)
@@ -83,10 +94,52 @@ def cpu_model(accel: Literal["kvm", "tcg"], qemu: Qemu) -> str:
     return "max,-cx16" if qemu.major < 8 else "max"
 
 
-def host_khz(cpuinfo: Path = Path("/proc/cpuinfo")) -> int:
-    """The host's clock rate, about that of its TSC, which TCG shows its guests; 0: not told."""
-    match = re.search(r"^cpu MHz\s*: (\d{2,5})\.(\d{3})$", cpuinfo.read_text(), re.MULTILINE)
-    return int(match[1] + match[2]) if match else 0
+def host_khz(
+    cpuinfo: Path = Path("/proc/cpuinfo"), cpufreq: Path = Path("/sys/devices/system/cpu/cpufreq")
+) -> int:
+    """The rate of the host's TSC, which TCG shows its guests; 0: not known.
+
+    /proc/cpuinfo has it as `cpu MHz` only where the kernel knows no current frequency: that comes
+    first if there is one (arch/x86/kernel/cpu/proc.c), from APERF and MPERF or from cpufreq.
+    """
+    text = cpuinfo.read_text()
+    match = re.search(r"^cpu MHz\s*: (\d{2,5})\.(\d{3})$", text, re.MULTILINE)
+    if match is None:
+        return 0
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    if (flags and "aperfmperf" in flags[1].split()) or any(cpufreq.glob("policy*")):
+        return measured_khz()
+    return int(match[1] + match[2])
+
+
+@functools.cache
+def measured_khz() -> int:
+    """The rate of the TSC by the host's clock, to some 0.01 %; 0: it cannot be read."""
+    if platform.machine() != "x86_64":
+        return 0
+    try:
+        code = mmap.mmap(-1, len(_RDTSC), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    except OSError:  # a host that lets nobody write code
+        return 0
+    code.write(_RDTSC)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    rdtsc = ctypes.CFUNCTYPE(ctypes.c_uint64)(address)
+
+    def look() -> tuple[int, int]:
+        """Clock and counter at one moment: the closest of some looks, as any may be interrupted."""
+        looks = []
+        for _ in range(MEASURE_LOOKS):
+            before = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+            ticks = rdtsc()
+            after = time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+            looks.append((after - before, (before + after) // 2, ticks))
+        _, at, ticks = min(looks)
+        return at, ticks
+
+    start, first = look()
+    time.sleep(MEASURE_SECONDS)
+    end, last = look()
+    return round((last - first) * 1_000_000 / (end - start))
 
 
 def known_defects(qemu: Qemu, accel: Literal["kvm", "tcg"]) -> tuple[Defect, ...]:

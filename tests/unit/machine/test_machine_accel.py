@@ -15,6 +15,7 @@ from harness.machine.accel import (
     host_khz,
     known_defects,
     kvm_unusable,
+    measured_khz,
 )
 
 OLD, NEW = Qemu(Path("/bin/sh"), "7.2.22"), Qemu(Path("/bin/sh"), "10.0.2")
@@ -102,7 +103,29 @@ def test_memory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 def test_the_hosts_clock_rate(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\ncpu MHz\t\t: 2445.430\ncache size\t: 512 KB\n")
-    assert host_khz(cpuinfo) == 2445430
+    clock = "processor\t: 0\ncpu MHz\t\t: 2445.430\ncache size\t: 512 KB\n"
+    cpuinfo.write_text(f"{clock}flags\t\t: fpu tsc constant_tsc\n")
+    assert host_khz(cpuinfo, tmp_path) == 2445430
     cpuinfo.write_text("processor\t: 0\n")
-    assert host_khz(cpuinfo) == 0
+    assert host_khz(cpuinfo, tmp_path) == 0
+
+
+def test_a_frequency_that_changes_is_not_the_clock_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.machine.accel.measured_khz", lambda: 2_100_000)
+    cpuinfo = tmp_path / "cpuinfo"
+    clock = "processor\t: 0\ncpu MHz\t\t: 800.012\n"
+    cpuinfo.write_text(f"{clock}flags\t\t: fpu tsc aperfmperf epb\n")
+    assert host_khz(cpuinfo, tmp_path) == 2_100_000
+    cpuinfo.write_text(f"{clock}flags\t\t: fpu tsc\n")
+    assert host_khz(cpuinfo, tmp_path) == 800_012
+    (tmp_path / "policy0").mkdir()
+    assert host_khz(cpuinfo, tmp_path) == 2_100_000
+
+
+def test_the_clock_rate_is_measured_alike_again() -> None:
+    first = measured_khz()
+    measured_khz.cache_clear()
+    assert measured_khz() == pytest.approx(first, rel=0.01)
+    assert first > 0
