@@ -106,9 +106,15 @@ def check_name(name: str, known_names: Collection[str] = MEASURES) -> None:
     """Raise `ValueError`, with the nearest names, if nothing is called so."""
     if name in known_names or any(re.fullmatch(family, name) for family in FAMILIES):
         return
-    near = difflib.get_close_matches(name, known_names, n=2)
-    names = f"did you mean {' or '.join(near)}?" if near else "known: " + ", ".join(known_names)
+    every = sorted({*known_names, *map(family_in_words, FAMILIES)})
+    near = difflib.get_close_matches(name, every, n=2)
+    names = f"did you mean {' or '.join(near)}?" if near else "known: " + ", ".join(every)
     raise ValueError(f"there is no measure {name!r}; {names}")
+
+
+def family_in_words(pattern: str) -> str:
+    """The pattern of a family's names as a person reads it: `nodeN_ZONE_t90_seconds`."""
+    return pattern.replace(r"\d+", "N").replace(r"[A-Z]\w*", "ZONE")
 
 
 def parse_condition(text: str) -> Condition:

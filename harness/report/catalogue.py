@@ -3,7 +3,7 @@
 
 `python -m harness.report.catalogue DIRECTORY RESULTS...` takes what those results say into
 DIRECTORY/scenarios.json, the last verdict and answer of each scenario on each image, and writes
-DIRECTORY/scenarios.md from it.
+DIRECTORY/scenarios.md from it; and DIRECTORY/measures.md, the measures that scenarios can expect.
 """
 
 import json
@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.ledger.events import RunStarted
-from harness.ledger.expect import format_measure
+from harness.ledger.expect import family_in_words, format_measure
 from harness.ledger.facts import Verdict
+from harness.ledger.measures import AUDIT_MEASURES, FAMILIES, HOST_MEASURES, MEASURES
+from harness.ledger.places import PLACE_FAMILIES
 from harness.report.matrix import oldest_first
 from harness.report.recorder import RESULTS_NAME, read_events
 from harness.report.summary import RunSummary, build_summary
@@ -27,7 +29,7 @@ from harness.units import format_size
 Last = dict[str, dict[str, dict[str, Any]]]
 """By scenario and image: verdict, cause, reason, answer, kernel, accel, seconds, date."""
 
-STORE, DOCUMENT = "scenarios.json", "scenarios.md"
+STORE, DOCUMENT, MEASURES_DOCUMENT = "scenarios.json", "scenarios.md", "measures.md"
 
 HEAD = """\
 # The catalogue
@@ -38,6 +40,42 @@ its last result on each kernel; `fpr-harness list` has their lengths and needs.
 How to read an expectation: [writing-scenarios.md](writing-scenarios.md). A negative control (*not
 green with*) names the fields with which the scenario must not pass; `make test-red` tries them all.
 """
+
+MEASURES_HEAD = """\
+# The measures
+
+Written by `make docs` from `MEASURES` and `FAMILIES` in `harness/ledger`: what a scenario can
+expect of a run. [How to write an expectation](writing-scenarios.md#expectations).
+
+- `audit`: only a page audit takes it. It is of the latest audit, and absent once `churn`, `release`
+  or `pressure` moved memory after it. What is told page by page is also absent where more than 5 %
+  of the pages changed while the audit looked.
+- `await`: an `await` step can wait for it as well.
+- The others come from what the run has done so far, with or without an audit.
+
+Every measure can stand in `expect` of the scenario, in `expect` of an audit (what it is at that
+moment), and with the name of an earlier audit before it: `before.held_bytes`. One that was not
+taken is absent, never 0.
+"""
+
+MEASURES_TAIL = """\
+`N` is a number and `ZONE` a zone's name: `node0_DMA32_t90_seconds`. `(process|thread)` is one of
+both.
+
+Steps take measures of their own names beside these: `run` those that its `measures` lists; `watch`
+`NAME_discarded_bytes` and `NAME_reused_1s_fraction`, `..._5s_...` and `..._30s_...`; `order`
+`order_read` and, where it was asked for one, `order_refused` (1 or 0).
+"""
+
+_UNITS = {
+    "_bytes": "bytes",
+    "_seconds": "seconds",
+    "_fraction": "part of 1",
+    "_ratio": "ratio",
+    "_pages": "pages",
+    "_per_second": "faults a second",
+}
+"""By the ending of a measure's name; what has none of them is a count."""
 
 
 def merge(last: Last, runs: Iterable[RunSummary], date: str) -> Last:
@@ -235,13 +273,29 @@ def _one_line(result: Mapping[str, Any]) -> str:
     return " ".join(str(result["reason"]).split())
 
 
+def measures_document() -> str:
+    """docs/measures.md."""
+    lines = [MEASURES_HEAD, "| measure | unit | what | taken by |", "|---|---|---|---|"]
+    for name, meaning in (MEASURES | FAMILIES).items():
+        unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "count")
+        taken = ["audit"] if name in AUDIT_MEASURES | set(PLACE_FAMILIES) else []
+        taken += ["await"] if name in HOST_MEASURES else []
+        cells = (f"`{family_in_words(name)}`", unit, meaning, ", ".join(taken) or "-")
+        lines.append(f"| {' | '.join(_cell_text(cell) for cell in cells)} |")
+    return "\n".join([*lines, "", MEASURES_TAIL])
+
+
+def _cell_text(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
 def catalogue() -> list[list[Scenario]]:
     """The project's scenarios by file."""
     return [load_scenarios(path) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Merge results and write both files. Raises `ScenarioFileError`, `RecordError`, `OSError`."""
+    """Merge results and write all files. Raises `ScenarioFileError`, `RecordError`, `OSError`."""
     directory, *results = map(Path, arguments)
     store = directory / STORE
     last: Last = json.loads(store.read_text()) if store.exists() else {}
@@ -254,6 +308,7 @@ def main(arguments: Sequence[str]) -> None:
     last = {name: last[name] for name in sorted(known & set(last))}
     store.write_text(json.dumps(last, indent=1, sort_keys=True) + "\n")
     (directory / DOCUMENT).write_text(document(files, last, images_of(last)))
+    (directory / MEASURES_DOCUMENT).write_text(measures_document())
 
 
 if __name__ == "__main__":

@@ -104,7 +104,11 @@ def test_a_check_is_a_measure_and_its_condition() -> None:
 def test_names_are_looked_up_apart() -> None:
     for name, words in (
         ("reclaim_fraction", "did you mean reclaimed_fraction"),
-        ("xyzzy", "known: freed_bytes"),
+        (
+            "xyzzy",
+            r"known: ballooned_bytes, .* nodeN_ZONE_t90_ratio, .* worst_zone_returned_fraction$",
+        ),
+        ("node0_returned_fractoin", "did you mean nodeN_returned_fraction"),
     ):
         with pytest.raises(ValueError, match=words):
             check_name(name)

@@ -3,12 +3,24 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from harness.ledger.facts import Cause, Verdict
-from harness.report.catalogue import DOCUMENT, STORE, catalogue, document, images_of, merge
+from harness.ledger.measures import MEASURES
+from harness.report.catalogue import (
+    DOCUMENT,
+    MEASURES_DOCUMENT,
+    STORE,
+    catalogue,
+    document,
+    images_of,
+    main,
+    measures_document,
+    merge,
+)
 from harness.report.matrix import matrix_table
 from harness.report.summary import RunSummary, Summary
 from harness.scenario.model import SCENARIOS_DIR, Scenario
@@ -124,3 +136,34 @@ def test_the_projects_document_is_up_to_date() -> None:
     last = json.loads((docs / STORE).read_text(encoding="utf-8"))
     written = (docs / DOCUMENT).read_text(encoding="utf-8")
     assert written == document(catalogue(), last, images_of(last)), "run `make docs`"
+
+
+def test_every_measure_has_a_row_with_unit_and_moment() -> None:
+    rows = measures_document().splitlines()
+    for start, end in (
+        ("| `freed_bytes` | bytes | ", "| - |"),
+        ("| `rounds` | count | ", "| - |"),
+        ("| `reported_bytes` | bytes | ", "| audit |"),
+        ("| `merged_bytes` | bytes | ", "| audit, await |"),
+        ("| `settle_t90_seconds` | seconds | ", "| - |"),
+        ("| `nodeN_ZONE_returned_fraction` | part of 1 | ", "| audit |"),
+        (r"| `cost_(process\|thread)_(base\|huge)_(on\|idle)_fraction` | part of 1 | ", "| - |"),
+        (
+            r"| `faults_(process\|thread)_(base\|huge)_(on\|idle\|off)_per_second` | faults ",
+            "| - |",
+        ),
+    ):
+        assert sum(row.startswith(start) and row.endswith(end) for row in rows) == 1, start
+    for name, meaning in MEASURES.items():
+        assert any(row.startswith(f"| `{name}` |") and meaning in row for row in rows)
+
+
+def test_both_documents_are_written(tmp_path: Path) -> None:
+    main([str(tmp_path)])
+    assert (tmp_path / MEASURES_DOCUMENT).read_text() == measures_document()
+    assert (tmp_path / DOCUMENT).read_text() == document(catalogue(), {}, [])
+
+
+def test_the_document_of_measures_is_up_to_date() -> None:
+    written = SCENARIOS_DIR.parent / "docs" / MEASURES_DOCUMENT
+    assert written.read_text(encoding="utf-8") == measures_document(), "run `make docs`"
