@@ -42,6 +42,16 @@ _HINTS = (
 _LOG_PREFIX = re.compile(r"^(?:\d{4}-\d\d-\d\dT\S+Z )?(?:qemu-system-x86_64: )?")
 """What `-msg timestamp=on` and QEMU's own name put before its words."""
 
+_ERROR_HINTS = {
+    errno.ENOENT: "is util-linux (setpriv) installed?",
+    errno.EACCES: "see the rights of the file named",
+    errno.EMFILE: "allow more open files (ulimit -n), or run fewer guests at once with --jobs",
+    errno.ENFILE: "the host has no more open files: run fewer guests at once with --jobs",
+    errno.ENOMEM: "free the host's memory, or run fewer guests at once with --jobs",
+    errno.EAGAIN: "allow more processes (ulimit -u), or run fewer guests at once with --jobs",
+    errno.ENOSPC: "free the disk",
+}
+
 _live: dict[str, "QemuProcess"] = {}
 """By VM id: what `stop_all` and `kill_all` act on. Only whole assignments, so that a signal
 handler may read it without a lock."""
@@ -139,9 +149,7 @@ class QemuProcess:
                     env={**os.environ, **environment},
                 )
         except OSError as error:
-            raise LaunchError(
-                f"cannot start QEMU: {error}", hint="is util-linux (setpriv) installed?"
-            ) from error
+            raise LaunchError(f"cannot start QEMU: {error}", hint=launch_hint(error)) from error
         _live[directory.vm_id] = self
 
     @property
@@ -224,6 +232,11 @@ class QemuProcess:
         wait_for(
             lambda: None if self.alive else True, Deadline(seconds, "QEMU to end"), interval=0.01
         )
+
+
+def launch_hint(error: OSError) -> str:
+    """What to do about a launch that the host refused."""
+    return _ERROR_HINTS.get(error.errno or 0, "see `fpr-harness doctor`")
 
 
 def processes_of(vm_id: str) -> list[int]:

@@ -57,15 +57,20 @@ class QmpMonitor:
     """The monitor of one QEMU, which connects to the socket made here before it starts."""
 
     def __init__(self, socket: Path, log: Path, gone: Gone) -> None:
+        """Raises `OSError` where the host refuses a file or a descriptor, and `QmpError`."""
         self._socket = socket
         self._gone = gone
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
-        self._thread.start()
         self._events: list[dict[str, Any]] = []
         self._waited_past = 0
         self._heard = threading.Condition()
         self._client = _LoggedClient("fpr-harness", log)
+        try:
+            self._loop = asyncio.new_event_loop()
+        except OSError:
+            self._client.close_log()
+            raise
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._thread.start()
         self._listener = EventListener()
         self._client.register_listener(self._listener)
         try:

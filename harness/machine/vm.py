@@ -38,7 +38,7 @@ from harness.machine.console import ConsoleWatcher, Finding
 from harness.machine.interposer import check_preloaded, lazy_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.pressure import MemoryGroup
-from harness.machine.process import QemuProcess, RuntimeDirectory
+from harness.machine.process import QemuProcess, RuntimeDirectory, launch_hint
 from harness.machine.qmp import QmpMonitor
 from harness.machine.spec import Accelerator, BootLike, GuestSpec
 from harness.machine.ssh import SshShell
@@ -199,7 +199,7 @@ class VirtualMachine:
             self._key_file.chmod(0o600)
         except OSError as error:
             raise LaunchError(
-                f"cannot write the VM's files: {error}", hint="free the disk"
+                f"cannot write the VM's files: {error}", hint=launch_hint(error)
             ) from error
         self._files = LaunchFiles(
             qemu=given.qemu.path,
@@ -218,7 +218,12 @@ class VirtualMachine:
             incoming=given.start == "incoming",
             tsc_khz=host_khz(),
         )
-        self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
+        try:
+            self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
+        except OSError as error:
+            raise LaunchError(
+                f"cannot make QEMU's monitor: {error}", hint=launch_hint(error)
+            ) from error
         self._end.callback(self.monitor.close)
         self._end.callback(self._leave_memory_group)
         # Once more: whoever asked the runs to stop has ended the QEMUs of then, and not this one.

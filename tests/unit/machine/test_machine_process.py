@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """QEMU's process and directory: they end with the harness, however that ends."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -140,6 +141,27 @@ def test_no_usable_base_is_told_with_each_reason(
 def test_ram_files_that_do_not_fit_are_refused_before_they_fill_the_disk(base: Path) -> None:
     with pytest.raises(LaunchError, match="no room for"):
         RuntimeDirectory(ram_files=1 << 60)
+    assert list(base.iterdir()) == []
+
+
+# --- a host that refuses ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.EMFILE, "ulimit -n"), (errno.ENOENT, "setpriv")]
+)
+def test_start_that_the_host_refuses_is_told_with_its_reason(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    directory = RuntimeDirectory()
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    with pytest.raises(LaunchError, match=os.strerror(number)) as caught:
+        sleeper(directory, tmp_path / "log")
+    assert words in caught.value.hint
+    directory.remove()
     assert list(base.iterdir()) == []
 
 

@@ -4,6 +4,7 @@
 After each test nothing of the VM may be left (see conftest.py).
 """
 
+import errno
 import os
 import signal
 import threading
@@ -23,6 +24,7 @@ from harness.errors import (
     QmpError,
     SshError,
 )
+from harness.machine.accel import Qemu
 from harness.machine.vm import GuestBootError
 
 QUICK = 8.0
@@ -155,6 +157,18 @@ def test_instant_exit_tells_qemus_last_words(
     assert hint in caught.value.hint
     assert bench.artefacts / "qemu.log" in caught.value.evidence
     assert time.monotonic() - began < QUICK
+
+
+@pytest.mark.parametrize("what", ["asyncio.new_event_loop", "subprocess.Popen"])
+def test_launch_without_a_descriptor_left_is_told(bench: Bench, what: str) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    bench.monkeypatch.setattr("harness.machine.vm.find_qemu", lambda _: Qemu(bench.qemu, "9.1.2"))
+    bench.monkeypatch.setattr(what, refuse)
+    with pytest.raises(LaunchError, match="Too many open files") as caught:
+        bench.launch("tcg")
+    assert "ulimit -n" in caught.value.hint
 
 
 def test_qemu_that_never_opens_its_monitor_is_given_up(bench: Bench) -> None:
