@@ -2,11 +2,13 @@
 """`fpr-harness run`: scenarios, verdicts, a table."""
 
 import argparse
+import sys
 
 from harness.cli.options import run_options
 from harness.errors import UsageError
 from harness.image.definition import load_definitions
 from harness.report.results import make_results_directory
+from harness.report.sink import LastingSink
 from harness.report.summary import exit_status
 from harness.report.terminal import ProgressView, print_table
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
@@ -24,7 +26,8 @@ def execute(options: argparse.Namespace) -> int:
     images = choose_images(load_definitions(), options.image)
     results = make_results_directory(options.results)
     runs = plan_runs(scenarios, images, options.repeat)
-    with ProgressView(total=len(runs)) as view:
+    output = LastingSink(sys.stdout)
+    with ProgressView(total=len(runs), file=output) as view:
         chosen = run_options(options)
         boots = prepare_images(images, chosen, view.note)
         with (
@@ -33,5 +36,5 @@ def execute(options: argparse.Namespace) -> int:
         ):
             for future in [pool.submit(run) for run in longest_first(runs)]:
                 future.result()
-    summary = conclude(results, lambda summary: print_table(summary, results))
+    summary = conclude(results, lambda summary: print_table(summary, results, output))
     return exit_status(run.verdict for run in summary.runs)

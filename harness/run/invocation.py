@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One invocation, from chosen scenarios to results on disk: shared by the CLI and pytest."""
 
+import contextlib
+import resource
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,31 +46,52 @@ def run_pool(
     jobs: int | None,
     observers: Sequence[Callable[[str, Event], None]] = (),
 ) -> Iterator[RunPool]:
-    """A pool that records into `results`. SIGINT and SIGTERM end its guests, twice at once."""
+    """A pool that records into `results`. An observer that fails is heard no more; the runs go on.
+
+    Raises `RecordError`.
+    """
+    _allow_descriptors()
     recorder = Recorder(results)
+    audience = list(observers)
 
     def emit(run_id: str, event: Event) -> None:
         recorder.for_run(run_id).emit(event)
-        for observe in observers:
-            observe(run_id, event)
+        for observe in tuple(audience):
+            try:
+                observe(run_id, event)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is no fault of the run
+                with contextlib.suppress(ValueError, OSError):
+                    audience.remove(observe)
+                    print(f"fpr-harness: the progress display broke: {error!r}", file=sys.stderr)
 
     bench = Bench(options=options, results=results, emit=emit, cancelled=threading.Event())
     with recorder, RunPool(bench, boots, jobs) as pool:
         yield pool
 
 
+def _allow_descriptors() -> None:
+    """Take as many file descriptors as may be had: a crowd of guests needs a dozen for each."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 @contextmanager
 def stopping_on_signals(pool: RunPool, then: Callable[[], None]) -> Iterator[None]:
-    """While in the block, SIGINT and SIGTERM stop the pool's runs and call `then`.
+    """While in the block, SIGINT, SIGTERM and SIGHUP stop the pool's runs and call `then`.
 
-    Only in the main thread, where Python runs signal handlers.
+    Not SIGHUP where it is ignored, as under nohup(1). Only in the main thread, where Python runs
+    signal handlers.
     """
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         pool.stop()
         then()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
