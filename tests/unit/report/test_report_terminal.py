@@ -18,6 +18,7 @@ from harness.ledger.facts import Cause, Verdict
 from harness.report.progress import ProgressView
 from harness.report.summary import RunSummary, Summary, build_summary
 from harness.report.terminal import _WHERE_TO_LOOK, print_table
+from harness.scenario.model import SCENARIOS_DIR
 from harness.units import MIB
 
 GOLDEN = """\
@@ -161,6 +162,14 @@ def test_runs_that_somebody_stopped_are_one_block() -> None:
 
 def test_every_cause_has_a_place_to_look() -> None:
     assert set(_WHERE_TO_LOOK) == set(Cause)
+
+
+def test_the_document_on_fails_says_the_same_of_every_cause() -> None:
+    text = (SCENARIOS_DIR.parent / "docs" / "reading-a-fail.md").read_text(encoding="utf-8")
+    rows = [line.replace("`", "").split(" | ") for line in text.splitlines()]
+    told = {row[0].removeprefix("| "): row[2] for row in rows if len(row) == 3}
+    for cause, where in _WHERE_TO_LOOK.items():
+        assert told[cause].startswith(where.replace("`", ""))
 
 
 def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
