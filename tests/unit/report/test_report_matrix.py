@@ -4,7 +4,7 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 
@@ -23,7 +23,9 @@ from harness.report.catalogue import (
 )
 from harness.report.matrix import matrix_table
 from harness.report.summary import RunSummary, Summary
+from harness.scenario.fields import shown
 from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.scenario.steps import RepeatStep, _SingleStep
 from harness.units import MIB
 
 
@@ -33,6 +35,9 @@ def run(scenario: str, image: str, verdict: Verdict, **more: Any) -> RunSummary:
 
 
 CROWD = {"crowd": {"limit": "1.5GiB", "touch": "80%", "boot_first": True}}
+
+NOTHING = ("none", "one node")
+"""Defaults that have no value a file could write."""
 
 RUNS = (
     run("alpha", "bookworm", Verdict.PASS),
@@ -167,3 +172,24 @@ def test_both_documents_are_written(tmp_path: Path) -> None:
 def test_the_document_of_measures_is_up_to_date() -> None:
     written = SCENARIOS_DIR.parent / "docs" / MEASURES_DOCUMENT
     assert written.read_text(encoding="utf-8") == measures_document(), "run `make docs`"
+
+
+def test_the_document_for_writers_has_every_tag_field_and_default() -> None:
+    text = (SCENARIOS_DIR.parent / "docs" / "writing-scenarios.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    rows = {name.strip("|` "): row for row in cells for name in row[0].split(",")}
+    for tag in {tag for each in catalogue() for scenario in each for tag in scenario.tags}:
+        assert tag in rows
+    for section in ("guest", "balloon", "host"):
+        part = Scenario.model_fields[section].default
+        for name, field in type(part).model_fields.items():
+            value = shown(field.default, field.metadata)
+            assert rows[f"{section}.{name}"][1].strip("`") in (value, *NOTHING), name
+    for step in [RepeatStep, *(get_args(member)[0] for member in get_args(_SingleStep))]:
+        fields = rows[step.verb][1]
+        for name, field in step.model_fields.items():
+            default = None if field.is_required() else shown(field.default, field.metadata)
+            forms = [f"`{name}: {default}`", f"[`{name}`]"] if default else [f"`{name}`"]
+            # Not both a size and a balloon: `PlugStep` says which.
+            forms += [f"`{name}` (of memory only)"] if name == "size" else []
+            assert any(form in fields for form in forms), (step.verb, name)
