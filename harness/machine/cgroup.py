@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file that says what a process's control group is charged with."""
+"""What a process's control group is charged with, and what it still allows."""
 
 import re
 from pathlib import Path
 
 _FILES = {"cgroup2": "memory.current", "cgroup": "memory.usage_in_bytes"}
+_LIMITS = {"memory.current": "memory.max", "memory.usage_in_bytes": "memory.limit_in_bytes"}
+_V1_LIMITS_FROM = 1 << 60
+"""cgroup v1 writes "no limit" as the highest whole page of a signed 64-bit number."""
+
+_IDLE_CACHE = {"memory.current": "inactive_file", "memory.usage_in_bytes": "total_inactive_file"}
+"""In memory.stat, of a group and those below it: charged, and given up before anything else."""
 
 
 def memory_file(pid: int) -> Path | None:
@@ -50,3 +56,31 @@ def candidates(groups: str, mounts: str) -> list[Path]:
             group = group[len(root) :]
         found.append(Path(point) / group.lstrip("/") / _FILES[kind])
     return found
+
+
+def group_room(charge: Path) -> int | None:
+    """Bytes that a control group and those above it still allow; None without any limit.
+
+    `charge` is the group's memory.current (v2) or memory.usage_in_bytes (v1). Idle page cache
+    counts as room, as it does in MemAvailable.
+    """
+    rooms = []
+    for directory in charge.parents:
+        used = _read(directory / charge.name)
+        limit = _read(directory / _LIMITS[charge.name])
+        if not used or not limit:
+            break
+        if limit.strip() != "max" and int(limit) < _V1_LIMITS_FROM:
+            stat = _read(directory / "memory.stat")
+            idle = re.search(rf"^{_IDLE_CACHE[charge.name]} (\d+)$", stat, re.MULTILINE)
+            taken = int(used) - (int(idle[1]) if idle else 0)
+            rooms.append(max(0, int(limit) - max(0, taken)))
+    return min(rooms, default=None)
+
+
+def _read(path: Path) -> str:
+    """The text of a file; empty where it cannot be read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

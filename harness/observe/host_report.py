@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import ObserveError
-from harness.machine.cgroup import memory_file
+from harness.machine.cgroup import group_room, memory_file
 from harness.observe.noise import HostNoiseReader
 from harness.observe.page_walk import ScanSupport
 from harness.units import GIB, KIB, MIB, format_size
@@ -23,9 +23,6 @@ THP = Path("kernel/mm/transparent_hugepage")
 KSM = Path("kernel/mm/ksm")
 
 _CHOSEN = re.compile(r"\[([\w+]+)\]")
-_LIMITS = {"memory.current": "memory.max", "memory.usage_in_bytes": "memory.limit_in_bytes"}
-_V1_LIMITS_FROM = 1 << 60
-"""cgroup v1 writes "no limit" as the highest whole page of a signed 64-bit number."""
 
 
 @dataclass(frozen=True)
@@ -168,22 +165,6 @@ def read_disk(name: str, path: Path, elsewhere: str) -> Finding:
             return judge_disk(name, path, 0, False, elsewhere)
         return judge_disk(name, path, free, os.access(existing, os.W_OK | os.X_OK), elsewhere)
     return Finding(name, "bad", f"{path} is nowhere", elsewhere)
-
-
-def group_room(charge: Path) -> int | None:
-    """Bytes that a control group and those above it still allow; None without any limit.
-
-    `charge` is the group's memory.current (v2) or memory.usage_in_bytes (v1).
-    """
-    rooms = []
-    for directory in charge.parents:
-        used = _read(directory / charge.name)
-        limit = _read(directory / _LIMITS[charge.name])
-        if used is None or limit is None:
-            break
-        if limit.strip() != "max" and int(limit) < _V1_LIMITS_FROM:
-            rooms.append(max(0, int(limit) - int(used)))
-    return min(rooms, default=None)
 
 
 def read_memory(guest_need: int, share: float) -> Finding:

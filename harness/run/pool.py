@@ -14,13 +14,14 @@ from typing import Self
 from harness.errors import HarnessError
 from harness.image.build import BootFiles
 from harness.ledger.events import Judged
+from harness.machine.cgroup import group_room, memory_file
 from harness.machine.needs import HUGE_PAGE, free_huge_pages
 from harness.machine.process import kill_all, stop_all
 from harness.observe.noise import HostNoiseReader
 from harness.run.plan import PlannedRun
 from harness.run.runner import Bench, run_scenario
 from harness.scenario.model import Scenario
-from harness.units import MIB
+from harness.units import GIB, MIB
 
 QEMU_OVERHEAD = 512 * MIB
 """What a QEMU process needs beside guest RAM: under TCG mostly its translation buffer."""
@@ -51,9 +52,12 @@ class Room:
 
     @classmethod
     def of_host(cls) -> Self:
-        """What this host has to spare now."""
+        """What this host has to spare now, and the control group that this process runs in."""
+        available = HostNoiseReader().read().mem_available
+        charge = memory_file(os.getpid())
+        limit = group_room(charge) if charge is not None else None
         return cls(
-            memory=int(HostNoiseReader().read().mem_available * MEMORY_SHARE),
+            memory=int((available if limit is None else min(available, limit)) * MEMORY_SHARE),
             vcpus=len(os.sched_getaffinity(0)) * VCPUS_PER_CORE,
             huge_pages=free_huge_pages() * HUGE_PAGE,
         )
@@ -90,6 +94,12 @@ def _combined(operation: Callable[[int, int], int], one: Room, other: Room) -> R
 def guests_at_once(jobs: int | None) -> int:
     """How many guests to run at once where nothing else says: one for each core."""
     return jobs or len(os.sched_getaffinity(0))
+
+
+def workers_at_once() -> int:
+    """How many pytest-xdist workers to start: each runs one guest and knows nothing of the others,
+    so it is their number that keeps their guests in memory."""
+    return max(1, min(guests_at_once(None), Room.of_host().memory // (GIB + QEMU_OVERHEAD)))
 
 
 class RunPool:

@@ -10,7 +10,6 @@ from harness.errors import ImageError
 from harness.machine.accel import Qemu, kvm_unusable
 from harness.observe.host_report import (
     Finding,
-    group_room,
     judge_cgroup,
     judge_disk,
     judge_kernel,
@@ -113,31 +112,6 @@ def test_readable_charge_of_the_control_group(name: str) -> None:
 def test_charge_that_is_not_readable(groups: str, words: str) -> None:
     state, seen = found(judge_cgroup(groups, None))
     assert (state, words in seen) == ("warn", True)
-
-
-def make_group(directory: Path, version: str, limit: str, used: int) -> Path:
-    names = {
-        "v2": ("memory.current", "memory.max"),
-        "v1": ("memory.usage_in_bytes", "memory.limit_in_bytes"),
-    }[version]
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / names[0]).write_text(f"{used}\n")
-    (directory / names[1]).write_text(f"{limit}\n")
-    return directory / names[0]
-
-
-@pytest.mark.parametrize(("version", "unlimited"), [("v2", "max"), ("v1", "9223372036854771712")])
-def test_room_is_that_of_the_tightest_group_on_the_way_up(
-    tmp_path: Path, version: str, unlimited: str
-) -> None:
-    inner = make_group(tmp_path / "outer" / "inner", version, unlimited, GIB)
-    assert group_room(inner) is None
-    make_group(tmp_path / "outer", version, str(3 * GIB), GIB)
-    assert group_room(inner) == 2 * GIB
-    make_group(tmp_path / "outer" / "inner", version, str(9 * GIB), GIB)
-    assert group_room(inner) == 2 * GIB
-    make_group(tmp_path / "outer" / "inner", version, str(GIB // 2), GIB)
-    assert group_room(inner) == 0
 
 
 def test_memory_says_how_many_guests_fit_and_by_whose_limit() -> None:

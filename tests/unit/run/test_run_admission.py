@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.run.pool import QEMU_OVERHEAD, Admission, Room
+from harness.run.pool import QEMU_OVERHEAD, Admission, Room, workers_at_once
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import Scenario
 from harness.units import GIB
@@ -135,3 +135,21 @@ def test_this_host_has_room() -> None:
     room = Room.of_host()
     assert room.memory > 0
     assert room.vcpus >= 1
+
+
+def test_the_limit_of_the_own_control_group_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.run.pool.memory_file", lambda _pid: Path("memory.current"))
+    monkeypatch.setattr("harness.run.pool.group_room", lambda _charge: 1000)
+    assert Room.of_host().memory == 800
+    monkeypatch.setattr("harness.run.pool.group_room", lambda _charge: 1 << 60)
+    assert 800 < Room.of_host().memory < 1 << 59
+
+
+@pytest.mark.parametrize(("memory", "workers"), [(0, 1), (3 * GUEST + 1, 3), (100 * GUEST, 8)])
+def test_workers_of_a_host_with_eight_cores(
+    monkeypatch: pytest.MonkeyPatch, memory: int, workers: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)))
+    room = Room(memory=memory, vcpus=16, huge_pages=0)
+    monkeypatch.setattr(Room, "of_host", classmethod(lambda _cls: room))
+    assert workers_at_once() == workers
