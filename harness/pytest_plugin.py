@@ -7,27 +7,41 @@ directory, and the controller follows results.jsonl. Tags are marks: `-m default
 """
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.cli.options import declare_boot_options, declare_run_options, run_options
-from harness.errors import UNAVAILABLE, HarnessError, RecordError, ScenarioFileError, UsageError
+from harness.cli.options import (
+    check_run_options,
+    declare_boot_options,
+    declare_run_options,
+    run_options,
+)
+from harness.errors import (
+    UNAVAILABLE,
+    USAGE,
+    HarnessError,
+    RecordError,
+    ScenarioFileError,
+    UsageError,
+)
 from harness.image.definition import load_definitions
 from harness.ledger.events import Judged
 from harness.ledger.facts import Verdict
 from harness.report.recorder import RESULTS_NAME, tail_events
 from harness.report.results import make_results_directory
+from harness.report.sink import LastingSink
 from harness.report.summary import Summary, exit_status
 from harness.report.terminal import ProgressView, print_table
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import PlannedRun, choose_images, longest_first, plan_runs
-from harness.run.pool import RunPool, guests_at_once
+from harness.run.pool import RunPool, workers_at_once
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR
 
@@ -42,6 +56,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    with _refusals():
+        check_run_options(config.option)
+        run_options(config.option)
+        if config.option.image:
+            choose_images(load_definitions(), config.option.image)
     config.stash[SESSION] = ScenarioSession(config)
     config.pluginmanager.register(config.stash[SESSION], "fpr-harness-session")
 
@@ -54,8 +73,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ScenarioF
     return None
 
 
-class ScenarioFailedError(Exception):
-    """A verdict that is no pass, as pytest wants to be told."""
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """End the session with one message and a status of the contract, not with a traceback."""
+    try:
+        yield
+    except HarnessError as error:
+        bad_usage = isinstance(error, UsageError | ScenarioFileError)
+        pytest.exit(f"fpr-harness: {error}", returncode=USAGE if bad_usage else UNAVAILABLE)
 
 
 class ScenarioFile(pytest.File):
@@ -63,46 +88,50 @@ class ScenarioFile(pytest.File):
 
     def collect(self) -> Iterator["ScenarioItem"]:
         options = self.config.option
+        refused: UsageError | None = None
         try:
-            scenarios = load_scenarios(self.path, options.overrides)
+            try:
+                scenarios = load_scenarios(self.path, options.overrides)
+            except UsageError as error:
+                # That matters only if the scenario is selected.
+                scenarios, refused = load_scenarios(self.path), error
             images = choose_images(load_definitions(), options.image)
         except (ScenarioFileError, UsageError) as error:
             raise self.CollectError(str(error)) from error
         for run in plan_runs(scenarios, images, options.repeat):
-            yield ScenarioItem.from_parent(self, name=run.test_name, run=run)
+            yield ScenarioItem.from_parent(self, name=run.test_name, run=run, refused=refused)
 
 
 class ScenarioItem(pytest.Item):
     """One run. ERROR and MISS count as errors of the set-up, FAIL as a failure of the test."""
 
-    def __init__(self, *, run: PlannedRun, **kwargs: Any) -> None:
+    def __init__(self, *, run: PlannedRun, refused: UsageError | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.run = run
+        self.refused = refused
+        """Why the scenario cannot be had with the fields of `--set`."""
         self.future: Future[Judged]
         for tag in run.scenario.tags:
             self.config.addinivalue_line("markers", f"{tag}: scenario tag")
             self.add_marker(tag)
 
     def setup(self) -> None:
+        if self.refused is not None:
+            pytest.fail(str(self.refused), pytrace=False)
         judged = self.future.result()
         if judged.verdict is Verdict.SKIP:
             pytest.skip(judged.reason)
         if judged.verdict in (Verdict.ERROR, Verdict.MISS):
-            raise ScenarioFailedError(self._message(judged))
+            pytest.fail(self._message(judged), pytrace=False)
 
     def runtest(self) -> None:
         judged = self.future.result()
         if judged.verdict is Verdict.FAIL:
-            raise ScenarioFailedError(self._message(judged))
+            pytest.fail(self._message(judged), pytrace=False)
 
     def _message(self, judged: Judged) -> str:
         cause = f" {judged.cause}" if judged.cause else ""
         return f"{judged.verdict}{cause}: {judged.reason}"
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, ScenarioFailedError | HarnessError):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name
@@ -119,19 +148,42 @@ class ScenarioSession:
         self._pool: RunPool | None = None
         self._futures: dict[str, Future[Judged]] = {}
         self._resources = ExitStack()
+        self._follows = False
         self._following = threading.Event()
 
     @property
     def _is_worker(self) -> bool:
         return hasattr(self._config, "workerinput")
 
+    # --- what cannot be meant ---------------------------------------------------------------------
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Refuse `--set` for the scenarios that -k and -m have left.
+
+        An xdist worker that ended over it would be replaced: there each of them is an error.
+        """
+        for item in items if not self._is_worker else []:
+            if isinstance(item, ScenarioItem) and item.refused is not None:
+                with _refusals():
+                    raise item.refused
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Under xdist the results directory must be there before the first worker."""
+        if self._distributes() and any(map(_may_hold_scenarios, self._config.args)):
+            with _refusals():
+                self._results = make_results_directory(self._config.option.results)
+
     # --- one process: everything starts when the tests to run are known -------------------------
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
-        items = [item for item in session.items if isinstance(item, ScenarioItem)]
+        scenarios = [item for item in session.items if isinstance(item, ScenarioItem)]
+        items = [item for item in scenarios if item.refused is None]
         if items and not self._config.option.collectonly and not self._distributes():
-            self._open_pool([item.run for item in items])
+            with _refusals():
+                self._open_pool([item.run for item in items])
         return (yield)
 
     def _distributes(self) -> bool:
@@ -146,7 +198,7 @@ class ScenarioSession:
             observers, note = [], lambda _text: None
         else:
             results = self._results = make_results_directory(options.results)
-            view = self._resources.enter_context(self._make_view(len(runs)))
+            view = self._make_view(len(runs))
             observers, note = [view.feed], view.note
         images = {run.image.name: run.image for run in runs}
         boots = prepare_images(images.values(), chosen, note)
@@ -162,7 +214,7 @@ class ScenarioSession:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Wait for the verdict before the test begins, for then pytest captures no output."""
-        if isinstance(item, ScenarioItem):
+        if isinstance(item, ScenarioItem) and item.refused is None:
             assert self._pool is not None
             if not self._is_worker:
                 self._config.pluginmanager.getplugin("terminalreporter").ensure_newline()
@@ -174,11 +226,11 @@ class ScenarioSession:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        if not any(map(_may_hold_scenarios, self._config.args)):
-            return
         if self._results is None:
-            self._results = make_results_directory(self._config.option.results)
-            view = self._resources.enter_context(self._make_view(None))
+            return
+        if not self._follows:
+            self._follows = True
+            view = self._make_view(None)
             follower = threading.Thread(
                 target=self._follow, args=(self._results / RESULTS_NAME, view), daemon=True
             )
@@ -194,14 +246,15 @@ class ScenarioSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_auto_num_workers(self, config: pytest.Config) -> int:
         jobs: int | None = config.option.jobs
-        return guests_at_once(jobs)
+        return jobs or workers_at_once()
 
     # --- the end ---------------------------------------------------------------------------------
 
     def _make_view(self, total: int | None) -> ProgressView:
         # A descriptor of its own, because pytest turns standard output away while a test runs.
         output = self._resources.enter_context(os.fdopen(os.dup(1), "w", buffering=1))
-        return ProgressView(total=total, file=output, live=False)
+        view = ProgressView(total=total, file=LastingSink(output), live=False)
+        return self._resources.enter_context(view)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -222,7 +275,7 @@ class ScenarioSession:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._results is not None and self._summary is not None:
-            print_table(self._summary, self._results)
+            print_table(self._summary, self._results, LastingSink(sys.stdout))
         if self._trouble:
             terminalreporter.write_line(f"fpr-harness: {self._trouble}")
 

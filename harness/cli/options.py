@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UsageError
 from harness.run.plan import RunOptions
 
 
@@ -59,8 +60,19 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     declare_run_options(parser.add_argument)
 
 
+def check_run_options(options: Any) -> None:
+    """Raises `UsageError` for numbers that cannot be meant."""
+    if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
+        raise UsageError("--repeat and --jobs take a number of at least 1")
+
+
 def run_options(options: Any) -> RunOptions:
-    """The parsed options (argparse's namespace or pytest's) as `RunOptions`."""
+    """The parsed options (argparse's namespace or pytest's) as `RunOptions`.
+
+    Raises `UsageError`.
+    """
+    if options.modules is not None and options.kernel is None:
+        raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
     return RunOptions(
         accel=options.accel,
         qemu=options.qemu,

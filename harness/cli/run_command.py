@@ -4,7 +4,7 @@
 import argparse
 import sys
 
-from harness.cli.options import run_options
+from harness.cli.options import check_run_options, run_options
 from harness.errors import UsageError
 from harness.image.definition import load_definitions
 from harness.report.results import make_results_directory
@@ -18,17 +18,16 @@ from harness.scenario.load import find_scenarios
 
 def execute(options: argparse.Namespace) -> int:
     """Run, judge, report. Returns the exit status of the contract."""
-    if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
-        raise UsageError("--repeat and --jobs take a number of at least 1")
+    check_run_options(options)
     if options.scenarios and options.tag:
         raise UsageError("name scenarios, or give --tag, not both")
+    chosen = run_options(options)
     scenarios = find_scenarios(options.scenarios, options.overrides, tags=options.tag)
     images = choose_images(load_definitions(), options.image)
     results = make_results_directory(options.results)
     runs = plan_runs(scenarios, images, options.repeat)
     output = LastingSink(sys.stdout)
     with ProgressView(total=len(runs), file=output) as view:
-        chosen = run_options(options)
         boots = prepare_images(images, chosen, view.note)
         with (
             run_pool(results, chosen, boots, options.jobs, [view.feed]) as pool,

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pytest scenarios` refuses what cannot be meant with one message and the status of the contract.
+
+Each test runs the real pytest; no guest comes up.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def scenarios(*arguments: str) -> tuple[int, str]:
+    """Exit status and all output of a session that would run one scenario, had it a QEMU."""
+    words = ["scenarios", "-k", "reclaim-basic", "--accel", "tcg", "--qemu", "/nonexistent/qemu"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120.0,
+    )
+    output = ended.stdout + ended.stderr
+    assert "INTERNALERROR" not in output
+    assert "Traceback" not in output
+    return ended.returncode, output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--jobs", "-1"], "--repeat and --jobs take a number of at least 1"),
+        (["--image", "nosuch"], "no image is called nosuch"),
+        (["--image", "nosuch", "-n", "2"], "no image is called nosuch"),
+        (["--modules", "/nonexistent"], "--modules goes with --kernel"),
+        (["--set", "guest.bogus=3"], "reclaim-basic: guest.bogus: unknown field"),
+    ],
+)
+def test_bad_usage_is_told_once(tmp_path: Path, arguments: list[str], message: str) -> None:
+    status, output = scenarios(*arguments, "--results", str(tmp_path / "results"))
+    assert status == 2
+    assert output.count(message) == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_bad_fields_under_xdist_are_told_of_the_selected_scenario(tmp_path: Path) -> None:
+    status, output = scenarios(
+        "--set", "guest.bogus=3", "-n", "2", "--results", str(tmp_path / "results")
+    )
+    assert status != 0
+    assert "1 error in" in output
+    assert "reclaim-basic: guest.bogus: unknown field" in output
+
+
+@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=str)
+def test_results_of_another_run_are_not_added_to(tmp_path: Path, more: list[str]) -> None:
+    (tmp_path / "results.jsonl").touch()
+    status, output = scenarios("--results", str(tmp_path), *more)
+    assert status == 2
+    assert "already holds the results of another run" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+def test_results_that_cannot_be_made_are_no_bad_usage() -> None:
+    status, output = scenarios("--results", "/proc/nonexistent")
+    assert status == 69
+    assert "cannot make the results directory" in output
+
+
+@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=str)
+def test_field_that_only_the_selected_scenario_can_have_is_taken(
+    tmp_path: Path, more: list[str]
+) -> None:
+    """Other scenarios of the directory have no third step, or another kind of it."""
+    field = "steps[2].churn.size=25%"
+    status, output = scenarios("--set", field, *more, "--results", str(tmp_path / "results"))
+    assert status == 69
+    assert "/nonexistent/qemu" in output
