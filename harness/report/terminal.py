@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.text import Text
 
 from harness.ledger.expect import format_measure
@@ -50,6 +49,8 @@ _WHERE_TO_LOOK = {
     Cause.CONTROL_BROKEN: "discards.log has what QEMU discarded, the `sample` lines of "
     "results.jsonl what the host held meanwhile",
 }
+
+_INDENT = "  "
 
 _GRAVEST_LAST = (Verdict.SKIP, Verdict.MISS, Verdict.ERROR, Verdict.FAIL)
 """What is explained, in this order: the end of the output is what a person sees first."""
@@ -117,10 +118,9 @@ def _explain(console: Console, summary: Summary, results: Path) -> None:
 
 
 def _explanation(run: RunSummary) -> list[str]:
-    """Its reason, all that failed, and the next step, a line each."""
+    """Its reason, what else failed, and the next step, a line each."""
     lines = [run.reason]
-    if len(run.failed) > 1:
-        lines += [f"failed: {sentence}" for sentence in run.failed]
+    lines += [f"failed: {sentence}" for sentence in run.failed if sentence not in run.reason]
     next_step = run.hint
     if run.cause is not None:
         next_step = f"{_WHERE_TO_LOOK[run.cause]}; repro.sh boots the same guest by hand"
@@ -133,12 +133,14 @@ def _tell_alike(console: Console, runs: Sequence[RunSummary], results: Path) -> 
     names = printable(", ".join(run.run_id for run in runs))
     console.print()
     console.print(Text.assemble(_styled(runs[0]), " ", names), soft_wrap=True)
-    lines = printable("\n".join(_explanation(runs[0])))
-    console.print(Padding(Text(lines), (0, 0, 0, 2), expand=False))
+    told = Text(printable("\n".join(_explanation(runs[0]))))
+    for line in told.wrap(console, console.width - len(_INDENT)):
+        line.rstrip()
+        console.print(Text(_INDENT).append(line), soft_wrap=True)
     kept = [path for run in runs if (path := results / run.run_id).exists()]
     if kept:
         more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
-        console.print(Text(f"  evidence: {kept[0]}/{more}"), soft_wrap=True)
+        console.print(Text(f"{_INDENT}evidence: {kept[0]}/{more}"), soft_wrap=True)
 
 
 def _tell_measured(console: Console, run: RunSummary) -> None:
@@ -148,7 +150,7 @@ def _tell_measured(console: Console, run: RunSummary) -> None:
         console.print(Text.assemble(_styled(run), " ", printable(run.run_id)), soft_wrap=True)
         table = new_table(headed=False)
         for name, value in run.answer.items():
-            table.add_row(f"  {printable(name)}", format_measure(name, value))
+            table.add_row(f"{_INDENT}{printable(name)}", format_measure(name, value))
         print_whole(console, table)
 
 

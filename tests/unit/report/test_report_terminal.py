@@ -122,13 +122,14 @@ def test_what_is_gravest_stands_last() -> None:
     assert told == ["SKIP run-SKIP", "MISS run-MISS", "ERROR run-ERROR", "FAIL run-FAIL"]
 
 
-def test_every_expectation_that_failed_is_told_where_there_are_several() -> None:
+def test_every_expectation_that_failed_is_told_once() -> None:
     sentences = ("reclaimed_bytes 2MiB, expected >= 3MiB", "rounds 1, expected == 5")
-    run = ended("a", Verdict.FAIL, cause=Cause.NOT_REPORTED, reason="r", failed=sentences)
-    lines = [line.strip() for line in table(Summary((run,))).splitlines()]
-    at = lines.index("r")
-    assert lines[at + 1 : at + 3] == [f"failed: {sentence}" for sentence in sentences]
-    assert "failed:" not in table(Summary((replace(run, failed=sentences[:1]),)))
+    reason = f"it stayed: {sentences[0]}; also failed: rounds"
+    run = ended("a", Verdict.FAIL, cause=Cause.NOT_REPORTED, reason=reason, failed=sentences)
+    lines = table(Summary((run,))).splitlines()
+    at = lines.index(f"  {reason}")
+    assert lines[at + 1] == f"  failed: {sentences[1]}"
+    assert lines[at + 2].startswith("  what to do: ")
 
 
 def test_runs_that_say_the_same_are_told_together(tmp_path: Path) -> None:
