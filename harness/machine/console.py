@@ -44,7 +44,9 @@ FINAL_SECONDS = 3.0
 _STAMP = re.compile(r"^.*\[\s*\d+\.\d{6}\](?:\[[\sCT]*\d+\])? ?")
 _PLACE = re.compile(r"^RIP: 0010:([A-Za-z_][\w.]*)\+")
 _END = re.compile(r"^---\[ end |^(?:Memory cgroup o|O)ut of memory: Killed process")
-_MARKER = re.compile(r"^fpr-init: (\w+)(?:: (.*))?")
+_ANY_STAMP = re.compile(r"\[\s*\d+\.\d{6}\]")
+_LINE_END = re.compile(rb"\r*\n|\r")
+_MARKER = re.compile(r"fpr-init: (\w+)(?:: (.*))?")
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,12 @@ class ConsoleScanner:
         self._partial = b""
         self._open: _Open | None = None
         self._seen: set[str] = set()
+        self._cut = ""
+        """Words of a program into which the kernel cut with lines of its own."""
         self.findings: list[Finding] = []
         """The completed ones, in order; each title once."""
         self.said: dict[str, str] = {}
-        """Lines `fpr-init: WORD: DETAIL` of the guest's init, by word."""
+        """What the guest's init said, `fpr-init: WORD: DETAIL`, by word."""
 
     @property
     def in_the_middle(self) -> bool:
@@ -110,10 +114,11 @@ class ConsoleScanner:
         """Read on. A line counts once it is whole."""
         body, newline, rest = (self._partial + data).rpartition(b"\n")
         self._partial = rest[:LINE_BYTES]
-        if not newline or (self._open is None and not looks_suspicious(body)):
+        if not newline or (self._open is None and not self._cut and not looks_suspicious(body)):
             return
-        for line in body.split(b"\n"):
-            text = line[:LINE_BYTES].decode("utf-8", errors="replace").rstrip("\r")
+        for line in _LINE_END.split(body.rstrip(b"\r")):
+            text = line[:LINE_BYTES].decode("utf-8", errors="replace")
+            self._hear_init(text)
             self._line(_STAMP.sub("", text))
 
     def complete(self) -> None:
@@ -131,9 +136,20 @@ class ConsoleScanner:
             self.feed(b"\n")
         self.complete()
 
+    def _hear_init(self, text: str) -> None:
+        """Find the init's words, wherever the kernel's stand: before, behind or between them."""
+        stamp = _ANY_STAMP.search(text)
+        own = text if stamp is None else text[: stamp.start()]
+        joined = self._cut + own
+        for words in (text, joined):
+            if said := _MARKER.search(words):
+                self.said[said[1]] = said[2] or ""
+        if stamp is None:
+            self._cut = ""
+        elif own:
+            self._cut = joined[:LINE_BYTES]
+
     def _line(self, line: str) -> None:
-        if said := _MARKER.match(line):
-            self.said[said[1]] = said[2] or ""
         head = headline_of(line)
         if self._open is not None and head is not None and not self._open.tells_of(head):
             self.complete()

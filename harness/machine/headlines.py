@@ -75,6 +75,8 @@ _PATTERNS = tuple((severity, re.compile(words), title) for severity, words, titl
 _SUSPICIOUS = re.compile(
     rb"BUG|WARNING|INFO:|UBSAN|panic|PANIC|\[#|LOCKUP|tried to execute|list_(?:add|del)"
     rb"|allocation failure|oom-killer|ut of memory|fpr-init"
+    # The kernel cut into a program's words, which may be those of the init.
+    rb"|\[(?<=[^\r\n]\[) {0,4}\d{1,9}\.\d{6}\]"
 )
 
 _ADDRESS = re.compile(r"\+0x[0-9a-f]+/0x[0-9a-f]+|\b(?:0x)?[0-9a-f]{12,16}\b")
@@ -82,7 +84,7 @@ TITLE_LENGTH = 160
 
 
 def looks_suspicious(text: bytes) -> bool:
-    """Whether any line of `text` could be a headline or a word of the guest's init."""
+    """Whether any line of `text` could be a headline or a word, or half, of the guest's init."""
     return _SUSPICIOUS.search(text) is not None
 
 

@@ -285,6 +285,33 @@ def test_watcher_hears_the_guest_s_init(tmp_path: Path) -> None:
     assert watcher.init_failure == "load virtio_net.ko: ENOENT"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"fpr-init: ready[    1.500000] virtio: late\r\n",
+        b"fpr-init: ready\r[    1.500000] virtio: late\r\n\n",
+        b"[    1.500000] virtio: probingfpr-init: ready\r\n done\r\n",
+        b"fpr-init: re[    1.500000] virtio: late\r\nady\r\n",
+        b"fp[    1.500000] virtio: late\r\n[    1.500001] again\r\nr-init: ready\r\n",
+        b"words of a program fpr-init: ready\n",
+    ],
+)
+def test_the_init_is_heard_though_the_kernel_speaks_at_the_same_time(text: bytes) -> None:
+    whole = ConsoleScanner()
+    whole.feed(b"[    1.400000] virtio: early\r\n" + text)
+    assert "ready" in whole.said
+    in_pieces = ConsoleScanner()
+    for byte in text:
+        in_pieces.feed(bytes([byte]))
+    assert "ready" in in_pieces.said
+
+
+def test_the_kernels_words_are_none_of_the_inits() -> None:
+    scanner = ConsoleScanner()
+    scanner.feed(b"fpr-init: FAILED: mount proc[    1.500000] virtio: late\r\n")
+    assert scanner.said == {"FAILED": "mount proc"}
+
+
 def test_final_findings_wait_for_the_end_of_the_text(tmp_path: Path) -> None:
     """An SSH connection breaks at an oops' first line; its last comes a second later."""
     path = tmp_path / "console.log"
