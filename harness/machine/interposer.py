@@ -42,7 +42,8 @@ def check_preloaded(pid: int, environment: dict[str, str]) -> None:
         maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
     except OSError:
         return  # QEMU has ended; whoever waits for it says how
-    if library not in maps:
+    # The kernel names a file by its own path, not by that of a link to it.
+    if str(Path(library).resolve()) not in maps:
         raise LaunchError(
             "QEMU did not load the object that makes its discards lazy (discard: free)",
             hint="use a dynamically linked QEMU without set-uid; qemu.log has the loader's words",

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import LaunchError, PreconditionError
+from harness.image.cache import cache_directory
 from harness.machine import pressure
 from harness.machine.interposer import build_interposer, check_preloaded, lazy_environment
 from harness.machine.pressure import MemoryGroup, _rest, page_out, reclaim_v2
@@ -153,6 +154,27 @@ def test_version_1_lowers_the_limit_and_lifts_it_again(
 
 
 # --- the interposer -----------------------------------------------------------------------------
+
+
+def test_an_interposer_behind_a_link_is_found_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(cache_directory().parent)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
+    environment = lazy_environment()
+    assert environment["LD_PRELOAD"].startswith(str(tmp_path))
+    with subprocess.Popen(
+        [sys.executable, "-c", "print('up', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        check_preloaded(process.pid, environment)
+        process.stdin.write(b"\n")
+        process.stdin.close()
 
 
 def test_the_interposer_makes_a_discard_lazy() -> None:
