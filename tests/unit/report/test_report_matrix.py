@@ -3,6 +3,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -193,3 +194,20 @@ def test_the_document_for_writers_has_every_tag_field_and_default() -> None:
             # Not both a size and a balloon: `PlugStep` says which.
             forms += [f"`{name}` (of memory only)"] if name == "size" else []
             assert any(form in fields for form in forms), (step.verb, name)
+
+
+def test_the_document_of_the_code_has_every_module() -> None:
+    root = SCENARIOS_DIR.parent
+    text = (root / "docs" / "architecture.md").read_text(encoding="utf-8")
+    chapter = text.partition("## Module by module")[2].partition("\n## ")[0]
+    rows = {
+        row.split("`")[1]: set(row.split("`")[3::2])
+        for row in re.findall("^[|] `.*", chapter, re.M)
+    }
+    for folder in [root / "harness", *(path.parent for path in root.glob("harness/*/__init__.py"))]:
+        modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+        missing = modules - rows[f"{folder.relative_to(root)}/"]
+        assert not missing, folder
+    files = {path.stem for path in root.glob("harness/**/*.py")}
+    verbs = {step.verb for step in (get_args(member)[0] for member in get_args(_SingleStep))}
+    assert not set().union(*rows.values()) - files - verbs - {"doctor", "--set", "guest-images/"}
