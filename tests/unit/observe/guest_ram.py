@@ -21,6 +21,8 @@ size = pages * PAGE
 if sys.argv[2] == "memfd":
     fd, flags = os.memfd_create("ram"), mmap.MAP_SHARED
     os.ftruncate(fd, size)
+if sys.argv[2] == "shared":
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 reserved = libc.mmap(None, size + (4 << 20), 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
 ram = (reserved + (4 << 20) - 1) // (2 << 20) * (2 << 20)
 MAP_FIXED = 0x10
@@ -59,7 +61,8 @@ for line in sys.stdin:
 
 
 class GuestRamProcess:
-    """`kind`: `small-pages` or `huge-pages` (private, anonymous), or `memfd` (shared).
+    """`kind`: `small-pages` or `huge-pages` (private, anonymous), `memfd` or `shared`
+    (without a file).
 
     A child of root can become another `user`.
     """

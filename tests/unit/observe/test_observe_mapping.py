@@ -3,6 +3,7 @@
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from harness.errors import ObserveError
 from harness.machine.cgroup import candidates
+from harness.observe import guest_vmas
+from harness.observe.guest_vmas import Mapping, parse_mappings
 from harness.observe.mapping import HostMappingReader, parse_smaps
 from harness.units import KIB, MIB, PAGE_SIZE
 
@@ -90,6 +93,35 @@ def test_a_memfd_is_charged_for_what_no_mapping_shows() -> None:
     assert full.shmem == full.file_blocks == 4000 * PAGE_SIZE
     assert after.rss == 1000 * PAGE_SIZE
     assert after.held == after.file_blocks == 4000 * PAGE_SIZE
+
+
+def test_a_file_is_found_though_its_device_is_called_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on btrfs: stat names a device of the subvolume, /proc/PID/maps that of the whole."""
+
+    def renamed(text: bytes) -> tuple[Mapping, ...]:
+        return tuple(replace(found, device=found.device + 1) for found in parse_mappings(text))
+
+    monkeypatch.setattr(guest_vmas, "parse_mappings", renamed)
+    with GuestRamProcess(PAGES, "memfd") as child:
+        child.do("write(range(0, 4000))")
+        child.do("advise(0, 3000, mmap.MADV_DONTNEED)")
+        assert HostMappingReader(child.pid, child.layout).read().file_blocks == 4000 * PAGE_SIZE
+
+
+def test_a_file_that_cannot_be_reached_is_an_error() -> None:
+    with GuestRamProcess(PAGES, "memfd") as child:
+        child.do("os.close(fd)")
+        with pytest.raises(ObserveError, match=r"m0 is the file /memfd:ram \(deleted\), but no"):
+            HostMappingReader(child.pid, child.layout)
+
+
+def test_shared_memory_without_a_file_has_none() -> None:
+    with GuestRamProcess(PAGES, "shared") as child:
+        child.do("write(range(0, 4000))")
+        reading = HostMappingReader(child.pid, child.layout).read()
+    assert (reading.rss, reading.file_blocks) == (4000 * PAGE_SIZE, None)
 
 
 def test_pages_that_ksm_merged_are_counted_where_the_kernel_counts_them() -> None:
