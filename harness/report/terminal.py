@@ -42,8 +42,8 @@ _WHERE_TO_LOOK = {
     Cause.NOT_SETTLED: "the `sample` lines of results.jsonl show what still moved; a longer "
     "deadline may settle it",
     Cause.GUEST_CRASH: "console.log has the crash",
-    Cause.GUEST_HANG: "console.log has the guest's last words, autopsy.txt its registers if it "
-    "stopped answering",
+    Cause.GUEST_HANG: "console.log has the guest's last words, autopsy.txt, where no step got "
+    "further, its registers and what was blocked",
     Cause.KERNEL_WARNING: "console.log has the warning",
     Cause.OVERHEAD: "`judged` in results.jsonl has every figure of the run",
     Cause.CONTROL_BROKEN: "discards.log has what QEMU discarded, the `sample` lines of "
