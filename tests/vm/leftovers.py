@@ -4,6 +4,7 @@
 A VM's directory holds a second QMP socket, by which a test reaches the guest past the harness.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -16,12 +17,13 @@ BASES = tuple(Path(p) for p in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gett
 
 def vm_directories(owner: int) -> list[Path]:
     """The directories of the VMs that the process `owner` has made."""
-    return [
-        file.parent
-        for base in BASES
-        for file in base.glob("fpr-" + "[0-9a-f]" * 12 + "/owner")
-        if file.read_text().startswith(f"{owner} ")
-    ]
+    found = []
+    for base in BASES:
+        for file in base.glob("fpr-" + "[0-9a-f]" * 12 + "/owner"):
+            with contextlib.suppress(FileNotFoundError):  # it has just been removed
+                if file.read_text().startswith(f"{owner} "):
+                    found.append(file.parent)
+    return found
 
 
 def qmp(directory: Path, command: str, **arguments: Any) -> Any:
