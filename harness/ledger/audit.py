@@ -108,7 +108,7 @@ def reduce_audit(
     cells = _CELL_OF[guest_class * np.uint8(4) + host_class]
 
     counts = np.bincount(
-        index.astype(np.uint16) * len(_CELLS) + cells,
+        index.astype(np.uint32) * len(_CELLS) + cells,
         minlength=(len(zones) + 1) * len(_CELLS),
     ).reshape(-1, len(_CELLS))
     used = (guest_class == _USED) | (guest_class == _HELD)
@@ -160,7 +160,7 @@ def _guest_classes(
     before: StateArray,
     after: StateArray,
     zones: Sequence[Zone],
-    index: npt.NDArray[np.uint8],
+    index: npt.NDArray[np.uint16],
     reporting_order: int,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Class and block order of each page over both readings; the lower order where they differ."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.ledger.events import DriverChanged, Event, GuestReady, Measured, SettleOutcome
+from harness.ledger.events import Audited, DriverChanged, Event, GuestReady, Measured, SettleOutcome
 from harness.ledger.expect import Outcome
 from harness.ledger.facts import Cause
 from harness.ledger.ledgers import ledgers_of, reconcile
@@ -95,8 +95,16 @@ class Blame:
     """Bytes the cause accounts for."""
 
 
+_BELOW_REPORTED = Blame(Cause.CONTROL_BROKEN, "a zone under its watermark reported memory")
+
+
 def blame(events: Sequence[Event], failed: Outcome) -> Blame:
     """Why this expectation failed. `events`: up to the moment at which it was judged."""
+    audit_name, dot, name = failed.measure.rpartition(".")
+    if dot:
+        # What was so at an earlier audit is explained by what was known then.
+        events = events[: 1 + _last_audit(events, audit_name)]
+        failed = replace(failed, measure=name)
     found = _blame(events, failed)
     audit = usable_audit(events)
     if audit is not None and found.cause in _PARTIAL:
@@ -143,9 +151,9 @@ def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
     if name.startswith(("cost_", "faults_")):
         return Blame(Cause.OVERHEAD, "page faults of the guest cost too much")
     if name == "rule_error_bytes" and failed.too_high:
-        return _direct(events, "unreported_free_bytes") or Blame(
-            Cause.CONTROL_BROKEN, "a zone under its watermark reported memory"
-        )
+        return _direct(events, "unreported_free_bytes") or _BELOW_REPORTED
+    if name == "below_watermark_reported_bytes" and failed.too_high:
+        return _BELOW_REPORTED
     if name in ("tail_reported_bytes", "tail_discarded_bytes") and failed.too_high:
         return Blame(
             Cause.DATA_LOSS,
@@ -162,6 +170,10 @@ def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
         return Blame(means, "what the scenario itself measures is out of its bounds")
     direct = _direct(events, name) if failed.too_high else None
     return direct or Blame(None, "the run was not what the scenario says")
+
+
+def _last_audit(events: Sequence[Event], name: str) -> int:
+    return max(i for i, e in enumerate(events) if isinstance(e, Audited) and e.name == name)
 
 
 def _worst_place(events: Sequence[Event]) -> Blame:

@@ -2,8 +2,9 @@
 """The verdict of a run, from its events and what its scenario expects. Never a wrong PASS.
 
 In this order: proof of damage (lost data, a crash, a hang) wins over everything, even over a run
-that broke; then what broke; then a failed expectation with its cause, unless host noise can
-explain it; then what could not be judged. PASS is what remains.
+that broke; so does what an audit before that had found wrong; then what broke; then a failed
+expectation with its cause, unless host noise can explain it; then what could not be judged. PASS is
+what remains.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -87,14 +88,16 @@ def judge(
     none: of a run without expectations all that its steps measure. An expectation that cannot be
     parsed makes the run an ERROR; nothing is raised.
     """
-    finding = _damage(events) or _broke(events)
-    if finding is None:
-        try:
-            finding = _by_expectations(
-                events, expectations, reporting_wanted, {*MEASURES, *measured}
-            )
-        except ValueError as error:
-            finding = _Finding(Verdict.ERROR, f"an expectation cannot be read: {error}")
+    names = {*MEASURES, *measured}
+    try:
+        finding = (
+            _damage(events)
+            or _wrong_before_it_broke(events, expectations, names)
+            or _broke(events)
+            or _by_expectations(events, expectations, reporting_wanted, names)
+        )
+    except ValueError as error:
+        finding = _Finding(Verdict.ERROR, f"an expectation cannot be read: {error}")
     values = measure(events)
     if answer:
         known = values_now(events)
@@ -148,10 +151,32 @@ def _trouble(before: Sequence[Event], found: ConsoleFinding, cause: Cause) -> _F
     started = any(isinstance(e, PhaseStarted) and e.phase not in BOOT_PHASES for e in before)
     under_kvm = any(isinstance(e, GuestReady) and e.accel == "kvm" for e in before)
     if started or under_kvm:
-        return _Finding(Verdict.FAIL, f"the guest's console shows: {found.title}", cause)
+        shown = f"the guest's console shows: {found.title}" if found.on_console else found.title
+        return _Finding(Verdict.FAIL, shown, cause)
     return _Finding(
         Verdict.MISS, f"the guest was in trouble before the scenario's first step: {found.title}"
     )
+
+
+def _wrong_before_it_broke(
+    events: Sequence[Event], expectations: Mapping[str, str], known: Collection[str]
+) -> _Finding | None:
+    """What was known to be wrong when the run broke: at an audit of its own, or on the console.
+
+    It may be what broke it: a process that the OOM killer has taken ends no step.
+    """
+    broke = next((event for event in events if isinstance(event, Broke)), None)
+    if broke is None or broke.verdict is Verdict.SKIP:
+        return None
+    checks = _evaluate(events, {}, known)
+    name = "console_findings"
+    if broke.verdict is Verdict.ERROR and name in expectations:
+        condition = parse_condition(expectations[name])
+        checks.append(_check("", events, name, condition, measure(events), known))
+    found = _failure([check for check in checks if check.outcome.status is Status.FAILS])
+    if found is None or found.verdict is not Verdict.FAIL:
+        return None
+    return replace(found, reason=f"{found.reason}; after that {broke.message}")
 
 
 def _broke(events: Sequence[Event]) -> _Finding | None:
@@ -171,14 +196,14 @@ def _by_expectations(
     known: Collection[str],
 ) -> _Finding:
     checks = _evaluate(events, expectations, known)
-    if not checks:
-        return _Finding(Verdict.DONE, "measured; the scenario expects nothing")
     off = feature_off([e for e in events if isinstance(e, GuestReady)])
     if reporting_wanted and off is not None:
         return _Finding(Verdict.FAIL, off, Cause.FEATURE_OFF)
-    failed = [check for check in checks if check.outcome.status is Status.FAILS]
-    if failed:
-        return replace(_failure(failed), failed=tuple(_sentence(check) for check in failed))
+    if not checks:
+        return _Finding(Verdict.DONE, "measured; the scenario expects nothing")
+    failure = _failure([check for check in checks if check.outcome.status is Status.FAILS])
+    if failure is not None:
+        return failure
     unknown = [check for check in checks if check.outcome.status is Status.UNKNOWN]
     if unknown:
         return _Finding(Verdict.MISS, _sentence(unknown[0]) + _why_unknown(unknown[0]))
@@ -241,8 +266,11 @@ _GRAVITY: dict[Cause | None, int] = {
 did not happen as written comes first, for it may have brought about the others."""
 
 
-def _failure(failed: Sequence[_Check]) -> _Finding:
-    """The gravest cause among the failures that noise cannot explain."""
+def _failure(failed: Sequence[_Check]) -> _Finding | None:
+    """The gravest cause among the failures that noise cannot explain; None if nothing failed."""
+    if not failed:
+        return None
+    sentences = tuple(_sentence(check) for check in failed)
     blamed = [(check, blame(check.events, check.outcome)) for check in failed]
     explained = [(check, why, _noise(check, why)) for check, why in blamed]
     sure = [(check, why) for check, why, noise in explained if noise is None]
@@ -251,22 +279,28 @@ def _failure(failed: Sequence[_Check]) -> _Finding:
         return _Finding(
             Verdict.MISS,
             f"{_sentence(check)}, but that may be the host's doing: {noise}",
+            failed=sentences,
         )
     check, why = min(sure, key=lambda pair: _GRAVITY[pair[1].cause])
     others = [_measured_at(other) for other in failed if other is not check]
     more = f"; also failed: {', '.join(others)}" if others else ""
     reason = f"{why.sentence}: {_sentence(check)}{more}"
     if why.cause is None:
-        return _Finding(Verdict.ERROR, reason)
+        return _Finding(Verdict.ERROR, reason, failed=sentences)
     if why.cause is Cause.KERNEL_WARNING:
         titles = [e.title for e in check.events if isinstance(e, ConsoleFinding)]
         reason = f"the guest's console shows: {titles[0] if titles else 'trouble'}{more}"
-    return _Finding(Verdict.FAIL, reason, why.cause)
+    return _Finding(Verdict.FAIL, reason, why.cause, sentences)
 
 
 def _noise(check: _Check, why: Blame) -> str | None:
     if why.cause is Cause.ACKED_NOT_DISCARDED:
         return collapse_noise(check.events, why.size)
+    if why.cause is Cause.CONTROL_BROKEN and any(
+        isinstance(event, GuestReady) and event.discard == "free" for event in check.events
+    ):
+        # What is lazily free goes by itself where the host wants memory.
+        return pressure_noise(check.events)
     return pressure_noise(check.events) if why.cause in _PRESSURE_EXPLAINS else None
 
 

@@ -319,12 +319,14 @@ class CrowdFull:
 
 @dataclass(frozen=True)
 class ConsoleFinding:
-    """The console watcher saw trouble."""
+    """The console watcher saw trouble, or a guest did not answer to what was asked of it."""
 
     t: float
     severity: Literal["crash", "hang", "warning"]
     title: str
     text: str
+    on_console: bool = True
+    """False: it shows by what the guest does, not by what its console says."""
     kind: Literal["console-finding"] = "console-finding"
 
 

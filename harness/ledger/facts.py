@@ -135,6 +135,15 @@ class DiscardTotals:
     failed_calls: int
     failed_bytes: int
 
+    def since(self, earlier: "DiscardTotals") -> "DiscardTotals":
+        """What came after an earlier reading of the same trace."""
+        return DiscardTotals(
+            self.calls - earlier.calls,
+            self.bytes - earlier.bytes,
+            self.failed_calls - earlier.failed_calls,
+            self.failed_bytes - earlier.failed_bytes,
+        )
+
 
 @dataclass(frozen=True)
 class HostNoise:

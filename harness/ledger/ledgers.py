@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from harness.ledger.events import Event
 from harness.ledger.facts import Cause
-from harness.ledger.measures import rounds_of, usable_audit
+from harness.ledger.measures import discards_since_free, rounds_of, usable_audit
 from harness.units import format_size
 
 
@@ -65,8 +65,7 @@ def ledgers_of(events: Sequence[Event]) -> Ledgers | None:
     rounds = rounds_of(events)
     freed = rounds[-1].freed if rounds else None
     before = freed.before if freed else None
-    first = freed.discards_before if freed else None
-    in_window = audit.discards is not None and (freed is None or first is not None)
+    discards = discards_since_free(events, audit)
     blocks_fall = None
     if before is not None and before.file_blocks is not None and now.file_blocks is not None:
         blocks_fall = before.file_blocks - now.file_blocks
@@ -75,12 +74,8 @@ def ledgers_of(events: Sequence[Event]) -> Ledgers | None:
         reported_resident=report.total.reported_resident,
         reported_undiscarded=report.reported_undiscarded,
         reported_resident_pfns=report.reported_resident_pfns,
-        discarded=audit.discards.bytes - (first.bytes if first else 0)
-        if in_window and audit.discards
-        else None,
-        discards_failed=audit.discards.failed_bytes - (first.failed_bytes if first else 0)
-        if in_window and audit.discards
-        else None,
+        discarded=discards.bytes if discards else None,
+        discards_failed=discards.failed_bytes if discards else None,
         lost_by_host=before.held - now.held if before else None,
         rss_fall=before.rss - now.rss if before else None,
         file_blocks_fall=blocks_fall,

@@ -11,17 +11,20 @@ from dataclasses import dataclass, fields
 
 from harness.ledger.events import (
     Audited,
+    Ballooned,
     ChurnFreed,
     ChurnHeld,
     ChurnVerified,
     ConsoleFinding,
+    DevicePlugged,
     Event,
+    GuestMoved,
     GuestReady,
     OrderRead,
     Pressed,
     Settled,
 )
-from harness.ledger.facts import CellTotals, HostMapping
+from harness.ledger.facts import CellTotals, DiscardTotals, HostMapping
 from harness.ledger.places import PLACE_FAMILIES, PLACE_MEASURES, place_measures
 from harness.ledger.retention import (
     RETENTION_MEASURES,
@@ -178,12 +181,16 @@ def rounds_of(events: Sequence[Event]) -> list[Round]:
     return result
 
 
+_OUTDATE_AUDIT = (Ballooned, ChurnFreed, ChurnHeld, DevicePlugged, GuestMoved, Pressed)
+"""Events that move memory: what an audit saw before is no longer so."""
+
+
 def current_audit(events: Sequence[Event]) -> Audited | None:
-    """The latest audit, unless memory was taken or freed since: then it is out of date."""
+    """The latest audit, unless memory was taken, freed or moved since: then it is out of date."""
     for event in reversed(events):
         if isinstance(event, Audited):
             return event
-        if isinstance(event, ChurnFreed | ChurnHeld | Pressed):
+        if isinstance(event, _OUTDATE_AUDIT):
             return None
     return None
 
@@ -298,12 +305,12 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
     }
     if "MemFree" in audit.counters.meminfo:
         found["guest_free_bytes"] = audit.counters.meminfo["MemFree"]
-    before = rounds[-1].freed.discards_before if rounds else None
-    if audit.discards is not None and (not rounds or before is not None):
-        found["discarded_bytes"] = audit.discards.bytes - (before.bytes if before else 0)
-        found["failed_discard_bytes"] = audit.discards.failed_bytes - (
-            before.failed_bytes if before else 0
-        )
+    discards = discards_since_free(events, audit)
+    if discards is not None:
+        found |= {
+            "discarded_bytes": discards.bytes,
+            "failed_discard_bytes": discards.failed_bytes,
+        }
     if usable_audit(events) is None:
         return found
     found |= {
@@ -323,6 +330,25 @@ def _audit(events: Sequence[Event], rounds: Sequence[Round]) -> dict[str, float]
         kept = kept_since(freed, audit, reporting_order(events))
         found["reclaimable_bytes"] = max(0, freed.bytes - kept.total)
     return found
+
+
+def discards_since_free(events: Sequence[Event], audit: Audited) -> DiscardTotals | None:
+    """What QEMU discarded up to the audit: since the latest free, or since launch without one.
+
+    None where it was not read; where the guest moved after that free, for the other QEMU's trace
+    knows nothing of it; and where memory was plugged or unplugged, for a trace says where a discard
+    was only while that memory is there.
+    """
+    now = audit.discards
+    for event in reversed(events):
+        if (isinstance(event, GuestMoved) and event.how != "cancelled") or (
+            isinstance(event, DevicePlugged) and event.bytes
+        ):
+            return None if any(isinstance(e, ChurnFreed) for e in events) else now
+        if isinstance(event, ChurnFreed):
+            before = event.discards_before
+            return None if now is None or before is None else now.since(before)
+    return now
 
 
 def host_measures(mapping: HostMapping) -> dict[str, float]:

@@ -13,6 +13,8 @@ PLACE_MEASURES: dict[str, str] = {
     "worst_zone_returned_fraction": "the same for zones",
     "rule_error_bytes": "bytes that contradict the watermark rule: unreported and resident in a "
     "zone above its watermark, or reported in one that no audit saw above it",
+    "below_watermark_reported_bytes": "the second part of it: reported where no audit saw the zone "
+    "above its watermark",
     "tail_reported_bytes": "bytes reported within the last, partial block of a zone",
     "tail_discarded_bytes": "bytes there that QEMU ever discarded",
 }
@@ -51,14 +53,15 @@ def place_measures(audits: Sequence[Audited], reporting_order: int) -> dict[str,
             found[f"{name.replace('/', '_')}_returned_fraction"] = fraction
         if fractions:
             found[f"worst_{kind}_returned_fraction"] = min(fractions.values())
-    wrong = 0
+    unreported = below = 0
     for zone in zones:
         cells = report.per_zone[zone_name(zone)]
         if above_watermark(zone, reporting_order):
-            wrong += cells.free_large_resident
+            unreported += cells.free_large_resident
         elif not _ever_above(audits, zone_name(zone), reporting_order):
-            wrong += cells.reported_resident + cells.reported_absent
-    found["rule_error_bytes"] = wrong
+            below += cells.reported_resident + cells.reported_absent
+    found["rule_error_bytes"] = unreported + below
+    found["below_watermark_reported_bytes"] = below
     if report.tail_reported is not None:
         found["tail_reported_bytes"] = report.tail_reported
     if report.tail_discarded is not None:

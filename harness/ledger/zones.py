@@ -69,13 +69,13 @@ def zone_name(zone: Zone) -> str:
     return f"node{zone.node}/{zone.name}"
 
 
-def zone_index(zones: Sequence[Zone], pages: int) -> npt.NDArray[np.uint8]:
+def zone_index(zones: Sequence[Zone], pages: int) -> npt.NDArray[np.uint16]:
     """Index of the zone of each PFN, 1-based; NO_ZONE where no zone spans it.
 
     Spans of interleaved nodes overlap. The shorter span wins: a zone whose span encloses another
     has a hole there.
     """
-    index = np.full(pages, NO_ZONE, dtype=np.uint8)
+    index = np.full(pages, NO_ZONE, dtype=np.uint16)
     for number, zone in sorted(enumerate(zones, 1), key=lambda pair: -pair[1].spanned):
         index[zone.start_pfn : zone.start_pfn + zone.spanned] = number
     return index

@@ -136,6 +136,8 @@ class _Attempt:
 
     def _boot(self, boot: BootFiles) -> VirtualMachine:
         record, options = self._record, self._bench.options
+        if self._bench.cancelled.is_set():
+            raise InterruptedRunError("the run was asked to stop")
         spec = guest_spec(self._run.scenario)
         if lacking := missing_needs(self._run.scenario.tags, spec):
             raise PreconditionError(lacking)
@@ -211,6 +213,7 @@ class _Attempt:
             self._record.events,
             scenario.expect,
             t=self._record.now(),
+            reporting_wanted=scenario.balloon.free_page_reporting,
             measured=scenario.measured,
             answer=scenario.answer,
         )

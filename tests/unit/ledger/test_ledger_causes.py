@@ -318,6 +318,15 @@ class TestGuestRetained:
         assert "reclaimable_bytes 76MiB, expected >= 152MiB" in reason
 
 
+def test_a_zone_under_its_watermark_that_reports() -> None:
+    low = healthy()
+    low.zones = (zone(free=100),)
+    events = run_on(low)
+    verdict, cause, reason = check(events, {"below_watermark_reported_bytes": "== 0"})
+    assert (verdict, cause) == (Verdict.FAIL, Cause.CONTROL_BROKEN)
+    assert reason.startswith("a zone under its watermark reported memory")
+
+
 class TestOfOneMeasureOnly:
     """One measure that falls short has a cause too: a broken kernel is no broken scenario."""
 

@@ -21,7 +21,16 @@ from ledger_builders import (
 )
 from ledger_judging import run_on
 
-from harness.ledger.events import ChurnHeld, ChurnVerified, ConsoleFinding, Event, StepsDone
+from harness.ledger.events import (
+    Ballooned,
+    ChurnHeld,
+    ChurnVerified,
+    ConsoleFinding,
+    DevicePlugged,
+    Event,
+    GuestMoved,
+    StepsDone,
+)
 from harness.ledger.expect import check_name
 from harness.ledger.facts import DiscardTotals, GuestState, HostState
 from harness.ledger.measures import AUDIT_MEASURES, MEASURES, measure
@@ -68,6 +77,7 @@ def test_a_healthy_run() -> None:
         "worst_zone_returned_fraction": 1.0,
         "node0_DMA32_returned_fraction": 1.0,
         "rule_error_bytes": 0,
+        "below_watermark_reported_bytes": 0,
         "tail_reported_bytes": 0,
         "tail_discarded_bytes": 0,
         "page_cache_bytes": 0,
@@ -88,7 +98,8 @@ def test_every_measure_taken_is_documented() -> None:
         counters=replace(charged.counters, meminfo={"MemFree": 7}),
     )
     of_order_steps = {"order_refused", "order_read"}
-    taken = measure([*first, *a_run(audits=[charged]), *every_step()])
+    steps = every_step()
+    taken = measure([*first, *steps, *a_run(audits=[charged]), *steps[-2:]])
     assert {name for name in taken if name not in MEASURES} == {
         "node0_returned_fraction",
         "node0_DMA32_returned_fraction",
@@ -122,11 +133,24 @@ def test_without_an_audit_no_page_is_measured() -> None:
     assert not AUDIT_MEASURES & set(measure(a_run(audits=())))
 
 
-@pytest.mark.parametrize("event", [freed(70.0), ChurnHeld(70.0, 8 * MIB, 0.1)])
+TAKEN_OR_FREED = [freed(70.0), ChurnHeld(70.0, 8 * MIB, 0.1)]
+MOVED = [
+    GuestMoved(70.0, "migrated", 2.0),
+    DevicePlugged(70.0, "dimm", 128 * MIB, present=False, seconds=2.0),
+    Ballooned(70.0, 128 * MIB, 2.0),
+]
+
+
+@pytest.mark.parametrize("event", [*TAKEN_OR_FREED, *MOVED])
 def test_an_audit_from_before_memory_moved_is_out_of_date(event: Event) -> None:
     """ "reported and resident: 0" before the churn says nothing about what came after it."""
     found = measure([*a_run(last=()), event])
     assert set(found) & AUDIT_MEASURES <= {"held_absent_bytes"}
+
+
+@pytest.mark.parametrize("event", TAKEN_OR_FREED)
+def test_so_is_a_settle_once_memory_was_taken_or_freed(event: Event) -> None:
+    found = measure([*a_run(last=()), event])
     assert not {"settle_seconds", "remaining_bytes"} & set(found)
 
 
@@ -169,6 +193,20 @@ def test_discards_count_since_the_free_or_since_launch() -> None:
     unknown = freed(discards_before=None)
     assert "discarded_bytes" not in measure(a_run(freed_as=unknown, audits=[audit]))
     assert "discarded_bytes" not in measure(a_run(audits=[replace(audit, discards=None)]))
+
+
+def test_discards_of_another_qemu_are_not_counted_from_a_free_in_the_first() -> None:
+    first, second = DiscardTotals(9, 100 * MIB, 0, 0), DiscardTotals(1, 2 * MIB, 0, 0)
+    moved = GuestMoved(61.0, "migrated", 2.0)
+    events = [*a_run(freed_as=freed(discards_before=first), last=()), moved]
+    there = healthy().audited(62.0, discards=second)
+    assert "discarded_bytes" not in measure([*events, there])
+    stayed = [*events[:-1], replace(moved, how="cancelled"), healthy().audited(62.0)]
+    assert "discarded_bytes" in measure(stayed)
+    plugged = DevicePlugged(61.0, "dimm", 128 * MIB, present=False, seconds=2.0)
+    assert "discarded_bytes" not in measure([*events[:-1], plugged, there])
+    again = freed(63.0, discards_before=second)
+    assert measure([*events, there, again, replace(there, t=64.0)])["discarded_bytes"] == 0
 
 
 def test_held_for_a_file_is_its_blocks() -> None:

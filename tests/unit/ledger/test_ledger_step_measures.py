@@ -142,6 +142,7 @@ def test_half_of_the_memory_only_is_told_with_the_node() -> None:
     assert found["node0_returned_fraction"] == 1
     assert found["worst_node_returned_fraction"] == found["node1_returned_fraction"] == 0
     assert found["rule_error_bytes"] == 128 * MIB
+    assert found["below_watermark_reported_bytes"] == 0
     sentence = place_sentence(audit, ORDER)
     assert sentence is not None
     assert sentence == (
@@ -152,7 +153,8 @@ def test_half_of_the_memory_only_is_told_with_the_node() -> None:
 
 def test_a_report_from_under_the_watermark_contradicts_the_rule() -> None:
     low = healthy().audited(counters=GuestCounters(1.0, {}, {}, (zone(free=100),)))
-    assert place_measures([low], ORDER)["rule_error_bytes"] == 204 * MIB
+    found = place_measures([low], ORDER)
+    assert found["rule_error_bytes"] == found["below_watermark_reported_bytes"] == 204 * MIB
     earlier = healthy().audited()
     assert place_measures([earlier, low], ORDER)["rule_error_bytes"] == 0, "it was above before"
 

@@ -31,6 +31,7 @@ from harness.ledger.diagnose import judge
 from harness.ledger.events import (
     Broke,
     ChurnVerified,
+    ConsoleFinding,
     Event,
     GuestReady,
     Judged,
@@ -224,6 +225,50 @@ class TestBeforeTheFirstStep:
         assert check(events)[1] is Cause.GUEST_CRASH
 
 
+class TestWhatBrokeAfterAWarning:
+    """A process the OOM killer has taken ends no step: the warning is the verdict, not the end."""
+
+    BROKE = Broke(31.0, "GuestError", Verdict.ERROR, "the busy process was killed", "")
+    OOM = ConsoleFinding(30.0, "warning", "OOM kill of fpr-guest", "...")
+
+    def test_is_the_kernels_where_the_scenario_forbids_warnings(self) -> None:
+        verdict, cause, reason = check([*started(), self.OOM, self.BROKE])
+        assert (verdict, cause) == (Verdict.FAIL, Cause.KERNEL_WARNING)
+        assert "OOM kill of fpr-guest; after that the busy process was killed" in reason
+
+    def test_is_the_scenarios_where_it_does_not(self) -> None:
+        events = [*started(), self.OOM, self.BROKE]
+        assert check(events, FRACTION)[0] is Verdict.ERROR
+        assert check([*started(), self.BROKE])[0] is Verdict.ERROR
+
+    def test_is_the_infrastructures_where_that_broke(self) -> None:
+        gone = replace(self.BROKE, verdict=Verdict.MISS)
+        assert check([*started(), self.OOM, gone])[0] is Verdict.MISS
+
+
+class TestWhatBrokeAfterAnAudit:
+    """What an audit had found wrong by its own checks stays so, whatever breaks after it."""
+
+    BROKE = Broke(50.0, "DeadlineError", Verdict.MISS, "waited 20.0 s for the host", "")
+
+    def test_is_what_the_audit_found(self) -> None:
+        early = swallowed().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
+        events = run_on(swallowed(), audits=[early], last=[self.BROKE])
+        judged = judge(events, FRACTION)
+        assert (judged.verdict, judged.cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert judged.reason.endswith("after that waited 20.0 s for the host")
+        assert judged.failed == ("at audit 'held': reported_resident_bytes 160MiB, expected == 0B",)
+
+    def test_is_what_broke_where_the_audit_found_nothing(self) -> None:
+        early = healthy().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
+        events = a_run(audits=[early], last=[self.BROKE])
+        assert check(events)[0] is Verdict.MISS
+
+    def test_is_what_broke_where_only_the_whole_run_would_have_shown_it(self) -> None:
+        events = run_on(swallowed(), last=[self.BROKE])
+        assert check(events, {"reported_resident_bytes": "== 0"})[0] is Verdict.MISS
+
+
 class TestNoise:
     """A host busy with its own memory excuses what it can have brought about, and no more."""
 
@@ -274,6 +319,13 @@ class TestNoise:
         events = run_on(guest, noise_as=noise(55.0, pgsteal_kswapd=900))
         assert check(events)[0] is Verdict.PASS
 
+    def test_what_is_lazily_free_goes_by_itself_under_pressure(self) -> None:
+        loud = noise(55.0, psi_memory_some_us=6_000_000)
+        lazy = {"lazyfree_bytes": ">= 0.9 * freed_bytes"}
+        events = a_run(ready_as=ready(discard="free"), noise_as=loud)
+        assert check(events, lazy)[0] is Verdict.MISS
+        assert check(a_run(ready_as=ready(discard="free")), lazy)[1] is Cause.CONTROL_BROKEN
+
     def test_pressure_does_not_keep_reported_pages(self) -> None:
         loud = noise(55.0, mem_available=100 * MIB)
         assert check(run_on(swallowed(), noise_as=loud))[1] is Cause.ACKED_NOT_DISCARDED
@@ -310,6 +362,13 @@ class TestStepChecks:
         verdict, cause, reason = check(a_run(earlier=[early]))
         assert (verdict, cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
         assert "at audit 'held': reported_resident_bytes 160MiB, expected == 0B" in reason
+
+    def test_so_is_one_of_what_a_measure_was_at_an_audit(self) -> None:
+        early = swallowed().audited(15.0, "held")
+        expectations = {"held.reported_resident_bytes": "== 0"}
+        verdict, cause, reason = check(a_run(earlier=[early]), expectations)
+        assert (verdict, cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert "held.reported_resident_bytes 160MiB, expected == 0B" in reason
 
     def test_what_cannot_be_judged_there_is_a_miss(self) -> None:
         early = healthy().audited(15.0, "held", checks=("reclaimed_fraction: >= 0.95",))
