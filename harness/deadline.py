@@ -14,11 +14,17 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """A point on the monotonic clock by which `what` must have happened."""
+    """A point on the monotonic clock by which `what` must have happened.
 
-    def __init__(self, seconds: float, what: str) -> None:
+    `kind` is the error it raises.
+    """
+
+    def __init__(
+        self, seconds: float, what: str, kind: type[DeadlineError] = DeadlineError
+    ) -> None:
         self.seconds = seconds
         self.what = what
+        self._kind = kind
         self._end = time.monotonic() + seconds
 
     @property
@@ -33,7 +39,7 @@ class Deadline:
     def error(self, seen: str = "") -> DeadlineError:
         """The error to raise once the deadline has passed; `seen` is the last thing observed."""
         detail = f"; last seen: {seen}" if seen else ""
-        return DeadlineError(f"waited {self.seconds:.1f} s for {self.what}{detail}")
+        return self._kind(f"waited {self.seconds:.1f} s for {self.what}{detail}")
 
     def check(self, seen: str = "") -> None:
         """Raise `DeadlineError` if the deadline has passed."""

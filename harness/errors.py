@@ -88,6 +88,11 @@ class DeadlineError(HarnessError):
     """A wait passed its deadline; the message says what was waited for."""
 
 
+class GuestStuckError(DeadlineError):
+    """The guest did not do in time what a step asks of its kernel (FAIL, once QEMU's state and the
+    guest's own answer show that it runs)."""
+
+
 class RecordError(HarnessError):
     """Results could not be written: disk full, directory not writable (verdict MISS)."""
 

@@ -8,8 +8,8 @@ from harness.ledger.expect import Status, evaluate, parse_condition
 from harness.ledger.measures import host_measures
 from harness.scenario.steps import AwaitStep
 
-LOOK_SECONDS = 0.5
-"""An exact reading of the host's mapping walks page tables."""
+LOOK_SECONDS = 0.1
+"""Between exact readings of the host's mapping; each walks page tables."""
 
 
 def await_host(session: GuestSession, step: AwaitStep) -> None:

@@ -4,12 +4,13 @@
 import re
 
 from harness.act.session import GuestSession
-from harness.errors import GuestError, SshError
+from harness.errors import GuestError, ScenarioError, SshError
 from harness.ledger.events import BusyEnded, BusyStarted
 from harness.ledger.zones import REPORTING_CAPACITY, block_size
+from harness.observe.counter_stream import read_counters
 from harness.observe.tool_end import last_words
 from harness.scenario.steps import BusyStep, CalmStep
-from harness.units import format_size
+from harness.units import PAGE_SIZE, format_size
 
 FIRST_ROUND_SECONDS = 120.0
 CALM_SECONDS = 60.0
@@ -18,10 +19,7 @@ CALM_SECONDS = 60.0
 
 def busy(session: GuestSession, step: BusyStep) -> None:
     """Start one, and return when it has been round once. Raises `GuestError`, `DeadlineError`."""
-    if isinstance(step.size, str):
-        size = REPORTING_CAPACITY * block_size(session.reporting_order)
-    else:
-        size = step.size.of(session.vm.spec.memory)
+    size = _size(session, step)
     session.phase("busy", f"{format_size(size)} over and over")
     process = session.vm.shell.start(
         f"fpr-guest busy --bytes {size} --hold-ms {step.hold * 1000:.0f} "
@@ -33,6 +31,25 @@ def busy(session: GuestSession, step: BusyStep) -> None:
     except SshError as error:
         raise GuestError(f"the busy process ended at once: {last_words(process, error)}") from error
     session.record.add(BusyStarted(session.record.now(), size))
+
+
+def _size(session: GuestSession, step: BusyStep) -> int:
+    batch = REPORTING_CAPACITY * block_size(session.reporting_order)
+    match step.size:
+        case "batch":
+            return batch
+        case "all-but-half-a-batch":
+            zones = read_counters(session.vm.shell).zones
+            size = sum(max(0, zone.free - zone.min) for zone in zones) * PAGE_SIZE - batch // 2
+            if size <= 0:
+                raise ScenarioError(
+                    f"the guest has not half a batch ({format_size(batch // 2)}) free above its "
+                    "minimum watermarks",
+                    hint="give it more memory, or hold less before this step",
+                )
+            return size
+        case share:
+            return share.of(session.vm.spec.memory)
 
 
 def calm(session: GuestSession, _step: CalmStep) -> None:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unbind the balloon driver from its device in the guest, and bind it again."""
 
+from typing import Literal
+
 from harness.act.session import GuestSession
+from harness.errors import DeadlineError, GuestStuckError
 from harness.ledger.events import DriverChanged
 from harness.scenario.steps import BindStep, UnbindStep
 
@@ -18,20 +21,25 @@ _FIND = (
 
 
 def unbind(session: GuestSession, _step: UnbindStep) -> None:
-    """Take the driver off the device. Raises `GuestError`, `DeadlineError`."""
+    """Take the driver off the device. Raises `GuestError`, `GuestStuckError`."""
     session.phase("unbind", "virtio_balloon")
-    session.vm.shell.run(
-        f"{_FIND}echo $device > {DRIVER}/unbind && [ ! -e {DRIVER}/$device ]",
-        timeout=DRIVER_SECONDS,
-    )
+    _write(session, "unbind", f"[ ! -e {DRIVER}/$device ]")
     session.record.add(DriverChanged(session.record.now(), bound=False))
 
 
 def bind(session: GuestSession, _step: BindStep) -> None:
-    """Give the device its driver again. Raises `GuestError`, `DeadlineError`."""
+    """Give the device its driver again. Raises `GuestError`, `GuestStuckError`."""
     session.phase("bind", "virtio_balloon")
-    session.vm.shell.run(
-        f"{_FIND}echo $device > {DRIVER}/bind && [ -e {DRIVER}/$device ]",
-        timeout=DRIVER_SECONDS,
-    )
+    _write(session, "bind", f"[ -e {DRIVER}/$device ]")
     session.record.add(DriverChanged(session.record.now(), bound=True))
+
+
+def _write(session: GuestSession, what: Literal["bind", "unbind"], done: str) -> None:
+    try:
+        session.vm.shell.run(
+            f"{_FIND}echo $device > {DRIVER}/{what} && {done}", timeout=DRIVER_SECONDS
+        )
+    except DeadlineError as error:
+        raise GuestStuckError(
+            f"the guest's kernel did not {what} the balloon driver within {DRIVER_SECONDS:.0f} s"
+        ) from error

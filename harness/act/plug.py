@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
-from harness.errors import PreconditionError, QmpError
+from harness.errors import GuestStuckError, PreconditionError, QmpError
 from harness.ledger.events import DevicePlugged, DriverChanged
 from harness.machine.command import BALLOON_ID, balloon_properties
 from harness.scenario.steps import PlugStep, UnplugStep
@@ -35,12 +35,16 @@ _BOUND = (
 
 
 def plug(session: GuestSession, step: PlugStep) -> None:
-    """Return when the guest has it online, or its driver bound. Raises `QmpError`, `DeadlineError`,
-    `PreconditionError` where the guest's kernel lacks the driver."""
+    """Return when the guest has it online, or its driver bound.
+
+    Raises `QmpError`, `GuestStuckError`, and `PreconditionError` where the guest's kernel lacks
+    the driver.
+    """
     words = format_size(step.size) if step.size else f"reporting {step.free_page_reporting}"
     session.phase("plug", f"{step.device}, {words}")
     start = session.record.now()
-    deadline = Deadline(step.deadline, f"the guest to have the plugged {step.device}")
+    what = f"the guest to have the plugged {step.device}"
+    deadline = Deadline(step.deadline, what, GuestStuckError)
     if step.device == "balloon":
         properties = balloon_properties(session.vm.spec, reporting=step.free_page_reporting)
         session.vm.monitor.execute("device_add", properties)
@@ -58,10 +62,11 @@ def plug(session: GuestSession, step: PlugStep) -> None:
 
 
 def unplug(session: GuestSession, step: UnplugStep) -> None:
-    """Return when the guest has let go. Raises `QmpError`, `DeadlineError`."""
+    """Return when the guest has let go. Raises `QmpError`, `GuestStuckError`."""
     session.phase("unplug", step.device)
     start = session.record.now()
-    deadline = Deadline(step.deadline, f"the guest to let go of the {step.device}")
+    what = f"the guest to let go of the {step.device}"
+    deadline = Deadline(step.deadline, what, GuestStuckError)
     size = 0
     if step.device == "virtio-mem":
         size = _size_of(session)

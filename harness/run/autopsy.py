@@ -15,6 +15,7 @@ from harness.deadline import Deadline, wait_for
 from harness.errors import (
     DeadlineError,
     GuestError,
+    GuestStuckError,
     HarnessError,
     InterruptedRunError,
     ObserveError,
@@ -49,23 +50,49 @@ def examine(
         status = vm.monitor.execute("query-status", timeout=5.0)["status"]
         evidence.append(f"QEMU's run state: {status}")
         evidence.append(vm.monitor.human("info registers -a", timeout=5.0))
-        if status not in FOREIGN_STATES and not _answers(vm):
-            seen = _kernel_seen_working(vm)
-            evidence.append(f"the balloon driver answered within {ALIVE_SECONDS:.0f} s: {seen}")
-            if seen is False:
-                title = f"the guest stopped answering: {error.message}"
-                record.add(ConsoleFinding(record.now(), "hang", title, "\n".join(evidence)))
-            elif seen:
-                error = SshError(
-                    f"the guest is out of reach over SSH though its kernel works: {error.message}",
-                    hint="is loopback usable, is the guest's SSH server alive? See console.log",
-                    evidence=error.evidence,
-                )
+        if status not in FOREIGN_STATES:
+            error = _in_the_guest(vm, record, error, evidence)
     except QmpError as broken:
         evidence.append(f"QEMU itself does not answer: {broken.message}")
     with contextlib.suppress(OSError):
         (directory / "autopsy.txt").write_text("\n\n".join(evidence) + "\n", encoding="utf-8")
     return error
+
+
+def _in_the_guest(
+    vm: VirtualMachine, record: Record, error: HarnessError, evidence: list[str]
+) -> HarnessError:
+    """Whether it hangs, wholly or in what it was asked for; adds to the evidence."""
+    if _answers(vm):
+        if isinstance(error, GuestStuckError):
+            evidence.append(_blocked_tasks(vm))
+            _hang(record, f"the guest runs and did not get it done: {error.message}", evidence)
+        return error
+    seen = _kernel_seen_working(vm)
+    evidence.append(f"the balloon driver answered within {ALIVE_SECONDS:.0f} s: {seen}")
+    if seen is False:
+        _hang(record, f"the guest stopped answering: {error.message}", evidence)
+    elif seen:
+        return SshError(
+            f"the guest is out of reach over SSH though its kernel works: {error.message}",
+            hint="is loopback usable, is the guest's SSH server alive? See console.log",
+            evidence=error.evidence,
+        )
+    return error
+
+
+def _hang(record: Record, title: str, evidence: list[str]) -> None:
+    text = "\n".join(evidence)
+    record.add(ConsoleFinding(record.now(), "hang", title, text, on_console=False))
+
+
+def _blocked_tasks(vm: VirtualMachine) -> str:
+    """What waits in the guest's kernel, as it says itself (sysrq w)."""
+    try:
+        answer = vm.shell.run("echo w >/proc/sysrq-trigger; dmesg | tail -n 200", timeout=10.0)
+    except HarnessError as broken:
+        return f"its blocked tasks could not be listed: {broken.message}"
+    return answer.stdout.decode(errors="replace")
 
 
 def _answers(vm: VirtualMachine) -> bool:

@@ -66,11 +66,11 @@ def _share(value: Any) -> Share:
     return Share(text, fraction=fraction)
 
 
-def _share_or(word: str) -> PlainValidator:
-    """A share, or the one word that stands for a size only the running guest knows."""
+def _share_or(*words: str) -> PlainValidator:
+    """A share, or one of the words that stand for a size only the running guest knows."""
 
     def validate(value: Any) -> Share | str:
-        return word if value == word else _share(value)
+        return str(value) if value in words else _share(value)
 
     return PlainValidator(validate)
 
@@ -126,8 +126,12 @@ Seconds = Annotated[float, _SECONDS]
 MemoryShare = Annotated[Share, PlainValidator(_share)]
 """`50%` or `512MiB` in the file."""
 MemoryShareOrAll = Annotated[Share | Literal["all"], _share_or("all")]
-MemoryShareOrBatch = Annotated[Share | Literal["batch"], _share_or("batch")]
-"""`batch`: 32 blocks of the reporting order, what one report takes."""
+BusySize = Annotated[
+    Share | Literal["batch", "all-but-half-a-batch"], _share_or("batch", "all-but-half-a-batch")
+]
+"""`batch`: 32 blocks of the reporting order, what one report takes. `all-but-half-a-batch`: what is
+free above the minimum watermarks, less half of that: enough while all pages are there, too much
+while a batch is isolated to be reported."""
 Name = Annotated[str, AfterValidator(_kebab)]
 """Names files and directories: kebab-case."""
 MeasureName = Annotated[str, AfterValidator(_snake)]

@@ -26,10 +26,10 @@ from harness.ledger.reuse import REUSE_SECONDS
 from harness.ledger.zones import MAX_ORDER
 from harness.scenario.expectations import Expectations
 from harness.scenario.fields import (
+    BusySize,
     MeasureName,
     MemoryShare,
     MemoryShareOrAll,
-    MemoryShareOrBatch,
     Name,
     NotEmpty,
     Seconds,
@@ -191,7 +191,7 @@ class BusyStep(_Verb):
     """Keep a process in the guest taking and freeing memory until `calm`."""
 
     verb: ClassVar[str] = "busy"
-    size: MemoryShareOrBatch
+    size: BusySize
     hold: Seconds = 0.0
     idle: Seconds = 0.0
     """Between freeing and taking again."""
@@ -232,7 +232,7 @@ class PlugStep(_Verb):
     """Of the memory."""
     free_page_reporting: StrictBool = True
     """Of the balloon."""
-    deadline: Seconds = 30.0
+    deadline: Seconds = 60.0
 
     @model_validator(mode="after")
     def _has_a_size(self) -> Self:
@@ -246,7 +246,7 @@ class UnplugStep(_Verb):
 
     verb: ClassVar[str] = "unplug"
     device: Literal["dimm", "virtio-mem", "balloon"]
-    deadline: Seconds = 30.0
+    deadline: Seconds = 60.0
 
 
 class BalloonStep(_Verb):

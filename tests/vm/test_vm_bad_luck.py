@@ -102,6 +102,22 @@ def test_guest_that_stops_answering_is_a_hang(running: Running) -> None:
     assert (running.results / "holding" / "autopsy.txt").exists()
 
 
+def test_guest_that_does_not_get_a_step_done_is_a_hang(tmp_path: Path) -> None:
+    """It answers over SSH; but no driver gives memory up within a millisecond."""
+    path = tmp_path / "stuck.yaml"
+    path.write_text(
+        "name: stuck\ntitle: t\nguest: {memory: 512MiB, vcpus: 1}\n"
+        "steps: [settle: {}, balloon: {to: 60%, deadline: 1ms}]\n"
+    )
+    run = Running(tmp_path / "results", ["run", str(path), "--accel", "tcg"])
+    code, output = run.end()
+    summary = run.summary()
+    assert (summary["verdict"], summary["cause"], code) == ("FAIL", "guest-hang", 1), output
+    assert "the guest runs and did not get it done: waited 0.0 s for the balloon" in output
+    evidence = (run.results / "stuck" / "autopsy.txt").read_text(encoding="utf-8")
+    assert "Show Blocked State" in evidence
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_ends_the_guest_and_reports(
     running: Running, number: signal.Signals
