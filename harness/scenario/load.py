@@ -25,6 +25,8 @@ from harness.yamlfile import (
 from harness.yamlwords import near_miss
 
 DEFAULT_TAG = "default"
+ALL_TAG = "all"
+"""Asked for, it stands for every scenario."""
 
 PLAIN = "plain"
 """Label of the variant with every switch off."""
@@ -32,7 +34,7 @@ PLAIN = "plain"
 MAX_SWITCHES = 8
 """Beyond these 256 variants nobody meant all of them."""
 
-_FIELD = re.compile(r"[A-Za-z_]\w*(\[\d+\])*(\.[A-Za-z_]\w*(\[\d+\])*)*")
+_FIELD = re.compile(r"[A-Za-z_]\w*(\[\d{1,6}\])*(\.[A-Za-z_]\w*(\[\d{1,6}\])*)*")
 _PART = re.compile(r"[A-Za-z_]\w*|\d+")
 
 
@@ -218,8 +220,8 @@ def find_scenarios(
     *,
     tags: Sequence[str] = (),
 ) -> list[Scenario]:
-    """The scenarios named (by name, path, or a variant's name); none: those with one of the tags,
-    or without tags those tagged `default`.
+    """The scenarios named (by name, path, or a variant's name); none: those with one of the tags
+    (`all`: every one), or without tags those tagged `default`.
 
     Raises `UsageError` for names nobody has, all of them at once, and one `ScenarioFileError`
     with the mistakes of every broken file.
@@ -240,32 +242,38 @@ def find_scenarios(
             paths[name] = max(files, key=lambda path: len(path.stem))
         else:
             unknown.append(f"{name!r}{near_miss(name, known)}")
-    found: dict[str, Scenario] = {}
+    found: dict[str, tuple[Path, Scenario]] = {}
     for name, path in paths.items():
         variant = name not in known and path in known.values() and "/" not in name
         scenarios = load_all([path], overrides, only=[name] if variant else None)
         if not scenarios:
             labels = [scenario.name for scenario in load_all([path])]
             unknown.append(f"{name!r}{near_miss(name, [*labels, *known])}")
-        found |= {scenario.name: scenario for scenario in scenarios}
+        for scenario in scenarios:
+            other = found.setdefault(scenario.name, (path, scenario))[0]
+            if other != path:
+                raise UsageError(
+                    f"{other} and {path} both have a scenario called {scenario.name}",
+                    hint="run them one after the other, or rename one",
+                )
     if unknown:
         raise UsageError(
             f"no scenario is called {', '.join(unknown)}",
             hint=f"scenarios are: {', '.join(known)} (`fpr-harness list`), or a file's path",
         )
-    return list(found.values())
+    return [scenario for _path, scenario in found.values()]
 
 
 def _tagged(paths: Sequence[Path], tags: Sequence[str], overrides: Sequence[str]) -> list[Scenario]:
     scenarios = load_all(paths)
     known = {tag for scenario in scenarios for tag in scenario.tags}
     for tag in tags:
-        if tag not in known:
+        if tag not in {ALL_TAG, *known}:
             raise UsageError(
                 f"no scenario has the tag {tag!r}{near_miss(tag, known)}",
-                hint=f"tags are: {', '.join(sorted(known))}",
+                hint=f"tags are: {', '.join(sorted({ALL_TAG, *known}))}",
             )
-    chosen = {scenario.name for scenario in scenarios if set(tags) & set(scenario.tags)}
+    chosen = {each.name for each in scenarios if set(tags) & {ALL_TAG, *each.tags}}
     # Only now the overrides: a field that others lack is no mistake.
     files = [path for path in paths if any(name.startswith(path.stem) for name in chosen)]
     found = load_all(files, overrides, only=chosen)

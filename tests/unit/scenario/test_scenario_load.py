@@ -95,6 +95,7 @@ def test_fields_are_changed_from_the_command_line(catalogue: Path) -> None:
         ("guest.memroy=2GiB", "alpha: guest.memroy: unknown field; did you mean 'memory'"),
         ("steps[0].churn.size=2GiB", "steps[0].churn.size: 2GiB is not less than the guest's 1GiB"),
         ("steps[2].churn.size=25%", "steps of alpha has 2 items"),
+        (f"steps[{'9' * 5000}].churn.size=25%", "not FIELD=VALUE"),
         ("title.x=1", "title of alpha has no fields"),
         ("guest.numa=[{memory: 1GiB", "is not YAML"),
         ("guest.numa=[{memory: 1GB}]", "guest.numa[0].memory: '1GB' is not a size"),
@@ -157,6 +158,14 @@ def test_variants_are_scenarios_of_their_own(varied: Path) -> None:
     assert (fast.name, fast.guest.memory, fast.tags) == ("delta-fast", GIB, ("default",))
 
 
+def test_two_scenarios_of_one_name_are_not_run_as_one(catalogue: Path, tmp_path: Path) -> None:
+    other = tmp_path / "mine" / "alpha.yaml"
+    other.parent.mkdir()
+    other.write_text(TEXT.format(name="alpha", tag="full"))
+    with pytest.raises(UsageError, match="both have a scenario called alpha"):
+        find_scenarios(["alpha", str(other)], directory=catalogue)
+
+
 def test_variants_are_found_by_file_name_and_tag(varied: Path) -> None:
     def names(*wanted: str, tags: tuple[str, ...] = ()) -> list[str]:
         return [each.name for each in find_scenarios(wanted, directory=varied, tags=tags)]
@@ -165,6 +174,7 @@ def test_variants_are_found_by_file_name_and_tag(varied: Path) -> None:
     assert names("delta-fast", "alpha") == ["delta-fast", "alpha"]
     assert names() == ["alpha", "delta-fast", "gamma"]
     assert names(tags=("full",)) == ["delta-small"]
+    assert names(tags=("all",)) == ["alpha", "beta", "delta-small", "delta-fast", "gamma"]
     with pytest.raises(UsageError, match="'delta-slow'; did you mean 'delta-"):
         names("delta-slow")
     with pytest.raises(UsageError, match="no scenario has the tag 'ful'; did you mean 'full'"):
