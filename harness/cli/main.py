@@ -2,13 +2,19 @@
 """Arguments in, exit status out. Each subcommand has a module of its own."""
 
 import argparse
+import contextlib
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from harness import __version__
 from harness.cli.options import add_boot_options, add_run_options
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
+
+PIPE_STATUS = 128 + signal.SIGPIPE
+"""What a shell says of a program whose output nobody wants to read (`| head`)."""
 
 ABOUT = """\
 Does free page reporting really give a guest's freed memory back to the host, and does it ever
@@ -72,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     command = importlib.import_module(f"harness.cli.{options.command}_command")
     try:
-        return int(command.execute(options))
+        status = int(command.execute(options))
+        sys.stdout.flush()
     except (UsageError, ScenarioFileError) as error:
         print(f"fpr-harness: {error}", file=sys.stderr)
         return USAGE
@@ -82,3 +89,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fpr-harness: interrupted", file=sys.stderr)
         return UNAVAILABLE
+    except BrokenPipeError:
+        _drop_output()
+        return PIPE_STATUS
+    except OSError as error:
+        _drop_output()
+        print(f"fpr-harness: {error}", file=sys.stderr)
+        return UNAVAILABLE
+    return status
+
+
+def _drop_output() -> None:
+    """Let what standard output did not take go nowhere, or it would fail again at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
