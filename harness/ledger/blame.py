@@ -72,7 +72,8 @@ HOST_CHARGES = frozenset(
 _PARTIAL = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED, Cause.ACKED_NOT_DISCARDED})
 """Causes that may hold for some nodes or zones only."""
 
-SLOW = frozenset({"settle_seconds", "settle_t50_seconds", "settle_t90_seconds", "settle_t90_ratio"})
+_SLOW = re.compile(r"settle(_t50|_t90)?_seconds|(settle|node\d+_[A-Z]\w*)_t90_(seconds|ratio)")
+"""Measures of how long memory took to come back."""
 
 _COSTS = {
     "boot_seconds": "the guest took too long to boot",
@@ -134,7 +135,7 @@ def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
         return _not_lazy(events)
     if (name in RETURNED and failed.too_high) or (name in WASTED and failed.too_low):
         return Blame(Cause.CONTROL_BROKEN, "memory came back that should have stayed")
-    if name in RETURNED | WASTED | SLOW:
+    if name in RETURNED | WASTED or _SLOW.fullmatch(name):
         off = feature_off(events)
         if off is not None and name not in ("lazyfree_bytes", "failed_discard_bytes"):
             return Blame(Cause.FEATURE_OFF, off)
@@ -160,7 +161,7 @@ def _blame(events: Sequence[Event], failed: Outcome) -> Blame:
             "what lies in the last, partial block of a zone was given away, though no block of "
             "the order fits there",
         )
-    if name in SLOW and failed.too_high:
+    if _SLOW.fullmatch(name) and failed.too_high:
         return Blame(Cause.NOT_SETTLED, _settle_sentence(events))
     own = next((e for e in events if isinstance(e, Measured) and e.name == name), None)
     if own is not None:

@@ -100,7 +100,7 @@ def _guest_to_qemu(ledgers: Ledgers) -> Disagreement | None:
             Cause.ACKED_NOT_DISCARDED,
             ledgers.discards_failed,
             f"QEMU failed to discard {format_size(ledgers.discards_failed)} the guest reported, "
-            "and the guest counts them as given back: see discards.log for the error",
+            "and the guest counts them as given back: see qemu.log for the error",
         )
     undiscarded = min(ledgers.reported_undiscarded or 0, ledgers.reported_resident)
     if undiscarded:

@@ -23,7 +23,8 @@ GOOD, POOR = 0.9, 0.5
 """Of two places one at least so good and the other poorer than that are told apart."""
 
 PLACE_FAMILIES = {
-    r"node\d+_returned_fraction": "the same of one node",
+    r"node\d+_returned_fraction": "of the free memory that one node can report, the part the "
+    "host does not hold",
     r"node\d+_[A-Z]\w*_returned_fraction": "the same of one zone: node0_DMA32_returned_fraction",
 }
 

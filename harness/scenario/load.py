@@ -243,11 +243,16 @@ def find_scenarios(
         else:
             unknown.append(f"{name!r}{near_miss(name, known)}")
     found: dict[str, tuple[Path, Scenario]] = {}
+    told: dict[str, None] = {}
     for name, path in paths.items():
         variant = name not in known and path in known.values() and "/" not in name
-        scenarios = load_all([path], overrides, only=[name] if variant else None)
+        try:
+            scenarios = load_scenarios(path, overrides, only=[name] if variant else None)
+        except ScenarioFileError as error:
+            told[error.message] = None
+            continue
         if not scenarios:
-            labels = [scenario.name for scenario in load_all([path])]
+            labels = [scenario.name for scenario in load_scenarios(path)]
             unknown.append(f"{name!r}{near_miss(name, [*labels, *known])}")
         for scenario in scenarios:
             other = found.setdefault(scenario.name, (path, scenario))[0]
@@ -256,6 +261,8 @@ def find_scenarios(
                     f"{other} and {path} both have a scenario called {scenario.name}",
                     hint="run them one after the other, or rename one",
                 )
+    if told:
+        raise ScenarioFileError("\n".join(told))
     if unknown:
         raise UsageError(
             f"no scenario is called {', '.join(unknown)}",

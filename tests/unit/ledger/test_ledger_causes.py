@@ -348,6 +348,11 @@ class TestOfOneMeasureOnly:
         verdict, found, _reason = check(run_on(guest), expectation)
         assert (verdict, found) == (Verdict.FAIL, cause)
 
+    def test_a_zone_that_takes_too_long(self) -> None:
+        slow = settled(zone_t90={"node0/DMA32": 14.0})
+        expectation = {"node0_DMA32_t90_seconds": "<= 10"}
+        assert check(a_run(settled_as=slow), expectation)[1] is Cause.NOT_SETTLED
+
     @pytest.mark.parametrize(
         ("means", "expectation", "cause"),
         [

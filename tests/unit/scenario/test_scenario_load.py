@@ -63,6 +63,8 @@ def test_all_broken_files_are_told_at_once(catalogue: Path) -> None:
         find_scenarios([], directory=catalogue)
     assert "alpha.yaml:2: not YAML" in caught.value.message
     assert "beta.yaml:2: not YAML" in caught.value.message
+    with pytest.raises(ScenarioFileError, match=r"alpha(.|\n)*beta"):
+        find_scenarios(["alpha", "beta"], directory=catalogue)
 
 
 def test_fields_are_changed_from_the_command_line(catalogue: Path) -> None:
