@@ -95,17 +95,20 @@ def _t90_ratios(events: Sequence[Event]) -> dict[str, float]:
         return {}
     settles = [event for event in events[first_free:] if isinstance(event, Settled)]
     timed = [event for event in settles if event.t90]
-    if len(timed) < 2 or timed[-1] is not settles[-1]:
+    if not timed or timed[-1] is not settles[-1]:
         return {}
     first, last = timed[0], timed[-1]
+    zones = {name.replace("/", "_"): seconds for name, seconds in last.zone_t90.items()}
+    found = {f"{zone}_t90_seconds": seconds for zone, seconds in zones.items()}
+    if last is first:
+        return found
     assert first.t90
     assert last.t90
-    found = {"settle_t90_ratio": last.t90 / first.t90}
-    for name, seconds in last.zone_t90.items():
-        key = name.replace("/", "_")
-        found[f"{key}_t90_seconds"] = seconds
-        if first.zone_t90.get(name):
-            found[f"{key}_t90_ratio"] = seconds / first.zone_t90[name]
+    found["settle_t90_ratio"] = last.t90 / first.t90
+    for name, seconds in first.zone_t90.items():
+        zone = name.replace("/", "_")
+        if seconds and zone in zones:
+            found[f"{zone}_t90_ratio"] = zones[zone] / seconds
     return found
 
 
