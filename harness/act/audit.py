@@ -1,27 +1,81 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at every page: what the guest says of it, and what the host holds of it."""
 
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
 from harness.act.session import GuestSession
+from harness.act.settle import Watched, wait_settled
 from harness.ledger.audit import reduce_audit
 from harness.ledger.events import Audited
-from harness.observe.audit import save_audit, take_audit
+from harness.ledger.facts import AuditReport, DiscardTotals, GuestCounters, HostMapping
+from harness.ledger.zones import block_size
+from harness.observe.audit import AuditReading, save_audit, take_audit
 from harness.observe.counter_stream import read_counters
 from harness.scenario.steps import AuditStep
+from harness.units import format_size
+
+LATE_LOOKS = 3
+"""After a settle that drained: blocks that merge only then are reported in a pass of their own."""
+
+LATE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Every page, and what goes with it."""
+
+    reading: AuditReading
+    report: AuditReport
+    used_resident: npt.NDArray[np.bool_]
+    counters: GuestCounters
+    mapping: HostMapping
+    discards: DiscardTotals
 
 
 def audit(session: GuestSession, step: AuditStep) -> None:
-    """Record a page audit, and keep its pages in `audits/` so that it can be judged again."""
+    """Record a page audit, and keep its pages in `audits/` so that it can be judged again.
+
+    Directly after a settle that drained it looks again if more than a block has become reportable
+    since: no pass can have reported that yet.
+    """
+    drained_to = session.drained_to
     session.phase("audit", step.name)
-    record = session.record
+    look = _look(session)
+    for _again in range(LATE_LOOKS - 1):
+        late = look.report.total.free_large_resident
+        if drained_to is None or late <= drained_to + block_size(session.reporting_order):
+            break
+        session.phase("settle", f"again: {format_size(late)} have merged into blocks since")
+        wait = wait_settled(Watched.of(session), LATE_SECONDS)
+        drained_to = wait.tracker.remaining
+        look = _look(session)
+    session.used_resident = look.used_resident
+    session.audits += 1
+    path = session.directory / "audits" / f"{session.audits:02}-{step.name}.npz"
+    save_audit(path, look.reading)
+    session.record.add(
+        Audited(
+            session.record.now(),
+            name=step.name,
+            report=look.report,
+            counters=look.counters,
+            mapping=look.mapping,
+            discards=look.discards,
+            checks=tuple(f"{measure}: {condition}" for measure, condition in step.expect.items()),
+        )
+    )
+
+
+def _look(session: GuestSession) -> _Look:
     held_by = [session.churn.pid] if session.churn is not None else []
     reading = take_audit(session.vm.shell, session.residency, held_by=held_by)
     # After the pages: a block reported while they were read has its discard in the trace by now.
     discards = session.discards.read()
     counters = read_counters(session.vm.shell)
-    mapping = session.mapping.read()
-    session.audits += 1
-    save_audit(session.directory / "audits" / f"{session.audits:02}-{step.name}.npz", reading)
-    report, session.used_resident = reduce_audit(
+    report, used_resident = reduce_audit(
         reading.before,
         reading.host,
         reading.after,
@@ -29,18 +83,8 @@ def audit(session: GuestSession, step: AuditStep) -> None:
         reporting_order=session.reporting_order,
         earlier_used_resident=session.used_resident,
         discarded=session.discards.covered,
-        at=record.now(),
+        at=session.record.now(),
         guest_seconds=reading.guest_seconds,
         host_seconds=reading.host_seconds,
     )
-    record.add(
-        Audited(
-            record.now(),
-            name=step.name,
-            report=report,
-            counters=counters,
-            mapping=mapping,
-            discards=discards,
-            checks=tuple(f"{measure}: {condition}" for measure, condition in step.expect.items()),
-        )
-    )
+    return _Look(reading, report, used_resident, counters, session.mapping.read(), discards)

@@ -25,7 +25,7 @@ def crowd(session: GuestSession, step: CrowdStep) -> None:
     Ends where filling another takes all of them over the limit, where QEMU cannot start one, or at
     `most`. Raises what booting, the instruments and the churn tool raise.
     """
-    first = Watched(session.vm, session.mapping, session.discards, session.reporting_order)
+    first = Watched.of(session)
     guests = [first]
     if step.boot_first:
         for number in range(2, step.most + 1):

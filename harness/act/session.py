@@ -102,6 +102,8 @@ class GuestSession:
     """Changed by busy and calm: what takes and frees memory now."""
     used_resident: npt.NDArray[np.bool_] | None = None
     """Changed by audit: pages seen used and resident so far."""
+    drained_to: int | None = None
+    """Changed by settle: bytes that remained when it drained, until the next step begins."""
     audits: int = field(default=0)
     """Changed by audit: how many were taken."""
     patterns: int = field(default=0)
@@ -182,6 +184,7 @@ class GuestSession:
         """Say what begins now; also the moment to look at the console and for a cancellation."""
         if self.cancelled.is_set():
             raise InterruptedRunError("the run was asked to stop")
+        self.drained_to = None
         self.read_console()
         self.record.add(PhaseStarted(self.record.now(), name, detail))
 

@@ -3,11 +3,12 @@
 
 import time
 from dataclasses import dataclass
+from typing import Self
 
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.ledger.events import Settled, SettleOutcome
-from harness.ledger.settle import SettleTracker, ZoneDrains, remaining_by_zone
+from harness.ledger.settle import SettleTracker, ZoneDrains, merging, remaining_by_zone
 from harness.ledger.zones import REPORTING_CAPACITY, block_size
 from harness.machine.vm import VirtualMachine
 from harness.observe.counter_stream import read_counters
@@ -35,6 +36,11 @@ class Watched:
     discards: DiscardLog
     reporting_order: int
 
+    @classmethod
+    def of(cls, session: GuestSession) -> Self:
+        """The guest under test."""
+        return cls(session.vm, session.mapping, session.discards, session.reporting_order)
+
 
 @dataclass(frozen=True)
 class Wait:
@@ -49,9 +55,8 @@ class Wait:
 def settle(session: GuestSession, step: SettleStep) -> None:
     """Record how the wait ended; a deadline that passes is an outcome here, not an error."""
     session.phase("settle", f"at most {step.deadline:g} s")
-    guest = Watched(session.vm, session.mapping, session.discards, session.reporting_order)
     leave = step.leave_batches * REPORTING_CAPACITY * block_size(session.reporting_order)
-    wait = wait_settled(guest, step.deadline, leave)
+    wait = wait_settled(Watched.of(session), step.deadline, leave)
     session.record.add(
         Settled(
             session.record.now(),
@@ -64,6 +69,8 @@ def settle(session: GuestSession, step: SettleStep) -> None:
             zone_t90=wait.zone_t90,
         )
     )
+    if wait.outcome is SettleOutcome.DRAINED:
+        session.drained_to = wait.tracker.remaining
 
 
 def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
@@ -79,7 +86,7 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
             discards = guest.discards.read()
             # An exact reading walks page tables; between looks at the pages the counters will do.
             held = guest.mapping.read_quick().held
-            remaining = None
+            remaining, about_to = None, 0
             moved = tracker.last_moved
             due = at - looked_at >= RESCAN_SECONDS or looked_at < moved
             if due and (at - moved >= QUIET_SECONDS or at - looked_at >= 2 * RESCAN_SECONDS):
@@ -88,8 +95,12 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
                 zones = remaining_by_zone(states, counters.zones, guest.reporting_order)
                 drains.look(at, zones)
                 remaining = sum(zones.values())
+                if remaining <= leave:
+                    about_to = merging(states, counters.zones, guest.reporting_order)
                 looked_at = at
-            outcome = tracker.observe(at, held=held, discarded=discards.bytes, remaining=remaining)
+            outcome = tracker.observe(
+                at, held=held, discarded=discards.bytes, remaining=remaining, merging=about_to
+            )
             if outcome is None and deadline.passed:
                 outcome = tracker.give_up()
             if outcome is not None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from harness.ledger.blocks import NO_ORDER, Blocks, BoolArray, block_structure
+from harness.ledger.blocks import NO_ORDER, Blocks, BoolArray, block_structure, nearly_free
 from harness.ledger.facts import AuditReport, CellTotals, GuestState, HostState, StateArray, Zone
 from harness.ledger.zones import (
     MAX_ORDER,
@@ -29,9 +29,6 @@ from harness.units import PAGE_SIZE
 
 SHOWN_PFNS = 16
 """How many example PFNs a report keeps of each kind of trouble."""
-
-FEW = 4
-"""Pages that a block may lack to be nearly free: more are a fragmentation of another kind."""
 
 # Classes of a page on either side; their product indexes the cells.
 _NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _UNSTABLE = range(7)
@@ -186,13 +183,10 @@ def _guest_classes(
 
 def _nearly_free(guest_class: npt.NDArray[np.uint8], reporting_order: int) -> tuple[int, int]:
     """Free pages in blocks of the order that lack few, and how many those lack."""
-    block = 1 << min(effective_order(reporting_order), MAX_ORDER)
-    whole = guest_class[: len(guest_class) // block * block].reshape(-1, block)
-    free = np.count_nonzero(whole == _SMALL, axis=1)
-    lack = np.count_nonzero((whole == _USED) | (whole == _HELD), axis=1)
-    # A block of a few pages is never nearly free.
-    nearly = (free + lack == block) & (lack > 0) & (lack <= min(FEW, block // 8))
-    return int(free[nearly].sum()), int(lack[nearly].sum())
+    used = (guest_class == _USED) | (guest_class == _HELD)
+    return nearly_free(
+        guest_class == _SMALL, used, min(effective_order(reporting_order), MAX_ORDER)
+    )
 
 
 def _plain(blocks: Blocks) -> StateArray:

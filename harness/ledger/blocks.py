@@ -25,6 +25,9 @@ from harness.ledger.zones import MAX_ORDER
 
 BoolArray = npt.NDArray[np.bool_]
 
+FEW = 4
+"""Pages that a block may lack to be nearly free: more are a fragmentation of another kind."""
+
 NO_ORDER = 0xFF
 """Order of a page that is in no free block."""
 
@@ -53,6 +56,21 @@ def block_structure(wire: StateArray, cuts: Sequence[int] = ()) -> Blocks:
     np.copyto(orders, reported, where=in_reported)
     padded[in_reported] = GuestState.REPORTED
     return Blocks(states=padded[:pages], orders=orders[:pages])
+
+
+def nearly_free(small: BoolArray, used: BoolArray, order: int) -> tuple[int, int]:
+    """Pages free in blocks of the order that lack no more than `FEW`, and how many those lack.
+
+    `small`: pages free in blocks below the order; `used`: pages in use, as those on the per-CPU
+    lists seem to be.
+    """
+    block = 1 << order
+    end = len(small) // block * block
+    free = np.count_nonzero(small[:end].reshape(-1, block), axis=1)
+    lack = np.count_nonzero(used[:end].reshape(-1, block), axis=1)
+    # A block of a few pages is never nearly free.
+    nearly = (free + lack == block) & (lack > 0) & (lack <= min(FEW, block // 8))
+    return int(free[nearly].sum()), int(lack[nearly].sum())
 
 
 def _full_blocks(free: BoolArray, cuts: Sequence[int]) -> list[BoolArray]:

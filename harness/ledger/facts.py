@@ -214,7 +214,7 @@ class AuditReport:
     tail_reported: int | None = None
     """Bytes reported in the last block of the order of each zone, where the zone ends within it."""
     nearly_free: int = 0
-    """Bytes free in blocks of the order that lack only a page or few (harness.ledger.audit.FEW)."""
+    """Bytes free in blocks of the order that lack few pages (harness.ledger.blocks.FEW)."""
     nearly_free_lack: int = 0
     """Pages that all these blocks together lack."""
     tail_discarded: int | None = None

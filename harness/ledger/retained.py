@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.ledger.audit import FEW
+from harness.ledger.blocks import FEW
 from harness.ledger.events import Audited, ChurnFreed, ChurnHeld, Event
 from harness.ledger.measures import audit_before, rounds_of, usable_audit
 from harness.ledger.retention import Kept, kept_since, percpu_free, retention_measures

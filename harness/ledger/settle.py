@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """When has a guest given back what it will? The rule of the settle step, as a pure state machine.
 
-A wait ends *drained* when nothing that the reporting rule covers remains unreported, *idle* when
-something remains but nothing moved for more than two reporting passes, and *moving* when its
-deadline passes first. Which kernel rules it builds on: see `harness.ledger.zones`.
+A wait ends *drained* when nothing that the reporting rule covers remains unreported and nothing is
+about to, *idle* when something remains but nothing moved for more than two reporting passes, and
+*moving* when its deadline passes first. Which kernel rules it builds on: `harness.ledger.zones`.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from harness.ledger.blocks import NO_ORDER, block_structure
+from harness.ledger.blocks import NO_ORDER, block_structure, nearly_free
 from harness.ledger.events import SettleOutcome
 from harness.ledger.facts import GuestState, StateArray, Zone
 from harness.ledger.zones import (
+    MAX_ORDER,
     PASS_SECONDS,
     PASS_SHARE,
     REPORTING_CAPACITY,
@@ -27,6 +28,14 @@ from harness.units import PAGE_SIZE
 
 IDLE_SECONDS = 2 * PASS_SECONDS
 """More than this without movement is idle: a pass that was due has come and found nothing."""
+
+MERGE_SECONDS = 1.5 * PASS_SECONDS
+"""How long blocks that lack a few pages are given: a CPU's list of free pages holds those, and lets
+go of them as pages come and go (free_pcppages_bulk(), mm/page_alloc.c). The next pass reports what
+has merged."""
+
+MERGING_BLOCKS = REPORTING_CAPACITY // 4
+"""So many of them are worth the time."""
 
 
 def reportable_remaining(zones: Sequence[Zone], reporting_order: int) -> int:
@@ -68,6 +77,20 @@ def remaining_by_zone(
     counts = np.bincount(index[remaining], minlength=len(zones) + 1)
     names = ["", *(zone_name(zone) for zone in zones)]
     return {name: int(count) * PAGE_SIZE for name, count in zip(names, counts, strict=True)}
+
+
+def merging(states: StateArray, zones: Sequence[Zone], reporting_order: int) -> int:
+    """Bytes that a few pages keep from being reported, in zones above their watermark."""
+    order = effective_order(reporting_order)
+    if order > MAX_ORDER:
+        return 0
+    blocks = block_structure(states, zone_cuts(zones))
+    watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
+    free = (blocks.states == GuestState.FREE) & (blocks.orders < order)
+    used = (blocks.states == GuestState.USED) | (blocks.states == GuestState.HELD)
+    in_watched = watched[zone_index(zones, len(states))]
+    pages, _lack = nearly_free(free & in_watched, used, order)
+    return pages * PAGE_SIZE
 
 
 class ZoneDrains:
@@ -143,6 +166,7 @@ class SettleTracker:
         self._peak: int | None = None
         self._lowest_remaining: int | None = None
         self._remaining: int | None = None
+        self._merging = 0
         self._held: list[tuple[float, int]] = []
         self._now = 0.0
 
@@ -178,11 +202,13 @@ class SettleTracker:
         held: int | None = None,
         discarded: int | None = None,
         remaining: int | None = None,
+        merging: int = 0,
     ) -> SettleOutcome | None:
         """Take in what was seen at `at`; the outcome, or None while the wait should go on.
 
         `held`: HostMapping.held; `discarded`: DiscardTotals.bytes; `remaining`: bytes that can
-        still be reported, exact or an upper bound. None: not looked at this time. Raises
+        still be reported, exact or an upper bound; `merging`: bytes that a few pages keep from
+        that, seen in the same look. None: not looked at this time. Raises
         `ValueError` for a time before the wait or before the observation before.
         """
         if at < self._now:
@@ -198,9 +224,14 @@ class SettleTracker:
         ]
         if any(moved):
             self._last_moved = at
+        if remaining is not None:
+            self._merging = merging
+        quiet = at - self._last_moved
         if self._remaining is not None and self._remaining <= self._leave:
-            return SettleOutcome.DRAINED
-        return SettleOutcome.IDLE if at - self._last_moved > IDLE_SECONDS else None
+            if self._merging <= MERGING_BLOCKS * self._block or quiet > MERGE_SECONDS:
+                return SettleOutcome.DRAINED
+            return None
+        return SettleOutcome.IDLE if quiet > IDLE_SECONDS else None
 
     def give_up(self) -> SettleOutcome:
         """The outcome when the deadline passes first: neither drained nor seen to be idle."""

@@ -11,13 +11,16 @@ from harness.ledger.events import SettleOutcome
 from harness.ledger.facts import GuestState, HostState
 from harness.ledger.settle import (
     IDLE_SECONDS,
+    MERGE_SECONDS,
+    MERGING_BLOCKS,
     SettleTracker,
+    merging,
     predict_drain_seconds,
     remaining_from_states,
     reportable_remaining,
 )
 from harness.ledger.zones import block_size
-from harness.units import MIB
+from harness.units import MIB, PAGE_SIZE
 
 BLOCK_BYTES = 2 * MIB
 
@@ -50,6 +53,23 @@ class TestOutcome:
         assert tracker.observe(0.0, held=100 * MIB, discarded=0, remaining=8 * MIB) is None
         assert tracker.observe(IDLE_SECONDS, held=100 * MIB, discarded=0) is None
         assert tracker.observe(4.1, held=100 * MIB, discarded=0) is SettleOutcome.IDLE
+
+    def test_blocks_that_lack_a_page_are_given_time_to_merge(self, tracker: SettleTracker) -> None:
+        assert tracker.observe(1.0, held=100 * MIB, remaining=0, merging=80 * MIB) is None
+        assert tracker.observe(MERGE_SECONDS, held=100 * MIB) is None, "no look: as before"
+        assert tracker.observe(3.5, held=100 * MIB, remaining=80 * MIB) is None, "now they have"
+        assert tracker.observe(4.5, held=20 * MIB, remaining=0) is SettleOutcome.DRAINED
+
+    def test_those_that_do_not_merge_are_not_waited_for(self, tracker: SettleTracker) -> None:
+        tracker.observe(1.0, held=100 * MIB, remaining=0, merging=80 * MIB)
+        late = MERGE_SECONDS + 0.1
+        drained = tracker.observe(late, held=100 * MIB, remaining=0, merging=80 * MIB)
+        assert drained is SettleOutcome.DRAINED
+
+    def test_a_few_of_them_are_not_waited_for(self, tracker: SettleTracker) -> None:
+        few = MERGING_BLOCKS * BLOCK_BYTES
+        drained = tracker.observe(1.0, held=100 * MIB, remaining=0, merging=few)
+        assert drained is SettleOutcome.DRAINED
 
     def test_not_knowing_what_remains_is_never_drained(self, tracker: SettleTracker) -> None:
         tracker.observe(0.0, held=100 * MIB)
@@ -146,6 +166,16 @@ class TestRemaining:
         low = (zone(free=100),)
         assert remaining_from_states(guest.states, low, 9) == 0
         assert remaining_from_states(guest.states, guest.zones, 0xFFFFFFFF) == 0
+
+    def test_blocks_that_lack_a_page_may_merge(self) -> None:
+        guest = Guest().blocks(10, 3, GuestState.FREE, HostState.RESIDENT)
+        guest.states[[10 * BLOCK + 7, 11 * BLOCK]] = GuestState.USED
+        guest.states[12 * BLOCK : 12 * BLOCK + 9] = GuestState.USED
+        lacking_one = 2 * BLOCK_BYTES - 2 * PAGE_SIZE
+        assert merging(guest.states, [zone()], 9) == lacking_one
+        assert remaining_from_states(guest.states, [zone()], 9) == 0
+        assert merging(guest.states, [zone(free=100)], 9) == 0, "under its watermark"
+        assert merging(guest.states, [zone()], -1) == 0, "nothing is ever reported"
 
     def test_free_pages_in_no_zone_remain(self) -> None:
         assert remaining_from_states(np.full(BLOCK, GuestState.FREE, np.uint8), (), 9) == 2 * MIB
