@@ -118,7 +118,7 @@ def test_guest_that_does_not_get_a_step_done_is_a_hang(tmp_path: Path) -> None:
     assert "Show Blocked State" in evidence
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_asked_to_stop_it_ends_the_guest_and_reports(
     running: Running, number: signal.Signals
 ) -> None:
