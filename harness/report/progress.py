@@ -113,6 +113,9 @@ class ProgressView:
         """Take in one event of a run."""
         with self._lock:
             if isinstance(event, RunStarted):
+                if event.attempt > 1:
+                    # The end of the attempt before was not the run's.
+                    self._done -= 1
                 run = _Run(event.image, time.monotonic() - event.t)
                 self._runs = {**self._runs, run_id: run}
                 return

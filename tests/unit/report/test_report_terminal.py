@@ -199,6 +199,17 @@ def test_without_a_terminal_each_phase_is_a_line_and_long_ones_are_told_every_10
     ]
 
 
+def test_a_run_that_is_tried_again_counts_once() -> None:
+    file = io.StringIO()
+    view = ProgressView(total=2, file=file, live=False)
+    view.feed("x", started("x"))
+    view.feed("x", Judged(3.0, Verdict.MISS, None, "the guest crashed while it booted", {}))
+    view.feed("x", started("x", attempt=2))
+    view.feed("x", Judged(9.0, Verdict.PASS, None, "all hold", {}))
+    ends = [line for line in file.getvalue().splitlines() if "[" in line]
+    assert [line.split()[1:3] for line in ends] == [["[1/2]", "MISS"], ["[1/2]", "PASS"]]
+
+
 def test_a_terminal_has_one_line_for_each_running_run() -> None:
     view = ProgressView(file=Terminal(), live=False)
     for run_id, event in [*PASSED[:8], ("other", started("other"))]:
