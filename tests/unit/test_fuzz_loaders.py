@@ -188,6 +188,7 @@ def test_files_bring_nothing_but_our_own_errors(
             _try(load, path)
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_any_json_may_stand_in_a_line_of_results(text: str) -> None:
     _event(text)

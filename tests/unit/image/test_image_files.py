@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ImageError, ScenarioFileError
@@ -60,6 +60,7 @@ def members(archive: bytes) -> dict[str, bytes]:
         at = start + (size + 3) // 4 * 4
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("abcäß/.-", min_size=1, max_size=20), st.binary(max_size=50)))
 def test_every_file_comes_out_of_the_archive_as_it_went_in(files: dict[str, bytes]) -> None:
     archive = write_cpio(file_entry(name, data) for name, data in files.items())

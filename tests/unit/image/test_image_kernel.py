@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ImageError
@@ -49,6 +49,7 @@ def test_what_is_no_bzimage_is_refused(image: Path, content: bytes) -> None:
     assert "arch/x86/boot/bzImage" in refused.value.hint
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2000), st.integers(0, 2000))
 def test_no_content_brings_anything_but_our_own_error(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, at: int

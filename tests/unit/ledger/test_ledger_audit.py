@@ -107,6 +107,11 @@ def test_the_zones_of_a_real_machine() -> None:
     assert 4 not in index, "an empty zone has no page"
 
 
+def test_a_machine_may_have_more_zones_than_a_byte_can_number() -> None:
+    zones = [zone(node=node, start_pfn=node * 512, spanned=512) for node in range(300)]
+    assert zone_index(zones, 300 * 512)[-1] == 300
+
+
 @pytest.mark.parametrize("order", [-1, 11, 0xFFFFFFFF])
 def test_an_order_nothing_can_have_leaves_all_free_memory_retained(order: int) -> None:
     """What a kernel shows in which no driver registered."""

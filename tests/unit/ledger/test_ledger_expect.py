@@ -2,7 +2,7 @@
 """Expectations: what can be written, what a mistake is answered with, and what they say."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.ledger.expect import (
@@ -182,6 +182,7 @@ def test_every_measure_is_documented_and_known() -> None:
     assert set(MEASURES) >= AUDIT_MEASURES
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_parses_or_is_a_value_error(text: str) -> None:
     try:
@@ -212,6 +213,7 @@ def written(expression: Expression) -> str:
             return f"({written(left)} {sign} {written(right)})"
 
 
+@settings(deadline=None)
 @given(expressions)
 def test_an_expression_means_what_it_means_in_python(expression: Expression) -> None:
     values = {"rounds": 3, "freed_bytes": 70}

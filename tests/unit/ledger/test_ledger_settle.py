@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_builders import BLOCK, REAL_ZONES, Guest, zone
 
@@ -128,6 +128,7 @@ def test_times_are_interpolated_between_samples(tracker: SettleTracker) -> None:
     assert tracker.held == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 400)), min_size=1, max_size=30))
 def test_times_lie_within_the_wait_and_in_order(steps: list[tuple[float, int]]) -> None:
     tracker, at = SettleTracker(BLOCK_BYTES), 0.0

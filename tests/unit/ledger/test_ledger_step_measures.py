@@ -4,7 +4,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_builders import Guest, every_step, freed, healthy, settled, zone
 
@@ -107,6 +107,7 @@ def test_a_discard_counts_for_the_horizons_it_was_watched_for() -> None:
     assert reuse_curve([], end=10.0) == {}
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0, 60), st.integers(1, 100), st.none() | st.floats(0, 60)), max_size=30

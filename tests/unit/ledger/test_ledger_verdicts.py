@@ -63,6 +63,7 @@ class TestPass:
         verdict, cause, reason = check(events, reporting_wanted=True)
         assert (verdict, cause) == (Verdict.FAIL, Cause.FEATURE_OFF)
         assert "did not accept" in reason
+        assert check(events, {}, reporting_wanted=True)[1] is Cause.FEATURE_OFF, "nor is it DONE"
 
 
 class TestNeverAWrongPass:

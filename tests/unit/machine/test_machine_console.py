@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import QemuGoneError
@@ -91,6 +91,7 @@ def test_text_runs_from_the_headline_to_the_end_mark_without_time_stamps() -> No
 # --- pieces, floods, dirt -----------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(
     name=st.sampled_from([name for name, _, _ in RECORDED] + ["clean", "sleep-in-atomic"]),
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=50),
@@ -107,6 +108,7 @@ def test_where_the_pieces_are_cut_makes_no_difference(name: str, sizes: list[int
     assert scanner.findings == scan(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=5000))
 def test_any_bytes_can_be_fed(data: bytes) -> None:
     scan(data)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import cycle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_guest import ScriptedGuest
 
@@ -176,6 +176,7 @@ def test_free_memory_that_is_no_number_is_told(number: bytes) -> None:
         _ = read.free_bytes
 
 
+@settings(deadline=None)
 @given(st.tuples(texts, texts, texts, texts))
 def test_garbled_texts_raise_nothing_strange(garbled: tuple[bytes, bytes, bytes, bytes]) -> None:
     read = replace(FRAME, texts=garbled)
@@ -186,6 +187,7 @@ def test_garbled_texts_raise_nothing_strange(garbled: tuple[bytes, bytes, bytes,
         assert error.message  # noqa: PT017 - either outcome is right
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300) | st.binary(max_size=200).map(lambda tail: frame()[:30] + tail))
 def test_garbage_raises_nothing_strange(data: bytes) -> None:
     try:
@@ -226,6 +228,7 @@ def test_damaged_counters_are_told(answer: bytes, words: str) -> None:
         read_counters(ScriptedGuest(answer))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300) | st.integers(0, 300).map(lambda length: frame()[:length]))
 def test_garbled_counters_raise_nothing_strange(data: bytes) -> None:
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_guest import ScriptedGuest
 
@@ -40,6 +40,7 @@ ROUND = encode([(FREE, 3), (REPORTED, 1), (FREE, 511), (HELD, 2)])
 runs = st.lists(st.tuples(st.sampled_from(list(GuestState)), st.integers(1, 5000)), max_size=30)
 
 
+@settings(deadline=None)
 @given(runs)
 def test_every_page_frame_gets_the_state_of_its_run(runs: list[tuple[int, int]]) -> None:
     reading = decode_pages(encode(runs))
@@ -71,6 +72,7 @@ def test_a_damaged_round_is_no_reading(data: bytes, words: str) -> None:
         decode_pages(data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda tail: ROUND[:48] + tail))
 def test_garbage_is_told_as_such(data: bytes) -> None:
     try:
@@ -79,6 +81,7 @@ def test_garbage_is_told_as_such(data: bytes) -> None:
         assert error.message  # noqa: PT017 - either outcome is right
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(ROUND) - 1), st.integers(1, 255))
 def test_a_damaged_byte_either_shows_or_keeps_the_number_of_page_frames(
     position: int, change: int
@@ -106,6 +109,7 @@ def test_a_reader_keeps_its_process_from_one_reading_to_the_next() -> None:
     assert guest.closed
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(ROUND) - 1))
 def test_a_round_that_breaks_off_is_the_tools_fault_if_the_tool_ended(length: int) -> None:
     guest = ScriptedGuest(ROUND[:length], stderr=b"fpr-guest: open: No such file\n", status=1)
@@ -116,6 +120,7 @@ def test_a_round_that_breaks_off_is_the_tools_fault_if_the_tool_ended(length: in
         reader.read()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_garbage_from_a_tool_raises_nothing_strange(data: bytes) -> None:
     with PageReader(ScriptedGuest(data)) as reader:

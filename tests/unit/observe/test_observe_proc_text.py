@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError, ObserveError
@@ -207,6 +207,7 @@ def _try(parse: Callable[[str], object], text: str) -> None:
         assert error.message  # noqa: PT017 - either outcome is right
 
 
+@settings(deadline=None)
 @given(parsers, originals, st.data())
 def test_a_text_cut_anywhere_raises_nothing_strange(
     parse: Callable[[str], object], text: str, data: st.DataObject
@@ -215,6 +216,7 @@ def test_a_text_cut_anywhere_raises_nothing_strange(
     _try(parse, text[start : data.draw(st.integers(start, len(text)))])
 
 
+@settings(deadline=None)
 @given(parsers, originals, st.text(max_size=40), st.data())
 def test_a_text_with_garbage_within_raises_nothing_strange(
     parse: Callable[[str], object], text: str, garbage: str, data: st.DataObject
@@ -223,6 +225,7 @@ def test_a_text_with_garbage_within_raises_nothing_strange(
     _try(parse, text[:position] + garbage + text[position:])
 
 
+@settings(deadline=None)
 @given(parsers, st.text(alphabet="Node 019,zone DMA32\n:pagesfrhighcount٣²", max_size=200))
 def test_nonsense_raises_nothing_strange(parse: Callable[[str], object], text: str) -> None:
     _try(parse, text)
