@@ -39,14 +39,16 @@ def audit(session: GuestSession, step: AuditStep) -> None:
     """Record a page audit, and keep its pages in `audits/` so that it can be judged again.
 
     Directly after a settle that drained it looks again if more than a block has become reportable
-    since: no pass can have reported that yet.
+    since: no pass can have reported that yet. Not where something seems lost: that look counts.
     """
     drained_to = session.drained_to
     session.phase("audit", step.name)
     look = _look(session)
     for _again in range(LATE_LOOKS - 1):
         late = look.report.total.free_large_resident
-        if drained_to is None or late <= drained_to + block_size(session.reporting_order):
+        lost = look.report.total.held_absent or look.report.suspect_bytes
+        settled = drained_to is None or late <= drained_to + block_size(session.reporting_order)
+        if lost or settled:
             break
         session.phase("settle", f"again: {format_size(late)} have merged into blocks since")
         wait = wait_settled(Watched.of(session), LATE_SECONDS)

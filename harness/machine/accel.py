@@ -137,7 +137,7 @@ def measured_khz() -> int:
         return at, ticks
 
     start, first = look()
-    time.sleep(MEASURE_SECONDS)
+    time.sleep(MEASURE_SECONDS)  # what is measured over: nothing is waited for
     end, last = look()
     return round((last - first) * 1_000_000 / (end - start))
 

@@ -47,9 +47,10 @@ MEASURES_HEAD = """\
 Written by `make docs` from `MEASURES` and `FAMILIES` in `harness/ledger`: what a scenario can
 expect of a run. [How to write an expectation](writing-scenarios.md#expectations).
 
-- `audit`: only a page audit takes it. It is of the latest audit, and absent once `churn`, `release`
-  or `pressure` moved memory after it. What is told page by page is also absent where more than 5 %
-  of the pages changed while the audit looked.
+- `audit`: only a page audit takes it. It is of the latest audit, and absent once `churn`,
+  `release`, `pressure`, `balloon`, `plug`, `unplug`, `migrate` or `snapshot` moved memory after it.
+  What is told page by page is also absent where more than 5 % of the pages changed while the audit
+  looked.
 - `await`: an `await` step can wait for it as well.
 - The others come from what the run has done so far, with or without an audit.
 

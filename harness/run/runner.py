@@ -136,8 +136,6 @@ class _Attempt:
 
     def _boot(self, boot: BootFiles) -> VirtualMachine:
         record, options = self._record, self._bench.options
-        if self._bench.cancelled.is_set():
-            raise InterruptedRunError("the run was asked to stop")
         spec = guest_spec(self._run.scenario)
         if lacking := missing_needs(self._run.scenario.tags, spec):
             raise PreconditionError(lacking)

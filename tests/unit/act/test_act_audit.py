@@ -34,13 +34,20 @@ class Session:
 
 
 def audited(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unreported: list[int], drained_to: int | None
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    unreported: list[int],
+    drained_to: int | None,
+    *,
+    held_absent: int = 0,
+    suspect: int = 0,
 ) -> tuple[int, list[str]]:
     """What the audit recorded as unreported, and its phases; one number a look."""
     looks = iter(unreported)
 
     def look(_session: Any) -> Any:
-        report = SimpleNamespace(total=SimpleNamespace(free_large_resident=next(looks)))
+        total = SimpleNamespace(free_large_resident=next(looks), held_absent=held_absent)
+        report = SimpleNamespace(total=total, suspect_bytes=suspect)
         parts = ("reading", "used_resident", "counters", "mapping", "discards")
         return SimpleNamespace(report=report, **dict.fromkeys(parts))
 
@@ -74,3 +81,11 @@ def test_one_look_is_enough_for_a_block_or_without_such_a_settle(
 ) -> None:
     found = audited(monkeypatch, tmp_path, [unreported], drained_to)
     assert found == (unreported, ["audit"])
+
+
+@pytest.mark.parametrize("seen", [{"held_absent": 4096}, {"suspect": 4096}], ids=str)
+def test_a_look_that_saw_a_loss_is_the_one_recorded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seen: dict[str, int]
+) -> None:
+    found = audited(monkeypatch, tmp_path, [140 * MIB, 0], drained_to=0, **seen)
+    assert found == (140 * MIB, ["audit"])

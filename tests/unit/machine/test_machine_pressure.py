@@ -5,11 +5,12 @@ import mmap
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import LaunchError, PreconditionError
@@ -34,16 +35,27 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def holder() -> Iterator[tuple[int, int]]:
-    """A process that holds SIZE bytes at an address, the first half of them lazily freed."""
+@contextmanager
+def waiting(script: str, environment: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    """A Python program that has said a line and reads its standard input: its pid, and the line."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
     ) as process:
         assert process.stdout is not None
         assert process.stdin is not None
-        yield process.pid, int(process.stdout.readline())
+        yield process.pid, process.stdout.readline()
         process.stdin.close()
+
+
+@pytest.fixture
+def holder() -> Iterator[tuple[int, int]]:
+    """A process that holds SIZE bytes at an address, the first half of them lazily freed."""
+    with waiting(HOLDER, {}) as (pid, line):
+        yield pid, int(line)
 
 
 def lazyfree(pid: int) -> int:
@@ -69,6 +81,7 @@ def test_a_process_that_is_gone_is_told() -> None:
         page_out(process.pid, [(0, 4096)])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 100), min_size=1, max_size=20).flatmap(
         lambda sizes: st.tuples(st.just(sizes), st.integers(1, sum(sizes)))
@@ -163,36 +176,20 @@ def test_an_interposer_behind_a_link_is_found_loaded(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
     environment = lazy_environment()
     assert environment["LD_PRELOAD"].startswith(str(tmp_path))
-    with subprocess.Popen(
-        [sys.executable, "-c", "print('up', flush=True); input()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **environment},
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdin is not None
-        process.stdout.readline()
-        check_preloaded(process.pid, environment)
-        process.stdin.write(b"\n")
-        process.stdin.close()
+    with waiting("import sys; print('up', flush=True); sys.stdin.read()", environment) as (
+        pid,
+        _line,
+    ):
+        check_preloaded(pid, environment)
 
 
 def test_the_interposer_makes_a_discard_lazy() -> None:
     """In any program that discards with madvise as QEMU does."""
     script = HOLDER.replace(f"{MADV_FREE})", f"{mmap.MADV_DONTNEED})")
     for environment, lazy in (({}, False), (lazy_environment(), True)):
-        with subprocess.Popen(
-            [sys.executable, "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **environment},
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdin is not None
-            process.stdout.readline()
-            assert (lazyfree(process.pid) > SIZE // 4) is lazy
-            check_preloaded(process.pid, environment)
-            process.stdin.close()
+        with waiting(script, environment) as (pid, _line):
+            assert (lazyfree(pid) > SIZE // 4) is lazy
+            check_preloaded(pid, environment)
 
 
 def test_a_program_that_did_not_load_it_is_refused() -> None:
