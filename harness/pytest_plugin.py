@@ -32,10 +32,10 @@ from harness.errors import (
     UsageError,
 )
 from harness.image.definition import load_definitions
-from harness.ledger.events import Judged
-from harness.ledger.facts import Verdict
-from harness.report.recorder import RESULTS_NAME, tail_events
-from harness.report.results import make_results_directory
+from harness.record.events import Judged
+from harness.record.facts import Verdict
+from harness.record.reader import RESULTS_NAME, tail_events
+from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
 from harness.report.summary import Summary, exit_status
 from harness.report.terminal import ProgressView, print_table

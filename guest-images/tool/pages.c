@@ -7,7 +7,7 @@
  *           u64 monotonic ns at the start of the reading, u64 at its end, u64 number of runs
  *   runs    u32 each: state in bits 0-2, length in pages in bits 3-31
  *
- * The states are those of GuestState in harness/ledger/facts.py. Before every round but the first
+ * The states are those of GuestState in harness/record/facts.py. Before every round but the first
  * the tool waits for a byte on standard input; its end ends the tool.
  */
 #include "util.h"

@@ -8,12 +8,14 @@ import numpy.typing as npt
 
 from harness.act.session import GuestSession
 from harness.act.settle import Watched, wait_settled
-from harness.ledger.audit import reduce_audit
-from harness.ledger.events import Audited
-from harness.ledger.facts import AuditReport, DiscardTotals, GuestCounters, HostMapping
-from harness.ledger.zones import block_size
-from harness.observe.audit import AuditReading, save_audit, take_audit
-from harness.observe.counter_stream import read_counters
+from harness.guest.counter_stream import read_counters
+from harness.kernel.oracle import reduce_audit
+from harness.kernel.pages import AuditReport
+from harness.kernel.zones import block_size
+from harness.observe.page_audit import take_audit
+from harness.record.audit_file import AuditReading, save_audit
+from harness.record.events import Audited
+from harness.record.facts import DiscardTotals, GuestCounters, HostMapping
 from harness.scenario.steps import AuditStep
 from harness.units import format_size
 

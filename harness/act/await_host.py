@@ -3,10 +3,10 @@
 
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
-from harness.ledger.diagnose import values_now
-from harness.ledger.expect import Status, evaluate, parse_condition
-from harness.ledger.measures import host_measures
+from harness.measure.measures import host_measures
 from harness.scenario.steps import AwaitStep
+from harness.verdict.expressions import Status, evaluate, parse_condition
+from harness.verdict.judge import values_now
 
 LOOK_SECONDS = 0.1
 """Between exact readings of the host's mapping; each walks page tables."""

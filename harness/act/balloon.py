@@ -4,7 +4,7 @@
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import GuestStuckError
-from harness.ledger.events import Ballooned
+from harness.record.events import Ballooned
 from harness.scenario.steps import BalloonStep
 from harness.units import MIB, format_size
 

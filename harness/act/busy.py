@@ -5,10 +5,10 @@ import re
 
 from harness.act.session import GuestSession
 from harness.errors import GuestError, ScenarioError, SshError
-from harness.ledger.events import BusyEnded, BusyStarted
-from harness.ledger.zones import REPORTING_CAPACITY, block_size
-from harness.observe.counter_stream import read_counters
-from harness.observe.tool_end import last_words
+from harness.guest.counter_stream import read_counters
+from harness.guest.tool_end import last_words
+from harness.kernel.zones import REPORTING_CAPACITY, block_size
+from harness.record.events import BusyEnded, BusyStarted
 from harness.scenario.steps import BusyStep, CalmStep
 from harness.units import PAGE_SIZE, format_size
 

@@ -3,12 +3,12 @@
 
 from typing import Literal
 
-from harness.act.churn_session import ChurnSession
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import ScenarioError
-from harness.ledger.events import ChurnFreed, ChurnHeld, ChurnVerified
-from harness.observe.counter_stream import read_counters
+from harness.guest.churn_client import ChurnSession
+from harness.guest.counter_stream import read_counters
+from harness.record.events import ChurnFreed, ChurnHeld, ChurnVerified
 from harness.scenario.steps import ChurnStep, ReleaseStep, VerifyStep
 from harness.units import MIB, format_size
 

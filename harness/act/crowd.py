@@ -2,17 +2,17 @@
 """Guests beside the first one: how many fit under a limit, and what each leaves with the host."""
 
 from harness.act.churn import phase_seconds
-from harness.act.churn_session import ChurnSession
 from harness.act.session import GuestSession
 from harness.act.settle import Watched, wait_settled
 from harness.errors import LaunchError, QemuGoneError
-from harness.ledger.events import CrowdFull, CrowdGrew
+from harness.guest.churn_client import ChurnSession
 from harness.machine.vm import VirtualMachine
 from harness.observe.discards import DiscardLog
 from harness.observe.features import read_balloon_state
+from harness.observe.host_noise import HostNoiseReader
 from harness.observe.mapping import HostMappingReader
-from harness.observe.noise import HostNoiseReader
 from harness.observe.ram_layout import RamLayout
+from harness.record.events import CrowdFull, CrowdGrew
 from harness.scenario.steps import CrowdStep
 from harness.units import format_size
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from harness.act.session import GuestSession
 from harness.errors import DeadlineError, GuestStuckError
-from harness.ledger.events import DriverChanged
+from harness.record.events import DriverChanged
 from harness.scenario.steps import BindStep, UnbindStep
 
 DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"

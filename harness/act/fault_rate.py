@@ -6,7 +6,7 @@ from typing import Literal
 
 from harness.act.session import GuestSession
 from harness.errors import GuestError
-from harness.ledger.events import DriverChanged, FaultRate, GuestReady
+from harness.record.events import DriverChanged, FaultRate, GuestReady
 from harness.scenario.steps import FaultRateStep
 
 SLACK_SECONDS = 30.0

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import QmpError
-from harness.ledger.events import GuestMoved
 from harness.machine.vm import VirtualMachine
+from harness.record.events import GuestMoved
 from harness.scenario.steps import MigrateStep, SnapshotStep
 from harness.units import GIB, MIB
 

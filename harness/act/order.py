@@ -3,8 +3,8 @@
 
 from harness.act.session import GuestSession
 from harness.errors import PreconditionError
-from harness.ledger.events import OrderRead
 from harness.observe.features import read_balloon_state
+from harness.record.events import OrderRead
 from harness.scenario.steps import OrderStep
 
 PARAMETER = "/sys/module/page_reporting/parameters/page_reporting_order"

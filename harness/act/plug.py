@@ -6,8 +6,8 @@ from collections.abc import Callable
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import GuestStuckError, PreconditionError, QmpError
-from harness.ledger.events import DevicePlugged, DriverChanged
 from harness.machine.command import BALLOON_ID, balloon_properties
+from harness.record.events import DevicePlugged, DriverChanged
 from harness.scenario.steps import PlugStep, UnplugStep
 from harness.units import KIB, MIB, format_size
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from harness.act.session import GuestSession
 from harness.errors import PreconditionError
-from harness.ledger.events import Pressed
-from harness.machine.pressure import page_out, reclaim_v2
+from harness.machine.host_pressure import page_out, reclaim_v2
+from harness.record.events import Pressed
 from harness.scenario.steps import PressureStep
 from harness.units import PAGE_SIZE, format_size
 

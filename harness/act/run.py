@@ -6,7 +6,7 @@ import re
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import GuestError, PreconditionError
-from harness.ledger.events import Measured
+from harness.record.events import Measured
 from harness.scenario.steps import QmpStep, RequireStep, RunStep
 
 _NUMBER = re.compile(r"^([a-z][a-z0-9_]*)=(-?\d{1,20}(?:\.\d{1,20})?)$", re.MULTILINE)

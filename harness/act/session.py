@@ -12,9 +12,18 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from harness.act.churn_session import ChurnSession
 from harness.errors import InterruptedRunError, RecordError
-from harness.ledger.events import (
+from harness.guest.churn_client import ChurnSession
+from harness.machine.interfaces import GuestProcess
+from harness.machine.vm import VirtualMachine
+from harness.observe.discards import DiscardLog
+from harness.observe.features import read_balloon_state
+from harness.observe.host_noise import HostNoiseReader
+from harness.observe.mapping import HostMappingReader
+from harness.observe.ram_layout import RamLayout
+from harness.observe.residency import HostResidency
+from harness.observe.sampler import Sampler
+from harness.record.events import (
     ConsoleFinding,
     Event,
     GuestReady,
@@ -23,15 +32,6 @@ from harness.ledger.events import (
     PhaseStarted,
     SamplingEnded,
 )
-from harness.machine.interfaces import GuestProcess
-from harness.machine.vm import VirtualMachine
-from harness.observe.discards import DiscardLog
-from harness.observe.features import read_balloon_state
-from harness.observe.mapping import HostMappingReader
-from harness.observe.noise import HostNoiseReader
-from harness.observe.ram_layout import RamLayout
-from harness.observe.residency import HostResidency
-from harness.observe.sampler import Sampler
 
 SAMPLE_HZ = 5.0
 """Samples a second: fine enough to time the bursts of a 2 s reporting pass."""

@@ -7,14 +7,20 @@ from typing import Self
 
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
-from harness.ledger.events import Settled, SettleOutcome
-from harness.ledger.settle import SettleTracker, ZoneDrains, merging, remaining_by_zone
-from harness.ledger.zones import REPORTING_CAPACITY, block_size
+from harness.guest.counter_stream import read_counters
+from harness.guest.page_stream import PageReader
+from harness.kernel.settling import (
+    SettleOutcome,
+    SettleTracker,
+    ZoneDrains,
+    merging,
+    remaining_by_zone,
+)
+from harness.kernel.zones import REPORTING_CAPACITY, block_size
 from harness.machine.vm import VirtualMachine
-from harness.observe.counter_stream import read_counters
 from harness.observe.discards import DiscardLog
 from harness.observe.mapping import HostMappingReader
-from harness.observe.page_stream import PageReader
+from harness.record.events import Settled
 from harness.scenario.steps import SettleStep
 
 LOOK_SECONDS = 0.1

@@ -6,7 +6,7 @@ import re
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import DeadlineError, GuestError, PreconditionError, SshError
-from harness.ledger.events import Suspended
+from harness.record.events import Suspended
 from harness.scenario.steps import SuspendStep
 
 RTC_SECONDS = 2

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.act.session import GuestSession
-from harness.ledger.events import Measured
-from harness.ledger.facts import HostState
-from harness.ledger.reuse import Discarded, reuse_curve
+from harness.kernel.pages import HostState
+from harness.kernel.reuse import Discarded, reuse_curve
+from harness.record.events import Measured
 from harness.scenario.steps import WatchStep
 from harness.units import PAGE_SIZE
 

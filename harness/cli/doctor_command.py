@@ -35,7 +35,7 @@ from harness.machine.spec import GuestSpec
 from harness.machine.vm import launch
 from harness.observe.host_report import Finding, read_disk, read_host, read_memory
 from harness.observe.page_walk import scan_support
-from harness.report.results import DEFAULT_BASE
+from harness.record.results_directory import DEFAULT_BASE
 from harness.report.screen import make_console, printable
 from harness.run.invocation import prepare_images
 from harness.run.plan import choose_images

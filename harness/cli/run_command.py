@@ -7,7 +7,7 @@ import sys
 from harness.cli.options import check_run_options, run_options
 from harness.errors import UsageError
 from harness.image.definition import load_definitions
-from harness.report.results import make_results_directory
+from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
 from harness.report.summary import exit_status
 from harness.report.terminal import ProgressView, print_table

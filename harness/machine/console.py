@@ -13,14 +13,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError
-from harness.machine.headlines import (
-    RANK,
-    Headline,
-    Severity,
-    headline_of,
-    looks_suspicious,
-    with_place,
-)
+from harness.machine.oops import RANK, Headline, Severity, headline_of, looks_suspicious, with_place
 
 EXCERPT_LINES = 100
 """An oops with registers, code and call trace has about 50 lines, an OOM report up to 100."""

@@ -35,9 +35,9 @@ from harness.machine.accel import (
 )
 from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
 from harness.machine.console import ConsoleWatcher, Finding
+from harness.machine.host_pressure import MemoryGroup
 from harness.machine.interposer import check_preloaded, lazy_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
-from harness.machine.pressure import MemoryGroup
 from harness.machine.process import QemuProcess, RuntimeDirectory, launch_hint
 from harness.machine.qmp import QmpMonitor
 from harness.machine.spec import Accelerator, BootLike, GuestSpec

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import ObserveError
-from harness.ledger.facts import DiscardTotals
 from harness.observe.ram_layout import RamLayout
+from harness.record.facts import DiscardTotals
 from harness.units import PAGE_SIZE
 
 # trace-events (system/trace-events): "%s@%p + 0x%zx: madvise: %d fallocate: %d ret: %d", prefixed

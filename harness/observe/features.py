@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 
 from harness.errors import ObserveError
-from harness.ledger.zones import MAX_ORDER
+from harness.kernel.zones import MAX_ORDER
 from harness.machine.interfaces import GuestShell, Monitor
-from harness.observe.balloon import reporting_offered
+from harness.observe.balloon_stats import reporting_offered
 
 VIRTIO_BALLOON_F_REPORTING = 5
 """Feature bit, include/uapi/linux/virtio_balloon.h; device id 5, include/uapi/linux/virtio_ids.h"""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from harness.errors import ObserveError
 from harness.machine.cgroup import group_room, memory_file
-from harness.observe.noise import HostNoiseReader
+from harness.observe.host_noise import HostNoiseReader
 from harness.observe.page_walk import ScanSupport
 from harness.units import GIB, KIB, MIB, format_size
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ObserveError
-from harness.ledger.facts import HostMapping
 from harness.machine.cgroup import memory_file
 from harness.observe.guest_vmas import MAPPING_HEADER, backing_files, process_gone
 from harness.observe.ram_layout import RamLayout
+from harness.record.facts import HostMapping
 from harness.units import KIB, MIB, PAGE_SIZE
 
 _READ_SIZE = 64 * KIB

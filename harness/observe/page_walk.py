@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from harness.ledger.facts import HostState, StateArray
+from harness.kernel.pages import HostState, StateArray
 from harness.units import MIB, PAGE_SIZE
 
 # include/uapi/linux/fs.h, Linux 6.7: struct pm_scan_arg = size, flags, start, end, walk_end, vec,

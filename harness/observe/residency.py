@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from harness.ledger.facts import HostState, StateArray
+from harness.kernel.pages import HostState, StateArray
 from harness.observe.guest_vmas import BackingFile, backing_files, process_gone
 from harness.observe.page_walk import ScanSupport, copy_pagemap, scan_pages, scan_support
 from harness.observe.ram_layout import RamBlock, RamLayout

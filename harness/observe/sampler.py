@@ -14,11 +14,11 @@ from typing import TypeVar
 
 from harness.deadline import Deadline
 from harness.errors import HarnessError, ObserveError
-from harness.ledger.events import Sample
+from harness.guest.counter_stream import CounterStream
 from harness.machine.interfaces import GuestShell
-from harness.observe.counter_stream import CounterStream
 from harness.observe.discards import DiscardLog
 from harness.observe.mapping import HostMappingReader
+from harness.record.events import Sample
 
 EXACT_SHARE = 0.01
 """Part of one core that exact readings of the host mapping may take (smaps walks page tables:

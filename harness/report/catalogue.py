@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.ledger.events import RunStarted
-from harness.ledger.expect import family_in_words, format_measure
-from harness.ledger.facts import Verdict
-from harness.ledger.measures import AUDIT_MEASURES, FAMILIES, HOST_MEASURES, MEASURES
-from harness.ledger.places import PLACE_FAMILIES
+from harness.measure.measures import AUDIT_MEASURES, FAMILIES, HOST_MEASURES, MEASURES
+from harness.measure.places import PLACE_FAMILIES
+from harness.record.events import RunStarted
+from harness.record.facts import Verdict
+from harness.record.reader import RESULTS_NAME, read_events
 from harness.report.matrix import oldest_first
-from harness.report.recorder import RESULTS_NAME, read_events
 from harness.report.summary import RunSummary, build_summary
 from harness.scenario.fields import shown
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR, Scenario
 from harness.scenario.steps import AuditStep, RepeatStep, RunStep, Step, unrolled
 from harness.units import format_size
+from harness.verdict.expressions import family_in_words, format_measure
 
 Last = dict[str, dict[str, dict[str, Any]]]
 """By scenario and image: verdict, cause, reason, answer, kernel, accel, seconds, date."""
@@ -44,7 +44,7 @@ green with*) names the fields with which the scenario must not pass; `make test-
 MEASURES_HEAD = """\
 # The measures
 
-Written by `make docs` from `MEASURES` and `FAMILIES` in `harness/ledger`: what a scenario can
+Written by `make docs` from the registry in `harness/measure`: what a scenario can
 expect of a run. [How to write an expectation](writing-scenarios.md#expectations).
 
 - `audit`: only a page audit takes it. It is of the latest audit, and absent once `churn`,

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.ledger.events import Event
-from harness.ledger.facts import Verdict
-from harness.report.results import write_whole
+from harness.record.events import Event
+from harness.record.facts import Verdict
+from harness.record.results_directory import write_whole
 from harness.report.summary import RunSummary, build_summary, plain_number
 
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
-from harness.ledger.facts import Verdict
+from harness.record.facts import Verdict
 from harness.report.screen import STYLES, new_table, printable, short_release
 from harness.report.summary import RunSummary, Summary
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.ledger.events import (
+from harness.record.events import (
     ChurnFreed,
     ConsoleFinding,
     Event,
@@ -23,10 +23,10 @@ from harness.ledger.events import (
     Sample,
     Settled,
 )
-from harness.ledger.expect import in_words
-from harness.ledger.facts import Verdict
+from harness.record.facts import Verdict
 from harness.report.screen import STYLES, TextSink, make_console, printable
 from harness.units import format_size
+from harness.verdict.expressions import in_words
 
 PLAIN_SECONDS = 10.0
 """Between plain lines about a run while its phase does not change."""

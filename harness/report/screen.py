@@ -7,7 +7,7 @@ from typing import IO, Protocol, cast
 from rich.console import Console
 from rich.table import Table
 
-from harness.ledger.facts import Verdict
+from harness.record.facts import Verdict
 
 PIPE_WIDTH = 100
 """Columns where there is no terminal to ask and COLUMNS is not set."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import InterruptedRunError
-from harness.ledger.events import Broke, Event, GuestReady, Judged, RunStarted
-from harness.ledger.facts import Cause, Verdict
-from harness.report.results import write_whole
+from harness.record.events import Broke, Event, GuestReady, Judged, RunStarted
+from harness.record.facts import Cause, Verdict
+from harness.record.results_directory import write_whole
 
 SCHEMA = 1
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from harness.ledger.expect import format_measure
-from harness.ledger.facts import Cause, Verdict
+from harness.record.facts import Cause, Verdict
 from harness.report.matrix import matrix_table
 from harness.report.policies import policy_table
 from harness.report.progress import ProgressView
@@ -23,6 +22,7 @@ from harness.report.screen import (
 )
 from harness.report.summary import RunSummary, Summary
 from harness.units import format_size
+from harness.verdict.expressions import format_measure
 
 __all__ = ["ProgressView", "print_table"]
 

@@ -22,8 +22,8 @@ from harness.errors import (
     QmpError,
     SshError,
 )
-from harness.ledger.events import ConsoleFinding
 from harness.machine.vm import VirtualMachine
+from harness.record.events import ConsoleFinding
 
 ALIVE_SECONDS = 10.0
 """How long a guest's kernel may take to answer the balloon's statistics poll of 1 s."""

@@ -14,9 +14,10 @@ from types import FrameType
 from harness.errors import HarnessError
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import ImageDefinition
-from harness.ledger.events import Event
+from harness.record.events import Event
+from harness.record.reader import RESULTS_NAME, read_events
+from harness.record.recorder import Recorder
 from harness.report.junit import write_junit
-from harness.report.recorder import RESULTS_NAME, Recorder, read_events
 from harness.report.summary import Summary, build_summary, write_summary
 from harness.run.plan import RunOptions
 from harness.run.pool import RunPool

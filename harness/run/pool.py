@@ -13,11 +13,11 @@ from typing import Self
 
 from harness.errors import HarnessError
 from harness.image.build import BootFiles
-from harness.ledger.events import Judged
 from harness.machine.cgroup import group_room, memory_file
 from harness.machine.needs import HUGE_PAGE, free_huge_pages
 from harness.machine.process import kill_all, stop_all
-from harness.observe.noise import HostNoiseReader
+from harness.observe.host_noise import HostNoiseReader
+from harness.record.events import Judged
 from harness.run.plan import PlannedRun
 from harness.run.runner import Bench, run_scenario
 from harness.scenario.model import Scenario

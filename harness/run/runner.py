@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.act.perform import perform
 from harness.act.session import GuestSession, Record
-from harness.act.steps import perform
 from harness.deadline import Deadline
 from harness.errors import (
     GuestError,
@@ -21,8 +21,11 @@ from harness.errors import (
     ScenarioError,
 )
 from harness.image.build import BootFiles, with_packages
-from harness.ledger.diagnose import judge
-from harness.ledger.events import (
+from harness.machine.needs import missing_needs
+from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
+from harness.machine.vm import VirtualMachine, launch
+from harness.observe.host_noise import HostNoiseReader
+from harness.record.events import (
     Broke,
     ConsoleFinding,
     Event,
@@ -31,16 +34,13 @@ from harness.ledger.events import (
     RunStarted,
     StepsDone,
 )
-from harness.ledger.facts import Verdict
-from harness.machine.needs import missing_needs
-from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
-from harness.machine.vm import VirtualMachine, launch
-from harness.observe.noise import HostNoiseReader
+from harness.record.facts import Verdict
 from harness.run.autopsy import examine
 from harness.run.directory import RunDirectory
 from harness.run.plan import PlannedRun, RunOptions
 from harness.scenario.model import Scenario
 from harness.units import format_size
+from harness.verdict.judge import judge
 
 ATTEMPTS = 3
 """A guest that crashes before the first step under TCG is tried again, at most twice: QEMU 7.2's

@@ -7,8 +7,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import PlainValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from harness.ledger.expect import check_name, names_in, parse_condition
-from harness.ledger.measures import AUDIT_MEASURES, MEASURES
+from harness.measure.measures import AUDIT_MEASURES, MEASURES
+from harness.verdict.expressions import check_name, names_in, parse_condition
 
 T = TypeVar("T")
 

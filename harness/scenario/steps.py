@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The steps of a scenario: one frozen model for each verb, and the union of them.
 
-A new verb is a model here and a member of `Step` (and a function in `harness.act.steps`).
+A new verb is a model here and a member of `Step` (and a function in `harness.act.perform`).
 """
 
 import typing
@@ -20,10 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-from harness.ledger.facts import Cause
-from harness.ledger.measures import HOST_MEASURES
-from harness.ledger.reuse import REUSE_SECONDS
-from harness.ledger.zones import MAX_ORDER
+from harness.kernel.reuse import REUSE_SECONDS
+from harness.kernel.zones import MAX_ORDER
+from harness.measure.measures import HOST_MEASURES
+from harness.record.facts import Cause
 from harness.scenario.expectations import Expectations
 from harness.scenario.fields import (
     BusySize,

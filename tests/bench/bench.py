@@ -21,22 +21,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.act.churn_session import ChurnSession
 from harness.deadline import Deadline, wait_for
 from harness.errors import HarnessError
+from harness.guest.churn_client import ChurnSession
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import load_definitions
-from harness.ledger.events import Sample
 from harness.machine.accel import find_qemu
 from harness.machine.interposer import build_interposer
 from harness.machine.spec import GuestSpec
 from harness.machine.vm import VirtualMachine, launch
-from harness.observe.audit import take_audit
 from harness.observe.discards import DiscardLog
 from harness.observe.mapping import HostMappingReader
+from harness.observe.page_audit import take_audit
 from harness.observe.ram_layout import RamLayout
 from harness.observe.residency import HostResidency
 from harness.observe.sampler import Sampler
+from harness.record.events import Sample
 from harness.units import GIB, MIB, format_size
 
 HARNESS = (sys.executable, "-m", "harness")

@@ -5,15 +5,12 @@ import ctypes
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-sys.path.append(str(Path(__file__).parents[1] / "vm"))
 from leftovers import qmp, vm_directories
 from running import Running
 from small_disk import fill

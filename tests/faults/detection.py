@@ -8,9 +8,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))
 from catalogue import FAULTS
 from injection import ROOT, Injection, load_injection, source_key
 from rivals import RULES

@@ -6,13 +6,11 @@ import hashlib
 import json
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1] / "vm"))
 from catalogue import Fault
 from deeds import DEEDS, addresses_of
 from rivals import rival_verdicts
@@ -20,7 +18,7 @@ from running import Running
 from small_disk import small_disk
 
 from harness.machine.interposer import build_interposer
-from harness.report.recorder import read_events
+from harness.record.reader import read_events
 from harness.units import MIB, PAGE_SIZE
 
 ROOT = Path(__file__).parents[2]

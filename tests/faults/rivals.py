@@ -8,7 +8,7 @@ Each looks at one number, the RSS of the guest's memory, after the latest free b
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.ledger.events import ChurnFreed, ChurnHeld, DriverChanged, Event, GuestReady, Sample
+from harness.record.events import ChurnFreed, ChurnHeld, DriverChanged, Event, GuestReady, Sample
 from harness.units import MIB, format_size
 
 FIRECRACKER_FALL, FIRECRACKER_GUEST = 10_000_000, 256 * MIB

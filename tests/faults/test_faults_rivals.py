@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What published rules say of runs that are good, broken, or beyond them."""
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "unit" / "ledger"))
-from ledger_builders import freed, mapping, ready, started
 from rivals import RULES, rival_verdicts
+from run_builders import freed, mapping, ready, started
 
-from harness.ledger.events import ChurnHeld, DriverChanged, Event, Sample
+from harness.record.events import ChurnHeld, DriverChanged, Event, Sample
 from harness.units import GIB, MIB
 
 FIRECRACKER, CLOUD_HYPERVISOR, TP_QEMU, TP_LIBVIRT = RULES

@@ -6,12 +6,9 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "vm"))
 from running import Running
 
 from harness.scenario.load import load_all

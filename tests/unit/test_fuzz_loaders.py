@@ -5,7 +5,6 @@ Parsers that have such a test in their own room are not here again.
 """
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,23 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-sys.path.append(str(Path(__file__).parent / "observe"))
 from scripted_guest import ScriptedGuest
 
-from harness.act.churn_session import ChurnSession
 from harness.errors import HarnessError
+from harness.guest.churn_client import ChurnSession
 from harness.image.definition import IMAGES_DIR, load_definitions
 from harness.image.modules import module_name, parse_builtin
 from harness.machine.cgroup import candidates
 from harness.observe.guest_vmas import parse_mappings
+from harness.observe.host_noise import parse_noise
 from harness.observe.mapping import parse_smaps
-from harness.observe.noise import parse_noise
 from harness.observe.ram_layout import (
     parse_flat_view,
     parse_host_address,
     parse_ram_blocks,
     parse_system_ram,
 )
-from harness.report.eventlines import decode
+from harness.record.event_lines import decode
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR
 from harness.units import parse_duration, parse_size

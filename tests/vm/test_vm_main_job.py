@@ -12,13 +12,13 @@ import pytest
 from leftovers import vm_directories
 from running import Running, qemus_of
 
-from harness.ledger.audit import reduce_audit
-from harness.ledger.diagnose import judge
-from harness.ledger.events import Audited, Event, GuestReady, Judged
-from harness.observe.audit import load_audit
-from harness.report.recorder import read_events
+from harness.kernel.oracle import reduce_audit
+from harness.record.audit_file import load_audit
+from harness.record.events import Audited, Event, GuestReady, Judged
+from harness.record.reader import read_events
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import SCENARIOS_DIR
+from harness.verdict.judge import judge
 
 pytestmark = pytest.mark.vm
 

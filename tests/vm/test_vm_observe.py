@@ -12,18 +12,18 @@ import pytest
 from harness.deadline import Deadline, wait_for
 from harness.image.build import ensure_image
 from harness.image.definition import load_definitions
-from harness.ledger.events import Sample
-from harness.ledger.facts import GuestState, HostState
+from harness.kernel.pages import GuestState, HostState
 from harness.machine.spec import Backend, GuestSpec
 from harness.machine.vm import VirtualMachine, launch
-from harness.observe.audit import take_audit
-from harness.observe.balloon import BalloonStatsReader, find_balloon
+from harness.observe.balloon_stats import BalloonStatsReader, find_balloon
 from harness.observe.discards import DiscardLog
 from harness.observe.features import read_balloon_state
 from harness.observe.mapping import HostMappingReader
+from harness.observe.page_audit import take_audit
 from harness.observe.ram_layout import RamLayout, parse_system_ram
 from harness.observe.residency import HostResidency
 from harness.observe.sampler import Sampler
+from harness.record.events import Sample
 from harness.units import GIB, MIB
 
 pytestmark = pytest.mark.vm

@@ -9,7 +9,7 @@ import pytest
 
 from harness.act import audit as verb
 from harness.act.session import GuestSession
-from harness.ledger.events import Audited
+from harness.record.events import Audited
 from harness.scenario.steps import AuditStep
 from harness.units import MIB
 

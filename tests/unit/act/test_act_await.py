@@ -9,8 +9,8 @@ import pytest
 
 from harness.act.await_host import await_host
 from harness.errors import DeadlineError
-from harness.ledger.events import GuestReady
-from harness.ledger.facts import HostMapping
+from harness.record.events import GuestReady
+from harness.record.facts import HostMapping
 from harness.scenario.steps import AwaitStep
 from harness.units import MIB
 

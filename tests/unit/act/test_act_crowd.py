@@ -8,7 +8,7 @@ import pytest
 
 from harness.act.crowd import crowd
 from harness.errors import BootError, HarnessError, LaunchError, QemuGoneError
-from harness.ledger.events import CrowdFull, Event
+from harness.record.events import CrowdFull, Event
 from harness.scenario.steps import CrowdStep
 
 STEP = CrowdStep.model_validate({"limit": "1GiB", "touch": "80%", "most": 4, "boot_first": True})

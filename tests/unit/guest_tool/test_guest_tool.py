@@ -18,13 +18,13 @@ import numpy.typing as npt
 import pytest
 from local_guest import LocalProcess, LocalShell
 
-from harness.act.churn_session import ChurnSession, Hugepages
 from harness.deadline import Deadline, wait_for
 from harness.errors import GuestError, ObserveError, SshError
+from harness.guest.churn_client import ChurnSession, Hugepages
+from harness.guest.counter_stream import CounterFrame, CounterStream, read_counters
+from harness.guest.page_stream import PageReader, decode_pages
 from harness.image.compile import compile_c, tool_sources
-from harness.ledger.facts import GuestState
-from harness.observe.counter_stream import CounterFrame, CounterStream, read_counters
-from harness.observe.page_stream import PageReader, decode_pages
+from harness.kernel.pages import GuestState
 from harness.observe.ram_layout import parse_system_ram
 from harness.units import MIB, PAGE_SIZE
 

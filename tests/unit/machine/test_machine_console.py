@@ -17,7 +17,7 @@ from harness.machine.console import (
     ConsoleWatcher,
     Finding,
 )
-from harness.machine.headlines import headline_of
+from harness.machine.oops import headline_of
 
 CONSOLES = Path(__file__).parents[2] / "data" / "console"
 

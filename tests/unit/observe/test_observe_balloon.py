@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ObserveError
-from harness.ledger.facts import HostNoise
 from harness.machine.interfaces import CommandResult, GuestProcess
-from harness.observe.balloon import BalloonStatsReader, find_balloon, parse_stats
+from harness.observe.balloon_stats import BalloonStatsReader, find_balloon, parse_stats
 from harness.observe.features import parse_state, read_balloon_state
-from harness.observe.noise import HostNoiseReader, parse_noise
+from harness.observe.host_noise import HostNoiseReader, parse_noise
+from harness.record.facts import HostNoise
 from harness.units import KIB
 
 DATA = Path(__file__).parents[2] / "data" / "observe"

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ObserveError
-from harness.ledger.facts import DiscardTotals
 from harness.observe.discards import DiscardLog
 from harness.observe.ram_layout import RamBlock, RamLayout, RamPiece
+from harness.record.facts import DiscardTotals
 from harness.units import GIB, MIB, PAGE_SIZE
 
 DATA = Path(__file__).parents[2] / "data" / "observe"

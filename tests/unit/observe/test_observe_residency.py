@@ -11,7 +11,7 @@ import pytest
 from guest_ram import GuestRamProcess
 
 from harness.errors import ObserveError
-from harness.ledger.facts import HostState, StateArray
+from harness.kernel.pages import HostState, StateArray
 from harness.observe import page_walk
 from harness.observe import residency as residency_module
 from harness.observe.mapping import HostMappingReader
@@ -151,8 +151,15 @@ os._exit(0)  # closes the child's input, and so ends it
 
 def look_as_nobody(owner: int) -> str:
     """What the user nobody sees of a process of user `owner`."""
-    here = Path(__file__)
-    command = [sys.executable, "-c", AS_NOBODY, str(owner), str(here.parent), str(here.parents[3])]
+    tests = Path(__file__).parents[2]
+    command = [
+        sys.executable,
+        "-c",
+        AS_NOBODY,
+        str(owner),
+        str(tests / "support"),
+        str(tests.parent),
+    ]
     return subprocess.run(
         command, check=True, stdout=subprocess.PIPE, text=True, timeout=30.0
     ).stdout

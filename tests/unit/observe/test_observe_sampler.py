@@ -14,12 +14,12 @@ import pytest
 from guest_ram import GuestRamProcess
 
 from harness.errors import ObserveError, RecordError, SshError
-from harness.ledger.events import Sample
 from harness.machine.interfaces import GuestShell
 from harness.observe import sampler as sampler_module
 from harness.observe.discards import DiscardLog
 from harness.observe.mapping import HostMappingReader
 from harness.observe.sampler import Sampler
+from harness.record.events import Sample
 from harness.units import MIB, PAGE_SIZE
 
 PAGES = 2048

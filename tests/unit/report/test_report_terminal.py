@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded import ALL, FAILED, KERNEL, PASSED, started
+from recorded_runs import ALL, FAILED, KERNEL, PASSED, started
 from rich.console import Console
 
 from harness.deadline import Deadline, wait_for
-from harness.ledger.events import ConsoleFinding, Judged, Sample
-from harness.ledger.facts import Cause, Verdict
+from harness.record.events import ConsoleFinding, Judged, Sample
+from harness.record.facts import Cause, Verdict
 from harness.report.progress import ProgressView
 from harness.report.summary import RunSummary, Summary, build_summary
 from harness.report.terminal import _WHERE_TO_LOOK, print_table

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from harness.ledger.events import Event, PhaseStarted
-from harness.report.recorder import read_events
+from harness.record.events import Event, PhaseStarted
+from harness.record.reader import read_events
 from harness.run.invocation import run_pool, stopping_on_signals
 from harness.run.plan import RunOptions
 from harness.run.pool import RunPool

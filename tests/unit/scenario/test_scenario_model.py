@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from harness.errors import ScenarioFileError
-from harness.ledger.measures import AUDIT_MEASURES, MEASURES
 from harness.machine import needs as machine_needs
 from harness.machine.spec import Backend
+from harness.measure.measures import AUDIT_MEASURES, MEASURES
 from harness.scenario.fields import Share
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import NEEDS, Host, Scenario

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest tool's `counters` stream: the guest's counters, timed by the host's clock.
+
+The format stands at the head of guest-images/tool/counters.c.
+"""
+
+import re
+import struct
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from harness.deadline import Deadline
+from harness.errors import ObserveError
+from harness.guest.proc_text import parse_meminfo, parse_vmstat, parse_zones
+from harness.machine.interfaces import GuestProcess, GuestShell
+from harness.record.facts import GuestCounters
+
+VERSION = 1
+PINGS = 5
+"""Round trips of the hand-shake; the shortest is the best witness."""
+
+START_SECONDS = 20.0
+ONCE_SECONDS = 20.0
+
+_MAGIC = struct.Struct("<4sI")
+_FRAME = struct.Struct("<QQQQ4I")
+_PONG = struct.Struct("<QQ")
+_FREE = re.compile(rb"^MemFree:\s*([0-9]{1,20}) kB", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CounterFrame:
+    """One tick of the guest, unparsed."""
+
+    at: float
+    """When it was read, in host monotonic seconds."""
+    planned_at: float
+    """When it should have been read."""
+    sequence: int
+    missed: int
+    """Ticks the guest has missed so far."""
+    texts: tuple[bytes, bytes, bytes, bytes]
+    """meminfo, vmstat, buddyinfo, zoneinfo."""
+    raw: bytes
+    """The frame as it came."""
+
+    @property
+    def free_bytes(self) -> int:
+        """MemFree, without parsing the rest. Raises `ObserveError`."""
+        match = _FREE.search(self.texts[0])
+        if match is None:
+            raise ObserveError("the guest's meminfo has no MemFree")
+        return int(match[1]) * 1024
+
+    def parse(self) -> GuestCounters:
+        """All of it. Raises `ObserveError`."""
+        meminfo, vmstat, buddyinfo, zoneinfo = (
+            text.decode("ascii", errors="replace") for text in self.texts
+        )
+        return GuestCounters(
+            at=self.at,
+            meminfo=parse_meminfo(meminfo),
+            vmstat=parse_vmstat(vmstat),
+            zones=parse_zones(zoneinfo, buddyinfo),
+        )
+
+
+@dataclass(frozen=True)
+class ClockMap:
+    """Guest's monotonic clock to the host's."""
+
+    offset: float
+    """Host seconds minus guest seconds."""
+    error: float
+    """At most so far off, in seconds: half the shortest round trip."""
+
+    def to_host(self, guest_ns: int) -> float:
+        return guest_ns / 1e9 + self.offset
+
+
+class CounterStream:
+    """Frames at `hz` a second, from the moment it is entered."""
+
+    def __init__(self, shell: GuestShell, hz: float) -> None:
+        self._shell = shell
+        self._hz = hz
+        self._process: GuestProcess | None = None
+        self._ahead: list[CounterFrame] = []
+        self.clock = ClockMap(0.0, 0.0)
+
+    def __enter__(self) -> Self:
+        self._process = self._shell.start(f"fpr-guest counters --hz {self._hz:g}")
+        try:
+            self.clock = self._shake_hands()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the guest's process; wakes a `read` in another thread. Never raises."""
+        if self._process is not None:
+            self._process.close()
+
+    def read(self) -> CounterFrame:
+        """The next frame. Raises `ObserveError`, `SshError`, `DeadlineError`."""
+        answer = self._next(timeout=START_SECONDS)
+        if not isinstance(answer, CounterFrame):
+            raise ObserveError("the guest tool answered a ping nobody sent")
+        return answer
+
+    def _shake_hands(self) -> ClockMap:
+        """Pings; a frame that comes in between is passed over."""
+        maps = []
+        deadline = Deadline(START_SECONDS, "answers to pings by `fpr-guest counters`")
+        for number in range(1, PINGS + 1):
+            assert self._process is not None
+            sent = time.monotonic()
+            self._process.write(b"ping %d\n" % number)
+            answer = self._next(deadline.remaining)
+            while isinstance(answer, CounterFrame):
+                deadline.check()
+                answer = self._next(deadline.remaining)
+            received = time.monotonic()
+            if answer[0] != number:
+                raise ObserveError(f"the guest tool answered ping {answer[0]} for {number}")
+            middle = (sent + received) / 2
+            maps.append(ClockMap(middle - answer[1] / 1e9, (received - sent) / 2))
+        return min(maps, key=lambda clock: clock.error)
+
+    def _next(self, timeout: float) -> "CounterFrame | tuple[int, int]":
+        """A frame, or a pong's number and guest time."""
+        assert self._process is not None
+        head = self._process.read_exactly(_MAGIC.size, timeout)
+        magic, version = _MAGIC.unpack(head)
+        if version != VERSION or magic not in (b"FPRC", b"FPRP"):
+            raise ObserveError(f"the guest tool speaks another language: {magic!r} {version}")
+        if magic == b"FPRP":
+            number, now = _PONG.unpack(self._process.read_exactly(_PONG.size, timeout))
+            return number, now
+        fields = self._process.read_exactly(_FRAME.size, timeout)
+        sequence, missed, planned, actual, *lengths = _FRAME.unpack(fields)
+        body = self._process.read_exactly(sum(lengths), timeout)
+        return _frame(sequence, missed, planned, actual, lengths, body, head + fields, self.clock)
+
+
+def _frame(
+    sequence: int,
+    missed: int,
+    planned: int,
+    actual: int,
+    lengths: list[int],
+    body: bytes,
+    head: bytes,
+    clock: ClockMap,
+) -> CounterFrame:
+    texts, start = [], 0
+    for length in lengths:
+        texts.append(body[start : start + length])
+        start += length
+    return CounterFrame(
+        at=clock.to_host(actual),
+        planned_at=clock.to_host(planned),
+        sequence=sequence,
+        missed=missed,
+        texts=(texts[0], texts[1], texts[2], texts[3]),
+        raw=head + body,
+    )
+
+
+def read_counters(shell: GuestShell) -> GuestCounters:
+    """The guest's counters now, once. Raises `ObserveError`, `SshError`, `GuestError`."""
+    data = shell.run("fpr-guest counters --once", timeout=ONCE_SECONDS).stdout
+    head, fields = data[: _MAGIC.size], data[_MAGIC.size : _MAGIC.size + _FRAME.size]
+    if len(fields) != _FRAME.size or _MAGIC.unpack(head) != (b"FPRC", VERSION):
+        raise ObserveError(f"the guest tool answered {len(data)} bytes that are no counters")
+    sequence, missed, planned, actual, *lengths = _FRAME.unpack(fields)
+    body = data[_MAGIC.size + _FRAME.size :]
+    if len(body) != sum(lengths):
+        raise ObserveError(f"the guest's counters are cut off: {len(body)} of {sum(lengths)} bytes")
+    now = ClockMap(time.monotonic() - actual / 1e9, 0.0)
+    return _frame(sequence, missed, planned, actual, lengths, body, head + fields, now).parse()

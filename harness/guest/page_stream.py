@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest tool's `pages` stream: one state for every page frame of the guest.
+
+The format stands at the head of guest-images/tool/pages.c.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from harness.deadline import Deadline
+from harness.errors import ObserveError, SshError
+from harness.guest.tool_end import last_words
+from harness.kernel.pages import GuestState, StateArray
+from harness.machine.interfaces import GuestProcess, GuestShell
+from harness.units import PAGE_SIZE
+
+VERSION = 1
+MOST_PAGES = 1 << 32
+"""Page frames of the largest guest the tool reads, 16 TiB; more is a damaged header."""
+
+READ_SECONDS = 30.0
+"""For one reading: 0.1 s a GiB under emulation, more on a loaded host."""
+
+_HEADER = struct.Struct("<8sIIQQQQ")
+_RUN_BYTES = 4
+_MAGIC = b"FPRPAGES"
+_STATE_BITS = 3
+
+
+@dataclass(frozen=True)
+class PageReading:
+    """The guest's word on each page frame."""
+
+    states: StateArray
+    """Index = PFN, value = GuestState; REPORTED on the heads of reported blocks only."""
+    start_ns: int
+    """Guest's monotonic clock when the reading began."""
+    end_ns: int
+
+
+@dataclass(frozen=True)
+class _Header:
+    pages: int
+    start_ns: int
+    end_ns: int
+    runs: int
+
+
+def decode_pages(data: bytes) -> PageReading:
+    """Decode one whole round. Raises `ObserveError` if it is cut off or damaged."""
+    if len(data) < _HEADER.size:
+        raise ObserveError(f"the guest's page states are cut off after {len(data)} bytes")
+    header = _read_header(data[: _HEADER.size])
+    runs = data[_HEADER.size :]
+    if len(runs) != header.runs * _RUN_BYTES:
+        raise ObserveError(
+            f"the guest's page states have {len(runs)} bytes of runs, "
+            f"not {header.runs * _RUN_BYTES}: cut off or damaged"
+        )
+    return _decode(header, runs)
+
+
+def _read_header(data: bytes) -> _Header:
+    magic, version, page_bytes, pages, start_ns, end_ns, runs = _HEADER.unpack(data)
+    if (magic, version, page_bytes) != (_MAGIC, VERSION, PAGE_SIZE):
+        raise ObserveError(
+            f"the guest's page states are in another format: {magic!r} version {version}, "
+            f"pages of {page_bytes} bytes",
+            hint="is the guest tool older than the harness? fpr-harness image build makes it new",
+        )
+    if runs > pages or pages > MOST_PAGES:
+        raise ObserveError(
+            f"the guest's page states are damaged: {runs} runs for {pages} page frames"
+        )
+    return _Header(pages, start_ns, end_ns, runs)
+
+
+def _decode(header: _Header, runs: bytes) -> PageReading:
+    codes = np.frombuffer(runs, dtype="<u4")
+    states = (codes & ((1 << _STATE_BITS) - 1)).astype(np.uint8)
+    lengths = codes >> _STATE_BITS
+    pages = int(lengths.sum(dtype=np.uint64))
+    if pages != header.pages:
+        raise ObserveError(
+            f"the guest's page states are damaged: the runs make {pages} page frames, "
+            f"not {header.pages}"
+        )
+    if len(states) and states.max() > max(GuestState):
+        raise ObserveError(f"the guest's page states hold an unknown one: {states.max()}")
+    return PageReading(np.repeat(states, lengths), header.start_ns, header.end_ns)
+
+
+class PageReader:
+    """Reads the states again and again over one connection to one process.
+
+    Pages that the guest processes `held_by` map read HELD. Raises what the shell raises.
+    """
+
+    def __init__(self, shell: GuestShell, held_by: Sequence[int] = ()) -> None:
+        options = "".join(f" --held-by {pid}" for pid in held_by)
+        self._command = f"fpr-guest pages{options}"
+        self._shell = shell
+        self._process: GuestProcess | None = None
+
+    def read(self) -> PageReading:
+        """The states now. Raises `ObserveError`, `SshError`, `DeadlineError`."""
+        try:
+            return self._read()
+        except SshError as error:
+            if self._process is not None and (words := last_words(self._process, error)):
+                raise ObserveError(f"cannot read the guest's page states: {words}") from error
+            raise
+
+    def _read(self) -> PageReading:
+        deadline = Deadline(READ_SECONDS, "the guest's page states")
+        if self._process is None:
+            self._process = self._shell.start(self._command)
+        else:
+            self._process.write(b"\n")
+        header = _read_header(self._process.read_exactly(_HEADER.size, deadline.remaining))
+        size = header.runs * _RUN_BYTES
+        return _decode(header, self._process.read_exactly(size, deadline.remaining))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.close()
+            self._process = None

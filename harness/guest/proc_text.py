@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parsers of the guest's /proc texts. Pure; anything unexpected is an `ObserveError`."""
+
+import re
+
+from harness.errors import ObserveError
+from harness.kernel.zones import Zone
+
+# A counter has 64 bits, so at most 20 digits; more is garbage, and Python refuses thousands.
+_NUMBER = r"([0-9]{1,20})"
+_MEMINFO = re.compile(rf"^([A-Za-z0-9_()]+):\s+{_NUMBER}( kB)?$", re.MULTILINE)
+_VMSTAT = re.compile(rf"^(\w+) {_NUMBER}$", re.MULTILINE)
+_BUDDY = re.compile(
+    rf"^Node {_NUMBER}, zone\s+(\w+)((?:\s+[0-9]{{1,20}}(?![0-9]))+)\s*$", re.MULTILINE
+)
+_ZONE = re.compile(rf"^Node {_NUMBER}, zone\s+(\w+)\s*$", re.MULTILINE)
+_PER_CPU = re.compile(rf"^\s+count:\s+{_NUMBER}\s*$", re.MULTILINE)
+_FIELD = re.compile(
+    rf"^\s+(?:pages )?(free|min|low|high|spanned|present|managed|start_pfn):?\s+{_NUMBER}\s*$",
+    re.MULTILINE,
+)
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """/proc/meminfo: bytes by field; fields without a unit (HugePages_*) as they are."""
+    found = {
+        name: int(number) * (1024 if unit else 1) for name, number, unit in _MEMINFO.findall(text)
+    }
+    if "MemTotal" not in found:
+        raise ObserveError("the guest's meminfo has no MemTotal")
+    return found
+
+
+def parse_vmstat(text: str) -> dict[str, int]:
+    """/proc/vmstat: events and pages by name."""
+    found = {name: int(number) for name, number in _VMSTAT.findall(text)}
+    if not found:
+        raise ObserveError("the guest's vmstat is empty")
+    return found
+
+
+def parse_buddyinfo(text: str) -> dict[tuple[int, str], tuple[int, ...]]:
+    """/proc/buddyinfo: free blocks of each order, by node and zone."""
+    return {
+        (int(node), zone): tuple(int(count) for count in counts.split())
+        for node, zone, counts in _BUDDY.findall(text)
+    }
+
+
+def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
+    """/proc/zoneinfo with the free lists of /proc/buddyinfo; zones without pages are left out.
+
+    In zoneinfo a zone's own fields stand before those of its per-CPU lists, whose `high` is
+    another; so the first of each name counts.
+    """
+    blocks = parse_buddyinfo(buddyinfo)
+    headers = list(_ZONE.finditer(zoneinfo))
+    starts = [match.start() for match in headers]
+    zones = []
+    for header, end in zip(headers, [*starts[1:], len(zoneinfo)], strict=False):
+        node, name = int(header[1]), header[2]
+        fields: dict[str, int] = {}
+        for field, number in _FIELD.findall(zoneinfo, header.end(), end):
+            fields.setdefault(field, int(number))
+        if not fields.get("present"):
+            continue
+        try:
+            zones.append(
+                Zone(
+                    node=node,
+                    name=name,
+                    start_pfn=fields["start_pfn"],
+                    spanned=fields["spanned"],
+                    present=fields["present"],
+                    managed=fields["managed"],
+                    free=fields["free"],
+                    min=fields["min"],
+                    low=fields["low"],
+                    high=fields["high"],
+                    free_blocks=blocks[node, name],
+                    per_cpu=sum(map(int, _PER_CPU.findall(zoneinfo, header.end(), end))),
+                )
+            )
+        except KeyError as error:
+            raise ObserveError(
+                f"the guest's zoneinfo or buddyinfo lacks {error} of node {node}, zone {name}"
+            ) from error
+    if not zones:
+        raise ObserveError("the guest's zoneinfo names no zone with pages")
+    return tuple(zones)

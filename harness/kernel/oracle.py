@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page oracle: what the guest says of each page against what the host holds.
+
+The guest is read before and after the host; only pages whose state is the same in both readings
+are judged. Swapped-out pages count as resident (the host is still charged with them), pages mapped
+to the zero page as absent. But a held page mapped to the zero page is no proof of a loss: a host
+that splits a huge page gives its zero-filled parts the zero page (mm/huge_memory.c, 6.13), and the
+churn tool's process has such pages beside its pattern. The pattern's own check proves those.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.kernel.blocks import NO_ORDER, Blocks, BoolArray, block_structure, nearly_free
+from harness.kernel.pages import AuditReport, CellTotals, GuestState, HostState, StateArray
+from harness.kernel.zones import (
+    MAX_ORDER,
+    NO_ZONE,
+    Zone,
+    above_watermark,
+    effective_order,
+    zone_cuts,
+    zone_index,
+    zone_name,
+    zone_tails,
+)
+from harness.units import PAGE_SIZE
+
+SHOWN_PFNS = 16
+"""How many example PFNs a report keeps of each kind of trouble."""
+
+# Classes of a page on either side; their product indexes the cells.
+_NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _UNSTABLE = range(7)
+_ABSENT, _RESIDENT, _UNKNOWN, _ZERO = range(4)
+
+_CELLS = (
+    "nothing",
+    "used_resident",
+    "used_absent",
+    "free_small_resident",
+    "free_small_absent",
+    "free_large_resident",
+    "free_large_absent",
+    "reported_resident",
+    "reported_absent",
+    "held_absent",
+    "unstable",
+    "unknown",
+)
+_CELL_OF = np.array(
+    [
+        _CELLS.index(name)
+        for row in (
+            ("nothing", "nothing", "nothing", "nothing"),
+            ("used_absent", "used_resident", "unknown", "used_absent"),
+            ("held_absent", "used_resident", "unknown", "used_absent"),
+            ("free_small_absent", "free_small_resident", "unknown", "free_small_absent"),
+            ("free_large_absent", "free_large_resident", "unknown", "free_large_absent"),
+            ("reported_absent", "reported_resident", "unknown", "reported_absent"),
+            ("unstable", "unstable", "unstable", "unstable"),
+        )
+        for name in row
+    ],
+    dtype=np.uint8,
+)
+"""Cell number by guest class * 4 + host class."""
+
+_HOST_CLASS = np.full(256, _UNKNOWN, np.uint8)
+_HOST_CLASS[HostState.ABSENT] = _ABSENT
+_HOST_CLASS[HostState.ZERO] = _ZERO
+_HOST_CLASS[[HostState.RESIDENT, HostState.SWAPPED]] = _RESIDENT
+
+
+def reduce_audit(
+    before: StateArray,
+    host: StateArray,
+    after: StateArray,
+    *,
+    zones: Sequence[Zone],
+    reporting_order: int,
+    earlier_used_resident: BoolArray | None,
+    discarded: BoolArray | None,
+    at: float,
+    guest_seconds: float,
+    host_seconds: float,
+) -> tuple[AuditReport, BoolArray]:
+    """Judge every page; returns the report and the `earlier_used_resident` of the next audit.
+
+    `before`, `after`: GuestState per PFN as the guest tool sends it, REPORTED on heads only;
+    `host`: HostState per PFN, read between the two. Lengths may differ: what the guest does not
+    list is NO_PAGE, what the host does not is UNKNOWN. `discarded`: pages that a discard in QEMU's
+    trace covered at any time; None without a trace. `at` is kept as it is.
+    """
+    pages = max(len(before), len(host), len(after))
+    host_class = _HOST_CLASS[_padded(host, pages, HostState.UNKNOWN)]
+    index = zone_index(zones, pages)
+    guest_class, orders = _guest_classes(
+        _padded(before, pages, GuestState.NO_PAGE),
+        _padded(after, pages, GuestState.NO_PAGE),
+        zones,
+        index,
+        reporting_order,
+    )
+    cells = _CELL_OF[guest_class * np.uint8(4) + host_class]
+
+    counts = np.bincount(
+        index.astype(np.uint32) * len(_CELLS) + cells,
+        minlength=(len(zones) + 1) * len(_CELLS),
+    ).reshape(-1, len(_CELLS))
+    used = (guest_class == _USED) | (guest_class == _HELD)
+    resident = host_class == _RESIDENT
+    earlier = _padded_mask(earlier_used_resident, pages)
+    suspects = used & ((host_class == _ABSENT) | (host_class == _ZERO)) & earlier
+    reported = guest_class == _REPORTED
+    free = (guest_class == _SMALL) | (guest_class == _LARGE)
+    nodes = sorted({zone.node for zone in zones})
+    nearly, lack = _nearly_free(guest_class, reporting_order)
+    tails = zone_tails(zones, reporting_order, pages)
+    report = AuditReport(
+        at=at,
+        total=_totals(counts.sum(axis=0)),
+        per_zone={
+            zone_name(zone): _totals(row)
+            for zone, row in zip(zones, counts[NO_ZONE + 1 :], strict=True)
+        },
+        per_node={
+            f"node{node}": _totals(
+                counts[[n for n, zone in enumerate(zones, 1) if zone.node == node]].sum(axis=0)
+            )
+            for node in nodes
+        },
+        reported_by_order=_by_order(orders[reported]),
+        free_by_order=_by_order(orders[free]),
+        suspect_bytes=_bytes(np.count_nonzero(suspects)),
+        suspect_pfns=_first(suspects),
+        reported_undiscarded=None
+        if discarded is None
+        else _bytes(np.count_nonzero(reported & ~_padded_mask(discarded, pages))),
+        guest_seconds=guest_seconds,
+        host_seconds=host_seconds,
+        reported_resident_pfns=_first(reported & resident),
+        held_absent_pfns=_first(cells == _CELLS.index("held_absent")),
+        nearly_free=_bytes(nearly),
+        nearly_free_lack=lack,
+        tail_reported=_bytes(np.count_nonzero(reported & tails)),
+        tail_discarded=None
+        if discarded is None
+        else _bytes(np.count_nonzero(_padded_mask(discarded, pages) & tails)),
+    )
+    # A page once seen resident stays on record only while it stays used: a free page may be
+    # given back and be allocated again without having been touched.
+    return report, used & (resident | earlier)
+
+
+def _guest_classes(
+    before: StateArray,
+    after: StateArray,
+    zones: Sequence[Zone],
+    index: npt.NDArray[np.uint16],
+    reporting_order: int,
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Class and block order of each page over both readings; the lower order where they differ."""
+    cuts = zone_cuts(zones)
+    first, second = block_structure(before, cuts), block_structure(after, cuts)
+    orders = np.minimum(first.orders, second.orders)
+    # Pages in no known zone are excused by no watermark.
+    watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
+    large = (orders >= effective_order(reporting_order)) & (orders != NO_ORDER) & watched[index]
+
+    start, end = _plain(first), _plain(second)
+    result = np.full(len(start), _UNSTABLE, np.uint8)
+    same = start == end
+    result[same & (end == GuestState.NO_PAGE)] = _NONE
+    result[same & (end == GuestState.USED)] = _USED
+    result[(first.states == GuestState.HELD) & (second.states == GuestState.HELD)] = _HELD
+    free = same & (end == GuestState.FREE)
+    result[free] = _SMALL
+    result[free & large] = _LARGE
+    result[same & (end == GuestState.REPORTED)] = _REPORTED
+    return result, orders
+
+
+def _nearly_free(guest_class: npt.NDArray[np.uint8], reporting_order: int) -> tuple[int, int]:
+    """Free pages in blocks of the order that lack few, and how many those lack."""
+    used = (guest_class == _USED) | (guest_class == _HELD)
+    return nearly_free(
+        guest_class == _SMALL, used, min(effective_order(reporting_order), MAX_ORDER)
+    )
+
+
+def _plain(blocks: Blocks) -> StateArray:
+    """The states with HELD as USED: who uses a page does not make it another state."""
+    return np.where(blocks.states == GuestState.HELD, np.uint8(GuestState.USED), blocks.states)
+
+
+def _padded(states: StateArray, pages: int, filler: int) -> StateArray:
+    return np.pad(states, (0, pages - len(states)), constant_values=filler)
+
+
+def _padded_mask(mask: BoolArray | None, pages: int) -> BoolArray:
+    """The mask over exactly `pages` pages; False where it says nothing."""
+    result = np.zeros(pages, np.bool_)
+    if mask is not None:
+        result[: len(mask)] = mask[:pages]
+    return result
+
+
+def _totals(counts: npt.NDArray[np.intp]) -> CellTotals:
+    size = {name: _bytes(count) for name, count in zip(_CELLS, counts, strict=True)}
+    del size["nothing"]
+    size["used_absent"] += size["held_absent"]
+    return CellTotals(**size)
+
+
+def _by_order(orders: npt.NDArray[np.uint8]) -> dict[int, int]:
+    return {order: _bytes(count) for order, count in enumerate(np.bincount(orders)) if count}
+
+
+def _first(mask: BoolArray) -> tuple[int, ...]:
+    return tuple(int(pfn) for pfn in np.flatnonzero(mask)[:SHOWN_PFNS])
+
+
+def _bytes(pages: int | np.intp) -> int:
+    return int(pages) * PAGE_SIZE

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The facts the judgement rests on: frozen records, sizes in bytes, times in monotonic seconds.
+
+Instruments produce them; measures and the verdict are computed from them. `None` (or an absent
+key) means *not measured*, never zero.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.kernel.zones import Zone
+
+
+class Verdict(StrEnum):
+    PASS = "PASS"
+    FAIL = "FAIL"
+    ERROR = "ERROR"
+    MISS = "MISS"
+    SKIP = "SKIP"
+    DONE = "DONE"
+
+
+class Cause(StrEnum):
+    """Why a run failed: exactly one per FAIL."""
+
+    FEATURE_OFF = "feature-off"
+    NOT_REPORTED = "not-reported"
+    ACKED_NOT_DISCARDED = "acked-not-discarded"
+    STILL_CHARGED = "still-charged"
+    LAZILY_FREE = "lazily-free"
+    DATA_LOSS = "data-loss"
+    GUEST_RETAINED = "guest-retained"
+    NOT_SETTLED = "not-settled"
+    GUEST_CRASH = "guest-crash"
+    GUEST_HANG = "guest-hang"
+    KERNEL_WARNING = "kernel-warning"
+    OVERHEAD = "overhead"
+    CONTROL_BROKEN = "control-broken"
+
+
+@dataclass(frozen=True)
+class GuestCounters:
+    """One reading of the guest's counters, taken at `at` (host monotonic seconds)."""
+
+    at: float
+    meminfo: dict[str, int]
+    """Bytes by field; HugePages_* fields are counts."""
+    vmstat: dict[str, int]
+    zones: tuple[Zone, ...]
+
+
+@dataclass(frozen=True)
+class HostMapping:
+    """What the host holds for the guest-RAM mappings only, summed over them. Bytes."""
+
+    at: float
+    rss: int
+    anonymous: int
+    shmem: int
+    lazyfree: int
+    anon_huge: int
+    swap: int
+    file_blocks: int | None = None
+    """st_blocks * 512 of the file behind fd-backed RAM; None for anonymous RAM."""
+    cgroup_current: int | None = None
+    merged: int | None = None
+    """Pages of the whole process that KSM has merged with others, in bytes; None before 5.19."""
+
+    @property
+    def held(self) -> int:
+        """Bytes the host is charged with for guest RAM, wherever they lie.
+
+        For a file or memfd what counts is the file's blocks (a mapping can drop its pages while
+        the file keeps them); for anonymous RAM it is resident plus swapped.
+        """
+        if self.file_blocks is not None:
+            return self.file_blocks + self.anonymous + self.swap
+        return self.rss + self.swap
+
+
+@dataclass(frozen=True)
+class DiscardTotals:
+    """Sums over QEMU's discard trace since launch."""
+
+    calls: int
+    bytes: int
+    failed_calls: int
+    failed_bytes: int
+
+    def since(self, earlier: "DiscardTotals") -> "DiscardTotals":
+        """What came after an earlier reading of the same trace."""
+        return DiscardTotals(
+            self.calls - earlier.calls,
+            self.bytes - earlier.bytes,
+            self.failed_calls - earlier.failed_calls,
+            self.failed_bytes - earlier.failed_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class HostNoise:
+    """Host-wide counters that could move guest memory without reporting (/proc/vmstat, PSI).
+
+    Each is absent (None) where the host lacks it. Page counts since host boot.
+    """
+
+    at: float
+    pswpin: int | None
+    pswpout: int | None
+    pgsteal_kswapd: int | None
+    thp_collapse: int | None
+    psi_memory_some_us: int | None
+    mem_available: int

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading results.jsonl, while it is written or afterwards."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.errors import RecordError
+from harness.record.event_lines import decode
+from harness.record.events import Event
+
+RESULTS_NAME = "results.jsonl"
+
+
+POLL_SECONDS = 0.2
+
+
+def read_events(path: Path) -> Iterator[tuple[str, Event]]:
+    """Every event of a file with its run, in the order written; torn lines are passed over.
+
+    Raises `RecordError` if the file cannot be read or a whole line is no event.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                found = _decode(path, number, line)
+                if found is not None:
+                    yield found
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}", evidence=[path]) from error
+
+
+def tail_events(path: Path, stop: threading.Event) -> Iterator[tuple[str, Event]]:
+    """Events as they are written, from the first one; ends after `stop` with what is there then.
+
+    The file need not exist yet. Raises `RecordError` like `read_events`.
+    """
+    rest, number, offset = b"", 0, 0
+    while True:
+        last = stop.is_set()
+        chunk = _read_from(path, offset)
+        offset += len(chunk)
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            number += 1
+            found = _decode(path, number, line)
+            if found is not None:
+                yield found
+        if last:
+            return
+        stop.wait(POLL_SECONDS)
+
+
+def _read_from(path: Path, offset: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise RecordError(f"cannot read {path}: {error.strerror}", evidence=[path]) from error
+
+
+def _decode(path: Path, number: int, line: bytes) -> tuple[str, Event] | None:
+    try:
+        return decode(line)
+    except ValueError as error:
+        raise RecordError(
+            f"{path}:{number}: {error}",
+            hint="the file was changed by hand, or written by another version",
+            evidence=[path],
+        ) from error

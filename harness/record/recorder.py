@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""results.jsonl: the authority of every verdict, written as things happen.
+
+Several processes and threads append to one file: each line is one write to a descriptor opened
+for appending, under a lock on the file. When the disk fills, everything already measured stays,
+the run is told once, and a small reserve is given back so that its last words still fit.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from harness.deadline import Deadline, wait_for
+from harness.errors import DeadlineError, RecordError
+from harness.record.event_lines import encode
+from harness.record.events import Event, Judged, LastWords, RunStarted
+from harness.record.reader import RESULTS_NAME
+
+RESERVE_BYTES = 64 * 1024
+"""Room for the last words of every run of an invocation."""
+
+LOCK_SECONDS = 10.0
+"""A writer holds the lock for one write; longer means that it is stopped."""
+
+
+class Recorder:
+    """Appends the events of many runs to `directory/results.jsonl`. Safe for threads."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises `RecordError` if the file cannot be opened."""
+        self.path = directory / RESULTS_NAME
+        self._thread_lock = threading.Lock()
+        self._failure: RecordError | None = None
+        self._told: set[str] = set()
+        self._reserve: IO[bytes] | None = None
+        try:
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._error(error) from error
+        # The reserve is a nicety: a file system that cannot make one still takes results.
+        with contextlib.suppress(OSError):
+            self._reserve = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - ends in close()
+            os.posix_fallocate(self._reserve.fileno(), 0, RESERVE_BYTES)
+
+    def for_run(self, run_id: str) -> "RunRecorder":
+        """The same recorder, speaking for one run."""
+        return RunRecorder(self, run_id)
+
+    def emit(self, run_id: str, event: Event) -> None:
+        """Append one event; on a run's `Judged` the file is on the disk when this returns.
+
+        Raises `RecordError` once for each run if the file cannot be written; after that the run's
+        events are dropped, but for its last words, which are tried.
+        """
+        with self._thread_lock:
+            if isinstance(event, RunStarted):
+                self._told.discard(run_id)
+            if self._failure is None or isinstance(event, LastWords):
+                self._try(encode(run_id, event), sync=isinstance(event, Judged))
+            if self._failure is not None and run_id not in self._told:
+                self._told.add(run_id)
+                raise self._failure
+
+    def _try(self, line: bytes, *, sync: bool) -> None:
+        for attempt in ("first", "from the reserve"):
+            try:
+                self._append(line)
+                if sync:
+                    os.fsync(self._file)
+            except (OSError, DeadlineError) as error:
+                self._failure = self._failure or self._error(error)
+                if attempt == "first" and self._reserve is not None:
+                    self._reserve.close()
+                    self._reserve = None
+                    continue
+            return
+
+    def _append(self, line: bytes) -> None:
+        """One whole line, or none. Raises `OSError`, `DeadlineError`."""
+        self._lock()
+        try:
+            size = os.fstat(self._file).st_size
+            # A writer that was killed may have left half a line: end it, so that only it is lost.
+            if size and os.pread(self._file, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            try:
+                while line:
+                    line = line[os.write(self._file, line) :]
+            except OSError:
+                os.ftruncate(self._file, size)
+                raise
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _lock(self) -> None:
+        def taken() -> bool | None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+            return True
+
+        if taken() is None:
+            wait_for(taken, Deadline(LOCK_SECONDS, f"the lock on {self.path}"), interval=0.002)
+
+    def _error(self, error: OSError | DeadlineError) -> RecordError:
+        reason = error.strerror if isinstance(error, OSError) else error.message
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return RecordError(
+            f"cannot write {self.path}: {reason}",
+            hint="free space there, or put the results elsewhere with --results DIR"
+            if full
+            else "put the results into a directory you may write, with --results DIR",
+            evidence=[self.path] if self.path.exists() else [],
+        )
+
+    def close(self) -> None:
+        """Release the file and the reserve."""
+        if self._reserve is not None:
+            self._reserve.close()
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class RunRecorder:
+    """A `Recorder` that knows its run."""
+
+    def __init__(self, recorder: Recorder, run_id: str) -> None:
+        self._recorder = recorder
+        self._run_id = run_id
+
+    def emit(self, event: Event) -> None:
+        """See `Recorder.emit`."""
+        self._recorder.emit(self._run_id, event)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where results lie, and files that appear whole or not at all."""
+
+import datetime
+import os
+import tempfile
+from itertools import count
+from pathlib import Path
+
+from harness.errors import RecordError, UsageError
+from harness.record.reader import RESULTS_NAME
+
+DEFAULT_BASE = Path("results")
+
+
+def make_results_directory(explicit: Path | None, base: Path = DEFAULT_BASE) -> Path:
+    """Make the directory of one invocation: `explicit`, or `base/<UTC time>` with `base/latest`.
+
+    Raises `UsageError` if `explicit` holds results already (they would be judged together), and
+    `RecordError` if it cannot be made.
+    """
+    try:
+        if explicit is None:
+            return _make_timed(base)
+        explicit.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(
+            f"cannot make the results directory {error.filename or explicit}: {error.strerror}",
+            hint="choose another with --results DIR",
+        ) from error
+    if (explicit / RESULTS_NAME).exists():
+        raise UsageError(
+            f"{explicit} already holds the results of another run",
+            hint="remove it, or name another directory with --results",
+        )
+    return explicit
+
+
+def _make_timed(base: Path) -> Path:
+    base.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+    for number in count(1):
+        directory = base / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            continue
+        break
+    # Never a moment without `latest`: it is replaced, not removed and made.
+    link = base / f".latest-{directory.name}"
+    link.symlink_to(directory.name)
+    link.replace(base / "latest")
+    return directory
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file in its place complete and on the disk. Raises `RecordError`."""
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}-", delete=False
+        ) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise RecordError(
+            f"cannot write {path}: {error.strerror}",
+            hint="free space there; results.jsonl holds everything that was measured",
+        ) from error

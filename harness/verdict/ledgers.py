@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Three ledgers that must agree: what the guest reported, QEMU discarded, and the host lost.
+
+Beside the page oracle they name the layer at fault: the first neighbouring pair that disagrees.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.measure.measures import discards_since_free, rounds_of, usable_audit
+from harness.record.events import Event
+from harness.record.facts import Cause
+from harness.units import format_size
+
+
+class Layer(StrEnum):
+    GUEST_TO_QEMU = "guest to QEMU"
+    QEMU_TO_HOST = "QEMU to host"
+
+
+@dataclass(frozen=True)
+class Ledgers:
+    """The three ledgers over the latest round, in bytes. None: not measured.
+
+    What fell or grew is counted from the moment before the latest free; without a free there is no
+    such moment, and those are None.
+    """
+
+    reported: int
+    """In blocks reported and not reused, whenever they were reported."""
+    reported_resident: int
+    """The part of it that the host still holds."""
+    reported_undiscarded: int | None
+    """The part of it that no discard in QEMU's trace covers."""
+    reported_resident_pfns: tuple[int, ...]
+    discarded: int | None
+    discards_failed: int | None
+    lost_by_host: int | None
+    rss_fall: int | None
+    file_blocks_fall: int | None
+    """None for anonymous memory."""
+    lazyfree: int
+    """Lazily freed now (stock QEMU never frees lazily)."""
+    swap_growth: int | None
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """The first pair of ledgers that disagrees."""
+
+    layer: Layer
+    cause: Cause
+    size: int
+    """Bytes by which they disagree."""
+    sentence: str
+
+
+def ledgers_of(events: Sequence[Event]) -> Ledgers | None:
+    """The ledgers as the current audit sees them; None without one that can be believed."""
+    audit = usable_audit(events)
+    if audit is None:
+        return None
+    report, now = audit.report, audit.mapping
+    rounds = rounds_of(events)
+    freed = rounds[-1].freed if rounds else None
+    before = freed.before if freed else None
+    discards = discards_since_free(events, audit)
+    blocks_fall = None
+    if before is not None and before.file_blocks is not None and now.file_blocks is not None:
+        blocks_fall = before.file_blocks - now.file_blocks
+    return Ledgers(
+        reported=report.total.reported_resident + report.total.reported_absent,
+        reported_resident=report.total.reported_resident,
+        reported_undiscarded=report.reported_undiscarded,
+        reported_resident_pfns=report.reported_resident_pfns,
+        discarded=discards.bytes if discards else None,
+        discards_failed=discards.failed_bytes if discards else None,
+        lost_by_host=before.held - now.held if before else None,
+        rss_fall=before.rss - now.rss if before else None,
+        file_blocks_fall=blocks_fall,
+        lazyfree=now.lazyfree,
+        swap_growth=now.swap - before.swap if before else None,
+    )
+
+
+def reconcile(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
+    """The first pair that disagrees, from the guest outwards; None if all agree.
+
+    Between guest and QEMU and for reported pages still resident, one page is too many: at rest
+    there are none. The host's own counters may wander by less than `block_bytes`.
+    """
+    return _guest_to_qemu(ledgers) or _qemu_to_host(ledgers, block_bytes)
+
+
+def _guest_to_qemu(ledgers: Ledgers) -> Disagreement | None:
+    if ledgers.discards_failed:
+        return Disagreement(
+            Layer.GUEST_TO_QEMU,
+            Cause.ACKED_NOT_DISCARDED,
+            ledgers.discards_failed,
+            f"QEMU failed to discard {format_size(ledgers.discards_failed)} the guest reported, "
+            "and the guest counts them as given back: see qemu.log for the error",
+        )
+    undiscarded = min(ledgers.reported_undiscarded or 0, ledgers.reported_resident)
+    if undiscarded:
+        return Disagreement(
+            Layer.GUEST_TO_QEMU,
+            Cause.ACKED_NOT_DISCARDED,
+            undiscarded,
+            f"{format_size(undiscarded)} the guest reported are still resident on the host: "
+            "QEMU's trace shows no discard of them, so QEMU acknowledged the report and skipped it "
+            f"(discards inhibited by a device, or a poison value){_where(ledgers)}",
+        )
+    return None
+
+
+def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
+    """Of the ways a discard can come to nothing, the one with the most bytes."""
+    resident = ledgers.reported_resident
+    seen = (
+        "QEMU's trace shows the discards, so the host ignored them"
+        if ledgers.reported_undiscarded is not None
+        else "without QEMU's trace it is open whether QEMU discarded them"
+    )
+    ways = [
+        Disagreement(
+            Layer.QEMU_TO_HOST,
+            Cause.LAZILY_FREE,
+            ledgers.lazyfree,
+            f"{format_size(ledgers.lazyfree)} of guest memory are lazily free: the host keeps them "
+            "resident until it comes under pressure (MADV_FREE instead of MADV_DONTNEED)",
+        )
+    ]
+    if ledgers.file_blocks_fall is not None:
+        gone = [n for n in (ledgers.rss_fall, ledgers.discarded) if n is not None]
+        kept = min(gone, default=0) - ledgers.file_blocks_fall
+        ways.append(
+            Disagreement(
+                Layer.QEMU_TO_HOST,
+                Cause.STILL_CHARGED,
+                kept,
+                f"{format_size(kept)} left QEMU's mapping but not the file behind guest memory: "
+                "the host still holds its blocks (unmapped without punching a hole)",
+            )
+        )
+    if ledgers.swap_growth is not None:
+        # Used memory may be swapped out too; only reported pages should not be there.
+        swapped = min(ledgers.swap_growth, resident)
+        ways.append(
+            Disagreement(
+                Layer.QEMU_TO_HOST,
+                Cause.STILL_CHARGED,
+                swapped,
+                f"{format_size(swapped)} the guest reported went to the host's swap instead of "
+                f"being given back{_where(ledgers)}",
+            )
+        )
+    worst = max(ways, key=lambda way: way.size)
+    # These ways keep reported pages resident too: they explain them if they are large enough.
+    if worst.size >= max(block_bytes, resident / 2):
+        return worst
+    if not resident:
+        return None
+    return Disagreement(
+        Layer.QEMU_TO_HOST,
+        Cause.ACKED_NOT_DISCARDED,
+        resident,
+        f"{format_size(resident)} the guest reported are still resident on the host: "
+        f"{seen}{_where(ledgers)}",
+    )
+
+
+def _where(ledgers: Ledgers) -> str:
+    pfns = ledgers.reported_resident_pfns
+    return f" (first at PFN {pfns[0]:#x})" if pfns else ""

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Short ways to judge a small run, shared by the tests of verdicts and of causes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from run_builders import (
+    Guest,
+    a_run,
+    healthy,
+    settled,
+)
+
+from harness.kernel.pages import GuestState, HostState
+from harness.record.events import ConsoleFinding, Event
+from harness.record.facts import Cause, Verdict
+from harness.verdict.judge import judge
+
+RECLAIM = {
+    "reclaimed_fraction": ">= 0.95",
+    "reported_resident_bytes": "== 0",
+    "integrity_mismatched_pages": "== 0",
+    "console_findings": "== 0",
+}
+CONTROL = {"reclaimed_bytes": "<= 5% * freed_bytes", "reported_bytes": "== 0"}
+FRACTION = {"reclaimed_fraction": ">= 0.95"}
+S, G = HostState, GuestState
+
+
+def check(
+    events: Sequence[Event], expectations: Mapping[str, str] = RECLAIM, **options: Any
+) -> tuple[Verdict, Cause | None, str]:
+    judged = judge(events, expectations, **options)
+    return judged.verdict, judged.cause, judged.reason
+
+
+def swallowed(blocks: int = 80) -> Guest:
+    """The host kept `blocks` of what was discarded."""
+    return healthy().blocks(26, blocks, G.REPORTED, S.RESIDENT)
+
+
+def held_after(guest: Guest) -> Event:
+    """The settle that goes with this guest."""
+    return settled(held=guest.audited().mapping.held)
+
+
+def run_on(guest: Guest, **changes: Any) -> list[Event]:
+    return a_run(guest, settled_as=changes.pop("settled_as", held_after(guest)), **changes)
+
+
+def warning(t: float = 30.0) -> ConsoleFinding:
+    return ConsoleFinding(t, "warning", "WARNING: at mm/page_alloc.c:1234", "...")
+
+
+def crash(t: float = 30.0) -> ConsoleFinding:
+    return ConsoleFinding(t, "crash", "Kernel panic - not syncing", "...")

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small synthetic guest, page by page, and the record of a run on it.
+
+128 blocks of 2 MiB. The churn tool wrote 160 MiB, freed them and holds 8 MiB more. A healthy
+host has everything that was freed back, except 4 MiB of fragments below the reporting order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from harness.kernel.oracle import reduce_audit
+from harness.kernel.pages import AuditReport, GuestState, HostState
+from harness.kernel.settling import SettleOutcome
+from harness.kernel.zones import Zone
+from harness.record.events import (
+    Audited,
+    Ballooned,
+    BusyEnded,
+    BusyStarted,
+    ChurnFreed,
+    ChurnHeld,
+    ChurnVerified,
+    CrowdFull,
+    CrowdGrew,
+    DevicePlugged,
+    Event,
+    FaultRate,
+    GuestMoved,
+    GuestReady,
+    NoiseRead,
+    OrderRead,
+    PhaseStarted,
+    Pressed,
+    RunStarted,
+    Settled,
+    StepsDone,
+    Suspended,
+)
+from harness.record.facts import DiscardTotals, GuestCounters, HostMapping, HostNoise
+from harness.units import GIB, MIB, PAGE_SIZE
+
+BLOCK = 512
+"""Pages in a block of order 9."""
+BLOCKS = 128
+FREED = 160 * MIB
+HELD_BEFORE = 216 * MIB
+
+
+def zone(**changes: Any) -> Zone:
+    """One DMA32 zone over the whole guest, well above its watermark."""
+    plain = Zone(
+        node=0,
+        name="DMA32",
+        start_pfn=0,
+        spanned=BLOCK * BLOCKS,
+        present=BLOCK * BLOCKS,
+        managed=BLOCK * BLOCKS,
+        free=45000,
+        min=500,
+        low=700,
+        high=900,
+        free_blocks=(0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 40),
+        per_cpu=0,
+    )
+    return replace(plain, **changes)
+
+
+REAL_ZONES = (
+    Zone(0, "DMA", 1, 4095, 3998, 3840, 3840, 22, 27, 32, (0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 3), 0),
+    Zone(0, "DMA32", 4096, 1044480, 782336, 772918, 772855, 4492, 5615, 6738,
+         (3, 2, 4, 2, 5, 4, 4, 4, 5, 3, 751), 0),
+    Zone(0, "Normal", 1048576, 5505024, 5505024, 2129920, 1617733, 12380, 15475, 18570,
+         (1260, 4750, 5246, 3026, 1888, 723, 301, 272, 129, 8, 1384), 0),
+    Zone(0, "Movable", 0, 0, 0, 0, 0, 32, 32, 32, (0,) * 11, 0),
+)  # fmt: skip
+"""/proc/zoneinfo and /proc/buddyinfo of an x86_64 machine under Linux 6.18."""
+
+
+def mapping(held: int, **changes: Any) -> HostMapping:
+    """Anonymous guest memory of which `held` bytes are resident."""
+    plain = HostMapping(at=0.0, rss=held, anonymous=held, shmem=0, lazyfree=0, anon_huge=0, swap=0)
+    return replace(plain, **changes)
+
+
+def noise(at: float = 0.0, **changes: Any) -> NoiseRead:
+    """A quiet host."""
+    plain = HostNoise(
+        at=at,
+        pswpin=0,
+        pswpout=0,
+        pgsteal_kswapd=0,
+        thp_collapse=0,
+        psi_memory_some_us=0,
+        mem_available=8 << 30,
+    )
+    return NoiseRead(at, replace(plain, **changes))
+
+
+@dataclass
+class Guest:
+    """Pages of guest and host; blocks are numbered 0..127."""
+
+    states: np.ndarray = field(
+        default_factory=lambda: np.full(BLOCK * BLOCKS, GuestState.USED, np.uint8)
+    )
+    host: np.ndarray = field(
+        default_factory=lambda: np.full(BLOCK * BLOCKS, HostState.RESIDENT, np.uint8)
+    )
+    zones: tuple[Zone, ...] = field(default_factory=lambda: (zone(),))
+    order: int = 9
+    discarded: np.ndarray | None = field(default_factory=lambda: np.ones(BLOCK * BLOCKS, np.bool_))
+    meminfo: dict[str, int] = field(default_factory=dict)
+    vmstat: dict[str, int] = field(default_factory=dict)
+
+    def blocks(self, first: int, count: int, state: GuestState, host: HostState) -> "Guest":
+        """Set whole blocks; REPORTED gives each its head."""
+        for number in range(first, first + count):
+            pages = slice(number * BLOCK, (number + 1) * BLOCK)
+            self.states[pages] = GuestState.FREE if state is GuestState.REPORTED else state
+            if state is GuestState.REPORTED:
+                self.states[number * BLOCK] = state
+            self.host[pages] = host
+        return self
+
+    def fragments(self, first: int, count: int) -> "Guest":
+        """Blocks of which every second page is free: nothing to report, all resident."""
+        self.blocks(first, count, GuestState.USED, HostState.RESIDENT)
+        self.states[first * BLOCK : (first + count) * BLOCK : 2] = GuestState.FREE
+        (only,) = self.zones
+        singles, *larger = only.free_blocks
+        self.zones = (replace(only, free_blocks=(singles + count * BLOCK // 2, *larger)),)
+        return self
+
+    def report(self, earlier: np.ndarray | None = None) -> AuditReport:
+        return reduce_audit(
+            self.states,
+            self.host,
+            self.states,
+            zones=self.zones,
+            reporting_order=self.order,
+            earlier_used_resident=earlier,
+            discarded=self.discarded,
+            at=0.0,
+            guest_seconds=0.1,
+            host_seconds=0.01,
+        )[0]
+
+    def audited(self, t: float = 50.0, name: str = "final", **changes: Any) -> Audited:
+        """An audit of this guest; the mapping follows from the host's pages."""
+        count = {state: int(np.count_nonzero(self.host == state)) for state in HostState}
+        plain = Audited(
+            t=t,
+            name=name,
+            report=self.report(),
+            counters=GuestCounters(t, dict(self.meminfo), dict(self.vmstat), self.zones),
+            mapping=mapping(
+                count[HostState.RESIDENT] * PAGE_SIZE, swap=count[HostState.SWAPPED] * PAGE_SIZE
+            ),
+            discards=DiscardTotals(100, 200 * MIB, 0, 0),
+        )
+        return replace(plain, **changes)
+
+
+def healthy() -> Guest:
+    """36 MiB used, 8 held, 8 fragmented, 160 MiB reported and gone, 44 never touched."""
+    return (
+        Guest()
+        .blocks(18, 4, GuestState.HELD, HostState.RESIDENT)
+        .fragments(22, 4)
+        .blocks(26, 80, GuestState.REPORTED, HostState.ABSENT)
+        .blocks(106, 22, GuestState.REPORTED, HostState.ABSENT)
+    )
+
+
+def ready(**changes: Any) -> GuestReady:
+    plain = GuestReady(
+        t=4.0,
+        kernel="6.1.0-50-cloud-amd64",
+        accel="tcg",
+        qemu="7.2.22",
+        boot_seconds=3.5,
+        page_reporting_order=9,
+        memory=256 * MIB,
+        offered=True,
+        negotiated=True,
+    )
+    return replace(plain, **changes)
+
+
+def freed(t: float = 20.0, **changes: Any) -> ChurnFreed:
+    plain = ChurnFreed(
+        t=t,
+        bytes=FREED,
+        still_held=8 * MIB,
+        before=mapping(HELD_BEFORE),
+        discards_before=DiscardTotals(20, 40 * MIB, 0, 0),
+        zones_before=(zone(),),
+    )
+    return replace(plain, **changes)
+
+
+def settled(t: float = 40.0, **changes: Any) -> Settled:
+    plain = Settled(
+        t=t,
+        outcome=SettleOutcome.DRAINED,
+        seconds=16.0,
+        remaining=0,
+        held=52 * MIB,
+        t50=6.0,
+        t90=14.0,
+    )
+    return replace(plain, **changes)
+
+
+def pressed(t: float, *, before: int, after: int) -> Pressed:
+    """The host took anonymous memory."""
+    return Pressed(t, "process-madvise", 0.1, mapping(before), mapping(after))
+
+
+def started() -> list[Event]:
+    """The run up to its first step."""
+    return [
+        RunStarted(0.0, "reclaim-basic", "bookworm", 1, "2026-01-01T00:00:00+00:00", {}),
+        PhaseStarted(0.0, "boot", "bookworm"),
+        ready(),
+        noise(4.0),
+        PhaseStarted(5.0, "churn"),
+    ]
+
+
+def every_step() -> list[Event]:
+    """What the steps record that neither take nor free the churn tool's memory."""
+    return [
+        OrderRead(61.0, asked=9, refused=False, read=9),
+        BusyStarted(62.0, MIB),
+        BusyEnded(63.0, rounds=7),
+        Suspended(64.0, "mem", 2.5, slept=True),
+        Suspended(65.0, "freeze", 3.5, slept=False),
+        DevicePlugged(66.0, "dimm", 128 * MIB, present=True, seconds=1.0),
+        DevicePlugged(67.0, "balloon", 0, present=False, seconds=2.0),
+        Ballooned(68.0, 200 * MIB, 1.5),
+        FaultRate(69.0, "process", "base", "off", 100.0),
+        FaultRate(69.0, "process", "base", "on", 98.0),
+        FaultRate(69.0, "process", "base", "off", 102.0),
+        FaultRate(69.0, "process", "base", "on", 100.0),
+        GuestMoved(70.0, "migrated", 4.0),
+        CrowdGrew(71.0, guests=1, peak=300 * MIB, held=100 * MIB, available=GIB),
+        CrowdGrew(72.0, guests=2, peak=400 * MIB, held=150 * MIB, available=GIB - 60 * MIB),
+        CrowdFull(73.0, "the limit is reached"),
+        settled(zone_t90={"node0/DMA32": 4.0}),
+        settled(t90=28.0, zone_t90={"node0/DMA32": 12.0}),
+    ]
+
+
+def a_run(
+    guest: Guest | None = None,
+    *,
+    ready_as: GuestReady | None = None,
+    freed_as: ChurnFreed | None = None,
+    settled_as: Settled | None = None,
+    audits: Sequence[Audited] | None = None,
+    earlier: Sequence[Event] = (),
+    verified: int = 0,
+    noise_as: NoiseRead | None = None,
+    last: Sequence[Event] = (StepsDone(60.0),),
+) -> list[Event]:
+    """A whole run: churn, free, settle, audit. By default all is well."""
+    events = started()
+    if ready_as is not None:
+        events[2] = ready_as
+    return [
+        *events,
+        ChurnHeld(10.0, FREED + 8 * MIB, 2.0),
+        ChurnVerified(15.0, FREED + 8 * MIB, verified, ("page 7: wrong",) if verified else ()),
+        *earlier,
+        freed_as or freed(),
+        settled_as or settled(),
+        *([(guest or healthy()).audited()] if audits is None else audits),
+        noise_as or noise(55.0),
+        *last,
+    ]

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page oracle: one cell for every page, and what each cell means."""
+
+import tracemalloc
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from run_builders import BLOCK, REAL_ZONES, Guest, healthy, zone
+
+from harness.kernel.oracle import reduce_audit
+from harness.kernel.pages import AuditReport, CellTotals, GuestState, HostState
+from harness.kernel.zones import above_watermark, zone_index
+from harness.units import MIB, PAGE_SIZE
+
+G, S = GuestState, HostState
+
+
+def audit(before: Any, host: Any, after: Any = None, **changes: Any) -> AuditReport:
+    return reduced(before, host, after, **changes)[0]
+
+
+def reduced(
+    before: Any, host: Any, after: Any = None, **changes: Any
+) -> tuple[AuditReport, np.ndarray]:
+    values: dict[str, Any] = {
+        "zones": (zone(),),
+        "reporting_order": 9,
+        "earlier_used_resident": None,
+        "discarded": None,
+        "at": 1.0,
+        "guest_seconds": 0.1,
+        "host_seconds": 0.2,
+    }
+    return reduce_audit(
+        np.array(before, np.uint8),
+        np.array(host, np.uint8),
+        np.array(before if after is None else after, np.uint8),
+        **(values | changes),
+    )
+
+
+def block_of(state: GuestState) -> np.ndarray:
+    states = np.full(BLOCK, G.FREE if state is G.REPORTED else state, np.uint8)
+    states[0] = state
+    return states
+
+
+def only(cells: CellTotals) -> dict[str, int]:
+    return {f.name: v for f in fields(cells) if (v := getattr(cells, f.name))}
+
+
+@pytest.mark.parametrize(
+    ("state", "host", "cells"),
+    [
+        (G.USED, S.RESIDENT, ["used_resident"]),
+        (G.USED, S.SWAPPED, ["used_resident"]),
+        (G.USED, S.ABSENT, ["used_absent"]),
+        (G.USED, S.ZERO, ["used_absent"]),
+        (G.HELD, S.RESIDENT, ["used_resident"]),
+        (G.HELD, S.ABSENT, ["used_absent", "held_absent"]),
+        (G.HELD, S.ZERO, ["used_absent"]),
+        (G.FREE, S.RESIDENT, ["free_large_resident"]),
+        (G.FREE, S.ABSENT, ["free_large_absent"]),
+        (G.REPORTED, S.RESIDENT, ["reported_resident"]),
+        (G.REPORTED, S.SWAPPED, ["reported_resident"]),
+        (G.REPORTED, S.ABSENT, ["reported_absent"]),
+        (G.REPORTED, S.ZERO, ["reported_absent"]),
+        (G.USED, S.UNKNOWN, ["unknown"]),
+        (G.REPORTED, S.UNKNOWN, ["unknown"]),
+        (G.NO_PAGE, S.RESIDENT, []),
+        (G.NO_PAGE, S.UNKNOWN, []),
+    ],
+)
+def test_the_cells_of_a_block(state: GuestState, host: HostState, cells: list[str]) -> None:
+    total = audit(block_of(state), np.full(BLOCK, host)).total
+    assert only(total) == dict.fromkeys(cells, 2 * MIB)
+
+
+def test_free_below_the_order_is_retained_and_not_unreported() -> None:
+    half = np.concatenate([np.full(256, G.FREE), np.full(256, G.USED)])
+    total = audit(half, np.full(512, S.RESIDENT)).total
+    assert only(total) == {"free_small_resident": MIB, "used_resident": MIB}
+    assert audit(half, np.full(512, S.RESIDENT), reporting_order=8).total.free_large_resident == MIB
+
+
+@pytest.mark.parametrize(("free", "above"), [(700 + (32 << 9), False), (700 + (32 << 9) + 1, True)])
+def test_a_zone_is_skipped_up_to_its_watermark(free: int, above: bool) -> None:
+    """free <= low + (32 << order) is skipped: page_reporting_process_zone()."""
+    watched = zone(free=free)
+    assert above_watermark(watched, 9) is above
+    total = audit(block_of(G.FREE), np.full(BLOCK, S.RESIDENT), zones=(watched,)).total
+    assert only(total) == {"free_large_resident" if above else "free_small_resident": 2 * MIB}
+
+
+def test_the_zones_of_a_real_machine() -> None:
+    """The DMA zone of x86 has at most 4095 pages and 32 << 9 is 16384: it is never reported."""
+    above = {real.name: above_watermark(real, 9) for real in REAL_ZONES}
+    assert above == {"DMA": False, "DMA32": True, "Normal": True, "Movable": False}
+    assert above_watermark(REAL_ZONES[0], 0), "with blocks of a page it is"
+    index = zone_index(REAL_ZONES, 1 << 21)
+    assert index[[0, 1, 4095, 4096, 1048575, 1048576]].tolist() == [0, 1, 1, 2, 2, 3]
+    assert 4 not in index, "an empty zone has no page"
+
+
+def test_a_machine_may_have_more_zones_than_a_byte_can_number() -> None:
+    zones = [zone(node=node, start_pfn=node * 512, spanned=512) for node in range(300)]
+    assert zone_index(zones, 300 * 512)[-1] == 300
+
+
+@pytest.mark.parametrize("order", [-1, 11, 0xFFFFFFFF])
+def test_an_order_nothing_can_have_leaves_all_free_memory_retained(order: int) -> None:
+    """What a kernel shows in which no driver registered."""
+    report = audit(block_of(G.FREE), np.full(BLOCK, S.RESIDENT), reporting_order=order)
+    assert only(report.total) == {"free_small_resident": 2 * MIB}
+
+
+def test_free_pages_in_no_zone_are_excused_by_no_watermark() -> None:
+    total = audit(block_of(G.FREE), np.full(BLOCK, S.RESIDENT), zones=()).total
+    assert only(total) == {"free_large_resident": 2 * MIB}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cell"),
+    [
+        (G.USED, G.FREE, "unstable"),
+        (G.FREE, G.REPORTED, "unstable"),
+        (G.NO_PAGE, G.USED, "unstable"),
+        (G.HELD, G.FREE, "unstable"),
+        (G.HELD, G.USED, "used_absent"),
+        (G.USED, G.HELD, "used_absent"),
+    ],
+)
+def test_only_stable_pages_are_judged(before: GuestState, after: GuestState, cell: str) -> None:
+    total = audit(block_of(before), np.full(BLOCK, S.ABSENT), block_of(after)).total
+    assert only(total) == {cell: 2 * MIB}
+
+
+def test_a_block_that_merged_while_being_read_counts_with_its_lower_order() -> None:
+    before = np.concatenate([np.full(256, G.USED), np.full(256, G.FREE)])
+    report = audit(before, np.full(512, S.RESIDENT), np.full(512, G.FREE))
+    assert only(report.total) == {"free_small_resident": MIB, "unstable": MIB}
+    assert report.free_by_order == {8: MIB}
+
+
+def test_arrays_of_different_lengths() -> None:
+    guest_longer = audit([G.USED] * 4, [S.RESIDENT] * 3)
+    assert only(guest_longer.total) == {"used_resident": 3 * PAGE_SIZE, "unknown": PAGE_SIZE}
+    host_longer = audit([G.USED] * 3, [S.RESIDENT] * 4)
+    assert only(host_longer.total) == {"used_resident": 3 * PAGE_SIZE}
+    grown = audit([G.USED] * 2, [S.RESIDENT] * 3, [G.USED] * 3)
+    assert only(grown.total) == {"used_resident": 2 * PAGE_SIZE, "unstable": PAGE_SIZE}
+
+
+def test_totals_by_zone_node_and_order() -> None:
+    zones = (
+        zone(name="DMA", spanned=BLOCK, free=100),
+        zone(start_pfn=BLOCK, spanned=BLOCK),
+        zone(node=1, name="Normal", start_pfn=2 * BLOCK, spanned=2 * BLOCK),
+    )
+    states = np.concatenate([block_of(s) for s in (G.FREE, G.USED, G.REPORTED, G.REPORTED)])
+    report = audit(states, np.full(len(states), S.RESIDENT), zones=zones)
+    assert {key: only(cells) for key, cells in report.per_zone.items()} == {
+        "node0/DMA": {"free_small_resident": 2 * MIB},
+        "node0/DMA32": {"used_resident": 2 * MIB},
+        "node1/Normal": {"reported_resident": 4 * MIB},
+    }
+    assert {key: only(cells) for key, cells in report.per_node.items()} == {
+        "node0": {"free_small_resident": 2 * MIB, "used_resident": 2 * MIB},
+        "node1": {"reported_resident": 4 * MIB},
+    }
+    assert report.reported_by_order == {9: 4 * MIB}
+    assert report.free_by_order == {9: 2 * MIB}
+    assert report.reported_resident_pfns == tuple(range(2 * BLOCK, 2 * BLOCK + 16))
+
+
+def test_of_two_zones_that_span_a_page_the_shorter_owns_it() -> None:
+    outer = zone(name="Normal", start_pfn=0, spanned=100)
+    inner = zone(node=1, name="Normal", start_pfn=40, spanned=20)
+    for zones, inner_number in (((outer, inner), 2), ((inner, outer), 1)):
+        index = zone_index(zones, 110)
+        assert set(index[40:60].tolist()) == {inner_number}
+        assert set(index[60:100].tolist()) == {3 - inner_number}
+        assert set(index[100:].tolist()) == {0}
+
+
+def test_reported_pages_no_discard_ever_covered() -> None:
+    covered = np.zeros(BLOCK, np.bool_)
+    covered[:128] = True
+    pages = block_of(G.REPORTED), np.full(BLOCK, S.ABSENT)
+    assert audit(*pages, discarded=covered).reported_undiscarded == 384 * PAGE_SIZE
+    assert audit(*pages, discarded=covered[:100]).reported_undiscarded == 412 * PAGE_SIZE
+    assert audit(*pages).reported_undiscarded is None
+
+
+class TestSuspects:
+    """Used and absent now, though once seen used and resident: suspicion, not proof."""
+
+    def test_a_page_seen_resident_that_goes_absent_is_named(self) -> None:
+        first, seen = reduced([G.USED] * 3, [S.RESIDENT, S.RESIDENT, S.ABSENT])
+        assert first.suspect_bytes == 0
+        second, seen = reduced([G.USED] * 3, [S.RESIDENT, S.ABSENT, S.ABSENT],
+                               earlier_used_resident=seen)  # fmt: skip
+        assert (second.suspect_bytes, second.suspect_pfns) == (PAGE_SIZE, (1,))
+        third, _ = reduced([G.USED] * 3, [S.ABSENT] * 3, earlier_used_resident=seen)
+        assert third.suspect_pfns == (0, 1), "it stays suspect as long as it is used"
+
+    def test_a_page_that_was_free_in_between_is_not(self) -> None:
+        _, seen = reduced([G.USED], [S.RESIDENT])
+        _, seen = reduced([G.FREE], [S.ABSENT], earlier_used_resident=seen)
+        assert reduced([G.USED], [S.ABSENT], earlier_used_resident=seen)[0].suspect_bytes == 0
+
+    def test_memory_plugged_in_later_is_no_trouble(self) -> None:
+        _, seen = reduced([G.USED], [S.RESIDENT])
+        report, seen = reduced([G.USED] * 3, [S.ABSENT] * 3, earlier_used_resident=seen)
+        assert report.suspect_pfns == (0,)
+        assert len(seen) == 3
+
+
+def test_the_builders_healthy_guest() -> None:
+    assert only(healthy().report().total) == {
+        "used_resident": 48 * MIB,
+        "free_small_resident": 4 * MIB,
+        "reported_absent": 204 * MIB,
+    }
+
+
+states = hnp.arrays(np.uint8, st.integers(0, 1500), elements=st.integers(0, 4))
+
+
+@settings(deadline=None)
+@given(states, states, states)
+def test_every_page_of_the_guest_is_in_exactly_one_cell(
+    before: np.ndarray, host: np.ndarray, after: np.ndarray
+) -> None:
+    total = only(audit(before, host, after, reporting_order=1).total)
+    total.pop("held_absent", None)  # lies within used_absent
+    length = max(len(before), len(after))
+    present = [
+        i < len(array) and array[i] != G.NO_PAGE for array in (before, after) for i in range(length)
+    ]
+    pages = sum(a or b for a, b in zip(present[:length], present[length:], strict=True))
+    assert sum(total.values()) == pages * PAGE_SIZE
+
+
+def test_an_audit_of_six_gibibytes_stays_below_64_mebibytes() -> None:
+    pages = 6 << 18
+    wire = np.random.default_rng(1).integers(0, 5, pages).astype(np.uint8)
+    tracemalloc.start()
+    audit(wire, wire, discarded=np.ones(pages, np.bool_))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 * MIB
+
+
+def test_fragments_have_no_block_worth_reporting() -> None:
+    assert Guest().fragments(0, 1).report().free_by_order == {0: MIB}

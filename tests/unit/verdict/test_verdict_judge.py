@@ -1,0 +1,441 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict of a run: every word, and never a PASS by default."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from judging import (
+    CONTROL,
+    FRACTION,
+    RECLAIM,
+    G,
+    S,
+    check,
+    crash,
+    run_on,
+    swallowed,
+    warning,
+)
+from run_builders import (
+    Guest,
+    a_run,
+    freed,
+    healthy,
+    noise,
+    ready,
+    started,
+)
+
+from harness.record.events import (
+    Broke,
+    ChurnVerified,
+    ConsoleFinding,
+    Event,
+    GuestReady,
+    Judged,
+    Measured,
+    PhaseStarted,
+    StepsDone,
+)
+from harness.record.facts import Cause, Verdict
+from harness.units import GIB, MIB, PAGE_SIZE
+from harness.verdict.judge import judge
+
+
+class TestPass:
+    def test_a_healthy_run_passes(self) -> None:
+        judged = judge(a_run(), RECLAIM, t=61.0)
+        assert (judged.verdict, judged.cause, judged.t) == (Verdict.PASS, None, 61.0)
+        assert judged.measures["reported_resident_bytes"] == 0
+
+    def test_a_control_in_which_nothing_came_back_passes(self) -> None:
+        kept = healthy().blocks(26, 102, G.FREE, S.RESIDENT)
+        events = run_on(kept, ready_as=ready(offered=False, negotiated=False))
+        assert check(events, CONTROL)[0] is Verdict.PASS
+
+    def test_warnings_matter_only_to_who_asks(self) -> None:
+        expectations = {"reported_resident_bytes": "== 0"}
+        assert check(a_run(earlier=[warning()]), expectations)[0] is Verdict.PASS
+
+    def test_no_run_passes_in_which_reporting_was_wanted_and_off(self) -> None:
+        events = a_run(ready_as=ready(negotiated=False))
+        verdict, cause, reason = check(events, reporting_wanted=True)
+        assert (verdict, cause) == (Verdict.FAIL, Cause.FEATURE_OFF)
+        assert "did not accept" in reason
+        assert check(events, {}, reporting_wanted=True)[1] is Cause.FEATURE_OFF, "nor is it DONE"
+
+
+class TestNeverAWrongPass:
+    """Whatever is missing from a record that would pass, the rest is not enough."""
+
+    @pytest.mark.parametrize(
+        ("what", "events"),
+        [
+            ("no audit", a_run(audits=())),
+            ("the audit is older than the free", [*a_run(last=()), freed(70.0), StepsDone(80.0)]),
+            ("nobody verified the data", [e for e in a_run() if not isinstance(e, ChurnVerified)]),
+            ("the steps did not end", a_run(last=())),
+            ("no guest ever ran", [e for e in a_run() if not isinstance(e, GuestReady)]),
+            ("the audit was blind", run_on(healthy().blocks(26, 20, G.REPORTED, S.UNKNOWN))),
+            ("nothing was recorded", []),
+            ("nothing was freed", [*started(), healthy().audited(), StepsDone(9.0)]),
+        ],
+    )
+    def test_it_is_a_miss(self, what: str, events: list[Event]) -> None:
+        verdict, cause, reason = check(events)
+        assert (verdict, cause) == (Verdict.MISS, None), what
+        assert reason
+
+    def test_pages_alone_do_not_say_that_a_guest_ran(self) -> None:
+        events = [event for event in a_run() if not isinstance(event, GuestReady)]
+        assert check(events, {"reported_resident_bytes": "== 0"})[0] is Verdict.MISS
+
+    @pytest.mark.parametrize("drop", range(len(a_run())))
+    def test_no_single_event_lost_makes_another_run_pass(self, drop: int) -> None:
+        """A failing run stays one, or becomes a MISS, whichever line of its record is lost."""
+        events = run_on(swallowed())
+        del events[drop]
+        assert check(events)[0] in (Verdict.FAIL, Verdict.MISS)
+
+    def test_the_reason_says_what_kept_the_audit_from_judging(self) -> None:
+        blind = run_on(healthy().blocks(26, 20, G.REPORTED, S.UNKNOWN))
+        assert "40MiB without host state" in check(blind)[2]
+        assert "no audit was taken" in check(a_run(audits=()))[2]
+        late = [*a_run(last=()), freed(70.0), StepsDone(80.0)]
+        assert "after the last audit" in check(late, {"reported_bytes": "== 0"})[2]
+
+    def test_a_failure_is_one_even_if_another_expectation_cannot_be_judged(self) -> None:
+        verdict, cause, _ = check(run_on(swallowed()), FRACTION | {"reclaimable_bytes": ">= 0"})
+        assert (verdict, cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+
+    @pytest.mark.parametrize("text", ["roughly 1", ">= reclaimable", ">= 64MB"])
+    def test_an_expectation_nobody_can_read_is_an_error(self, text: str) -> None:
+        assert check(a_run(), {"reclaimed_fraction": text})[0] is Verdict.ERROR
+        bad = healthy().audited(checks=(f"rounds: {text}",))
+        assert check(a_run(audits=[bad]))[0] is Verdict.ERROR
+
+    def test_an_unknown_measure_is_an_error(self) -> None:
+        verdict, _, reason = check(a_run(), {"reclaim_fraction": ">= 0"})
+        assert verdict is Verdict.ERROR
+        assert "did you mean reclaimed_fraction" in reason
+
+
+class TestOtherWords:
+    def test_a_measurement_without_expectations_is_done(self) -> None:
+        assert check(a_run(), {})[0] is Verdict.DONE
+
+    @pytest.mark.parametrize("verdict", [Verdict.ERROR, Verdict.MISS, Verdict.SKIP])
+    def test_a_run_that_broke_says_what_its_error_says(self, verdict: Verdict) -> None:
+        broke = Broke(30.0, "SshError", verdict, "the connection broke off", "look at console.log")
+        assert check(a_run(last=[broke])) == (
+            verdict,
+            None,
+            "the connection broke off (look at console.log)",
+        )
+
+    def test_a_scenario_that_did_not_happen_as_written_is_an_error(self) -> None:
+        verdict, cause, reason = check(a_run(), {"block_bytes": "== 64KiB"})
+        assert (verdict, cause) == (Verdict.ERROR, None)
+        assert "block_bytes 2MiB, expected == 64KiB" in reason
+
+
+class TestDamage:
+    """Proof of damage fails a run whatever else it says."""
+
+    LOSSY = healthy().blocks(18, 1, G.HELD, S.ABSENT)
+
+    @pytest.mark.parametrize("expectations", [RECLAIM, {}], ids=["expected", "nothing expected"])
+    def test_a_changed_pattern_is_data_loss(self, expectations: dict[str, str]) -> None:
+        verdict, cause, reason = check(a_run(verified=3), expectations)
+        assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
+        assert "3 of the pages the churn tool held" in reason
+        assert "page 7: wrong" in reason
+
+    def test_held_pages_gone_from_the_host_are_data_loss(self) -> None:
+        verdict, cause, reason = check(run_on(self.LOSSY))
+        assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
+        assert reason == (
+            "2MiB that the churn tool had written and held were gone from the host at audit "
+            "'final' (first at PFN 0x2400)"
+        )
+
+    def test_memory_that_went_away_under_the_guest_is_suspected_loss(self) -> None:
+        guest = healthy().blocks(0, 1, G.USED, S.ABSENT)
+        report = guest.report(earlier=Guest().host == S.RESIDENT)
+        events = a_run(audits=[guest.audited(report=report)])
+        verdict, cause, reason = check(events, {"suspect_bytes": "== 0"})
+        assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
+        assert "2MiB the guest uses were on the host at an earlier audit" in reason
+
+    def test_used_and_absent_without_a_history_may_never_have_been_touched(self) -> None:
+        events = run_on(healthy().blocks(0, 1, G.USED, S.ABSENT))
+        _, cause, reason = check(events, {"used_absent_bytes": "<= 1MiB"})
+        assert cause is Cause.DATA_LOSS
+        assert "never touched, or lost" in reason
+
+    @pytest.mark.parametrize(
+        ("severity", "cause"), [("crash", Cause.GUEST_CRASH), ("hang", Cause.GUEST_HANG)]
+    )
+    def test_a_crash_or_hang_fails_without_an_expectation(
+        self, severity: Any, cause: Cause
+    ) -> None:
+        found = replace(crash(), severity=severity)
+        verdict, seen, reason = check(a_run(earlier=[found]), {})
+        assert (verdict, seen) == (Verdict.FAIL, cause)
+        assert "Kernel panic" in reason
+
+    @pytest.mark.parametrize(
+        "found", [crash(), ChurnVerified(30.0, MIB, 1), LOSSY.audited()], ids=lambda e: e.kind
+    )
+    def test_it_wins_over_what_broke_later(self, found: Event) -> None:
+        broke = Broke(40.0, "SshError", Verdict.MISS, "the connection broke off", "")
+        assert check(a_run(earlier=[found], last=[broke]))[0] is Verdict.FAIL
+
+    def test_lost_data_comes_before_the_crash_it_brings(self) -> None:
+        events = a_run(earlier=[crash()], verified=1)
+        assert check(events)[1] is Cause.DATA_LOSS
+
+    def test_noise_excuses_no_damage(self) -> None:
+        loud = noise(55.0, mem_available=MIB)
+        assert check(a_run(verified=1, noise_as=loud))[1] is Cause.DATA_LOSS
+
+
+class TestBeforeTheFirstStep:
+    """QEMU's TCG may crash a guest on its own; that says nothing about reporting."""
+
+    def events(self, accel: str) -> list[Event]:
+        boot = PhaseStarted(0.0, "boot", "bookworm")
+        broke = Broke(6.0, "SshError", Verdict.MISS, "the connection broke off", "")
+        return [boot, ready(accel=accel), crash(5.0), PhaseStarted(6.0, "settle"), broke]
+
+    def test_under_tcg_it_is_a_miss(self) -> None:
+        verdict, cause, reason = check(self.events("tcg"))
+        assert (verdict, cause) == (Verdict.MISS, None)
+        assert "before the scenario's first step" in reason
+
+    def test_during_boot_it_is_a_miss(self) -> None:
+        assert check([PhaseStarted(0.0, "boot"), crash(2.0)])[0] is Verdict.MISS
+
+    def test_under_kvm_it_is_the_kernels(self) -> None:
+        assert check(self.events("kvm"))[1] is Cause.GUEST_CRASH
+
+    def test_after_the_first_step_it_is_a_failure(self) -> None:
+        events = self.events("tcg")
+        events[2], events[3] = events[3], events[2]
+        assert check(events)[1] is Cause.GUEST_CRASH
+
+
+class TestWhatBrokeAfterAWarning:
+    """A process the OOM killer has taken ends no step: the warning is the verdict, not the end."""
+
+    BROKE = Broke(31.0, "GuestError", Verdict.ERROR, "the busy process was killed", "")
+    OOM = ConsoleFinding(30.0, "warning", "OOM kill of fpr-guest", "...")
+
+    def test_is_the_kernels_where_the_scenario_forbids_warnings(self) -> None:
+        verdict, cause, reason = check([*started(), self.OOM, self.BROKE])
+        assert (verdict, cause) == (Verdict.FAIL, Cause.KERNEL_WARNING)
+        assert "OOM kill of fpr-guest; after that the busy process was killed" in reason
+
+    def test_is_the_scenarios_where_it_does_not(self) -> None:
+        events = [*started(), self.OOM, self.BROKE]
+        assert check(events, FRACTION)[0] is Verdict.ERROR
+        assert check([*started(), self.BROKE])[0] is Verdict.ERROR
+
+    def test_is_the_infrastructures_where_that_broke(self) -> None:
+        gone = replace(self.BROKE, verdict=Verdict.MISS)
+        assert check([*started(), self.OOM, gone])[0] is Verdict.MISS
+
+
+class TestWhatBrokeAfterAnAudit:
+    """What an audit had found wrong by its own checks stays so, whatever breaks after it."""
+
+    BROKE = Broke(50.0, "DeadlineError", Verdict.MISS, "waited 20.0 s for the host", "")
+
+    def test_is_what_the_audit_found(self) -> None:
+        early = swallowed().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
+        events = run_on(swallowed(), audits=[early], last=[self.BROKE])
+        judged = judge(events, FRACTION)
+        assert (judged.verdict, judged.cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert judged.reason.endswith("after that waited 20.0 s for the host")
+        assert judged.failed == ("at audit 'held': reported_resident_bytes 160MiB, expected == 0B",)
+
+    def test_is_what_broke_where_the_audit_found_nothing(self) -> None:
+        early = healthy().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
+        events = a_run(audits=[early], last=[self.BROKE])
+        assert check(events)[0] is Verdict.MISS
+
+    def test_is_what_broke_where_only_the_whole_run_would_have_shown_it(self) -> None:
+        events = run_on(swallowed(), last=[self.BROKE])
+        assert check(events, {"reported_resident_bytes": "== 0"})[0] is Verdict.MISS
+
+
+class TestNoise:
+    """A host busy with its own memory excuses what it can have brought about, and no more."""
+
+    RETAINED = healthy().blocks(26, 60, G.USED, S.RESIDENT)
+
+    @pytest.mark.parametrize(
+        ("loud", "words"),
+        [
+            (noise(55.0, psi_memory_some_us=6_000_000), "waited for memory in 6.0 s of 51.0 s"),
+            (noise(55.0, mem_available=100 * MIB), "only 100MiB of memory available"),
+        ],
+    )
+    def test_a_host_short_of_memory(self, loud: Event, words: str) -> None:
+        verdict, cause, reason = check(run_on(self.RETAINED, noise_as=loud), FRACTION)
+        assert (verdict, cause) == (Verdict.MISS, None)
+        assert "may be the host's doing" in reason
+        assert words in reason
+
+    @pytest.mark.parametrize(
+        "quiet",
+        [
+            noise(55.0, psi_memory_some_us=4_000_000),
+            noise(55.0, pswpout=5000),
+            noise(55.0, pgsteal_kswapd=5000, thp_collapse=100),
+            noise(55.0, psi_memory_some_us=None, pswpout=None, pgsteal_kswapd=None),
+        ],
+    )
+    def test_a_host_that_is_merely_alive(self, quiet: Event) -> None:
+        events = run_on(self.RETAINED, noise_as=quiet)
+        assert check(events, FRACTION)[1] is Cause.GUEST_RETAINED
+
+    @pytest.mark.parametrize("sign", ["pgsteal_kswapd", "psi_memory_some_us"])
+    def test_a_host_that_swapped_the_guest_out(self, sign: str) -> None:
+        loud = noise(55.0, pswpout=1000, **{sign: 900})
+        guest = healthy().blocks(2, 1, G.USED, S.SWAPPED)
+        verdict, _, reason = check(run_on(guest, noise_as=loud))
+        assert verdict is Verdict.MISS, "not even a run whose expectations hold"
+        assert "2MiB of guest memory lie in its swap" in reason
+
+    def test_a_scenario_that_limits_qemu_has_asked_for_swap(self) -> None:
+        loud = noise(55.0, pswpout=1000, pgsteal_kswapd=900)
+        guest = healthy().blocks(2, 1, G.USED, S.SWAPPED)
+        events = run_on(guest, noise_as=loud, ready_as=ready(memory_limit=GIB))
+        assert check(events)[0] is Verdict.PASS
+
+    def test_guest_memory_that_was_in_swap_all_along_is_no_noise(self) -> None:
+        guest = healthy().blocks(2, 1, G.USED, S.SWAPPED)
+        events = run_on(guest, noise_as=noise(55.0, pgsteal_kswapd=900))
+        assert check(events)[0] is Verdict.PASS
+
+    def test_what_is_lazily_free_goes_by_itself_under_pressure(self) -> None:
+        loud = noise(55.0, psi_memory_some_us=6_000_000)
+        lazy = {"lazyfree_bytes": ">= 0.9 * freed_bytes"}
+        events = a_run(ready_as=ready(discard="free"), noise_as=loud)
+        assert check(events, lazy)[0] is Verdict.MISS
+        assert check(a_run(ready_as=ready(discard="free")), lazy)[1] is Cause.CONTROL_BROKEN
+
+    def test_pressure_does_not_keep_reported_pages(self) -> None:
+        loud = noise(55.0, mem_available=100 * MIB)
+        assert check(run_on(swallowed(), noise_as=loud))[1] is Cause.ACKED_NOT_DISCARDED
+
+    @pytest.mark.parametrize(
+        ("collapses", "verdict"), [(80, Verdict.MISS), (79, Verdict.FAIL), (0, Verdict.FAIL)]
+    )
+    def test_khugepaged_can_bring_back_only_so_much(self, collapses: int, verdict: Verdict) -> None:
+        loud = noise(55.0, thp_collapse=collapses)
+        assert check(run_on(swallowed(80), noise_as=loud))[0] is verdict
+
+    def test_a_failure_noise_cannot_explain_stands_beside_one_it_can(self) -> None:
+        loud = noise(55.0, mem_available=100 * MIB)
+        events = run_on(self.RETAINED, noise_as=loud, earlier=[warning()])
+        assert check(events)[1] is Cause.KERNEL_WARNING
+
+
+class TestStepChecks:
+    """Checks of one audit are judged over what was known at that audit."""
+
+    def test_they_hold_at_their_moment(self) -> None:
+        held = healthy().blocks(26, 80, G.USED, S.RESIDENT)
+        early = held.audited(15.0, "held", checks=("reported_bytes: == 44MiB",))
+        judged = judge(a_run(earlier=[early]), RECLAIM)
+        assert judged.verdict is Verdict.PASS
+        assert judged.reason == "all 5 expectations hold"
+
+    def test_they_are_enough_to_pass(self) -> None:
+        final = healthy().audited(checks=("reported_resident_bytes: == 0",))
+        assert check(a_run(audits=[final]), {})[0] is Verdict.PASS
+
+    def test_a_failure_names_its_audit_and_is_diagnosed_there(self) -> None:
+        early = swallowed().audited(15.0, "held", checks=("reported_resident_bytes: == 0",))
+        verdict, cause, reason = check(a_run(earlier=[early]))
+        assert (verdict, cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert "at audit 'held': reported_resident_bytes 160MiB, expected == 0B" in reason
+
+    def test_so_is_one_of_what_a_measure_was_at_an_audit(self) -> None:
+        early = swallowed().audited(15.0, "held")
+        expectations = {"held.reported_resident_bytes": "== 0"}
+        verdict, cause, reason = check(a_run(earlier=[early]), expectations)
+        assert (verdict, cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert "held.reported_resident_bytes 160MiB, expected == 0B" in reason
+
+    def test_what_cannot_be_judged_there_is_a_miss(self) -> None:
+        early = healthy().audited(15.0, "held", checks=("reclaimed_fraction: >= 0.95",))
+        verdict, _, reason = check(a_run(earlier=[early]))
+        assert verdict is Verdict.MISS
+        assert reason.startswith("at audit 'held': reclaimed_fraction >= 0.95 cannot be judged")
+
+
+def test_of_several_failures_the_gravest_names_the_run() -> None:
+    events = run_on(swallowed(), earlier=[warning()])
+    judged = judge(events, {"console_findings": "== 0"} | RECLAIM)
+    assert judged.cause is Cause.ACKED_NOT_DISCARDED
+    assert judged.reason.endswith("; also failed: console_findings, reported_resident_bytes")
+
+
+def test_every_failure_is_told_with_its_figures() -> None:
+    held = swallowed().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
+    events = run_on(swallowed(), earlier=[held])
+    judged = judge(events, {"reported_resident_bytes": "== 0", "rounds": "== 1"})
+    assert judged.failed == (
+        "at audit 'held': reported_resident_bytes 160MiB, expected == 0B",
+        "reported_resident_bytes 160MiB, expected == 0B",
+    )
+    assert judged.reason.endswith("; also failed: reported_resident_bytes")
+    assert judge(a_run(), RECLAIM).failed == ()
+
+
+def test_a_run_is_judged_alike_from_its_own_record() -> None:
+    """Nothing but the events goes in, so a judgement can be made again from results.jsonl."""
+    events = run_on(swallowed())
+    first = judge(events, RECLAIM)
+    assert isinstance(first, Judged)
+    assert judge([*events, first], RECLAIM) == first
+
+
+def test_reasons_are_single_sentences_of_readable_length() -> None:
+    for events in (run_on(swallowed()), run_on(TestNoise.RETAINED), a_run(audits=())):
+        reason = check(events)[2]
+        assert "\n" not in reason
+        assert 20 < len(reason) < 400
+
+
+def test_a_page_is_the_smallest_loss() -> None:
+    guest = healthy()
+    guest.host[18 * 512] = S.ABSENT
+    judged = judge(run_on(guest), RECLAIM)
+    assert judged.measures["held_absent_bytes"] == PAGE_SIZE
+    assert judged.cause is Cause.DATA_LOSS
+
+
+class TestAnswer:
+    """What is shown beside the verdict: the measures that answer the scenario's question."""
+
+    def test_measures_by_name_and_as_they_were_at_an_audit(self) -> None:
+        early = swallowed().audited(15.0, "early")
+        names = ("settle_seconds", "early.reported_resident_bytes", "reported_resident_bytes")
+        assert judge(a_run(earlier=[early]), RECLAIM, answer=names).answer == {
+            "settle_seconds": 16.0,
+            "early.reported_resident_bytes": 160 * MIB,
+            "reported_resident_bytes": 0,
+        }
+
+    def test_what_was_not_measured_is_absent(self) -> None:
+        assert judge(a_run(), RECLAIM, answer=["sleeps", "early.held_bytes"]).answer == {}
+
+    def test_of_a_measurement_it_is_all_that_its_steps_took(self) -> None:
+        events = a_run(earlier=[Measured(15.0, "apples", 7)])
+        assert judge(events, {}).answer == {"apples": 7}
+        assert judge(events, RECLAIM).answer == {}
