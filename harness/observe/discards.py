@@ -2,7 +2,6 @@
 """What QEMU discarded: its trace of `ram_block_discard_range`, read as it grows."""
 
 import bisect
-import re
 import threading
 import time
 from collections import Counter
@@ -14,26 +13,9 @@ import numpy.typing as npt
 
 from harness.errors import ObserveError
 from harness.observe.ram_layout import RamLayout
+from harness.record.discard_lines import parse_discards, parse_failures
 from harness.record.facts import DiscardTotals
 from harness.units import PAGE_SIZE
-
-# trace-events (system/trace-events): "%s@%p + 0x%zx: madvise: %d fallocate: %d ret: %d", prefixed
-# by the log backend with "THREAD@SECONDS.MICROSECONDS:" under `-msg timestamp=on`
-# (scripts/tracetool/backend/log.py). The block's name may be empty or hold a device path.
-_DISCARD = re.compile(
-    rb"^(?:\d+@(\d{1,15})\.(\d{6}):)?.*?\bram_block_discard_range [^\n]*@0x([0-9a-f]{1,16})"
-    rb" \+ 0x([0-9a-f]{1,16}): madvise: \d+ fallocate: \d+ ret: (-?\d{1,10})\r?$",
-    re.MULTILINE,
-)
-
-
-# A discard that fails is not traced (ram_block_discard_range(), 7.2 to 10.0, leaves before): it is
-# reported, on QEMU's standard error.
-_FAILURE = re.compile(
-    rb"ram_block_discard_range: Failed to (?:discard|fallocate)[^\n]*"
-    rb" [^\n: ]*:[0-9a-f]{1,16} \+([0-9a-f]{1,16}) \(-?\d+\)\r?$",
-    re.MULTILINE,
-)
 
 
 class _Growing:
@@ -129,23 +111,25 @@ class DiscardLog:
     def _take(self, text: bytes) -> None:
         now = time.monotonic()
         wall_offset = now - time.time()
-        found = _DISCARD.findall(text)
-        # The same blocks are discarded again and again: work once for each.
-        times = Counter((address, length, status) for _, _, address, length, status in found)
-        stamps = {(address, length, status): stamp for *stamp, address, length, status in found}
+        # The same blocks are discarded again and again: work once for each, at its last time.
+        times: Counter[tuple[int, int, bool]] = Counter()
+        stamps: dict[tuple[int, int, bool], float | None] = {}
+        for discard in parse_discards(text):
+            key = (discard.address, discard.length, discard.ok)
+            times[key] += 1
+            stamps[key] = discard.at
         calls = size = failed_calls = failed_size = 0
-        for key, count in times.items():
-            start, length = int(key[0], 16), int(key[1], 16)
+        for (start, length, ok), count in times.items():
             if not self._is_guest(start):
                 continue
-            if int(key[2]) != 0:
+            if not ok:
                 failed_calls += count
                 failed_size += count * length
                 continue
             calls += count
             size += count * length
-            seconds, microseconds = stamps[key]
-            at = int(seconds) + int(microseconds) / 1e6 + wall_offset if seconds else now
+            stamp = stamps[start, length, ok]
+            at = now if stamp is None else stamp + wall_offset
             self._cover(start, start + length, at)
             self._last_at = at if self._last_at is None else max(self._last_at, at)
         self._totals = DiscardTotals(
@@ -156,7 +140,7 @@ class DiscardLog:
         )
 
     def _take_failures(self, text: bytes) -> None:
-        lengths = [int(length, 16) for length in _FAILURE.findall(text)]
+        lengths = [failure.length for failure in parse_failures(text)]
         self._totals = replace(
             self._totals,
             failed_calls=self._totals.failed_calls + len(lengths),
