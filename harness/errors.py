@@ -64,6 +64,10 @@ class BootError(HarnessError):
     """Whether the guest's kernel itself crashed on the way: under TCG worth another try."""
 
 
+class GuestBootError(BootError):
+    """The guest ran and failed by itself: its kernel crashed, its init gave up."""
+
+
 class QemuGoneError(HarnessError):
     """QEMU ended while its guest was in use (verdict MISS, unless the console tells more)."""
 

@@ -31,8 +31,8 @@ from harness.machine.accel import (
     known_defects,
     kvm_unusable,
 )
+from harness.machine.launch import launch
 from harness.machine.spec import GuestSpec
-from harness.machine.vm import launch
 from harness.observe.host_report import Finding, read_disk, read_host, read_memory
 from harness.observe.page_walk import scan_support
 from harness.record.results_directory import DEFAULT_BASE

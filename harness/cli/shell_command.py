@@ -26,10 +26,11 @@ from harness.errors import GuestError, HarnessError, InterruptedRunError, Launch
 from harness.image.build import BootFiles
 from harness.image.definition import load_definitions
 from harness.machine.gone import NOTICE_SECONDS
+from harness.machine.launch import launch
 from harness.machine.process import kill_all, stop_all
 from harness.machine.spec import GuestSpec
 from harness.machine.ssh import KILLED
-from harness.machine.vm import VirtualMachine, launch
+from harness.machine.vm import VirtualMachine
 from harness.run.invocation import prepare_images
 from harness.run.plan import choose_images
 from harness.scenario.model import Guest

@@ -161,7 +161,7 @@ class ConsoleWatcher:
     """
 
     def __init__(self, path: Path, gone: Callable[[], object]) -> None:
-        self._path = path
+        self.path = path
         self._gone = gone
         self._scanner = ConsoleScanner()
         self._offset = 0
@@ -209,7 +209,7 @@ class ConsoleWatcher:
     def count(self, words: str) -> int:
         """How often these words stand on the console by now."""
         try:
-            return self._path.read_bytes().count(words.encode())
+            return self.path.read_bytes().count(words.encode())
         except OSError:
             return 0
 
@@ -221,7 +221,7 @@ class ConsoleWatcher:
     def tail(self, lines: int = 8) -> str:
         """The last lines, for an error message."""
         try:
-            with self._path.open("rb") as file:
+            with self.path.open("rb") as file:
                 file.seek(max(0, self._size() - 8 * LINE_BYTES))
                 text = file.read(8 * LINE_BYTES).decode("utf-8", errors="replace")
         except OSError:
@@ -230,13 +230,13 @@ class ConsoleWatcher:
 
     def _size(self) -> int:
         try:
-            return self._path.stat().st_size
+            return self.path.stat().st_size
         except OSError:
             return 0
 
     def _read(self) -> bytes:
         try:
-            with self._path.open("rb") as file:
+            with self.path.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read(READ_BYTES)
         except OSError:

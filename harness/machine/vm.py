@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One VM from launch to certain death."""
+"""One VM from its launch to its certain end."""
 
 import contextlib
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +12,8 @@ from typing import Literal, Self
 
 from harness.deadline import Deadline
 from harness.errors import (
-    BootError,
     DeadlineError,
     HarnessError,
-    InterruptedRunError,
     LaunchError,
     PreconditionError,
     QemuGoneError,
@@ -26,24 +23,21 @@ from harness.errors import (
 from harness.machine.accel import (
     KVM_BOOT_SECONDS,
     TCG_BOOT_SECONDS,
-    KvmMemory,
     Qemu,
     cpu_model,
-    find_qemu,
     host_khz,
-    kvm_unusable,
 )
+from harness.machine.boot import BootWatch, check_cancelled
 from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
-from harness.machine.console import ConsoleWatcher, Finding
+from harness.machine.console import ConsoleWatcher
 from harness.machine.host_pressure import MemoryGroup
 from harness.machine.interposer import check_preloaded, lazy_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.process import QemuProcess, RuntimeDirectory, launch_hint
 from harness.machine.qmp import QmpMonitor
-from harness.machine.spec import Accelerator, BootLike, GuestSpec
+from harness.machine.spec import BootLike, GuestSpec
 from harness.machine.ssh import SshShell
 
-LOOK_SECONDS = 0.02
 CONNECT_SECONDS = 20.0
 FORWARD_FIELD = 3
 
@@ -62,75 +56,6 @@ class Launch:
     """None: made for this guest."""
     start: Literal["boot", "incoming", "stopped"] = "boot"
     """`incoming` waits for a guest that migrates to it; `stopped` for whatever comes."""
-
-
-def launch(
-    spec: GuestSpec,
-    boot: BootLike,
-    *,
-    accel: Accelerator,
-    qemu: Path | None,
-    artefacts: Path,
-    progress: Callable[[str], None],
-    cancelled: threading.Event,
-    boot_deadline: float | None = None,
-) -> "VirtualMachine":
-    """A guest that has answered over SSH. Call it and use the guest in one thread.
-
-    `auto` takes KVM only if the guest becomes ready under it, and says which it took and why. A
-    guest that itself fails under KVM is no reason to take TCG: that may be what was looked for.
-    Raises `LaunchError`, `BootError`, `InterruptedRunError`; nothing is left then.
-    """
-    given = Launch(spec, boot, find_qemu(qemu), artefacts, cancelled, boot_deadline)
-    if accel != "auto":
-        if accel == "kvm" and (why := kvm_unusable()):
-            raise LaunchError(f"--accel kvm: {why}", hint="mend it, or use --accel auto or tcg")
-        return VirtualMachine.boot(given, accel)
-    memory = KvmMemory(given.qemu)
-    learned = False
-    why = kvm_unusable() or memory.failure()
-    if why is None:
-        try:
-            vm = VirtualMachine.boot(given, "kvm")
-        except GuestBootError:
-            raise
-        except HarnessError as error:
-            if cancelled.is_set():
-                raise InterruptedRunError("the run was asked to stop") from error
-            why = error.message.splitlines()[0]
-            # A QEMU that ends under a running guest may have been ended by it.
-            learned = isinstance(error, BootError) or not _guest_spoke(artefacts)
-            if _guest_spoke(artefacts):
-                _set_aside(artefacts)
-        else:
-            progress("accelerator KVM: the guest became ready under it")
-            return vm
-    progress(f"accelerator TCG, KVM is no use here: {why}")
-    vm = VirtualMachine.boot(given, "tcg")
-    # Only now is it known that KVM was at fault, and not the image, the memory or the disk.
-    if learned:
-        memory.remember(why)
-    return vm
-
-
-class GuestBootError(BootError):
-    """The guest ran and failed by itself: its kernel crashed, its init gave up."""
-
-
-def _guest_spoke(artefacts: Path) -> bool:
-    """Whether the guest of the last try has written anything on its console."""
-    try:
-        return (artefacts / "console.log").stat().st_size > 0
-    except OSError:
-        return False
-
-
-def _set_aside(artefacts: Path) -> None:
-    """Keep what a guest said under KVM before it is booted under TCG. A full disk tells later."""
-    with contextlib.suppress(OSError):
-        (artefacts / "kvm").mkdir(exist_ok=True)
-        for name in ("console.log", "qemu.log", "qmp.log"):
-            (artefacts / name).replace(artefacts / "kvm" / name)
 
 
 class VirtualMachine:
@@ -267,19 +192,12 @@ class VirtualMachine:
         default = KVM_BOOT_SECONDS if self.accel == "kvm" else TCG_BOOT_SECONDS
         seconds = self._given.boot_deadline or default
         deadline = Deadline(seconds, f"the guest to become ready under {self.accel}")
+        watch = BootWatch(self.accel, self.console, self.monitor, self._gone, self._cancelled)
         try:
-            while not self.console.has_said("ready"):
-                self._check_boot(deadline)
-                self._cancelled.wait(LOOK_SECONDS)
+            watch.until_ready(deadline)
             self._connect(deadline)
         except (DeadlineError, SshError, QemuGoneError) as error:
-            self._check_crash(self.console.final_findings())
-            if isinstance(error, QemuGoneError):
-                raise
-            # A guest that is ready runs; one that is only slow may owe that to the accelerator.
-            at_fault = isinstance(error, SshError) and self.console.has_said("ready")
-            kind = GuestBootError if at_fault else BootError
-            raise self._boot_error(error.message, kind) from error
+            raise watch.explain(error) from error
         self.boot_seconds = time.monotonic() - self._began
 
     def _connect(self, deadline: Deadline) -> None:
@@ -318,40 +236,6 @@ class VirtualMachine:
     def arrive(self, deadline: Deadline) -> None:
         """Log in to a guest that goes on here. Raises `SshError`, `DeadlineError`."""
         self._connect(deadline)
-
-    def _check_boot(self, deadline: Deadline) -> None:
-        """Raise as soon as it is known that the guest will not become ready."""
-        findings = self.console.poll()
-        self._check_cancelled()
-        self._check_crash(findings)
-        if gone := self._gone():
-            raise gone
-        if self.console.init_failure is not None:
-            raise self._boot_error(
-                f"its init could not {self.console.init_failure}", GuestBootError
-            )
-        for event in self.monitor.events():
-            if event["event"] == "STOP":
-                status = self.monitor.execute("query-status")["status"]
-                raise self._boot_error(f"QEMU paused the guest: {status}")
-        deadline.check()
-
-    def _check_crash(self, findings: Sequence[Finding]) -> None:
-        """Raise if the guest's kernel is over."""
-        crash = next((found for found in findings if found.severity == "crash"), None)
-        if crash is not None:
-            error = self._boot_error(crash.title, GuestBootError)
-            error.guest_crashed = self.accel == "tcg"
-            raise error
-
-    def _boot_error(self, seen: str, kind: type[BootError] = BootError) -> BootError:
-        tail = self.console.tail()
-        return kind(
-            f"the guest did not become ready under {self.accel}: {seen}"
-            + (f"\nIts console ended with:\n{tail}" if tail else "\nIts console stayed empty."),
-            hint="see the console; `fpr-harness doctor` tries this host's accelerators",
-            evidence=[self._files.console_log],
-        )
 
     def _forwarded_port(self) -> int:
         """The host port that slirp forwards to the guest's SSH. Raises `LaunchError`."""
@@ -415,8 +299,7 @@ class VirtualMachine:
             self._cancelled.wait(min(0.2, deadline.remaining))
 
     def _check_cancelled(self) -> None:
-        if self._cancelled.is_set():
-            raise InterruptedRunError("the run was asked to stop")
+        check_cancelled(self._cancelled)
 
     def _gone(self) -> HarnessError | None:
         return self._process.gone_error() if self._process is not None else None

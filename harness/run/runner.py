@@ -21,9 +21,10 @@ from harness.errors import (
     ScenarioError,
 )
 from harness.image.build import BootFiles, with_packages
+from harness.machine.launch import launch
 from harness.machine.needs import missing_needs
 from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
-from harness.machine.vm import VirtualMachine, launch
+from harness.machine.vm import VirtualMachine
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import (
     Broke,

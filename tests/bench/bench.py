@@ -28,8 +28,9 @@ from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import load_definitions
 from harness.machine.accel import find_qemu
 from harness.machine.interposer import build_interposer
+from harness.machine.launch import launch
 from harness.machine.spec import GuestSpec
-from harness.machine.vm import VirtualMachine, launch
+from harness.machine.vm import VirtualMachine
 from harness.observe.discards import DiscardLog
 from harness.observe.mapping import HostMappingReader
 from harness.observe.page_audit import take_audit

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.machine.launch import launch
 from harness.machine.spec import Accelerator, GuestSpec
-from harness.machine.vm import VirtualMachine, launch
+from harness.machine.vm import VirtualMachine
 from harness.units import MIB
 
 PROGRAM = Path(__file__).with_name("fake_qemu.py")

@@ -10,8 +10,8 @@ import pytest
 from harness.deadline import Deadline, wait_for
 from harness.image.build import ensure_image
 from harness.image.definition import load_definitions
+from harness.machine.launch import launch
 from harness.machine.spec import GuestSpec
-from harness.machine.vm import launch
 from harness.units import MIB
 
 pytestmark = pytest.mark.vm

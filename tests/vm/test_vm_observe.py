@@ -13,8 +13,9 @@ from harness.deadline import Deadline, wait_for
 from harness.image.build import ensure_image
 from harness.image.definition import load_definitions
 from harness.kernel.pages import GuestState, HostState
+from harness.machine.launch import launch
 from harness.machine.spec import Backend, GuestSpec
-from harness.machine.vm import VirtualMachine, launch
+from harness.machine.vm import VirtualMachine
 from harness.observe.balloon_stats import BalloonStatsReader, find_balloon
 from harness.observe.discards import DiscardLog
 from harness.observe.features import read_balloon_state

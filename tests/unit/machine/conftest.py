@@ -17,7 +17,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="fprt") as directory:
         made = Bench(Path(directory), monkeypatch)
         made.prepare()
-        monkeypatch.setattr("harness.machine.vm.kvm_unusable", lambda: None)
+        monkeypatch.setattr("harness.machine.launch.kvm_unusable", lambda: None)
         yield made
         assert made.leftovers() == []
         assert {t.name for t in threading.enumerate() if t.name == "qmp"} <= before

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from harness.errors import BootError, HarnessError, InterruptedRunError, LaunchError
-from harness.machine import vm as subject
+from harness.machine import launch as subject
 from harness.machine.accel import Qemu
 from harness.machine.spec import GuestSpec
+from harness.machine.vm import Launch, VirtualMachine
 from harness.units import MIB
 
 MSR = "QEMU was killed by SIGABRT: error: failed to set MSR 0x10a"
@@ -37,7 +38,7 @@ class Host:
     said: list[str] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def boot(self, _given: subject.Launch, accel: str) -> str:
+    def boot(self, _given: Launch, accel: str) -> str:
         self.booted.append(accel)
         self.on_boot()
         if error := self.failures.get(accel):
@@ -66,7 +67,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     qemu.touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     host = Host(tmp_path)
-    monkeypatch.setattr(subject.VirtualMachine, "boot", host.boot)
+    monkeypatch.setattr(VirtualMachine, "boot", host.boot)
     monkeypatch.setattr(subject, "find_qemu", lambda _given: Qemu(qemu, "7.2.22"))
     monkeypatch.setattr(subject, "kvm_unusable", lambda: None)
     return host

@@ -17,6 +17,7 @@ from machine_fakes import Bench
 from harness.errors import (
     BootError,
     DeadlineError,
+    GuestBootError,
     GuestError,
     InterruptedRunError,
     LaunchError,
@@ -25,7 +26,6 @@ from harness.errors import (
     SshError,
 )
 from harness.machine.accel import Qemu
-from harness.machine.vm import GuestBootError
 
 QUICK = 8.0
 """Seconds within which what needs no deadline must be over, on a loaded machine."""
@@ -164,7 +164,9 @@ def test_launch_without_a_descriptor_left_is_told(bench: Bench, what: str) -> No
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    bench.monkeypatch.setattr("harness.machine.vm.find_qemu", lambda _: Qemu(bench.qemu, "9.1.2"))
+    bench.monkeypatch.setattr(
+        "harness.machine.launch.find_qemu", lambda _: Qemu(bench.qemu, "9.1.2")
+    )
     bench.monkeypatch.setattr(what, refuse)
     with pytest.raises(LaunchError, match="Too many open files") as caught:
         bench.launch("tcg")

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that boots: the wait until it is ready, or the reason why it will not be."""
+
+import threading
+from collections.abc import Sequence
+from typing import Literal
+
+from harness.deadline import Deadline
+from harness.errors import (
+    BootError,
+    GuestBootError,
+    HarnessError,
+    InterruptedRunError,
+    QemuGoneError,
+    SshError,
+)
+from harness.machine.console import ConsoleWatcher, Finding
+from harness.machine.gone import Gone
+from harness.machine.qmp import QmpMonitor
+
+LOOK_SECONDS = 0.02
+
+
+def check_cancelled(cancelled: threading.Event) -> None:
+    """Raise `InterruptedRunError` once the run was asked to stop."""
+    if cancelled.is_set():
+        raise InterruptedRunError("the run was asked to stop")
+
+
+class BootWatch:
+    """Watches one guest boot."""
+
+    def __init__(
+        self,
+        accel: Literal["kvm", "tcg"],
+        console: ConsoleWatcher,
+        monitor: QmpMonitor,
+        gone: Gone,
+        cancelled: threading.Event,
+    ) -> None:
+        self._accel = accel
+        self._console = console
+        self._monitor = monitor
+        self._gone = gone
+        self._cancelled = cancelled
+
+    def until_ready(self, deadline: Deadline) -> None:
+        """Wait until the guest's init says that it is ready.
+
+        Raises `BootError`, QEMU's own end, `DeadlineError` or `InterruptedRunError` as soon as it
+        is known that the guest will not become ready.
+        """
+        while not self._console.has_said("ready"):
+            self._check(deadline)
+            self._cancelled.wait(LOOK_SECONDS)
+
+    def explain(self, error: HarnessError) -> HarnessError:
+        """The error to raise for one that ended the boot, with what the console says by now."""
+        crash = self._crash(self._console.final_findings())
+        if crash is not None:
+            return crash
+        if isinstance(error, QemuGoneError):
+            return error
+        # A guest that is ready runs; one that is only slow may owe that to the accelerator.
+        at_fault = isinstance(error, SshError) and self._console.has_said("ready")
+        return self._error(error.message, GuestBootError if at_fault else BootError)
+
+    def _check(self, deadline: Deadline) -> None:
+        findings = self._console.poll()
+        check_cancelled(self._cancelled)
+        if crash := self._crash(findings):
+            raise crash
+        if gone := self._gone():
+            raise gone
+        if self._console.init_failure is not None:
+            raise self._error(f"its init could not {self._console.init_failure}", GuestBootError)
+        for event in self._monitor.events():
+            if event["event"] == "STOP":
+                status = self._monitor.execute("query-status")["status"]
+                raise self._error(f"QEMU paused the guest: {status}")
+        deadline.check()
+
+    def _crash(self, findings: Sequence[Finding]) -> BootError | None:
+        """The error of a guest whose kernel is over; None while it is not."""
+        crash = next((found for found in findings if found.severity == "crash"), None)
+        if crash is None:
+            return None
+        error = self._error(crash.title, GuestBootError)
+        error.guest_crashed = self._accel == "tcg"
+        return error
+
+    def _error(self, seen: str, kind: type[BootError] = BootError) -> BootError:
+        tail = self._console.tail()
+        return kind(
+            f"the guest did not become ready under {self._accel}: {seen}"
+            + (f"\nIts console ended with:\n{tail}" if tail else "\nIts console stayed empty."),
+            hint="see the console; `fpr-harness doctor` tries this host's accelerators",
+            evidence=[self._console.path],
+        )
