@@ -20,8 +20,10 @@ import pytest
 from harness.cli.options import (
     check_run_options,
     declare_boot_options,
+    declare_directory_option,
     declare_run_options,
     run_options,
+    scenarios_directory,
 )
 from harness.errors import (
     UNAVAILABLE,
@@ -39,11 +41,11 @@ from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
 from harness.report.summary import Summary, exit_status
 from harness.report.terminal import ProgressView, print_table
+from harness.resources import SCENARIOS_DIR
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import PlannedRun, choose_images, longest_first, plan_runs
 from harness.run.pool import RunPool, workers_at_once
 from harness.scenario.load import load_scenarios
-from harness.scenario.model import SCENARIOS_DIR
 
 WORKER_RESULTS = "fpr_harness_results"
 SESSION = pytest.StashKey["ScenarioSession"]()
@@ -51,6 +53,7 @@ SESSION = pytest.StashKey["ScenarioSession"]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fpr-harness", "free page reporting scenarios")
+    declare_directory_option(group.addoption)
     declare_boot_options(group.addoption)
     declare_run_options(group.addoption)
 
@@ -59,15 +62,17 @@ def pytest_configure(config: pytest.Config) -> None:
     with _refusals():
         check_run_options(config.option)
         run_options(config.option)
+        directory = scenarios_directory(config.option)
         if config.option.image:
             choose_images(load_definitions(), config.option.image)
+    if config.option.scenarios_directory and config.args_source != config.ArgsSource.ARGS:
+        config.args = [str(directory)]
     config.stash[SESSION] = ScenarioSession(config)
     config.pluginmanager.register(config.stash[SESSION], "fpr-harness-session")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ScenarioFile | None":
-    explicit = file_path in (Path(str(arg).split("::")[0]).resolve() for arg in parent.config.args)
-    if file_path.suffix == ".yaml" and (explicit or file_path.parent.name == SCENARIOS_DIR.name):
+    if file_path.suffix == ".yaml" and _holds_a_scenario(file_path, parent.config):
         file: ScenarioFile = ScenarioFile.from_parent(parent, path=file_path)
         return file
     return None
@@ -81,6 +86,17 @@ def _refusals() -> Iterator[None]:
     except HarnessError as error:
         bad_usage = isinstance(error, UsageError | ScenarioFileError)
         pytest.exit(f"fpr-harness: {error}", returncode=USAGE if bad_usage else UNAVAILABLE)
+
+
+def _holds_a_scenario(file: Path, config: pytest.Config) -> bool:
+    """Whether a YAML file is one: named on the command line, or in a directory of scenarios."""
+    named = (Path(str(argument).split("::")[0]).resolve() for argument in config.args)
+    directory: Path | None = config.option.scenarios_directory
+    return (
+        file in named
+        or file.parent.name == SCENARIOS_DIR.name
+        or (directory is not None and file.parent == directory.resolve())
+    )
 
 
 class ScenarioFile(pytest.File):
@@ -171,7 +187,7 @@ class ScenarioSession:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
         """Under xdist the results directory must be there before the first worker."""
-        if self._distributes() and any(map(_may_hold_scenarios, self._config.args)):
+        if self._distributes() and any(map(self._may_hold_scenarios, self._config.args)):
             with _refusals():
                 self._results = make_results_directory(self._config.option.results)
 
@@ -189,6 +205,13 @@ class ScenarioSession:
     def _distributes(self) -> bool:
         """Whether this process is an xdist controller, which runs no test itself."""
         return bool(getattr(self._config.option, "tx", None)) and not self._is_worker
+
+    def _may_hold_scenarios(self, argument: str) -> bool:
+        """Whether a path on pytest's command line is a scenario file or a directory with some."""
+        path = Path(argument.split("::")[0]).resolve()
+        if not path.is_dir():
+            return path.suffix == ".yaml"
+        return any(_holds_a_scenario(file, self._config) for file in path.rglob("*.yaml"))
 
     def _open_pool(self, runs: list[PlannedRun]) -> None:
         options = self._config.option
@@ -278,17 +301,6 @@ class ScenarioSession:
             print_table(self._summary, self._results, LastingSink(sys.stdout))
         if self._trouble:
             terminalreporter.write_line(f"fpr-harness: {self._trouble}")
-
-
-def _may_hold_scenarios(argument: str) -> bool:
-    """Whether a path on pytest's command line is a scenario file or a directory with some."""
-    path = Path(argument.split("::")[0]).resolve()
-    if path.is_dir():
-        return (
-            path == SCENARIOS_DIR
-            or next(path.glob(f"**/{SCENARIOS_DIR.name}/*.yaml"), None) is not None
-        )
-    return path.suffix == ".yaml"
 
 
 def _interrupt() -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from harness.cli.options import scenarios_directory
 from harness.machine.needs import NEEDS, PREFIX
 from harness.scenario.load import DEFAULT_TAG, load_all
-from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.scenario.model import Scenario
 from harness.units import format_size
 
 GROUPS = {
@@ -23,10 +24,13 @@ CONTROL = "control"
 """Tag of scenarios in which memory must not come back."""
 
 
-def execute(_options: argparse.Namespace) -> int:
-    """Print every scenario of the catalogue. Raises `ScenarioFileError` if one is broken."""
+def execute(options: argparse.Namespace) -> int:
+    """Print every scenario of the catalogue.
+
+    Raises `UsageError`, and `ScenarioFileError` if a file is broken.
+    """
     console = Console(markup=False, highlight=False)
-    for line in lines(load_all(sorted(SCENARIOS_DIR.glob("*.yaml")))):
+    for line in lines(load_all(sorted(scenarios_directory(options).glob("*.yaml")))):
         console.print(line, soft_wrap=True)
     return 0
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from harness import __version__
-from harness.cli.options import add_boot_options, add_run_options
+from harness.cli.options import add_boot_options, add_directory_option, add_run_options
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
 
 PIPE_STATUS = 128 + signal.SIGPIPE
@@ -48,13 +48,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SCENARIO",
         help="a scenario's name or file (default: those tagged `default`)",
     )
+    add_directory_option(run)
     add_boot_options(run)
     add_run_options(run)
-
     run.add_argument(
         "--tag", action="append", default=[], help="run all that have the tag, as in --tag full"
     )
-    commands.add_parser("list", help="list the scenarios")
+    listing = commands.add_parser("list", help="list the scenarios")
+    add_directory_option(listing)
     doctor = commands.add_parser("doctor", help="say what this host can do, and what to mend")
     add_boot_options(doctor)
 

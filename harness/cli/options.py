@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.resources import SCENARIOS_DIR
 from harness.run.plan import RunOptions
 
 
@@ -28,6 +29,17 @@ def declare_boot_options(add: Callable[..., Any]) -> None:
         help="auto takes KVM if a guest becomes ready under it, else TCG (default: auto)",
     )
     add("--qemu", type=Path, metavar="PATH", help="the qemu-system-x86_64 to use")
+
+
+def declare_directory_option(add: Callable[..., Any]) -> None:
+    """Whose scenarios."""
+    add(
+        "--scenarios",
+        type=Path,
+        dest="scenarios_directory",
+        metavar="DIR",
+        help="take the scenarios of DIR (*.yaml), not the harness's own",
+    )
 
 
 def declare_run_options(add: Callable[..., Any]) -> None:
@@ -56,8 +68,30 @@ def add_boot_options(parser: argparse.ArgumentParser) -> None:
     declare_boot_options(parser.add_argument)
 
 
+def add_directory_option(parser: argparse.ArgumentParser) -> None:
+    declare_directory_option(parser.add_argument)
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     declare_run_options(parser.add_argument)
+
+
+def scenarios_directory(options: Any) -> Path:
+    """The directory of `--scenarios`, else the project's own. Raises `UsageError`."""
+    directory: Path | None = options.scenarios_directory
+    if directory is None:
+        return SCENARIOS_DIR
+    if not directory.is_dir():
+        raise UsageError(
+            f"--scenarios {directory}: not a directory",
+            hint="name a directory of scenario files; a single file goes without the option",
+        )
+    if next(directory.glob("*.yaml"), None) is None:
+        raise UsageError(
+            f"--scenarios {directory}: no scenario file (*.yaml) in it",
+            hint="name a directory of scenario files",
+        )
+    return directory
 
 
 def check_run_options(options: Any) -> None:

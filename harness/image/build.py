@@ -13,9 +13,10 @@ from pathlib import Path
 from harness.errors import ImageError, UsageError
 from harness.image.cache import cache_directory, exclusive, made_whole
 from harness.image.compile import COMPILER, STATIC, compile_c, tool_sources
-from harness.image.definition import IMAGES_DIR, ImageDefinition
+from harness.image.definition import ImageDefinition
 from harness.image.initramfs import build_initramfs, program_archive
 from harness.image.sources import Archive, Kernel, Progress, given_kernel
+from harness.resources import IMAGES_DIR
 
 KEPT_SECONDS = 7 * 24 * 3600.0
 """Builds of the same image stay this long after their last use: a repro.sh may name their files."""

@@ -7,10 +7,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from harness.errors import ScenarioFileError
+from harness.resources import IMAGES_DIR
 from harness.yamlfile import load_model
-
-IMAGES_DIR = Path(__file__).parents[2] / "guest-images"
-"""The project's own definitions, init and guest tool."""
 
 PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 """Debian policy, section 5.6.7."""

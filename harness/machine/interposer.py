@@ -7,21 +7,22 @@ from pathlib import Path
 from harness.errors import LaunchError
 from harness.image.cache import cache_directory, exclusive, made_whole
 from harness.image.compile import SHARED, compile_c
+from harness.resources import INTERPOSER_SOURCE
 
-SOURCE = Path(__file__).with_name("interposer.c")
 LIBRARY = "interposer.so"
 
 
 def build_interposer() -> Path:
     """The compiled object, made once for each version of its source. Raises `ImageError`."""
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(SHARED).encode()).hexdigest()[:16]
+    made_from = INTERPOSER_SOURCE.read_bytes() + " ".join(SHARED).encode()
+    key = hashlib.sha256(made_from).hexdigest()[:16]
     shelf = cache_directory() / "interposer"
     target = shelf / key
     if not (target / LIBRARY).exists():
         with exclusive(shelf / "lock", "the interposer"):
             if not (target / LIBRARY).exists():
                 with made_whole(target) as directory:
-                    compile_c([SOURCE], directory / LIBRARY, SHARED)
+                    compile_c([INTERPOSER_SOURCE], directory / LIBRARY, SHARED)
     return target / LIBRARY
 
 

@@ -19,9 +19,10 @@ from harness.record.facts import Verdict
 from harness.record.reader import RESULTS_NAME, read_events
 from harness.report.matrix import oldest_first
 from harness.report.summary import RunSummary, build_summary
+from harness.resources import SCENARIOS_DIR
 from harness.scenario.fields import shown
 from harness.scenario.load import load_scenarios
-from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.scenario.model import Scenario
 from harness.scenario.steps import AuditStep, RepeatStep, RunStep, Step, unrolled
 from harness.units import format_size
 from harness.verdict.expressions import family_in_words, format_measure

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ScenarioFileError, UsageError
-from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.resources import SCENARIOS_DIR
+from harness.scenario.model import Scenario
 from harness.yamlfile import (
     Document,
     Loc,

@@ -2,7 +2,6 @@
 """A scenario file as a frozen, validated model: what to do, on what guest, and what to expect."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -52,9 +51,6 @@ from harness.scenario.steps import (
 )
 from harness.units import GIB, MIB, format_size
 from harness.yamlwords import near_miss
-
-SCENARIOS_DIR = Path(__file__).parents[2] / "scenarios"
-"""The project's own scenarios."""
 
 NEEDS = ("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-swap", "needs-thp")
 """Tags that name what a host must have: without it the run is a SKIP."""

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from running import Running
 
+from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_all
-from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.scenario.model import Scenario
 
 CONTROLLED = [each for each in load_all(sorted(SCENARIOS_DIR.glob("*.yaml"))) if each.red]
 IMAGE = os.environ.get("FPR_RED_IMAGE", "bookworm")

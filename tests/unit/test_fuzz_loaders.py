@@ -16,7 +16,7 @@ from scripted_guest import ScriptedGuest
 
 from harness.errors import HarnessError
 from harness.guest.churn_client import ChurnSession
-from harness.image.definition import IMAGES_DIR, load_definitions
+from harness.image.definition import load_definitions
 from harness.image.modules import module_name, parse_builtin
 from harness.machine.cgroup import candidates
 from harness.observe.guest_vmas import parse_mappings
@@ -29,8 +29,8 @@ from harness.observe.ram_layout import (
     parse_system_ram,
 )
 from harness.record.event_lines import decode
+from harness.resources import IMAGES_DIR, SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
-from harness.scenario.model import SCENARIOS_DIR
 from harness.units import parse_duration, parse_size
 
 DATA = Path(__file__).parents[1] / "data"

@@ -10,7 +10,7 @@ import pytest
 from running import Running
 
 from harness.machine.cgroup import memory_file
-from harness.scenario.model import SCENARIOS_DIR
+from harness.resources import SCENARIOS_DIR
 
 pytestmark = pytest.mark.vm
 

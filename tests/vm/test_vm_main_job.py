@@ -16,8 +16,8 @@ from harness.kernel.oracle import reduce_audit
 from harness.record.audit_file import load_audit
 from harness.record.events import Audited, Event, GuestReady, Judged
 from harness.record.reader import read_events
+from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
-from harness.scenario.model import SCENARIOS_DIR
 from harness.verdict.judge import judge
 
 pytestmark = pytest.mark.vm

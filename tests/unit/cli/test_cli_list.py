@@ -5,8 +5,9 @@ from typing import Any
 
 from harness.cli.list_command import lines
 from harness.machine.needs import NEEDS
+from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_all
-from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.scenario.model import Scenario
 
 
 def scenario(name: str, *tags: str, **more: Any) -> Scenario:

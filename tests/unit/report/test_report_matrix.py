@@ -24,8 +24,9 @@ from harness.report.catalogue import (
 )
 from harness.report.matrix import matrix_table
 from harness.report.summary import RunSummary, Summary
+from harness.resources import SCENARIOS_DIR
 from harness.scenario.fields import shown
-from harness.scenario.model import SCENARIOS_DIR, Scenario
+from harness.scenario.model import Scenario
 from harness.scenario.steps import RepeatStep, _SingleStep
 from harness.units import MIB
 

@@ -18,7 +18,7 @@ from harness.record.facts import Cause, Verdict
 from harness.report.progress import ProgressView
 from harness.report.summary import RunSummary, Summary, build_summary
 from harness.report.terminal import _WHERE_TO_LOOK, print_table
-from harness.scenario.model import SCENARIOS_DIR
+from harness.resources import SCENARIOS_DIR
 from harness.units import MIB
 
 GOLDEN = """\

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ScenarioFileError, UsageError
+from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import find_scenarios, load_all, load_scenarios
-from harness.scenario.model import SCENARIOS_DIR
 from harness.scenario.steps import ChurnStep, SettleStep
 from harness.units import GIB, MIB
 
