@@ -7,7 +7,7 @@
  *           u64 monotonic ns at the start of the reading, u64 at its end, u64 number of runs
  *   runs    u32 each: state in bits 0-2, length in pages in bits 3-31
  *
- * The states are those of GuestState in harness/record/facts.py. Before every round but the first
+ * The states are those of GuestState in harness/kernel/pages.py. Before every round but the first
  * the tool waits for a byte on standard input; its end ends the tool.
  */
 #include "util.h"
@@ -22,7 +22,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#define VERSION 1
+#define VERSION 2
 
 /* Page frames that a thread reads at once, and room for a guest of 16 TiB. */
 #define PIECE_PAGES 32768U
@@ -30,13 +30,26 @@
 
 /* include/uapi/linux/kernel-page-flags.h */
 #define KPF_UPTODATE (1ULL << 3)
+#define KPF_SLAB (1ULL << 7)
 #define KPF_BUDDY (1ULL << 10)
+#define KPF_ANON (1ULL << 12)
+#define KPF_COMPOUND_TAIL (1ULL << 16)
+#define KPF_HUGE (1ULL << 17)
 #define KPF_HWPOISON (1ULL << 19)
 #define KPF_NOPAGE (1ULL << 20)
 #define KPF_OFFLINE (1ULL << 23)
 #define KPF_ZERO_PAGE (1ULL << 24)
+#define KPF_PGTABLE (1ULL << 26)
 
-enum state { USED = 0, FREE = 1, REPORTED_HEAD = 2, NO_PAGE = 3, HELD = 4 };
+enum state {
+	USED = 0,
+	FREE = 1,
+	REPORTED_HEAD = 2,
+	NO_PAGE = 3,
+	HELD = 4,
+	CONTENT = 5,
+	OFFLINE = 6
+};
 
 /* Page frames that are memory of the guest, from start to before end. */
 struct range {
@@ -177,14 +190,25 @@ static int is_ram(uint64_t pfn)
 	return 0;
 }
 
-static uint32_t state_of(uint64_t flags, uint64_t pfn)
+/*
+ * Whether somebody has certainly written the page: anonymous memory and page tables are cleared
+ * before use, and a page of a file is up to date once it has been filled. Pages of the hugetlb pool
+ * and of the slab allocator may never have been touched.
+ */
+static int has_content(uint64_t flags)
 {
-	/*
-	 * Offline (in the balloon, or unplugged) and poisoned page frames belong to nobody, so
-	 * neither their presence on the host nor their absence says anything.
-	 */
-	if (flags & (KPF_NOPAGE | KPF_OFFLINE | KPF_HWPOISON))
+	if (flags & (KPF_SLAB | KPF_HUGE | KPF_ZERO_PAGE))
+		return 0;
+	return !!(flags & (KPF_UPTODATE | KPF_ANON | KPF_PGTABLE));
+}
+
+static enum state state_of(uint64_t flags, uint64_t pfn)
+{
+	if (flags & (KPF_NOPAGE | KPF_HWPOISON))
 		return NO_PAGE;
+	/* In the balloon, or plugged but not in use (virtio-mem). */
+	if (flags & KPF_OFFLINE)
+		return OFFLINE;
 	if (flags & KPF_BUDDY)
 		return flags & KPF_UPTODATE ? REPORTED_HEAD : FREE;
 	/*
@@ -195,16 +219,25 @@ static uint32_t state_of(uint64_t flags, uint64_t pfn)
 	if (!is_ram(pfn))
 		return NO_PAGE;
 	/* The zero page is mapped by a process that has written nothing. */
-	return is_held(pfn) && !(flags & KPF_ZERO_PAGE) ? HELD : USED;
+	if (is_held(pfn) && !(flags & KPF_ZERO_PAGE))
+		return HELD;
+	return has_content(flags) ? CONTENT : USED;
 }
 
 /* Encodes the flags of `pages` page frames from `pfn` on; the number of runs. */
 static uint32_t encode(uint32_t *runs, const uint64_t *flags, uint32_t pages, uint64_t pfn)
 {
 	uint32_t count = 0, current = 0, length = 0;
+	int content = 0;
 
 	for (uint32_t i = 0; i < pages; i++) {
 		uint32_t state = state_of(flags[i], pfn + i);
+
+		/* A compound page tells on its head what all of it is. */
+		if (!(flags[i] & KPF_COMPOUND_TAIL))
+			content = state == CONTENT;
+		else if (state == USED && content)
+			state = CONTENT;
 
 		if (length && state != current) {
 			runs[count++] = length << 3 | current;

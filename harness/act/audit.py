@@ -3,14 +3,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from harness.act.session import GuestSession
 from harness.act.settle import Watched, wait_settled
 from harness.guest.counter_stream import read_counters
-from harness.kernel.oracle import reduce_audit
-from harness.kernel.pages import AuditReport
+from harness.kernel.oracle import DiscardCoverage, reduce_audit
+from harness.kernel.pages import AuditReport, StateArray
 from harness.kernel.zones import block_size
 from harness.observe.page_audit import take_audit
 from harness.record.audit_file import AuditReading, save_audit
@@ -31,10 +28,12 @@ class _Look:
 
     reading: AuditReading
     report: AuditReport
-    used_resident: npt.NDArray[np.bool_]
+    seen: StateArray
     counters: GuestCounters
     mapping: HostMapping
     discards: DiscardTotals
+    discards_mark: int
+    """Names the moment before the look in the discard log."""
 
 
 def audit(session: GuestSession, step: AuditStep) -> None:
@@ -56,7 +55,8 @@ def audit(session: GuestSession, step: AuditStep) -> None:
         wait = wait_settled(Watched.of(session), LATE_SECONDS)
         drained_to = wait.tracker.remaining
         look = _look(session)
-    session.used_resident = look.used_resident
+    session.seen = look.seen
+    session.discards_mark = look.discards_mark
     session.audits += 1
     path = session.directory / "audits" / f"{session.audits:02}-{step.name}.npz"
     save_audit(path, look.reading)
@@ -75,20 +75,29 @@ def audit(session: GuestSession, step: AuditStep) -> None:
 
 def _look(session: GuestSession) -> _Look:
     held_by = [session.churn.pid] if session.churn is not None else []
+    mark = session.discards.mark()
     reading = take_audit(session.vm.shell, session.residency, held_by=held_by)
     # After the pages: a block reported while they were read has its discard in the trace by now.
     discards = session.discards.read()
     counters = read_counters(session.vm.shell)
-    report, used_resident = reduce_audit(
+    report, seen = reduce_audit(
         reading.before,
         reading.host,
         reading.after,
         zones=counters.zones,
         reporting_order=session.reporting_order,
-        earlier_used_resident=session.used_resident,
-        discarded=session.discards.covered,
+        seen=session.seen,
+        discards=DiscardCoverage(
+            ever=session.discards.covered,
+            # What is lazily free goes when the host wants it, however long ago it was discarded.
+            since_earlier=session.discards.covered_since(
+                0 if session.vm.spec.discard == "free" else session.discards_mark
+            ),
+            during=session.discards.covered_since(mark),
+        ),
+        moved=session.moved,
         at=session.record.now(),
         guest_seconds=reading.guest_seconds,
         host_seconds=reading.host_seconds,
     )
-    return _Look(reading, report, used_resident, counters, session.mapping.read(), discards)
+    return _Look(reading, report, seen, counters, session.mapping.read(), discards, mark)

@@ -117,7 +117,8 @@ def _go_on(session: GuestSession, twin: VirtualMachine, deadline: Deadline) -> N
     twin.arrive(deadline)
     session.observe(twin)
     # Pages of zeros were not sent: what is absent there now is no loss.
-    session.used_resident = None
+    session.seen = None
+    session.moved = True
     if session.churn is not None:
         session.churn.attach(twin.shell)
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
-
 from harness.errors import InterruptedRunError, RecordError
 from harness.guest.churn_client import ChurnSession
+from harness.kernel.pages import StateArray
 from harness.machine.interfaces import GuestProcess
 from harness.machine.vm import VirtualMachine
 from harness.observe.discards import DiscardLog
@@ -100,8 +98,12 @@ class GuestSession:
     """Changed by the churn verbs: what is held now."""
     busy: list[GuestProcess] = field(default_factory=list)
     """Changed by busy and calm: what takes and frees memory now."""
-    used_resident: npt.NDArray[np.bool_] | None = None
-    """Changed by audit: pages seen used and resident so far."""
+    seen: StateArray | None = None
+    """Changed by audit: what the audits have seen of each page (`harness.kernel.pages.Seen`)."""
+    moved: bool = False
+    """Changed by migrate and snapshot: the guest came from another QEMU."""
+    discards_mark: int = 0
+    """Changed by audit: the moment before the latest audit, in the discard log."""
     drained_to: int | None = None
     """Changed by settle: bytes that remained when it drained, until the next step begins."""
     audits: int = field(default=0)
@@ -159,6 +161,7 @@ class GuestSession:
         self.mapping = HostMappingReader(vm.pid, self.layout)
         self.residency = HostResidency(vm.pid, self.layout)
         self.discards = DiscardLog(vm.discard_log, self.layout, errors=vm.qemu_log)
+        self.discards_mark = 0
         self._start_sampler()
 
     def _start_sampler(self) -> None:

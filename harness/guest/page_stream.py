@@ -19,7 +19,7 @@ from harness.kernel.pages import GuestState, StateArray
 from harness.machine.interfaces import GuestProcess, GuestShell
 from harness.units import PAGE_SIZE
 
-VERSION = 1
+VERSION = 2
 MOST_PAGES = 1 << 32
 """Page frames of the largest guest the tool reads, 16 TiB; more is a damaged header."""
 

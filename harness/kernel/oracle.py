@@ -8,13 +8,21 @@ that splits a huge page gives its zero-filled parts the zero page (mm/huge_memor
 churn tool's process has such pages beside its pattern. The pattern's own check proves those.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from harness.kernel.blocks import NO_ORDER, Blocks, BoolArray, block_structure, nearly_free
-from harness.kernel.pages import AuditReport, CellTotals, GuestState, HostState, StateArray
+from harness.kernel.pages import (
+    AuditReport,
+    CellTotals,
+    GuestState,
+    HostState,
+    Seen,
+    StateArray,
+)
 from harness.kernel.zones import (
     MAX_ORDER,
     NO_ZONE,
@@ -32,7 +40,7 @@ SHOWN_PFNS = 16
 """How many example PFNs a report keeps of each kind of trouble."""
 
 # Classes of a page on either side; their product indexes the cells.
-_NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _UNSTABLE = range(7)
+_NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _OFFLINE, _UNSTABLE = range(8)
 _ABSENT, _RESIDENT, _UNKNOWN, _ZERO = range(4)
 
 _CELLS = (
@@ -46,6 +54,8 @@ _CELLS = (
     "reported_resident",
     "reported_absent",
     "held_absent",
+    "offline_resident",
+    "offline_absent",
     "unstable",
     "unknown",
 )
@@ -59,6 +69,7 @@ _CELL_OF = np.array(
             ("free_small_absent", "free_small_resident", "unknown", "free_small_absent"),
             ("free_large_absent", "free_large_resident", "unknown", "free_large_absent"),
             ("reported_absent", "reported_resident", "unknown", "reported_absent"),
+            ("offline_absent", "offline_resident", "unknown", "offline_absent"),
             ("unstable", "unstable", "unstable", "unstable"),
         )
         for name in row
@@ -67,10 +78,23 @@ _CELL_OF = np.array(
 )
 """Cell number by guest class * 4 + host class."""
 
+_NOTHING_SEEN: StateArray = np.zeros(0, np.uint8)
+
 _HOST_CLASS = np.full(256, _UNKNOWN, np.uint8)
 _HOST_CLASS[HostState.ABSENT] = _ABSENT
 _HOST_CLASS[HostState.ZERO] = _ZERO
 _HOST_CLASS[[HostState.RESIDENT, HostState.SWAPPED]] = _RESIDENT
+
+
+@dataclass(frozen=True, eq=False)
+class DiscardCoverage:
+    """Which pages the discards in QEMU's trace covered, index = PFN; shorter arrays say no more."""
+
+    ever: BoolArray
+    since_earlier: BoolArray
+    """Since the audit before began; where that moment says nothing, ever."""
+    during: BoolArray
+    """While this audit looked."""
 
 
 def reduce_audit(
@@ -80,18 +104,28 @@ def reduce_audit(
     *,
     zones: Sequence[Zone],
     reporting_order: int,
-    earlier_used_resident: BoolArray | None,
-    discarded: BoolArray | None,
+    seen: StateArray | None,
+    discards: DiscardCoverage | None,
+    moved: bool = False,
     at: float,
     guest_seconds: float,
     host_seconds: float,
-) -> tuple[AuditReport, BoolArray]:
-    """Judge every page; returns the report and the `earlier_used_resident` of the next audit.
+) -> tuple[AuditReport, StateArray]:
+    """Judge every page; returns the report and the `seen` of the next audit.
 
     `before`, `after`: GuestState per PFN as the guest tool sends it, REPORTED on heads only;
     `host`: HostState per PFN, read between the two. Lengths may differ: what the guest does not
-    list is NO_PAGE, what the host does not is UNKNOWN. `discarded`: pages that a discard in QEMU's
-    trace covered at any time; None without a trace. `at` is kept as it is.
+    list is NO_PAGE, what the host does not is UNKNOWN. `discards`: None without QEMU's trace.
+    `moved`: the guest came from another QEMU, which sends no pages of zeros, so that absence alone
+    proves nothing. `at` is kept as it is.
+
+    `seen`: per page a `Seen` of the earlier audits, from the audit before; None for the first.
+
+    A page that was used and resident at an earlier audit, and is used and absent now, is *suspect*.
+    It may have been freed, reported, discarded and handed out again without having been touched, as
+    pages on the per-CPU lists are. It is *lost* if it was resident at the audit before and no
+    discard has covered it since. Absent pages that somebody has certainly written (HELD or CONTENT
+    in both readings, and no discard of them came while the audit looked) are lost in any case.
     """
     pages = max(len(before), len(host), len(after))
     host_class = _HOST_CLASS[_padded(host, pages, HostState.UNKNOWN)]
@@ -111,8 +145,19 @@ def reduce_audit(
     ).reshape(-1, len(_CELLS))
     used = (guest_class == _USED) | (guest_class == _HELD)
     resident = host_class == _RESIDENT
-    earlier = _padded_mask(earlier_used_resident, pages)
-    suspects = used & ((host_class == _ABSENT) | (host_class == _ZERO)) & earlier
+    known = _padded(_NOTHING_SEEN if seen is None else seen, pages, Seen.NOTHING)
+    suspects = used & ((host_class == _ABSENT) | (host_class == _ZERO)) & (known != Seen.NOTHING)
+    # The host may map zero-filled parts of a huge page to the zero page: no loss (see above).
+    lost = suspects & (host_class == _ABSENT)
+    undiscarded = np.zeros(pages, np.bool_)
+    written = _padded_mask(_in_both(_has_content, before, after), pages)
+    if discards is not None:
+        undiscarded = lost & (known == Seen.RESIDENT) & ~_padded_mask(discards.since_earlier, pages)
+        written &= ~_padded_mask(discards.during, pages)
+    lost &= undiscarded | written
+    if not moved:
+        lost |= written & (host_class == _ABSENT)
+    discarded = None if discards is None else _padded_mask(discards.ever, pages)
     reported = guest_class == _REPORTED
     free = (guest_class == _SMALL) | (guest_class == _LARGE)
     nodes = sorted({zone.node for zone in zones})
@@ -137,21 +182,27 @@ def reduce_audit(
         suspect_pfns=_first(suspects),
         reported_undiscarded=None
         if discarded is None
-        else _bytes(np.count_nonzero(reported & ~_padded_mask(discarded, pages))),
+        else _bytes(np.count_nonzero(reported & ~discarded)),
         guest_seconds=guest_seconds,
         host_seconds=host_seconds,
         reported_resident_pfns=_first(reported & resident),
         held_absent_pfns=_first(cells == _CELLS.index("held_absent")),
         nearly_free=_bytes(nearly),
         nearly_free_lack=lack,
+        lost_bytes=_bytes(np.count_nonzero(lost)),
+        lost_undiscarded=_bytes(np.count_nonzero(undiscarded)),
+        lost_pfns=_first(lost),
+        listed=_bytes(len(guest_class) - np.count_nonzero(guest_class == _NONE)),
+        present=_bytes(sum(zone.present for zone in zones)),
         tail_reported=_bytes(np.count_nonzero(reported & tails)),
-        tail_discarded=None
-        if discarded is None
-        else _bytes(np.count_nonzero(_padded_mask(discarded, pages) & tails)),
+        tail_discarded=None if discarded is None else _bytes(np.count_nonzero(discarded & tails)),
     )
     # A page once seen resident stays on record only while it stays used: a free page may be
     # given back and be allocated again without having been touched.
-    return report, used & (resident | earlier)
+    now_seen = np.where(known != Seen.NOTHING, np.uint8(Seen.RESIDENT_EARLIER), known)
+    now_seen[resident] = Seen.RESIDENT
+    now_seen[~used] = Seen.NOTHING
+    return report, now_seen
 
 
 def _guest_classes(
@@ -179,6 +230,7 @@ def _guest_classes(
     result[free] = _SMALL
     result[free & large] = _LARGE
     result[same & (end == GuestState.REPORTED)] = _REPORTED
+    result[same & (end == GuestState.OFFLINE)] = _OFFLINE
     return result, orders
 
 
@@ -191,8 +243,21 @@ def _nearly_free(guest_class: npt.NDArray[np.uint8], reporting_order: int) -> tu
 
 
 def _plain(blocks: Blocks) -> StateArray:
-    """The states with HELD as USED: who uses a page does not make it another state."""
-    return np.where(blocks.states == GuestState.HELD, np.uint8(GuestState.USED), blocks.states)
+    """The states with HELD and CONTENT as USED: who uses a page does not make it another state."""
+    return np.where(_has_content(blocks.states), np.uint8(GuestState.USED), blocks.states)
+
+
+def _has_content(states: StateArray) -> BoolArray:
+    """Pages that somebody has certainly written."""
+    return np.equal(states, GuestState.HELD) | np.equal(states, GuestState.CONTENT)
+
+
+def _in_both(
+    test: Callable[[StateArray], BoolArray], before: StateArray, after: StateArray
+) -> BoolArray:
+    """Where a test of the states holds in both readings."""
+    length = min(len(before), len(after))
+    return test(before[:length]) & test(after[:length])
 
 
 def _padded(states: StateArray, pages: int, filler: int) -> StateArray:

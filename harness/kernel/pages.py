@@ -24,6 +24,21 @@ class GuestState(IntEnum):
     NO_PAGE = 3
     HELD = 4
     """Used, and mapped by the churn tool's process at the moment of reading."""
+    CONTENT = 5
+    """Used, and written by somebody: anonymous memory, a file's page that is up to date, or a page
+    table."""
+    OFFLINE = 6
+    """In the balloon, or plugged and not in use (KPF_OFFLINE)."""
+
+
+class Seen(IntEnum):
+    """What earlier audits saw of a page that has been in use at every audit since."""
+
+    NOTHING = 0
+    RESIDENT_EARLIER = 1
+    """Used and resident, but not at the latest audit any more."""
+    RESIDENT = 2
+    """Used and resident at the latest audit."""
 
 
 class HostState(IntEnum):
@@ -58,6 +73,9 @@ class CellTotals:
     """Pages whose guest state changed between the two readings; in no other cell."""
     unknown: int
     """Pages with no readable host state; in no other cell."""
+    offline_resident: int = 0
+    """In the balloon or plugged and not in use, and held by the host all the same."""
+    offline_absent: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,3 +111,14 @@ class AuditReport:
     """Pages that all these blocks together lack."""
     tail_discarded: int | None = None
     """Bytes there that a discard in QEMU's trace ever covered; None without a trace."""
+    lost_bytes: int = 0
+    """Used, absent, and certainly not as the guest left it (`harness.kernel.oracle`): data loss."""
+    lost_undiscarded: int = 0
+    """The part of it that no discard in QEMU's trace explains."""
+    lost_pfns: tuple[int, ...] = ()
+    """The first few lost pages (at most 16)."""
+    listed: int | None = None
+    """Bytes of memory that the guest listed, in whatever state; None in records before it was
+    counted."""
+    present: int | None = None
+    """Bytes of memory that the guest's zones have (`present` of /proc/zoneinfo)."""

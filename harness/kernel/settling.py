@@ -98,7 +98,7 @@ def merging(states: StateArray, zones: Sequence[Zone], reporting_order: int) -> 
     blocks = block_structure(states, zone_cuts(zones))
     watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
     free = (blocks.states == GuestState.FREE) & (blocks.orders < order)
-    used = (blocks.states == GuestState.USED) | (blocks.states == GuestState.HELD)
+    used = np.isin(blocks.states, (GuestState.USED, GuestState.HELD, GuestState.CONTENT))
     in_watched = watched[zone_index(zones, len(states))]
     pages, _lack = nearly_free(free & in_watched, used, order)
     return pages * PAGE_SIZE

@@ -52,7 +52,9 @@ class DiscardLog:
         self._lock = threading.Lock()
         self._totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
         self._last_at: float | None = None
-        self._covered = np.zeros(layout.pfn_end, dtype=np.bool_)
+        self._marks = 1
+        # Per PFN: the mark in force when it was last discarded, 0 for never.
+        self._discarded_at_mark = np.zeros(layout.pfn_end, dtype=np.uint16)
         self._followed: list[tuple[float, int, int]] | None = None
         self._pieces = sorted(layout.pieces, key=lambda piece: piece.hva)
         self._piece_starts = [piece.hva for piece in self._pieces]
@@ -80,8 +82,19 @@ class DiscardLog:
     @property
     def covered(self) -> npt.NDArray[np.bool_]:
         """Per PFN: was it ever discarded with success, as of the last `read` (a copy)."""
+        return self.covered_since(0)
+
+    def mark(self) -> int:
+        """Read up to now, and name this moment for `covered_since`. Raises ObserveError."""
+        self.read()
         with self._lock:
-            return self._covered.copy()
+            self._marks += 1
+            return self._marks
+
+    def covered_since(self, mark: int) -> npt.NDArray[np.bool_]:
+        """Per PFN: was it discarded with success after `mark`, as of the last `read`."""
+        with self._lock:
+            return np.greater_equal(self._discarded_at_mark, max(mark, 1))
 
     def follow(self) -> None:
         """Keep each discard from the next `read` on, for `followed`."""
@@ -162,6 +175,6 @@ class DiscardLog:
             last = min(pages, (end - piece.hva) // PAGE_SIZE)
             if first < last:
                 first, last = piece.pfn_start + first, piece.pfn_start + last
-                self._covered[first:last] = True
+                self._discarded_at_mark[first:last] = self._marks
                 if self._followed is not None:
                     self._followed.append((at, first, last))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.kernel.oracle import reduce_audit
+from harness.kernel.oracle import DiscardCoverage, reduce_audit
 from harness.kernel.pages import AuditReport, GuestState, HostState
 from harness.kernel.settling import SettleOutcome
 from harness.kernel.zones import Zone
@@ -99,6 +99,11 @@ def noise(at: float = 0.0, **changes: Any) -> NoiseRead:
     return NoiseRead(at, replace(plain, **changes))
 
 
+def covering(pages: np.ndarray) -> DiscardCoverage:
+    """These pages, discarded before the audit and after the one before it."""
+    return DiscardCoverage(pages, pages, np.zeros_like(pages))
+
+
 @dataclass
 class Guest:
     """Pages of guest and host; blocks are numbered 0..127."""
@@ -141,8 +146,8 @@ class Guest:
             self.states,
             zones=self.zones,
             reporting_order=self.order,
-            earlier_used_resident=earlier,
-            discarded=self.discarded,
+            seen=earlier,
+            discards=None if self.discarded is None else covering(self.discarded),
             at=0.0,
             guest_seconds=0.1,
             host_seconds=0.01,

@@ -115,17 +115,17 @@ def test_audits_reduced_again_from_their_pages_are_the_same(results: Path, name:
     audits = [event for event in recorded if isinstance(event, Audited)]
     files = sorted((results / name / "audits").iterdir())
     assert len(files) == len(audits) > 0
-    used_resident = None
+    seen = None
     for event, path in zip(audits, files, strict=True):
         reading = load_audit(path)
-        report, used_resident = reduce_audit(
+        report, seen = reduce_audit(
             reading.before,
             reading.host,
             reading.after,
             zones=event.counters.zones,
             reporting_order=ready.page_reporting_order,
-            earlier_used_resident=used_resident,
-            discarded=None,
+            seen=seen,
+            discards=None,
             at=event.report.at,
             guest_seconds=reading.guest_seconds,
             host_seconds=reading.host_seconds,

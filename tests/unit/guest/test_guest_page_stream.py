@@ -59,7 +59,7 @@ def test_every_page_frame_gets_the_state_of_its_run(runs: list[tuple[int, int]])
         (ROUND + b"\0\0\0\0", "cut off or damaged"),
         (encode([(FREE, 4)], pages=5), "the runs make 4 page frames, not 5"),
         (encode([(FREE, 4)], pages=3), "the runs make 4 page frames, not 3"),
-        (encode([(5, 4)]), "an unknown one: 5"),
+        (encode([(7, 4)]), "an unknown one: 7"),
         (encode([(FREE, 4)], count=5), "5 runs for 4 page frames"),
         (encode([], pages=MOST_PAGES + 1), f"0 runs for {MOST_PAGES + 1} page frames"),
         (encode([], magic=b"FPRPAGER"), "another format: b'FPRPAGER'"),

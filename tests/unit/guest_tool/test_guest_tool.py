@@ -4,6 +4,8 @@
 The harness's own readers speak to it, so that both ends of each protocol are tried at once.
 """
 
+import ctypes
+import mmap
 import os
 import re
 import signal
@@ -464,7 +466,7 @@ def test_every_page_frame_has_a_state(shell: LocalShell) -> None:
     magic, version, page_bytes, pages, start, end, runs = struct.unpack_from(
         "<8sIIQQQQ", result.stdout
     )
-    assert (magic, version, page_bytes) == (b"FPRPAGES", 1, PAGE_SIZE)
+    assert (magic, version, page_bytes) == (b"FPRPAGES", 2, PAGE_SIZE)
     assert start < end <= time.monotonic_ns()
     assert len(result.stdout) == 48 + 4 * runs
     states, flags = decode_pages(result.stdout).states, _page_flags()
@@ -474,6 +476,29 @@ def test_every_page_frame_has_a_state(shell: LocalShell) -> None:
     agreed = np.count_nonzero(free == (flags & KPF_BUDDY != 0)) / pages
     assert agreed > 0.9, "the two looks are moments apart, not worlds"
     assert not (states == GuestState.HELD).any()
+
+
+def _pfns(memory: mmap.mmap) -> npt.NDArray[np.int64]:
+    """The page frames behind a mapping of this process, which it must have touched."""
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
+        pagemap.seek(address // PAGE_SIZE * 8)
+        entries = np.frombuffer(pagemap.read(len(memory) // PAGE_SIZE * 8), dtype="<u8")
+    return (entries & np.uint64((1 << 55) - 1)).astype(np.int64)
+
+
+@needs_page_flags
+@pytest.mark.parametrize("kind", ["anonymous", "file"])
+def test_what_somebody_has_written_has_content(
+    shell: LocalShell, kind: str, tmp_path: Path
+) -> None:
+    size = 256 * PAGE_SIZE
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(size)
+        memory = mmap.mmap(-1 if kind == "anonymous" else file.fileno(), size)
+        memory[:] = b"x" * size
+        states = decode_pages(shell.run("fpr-guest pages", timeout=SECONDS).stdout).states
+        assert (states[_pfns(memory)] == GuestState.CONTENT).all()
 
 
 @needs_page_flags

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from run_builders import BLOCK, REAL_ZONES, Guest, healthy, zone
+from run_builders import BLOCK, REAL_ZONES, Guest, covering, healthy, zone
 
-from harness.kernel.oracle import reduce_audit
+from harness.kernel.oracle import DiscardCoverage, reduce_audit
 from harness.kernel.pages import AuditReport, CellTotals, GuestState, HostState
 from harness.kernel.zones import above_watermark, zone_index
 from harness.units import MIB, PAGE_SIZE
@@ -30,8 +30,8 @@ def reduced(
     values: dict[str, Any] = {
         "zones": (zone(),),
         "reporting_order": 9,
-        "earlier_used_resident": None,
-        "discarded": None,
+        "seen": None,
+        "discards": None,
         "at": 1.0,
         "guest_seconds": 0.1,
         "host_seconds": 0.2,
@@ -192,8 +192,8 @@ def test_reported_pages_no_discard_ever_covered() -> None:
     covered = np.zeros(BLOCK, np.bool_)
     covered[:128] = True
     pages = block_of(G.REPORTED), np.full(BLOCK, S.ABSENT)
-    assert audit(*pages, discarded=covered).reported_undiscarded == 384 * PAGE_SIZE
-    assert audit(*pages, discarded=covered[:100]).reported_undiscarded == 412 * PAGE_SIZE
+    assert audit(*pages, discards=covering(covered)).reported_undiscarded == 384 * PAGE_SIZE
+    assert audit(*pages, discards=covering(covered[:100])).reported_undiscarded == 412 * PAGE_SIZE
     assert audit(*pages).reported_undiscarded is None
 
 
@@ -204,21 +204,91 @@ class TestSuspects:
         first, seen = reduced([G.USED] * 3, [S.RESIDENT, S.RESIDENT, S.ABSENT])
         assert first.suspect_bytes == 0
         second, seen = reduced([G.USED] * 3, [S.RESIDENT, S.ABSENT, S.ABSENT],
-                               earlier_used_resident=seen)  # fmt: skip
+                               seen=seen)  # fmt: skip
         assert (second.suspect_bytes, second.suspect_pfns) == (PAGE_SIZE, (1,))
-        third, _ = reduced([G.USED] * 3, [S.ABSENT] * 3, earlier_used_resident=seen)
+        third, _ = reduced([G.USED] * 3, [S.ABSENT] * 3, seen=seen)
         assert third.suspect_pfns == (0, 1), "it stays suspect as long as it is used"
 
     def test_a_page_that_was_free_in_between_is_not(self) -> None:
         _, seen = reduced([G.USED], [S.RESIDENT])
-        _, seen = reduced([G.FREE], [S.ABSENT], earlier_used_resident=seen)
-        assert reduced([G.USED], [S.ABSENT], earlier_used_resident=seen)[0].suspect_bytes == 0
+        _, seen = reduced([G.FREE], [S.ABSENT], seen=seen)
+        assert reduced([G.USED], [S.ABSENT], seen=seen)[0].suspect_bytes == 0
 
     def test_memory_plugged_in_later_is_no_trouble(self) -> None:
         _, seen = reduced([G.USED], [S.RESIDENT])
-        report, seen = reduced([G.USED] * 3, [S.ABSENT] * 3, earlier_used_resident=seen)
+        report, seen = reduced([G.USED] * 3, [S.ABSENT] * 3, seen=seen)
         assert report.suspect_pfns == (0,)
         assert len(seen) == 3
+
+
+def coverage(ever: Any = (), since: Any = (), during: Any = ()) -> DiscardCoverage:
+    return DiscardCoverage(*(np.array(mask, np.bool_) for mask in (ever, since, during)))
+
+
+class TestLostPages:
+    """Used and resident at an earlier audit, used and absent now: lost, or never touched again?"""
+
+    WRITTEN = (G.CONTENT, G.HELD)
+
+    def lost(self, state: GuestState, host: HostState = S.ABSENT, **changes: Any) -> AuditReport:
+        _, seen = reduced([state], [S.RESIDENT])
+        return reduced([state], [host], seen=seen, **changes)[0]
+
+    @pytest.mark.parametrize("state", WRITTEN)
+    def test_what_somebody_has_written_is_lost_whatever_was_discarded(
+        self, state: GuestState
+    ) -> None:
+        report = self.lost(state, discards=coverage([1], [1]))
+        assert (report.lost_bytes, report.lost_pfns) == (PAGE_SIZE, (0,))
+        assert report.lost_undiscarded == 0
+        assert self.lost(state).lost_bytes == PAGE_SIZE, "no trace is needed for that"
+
+    def test_what_no_discard_covered_is_lost_whoever_uses_it(self) -> None:
+        report = self.lost(G.USED, discards=coverage([1], [0]))
+        assert (report.lost_bytes, report.lost_undiscarded) == (PAGE_SIZE, PAGE_SIZE)
+
+    def test_what_was_discarded_since_may_have_been_taken_again_and_not_touched(self) -> None:
+        report = self.lost(G.USED, discards=coverage([1], [1]))
+        assert (report.lost_bytes, report.suspect_bytes) == (0, PAGE_SIZE)
+
+    def test_without_a_trace_a_page_with_no_owner_is_only_suspect(self) -> None:
+        assert self.lost(G.USED).lost_bytes == 0
+
+    def test_the_zero_page_and_swap_keep_what_was_written(self) -> None:
+        for host in (S.ZERO, S.SWAPPED, S.UNKNOWN):
+            assert self.lost(G.CONTENT, host, discards=coverage([0], [0])).lost_bytes == 0
+
+    def test_a_page_discarded_while_the_audit_looked_may_have_changed_hands(self) -> None:
+        assert self.lost(G.CONTENT, discards=coverage([1], [1], [1])).lost_bytes == 0
+
+    def test_one_that_was_not_resident_at_the_latest_audit_is_no_new_loss(self) -> None:
+        _, seen = reduced([G.USED], [S.RESIDENT])
+        _, seen = reduced([G.USED], [S.ABSENT], seen=seen, discards=coverage([1], [1]))
+        third, _ = reduced([G.USED], [S.ABSENT], seen=seen, discards=coverage([1], [0]))
+        assert (third.lost_bytes, third.suspect_bytes) == (0, PAGE_SIZE)
+
+    def test_what_was_written_is_lost_also_where_no_audit_saw_it_before(self) -> None:
+        report, _ = reduced([G.CONTENT, G.USED], [S.ABSENT] * 2, discards=coverage([0], [0]))
+        assert report.lost_pfns == (0,)
+
+    def test_pages_of_zeros_do_not_move_with_a_guest(self) -> None:
+        report, seen = reduced([G.CONTENT] * 2, [S.ABSENT, S.RESIDENT], moved=True)
+        assert report.lost_bytes == 0
+        assert reduced([G.CONTENT] * 2, [S.ABSENT] * 2, seen=seen, moved=True)[0].lost_pfns == (1,)
+
+
+def test_pages_in_the_balloon_have_cells_of_their_own() -> None:
+    report, _ = reduced([G.OFFLINE] * 3, [S.RESIDENT, S.ABSENT, S.ZERO])
+    assert only(report.total) == {
+        "offline_resident": PAGE_SIZE,
+        "offline_absent": 2 * PAGE_SIZE,
+    }
+
+
+def test_what_the_guest_listed_stands_beside_what_its_zones_have() -> None:
+    report, _ = reduced([G.USED, G.FREE, G.NO_PAGE, G.OFFLINE], [S.RESIDENT] * 4)
+    assert report.listed == 3 * PAGE_SIZE
+    assert report.present == zone().present * PAGE_SIZE
 
 
 def test_the_builders_healthy_guest() -> None:
@@ -229,7 +299,7 @@ def test_the_builders_healthy_guest() -> None:
     }
 
 
-states = hnp.arrays(np.uint8, st.integers(0, 1500), elements=st.integers(0, 4))
+states = hnp.arrays(np.uint8, st.integers(0, 1500), elements=st.integers(0, 6))
 
 
 @settings(deadline=None)
@@ -251,7 +321,7 @@ def test_an_audit_of_six_gibibytes_stays_below_64_mebibytes() -> None:
     pages = 6 << 18
     wire = np.random.default_rng(1).integers(0, 5, pages).astype(np.uint8)
     tracemalloc.start()
-    audit(wire, wire, discarded=np.ones(pages, np.bool_))
+    audit(wire, wire, discards=covering(np.ones(pages, np.bool_)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * MIB
