@@ -47,7 +47,8 @@ def audit(session: GuestSession, step: AuditStep) -> None:
     look = _look(session)
     for _again in range(LATE_LOOKS - 1):
         late = look.report.total.free_large_resident
-        lost = look.report.total.held_absent or look.report.suspect_bytes
+        report = look.report
+        lost = report.total.held_absent or report.lost_bytes or report.suspect_bytes
         settled = drained_to is None or late <= drained_to + block_size(session.reporting_order)
         if lost or settled:
             break

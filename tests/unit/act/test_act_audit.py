@@ -21,7 +21,8 @@ class Session:
         self.directory = directory
         self.reporting_order = 9
         self.audits = 0
-        self.used_resident = None
+        self.seen = None
+        self.discards_mark = 0
         self.drained_to = drained_to
         self.recorded: list[Audited] = []
         self.record = SimpleNamespace(now=lambda: 1.0, add=self.recorded.append)
@@ -47,8 +48,8 @@ def audited(
 
     def look(_session: Any) -> Any:
         total = SimpleNamespace(free_large_resident=next(looks), held_absent=held_absent)
-        report = SimpleNamespace(total=total, suspect_bytes=suspect)
-        parts = ("reading", "used_resident", "counters", "mapping", "discards")
+        report = SimpleNamespace(total=total, suspect_bytes=suspect, lost_bytes=0)
+        parts = ("reading", "seen", "counters", "mapping", "discards", "discards_mark")
         return SimpleNamespace(report=report, **dict.fromkeys(parts))
 
     wait = SimpleNamespace(tracker=SimpleNamespace(remaining=0))
