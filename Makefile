@@ -47,7 +47,7 @@ test-red: $(INSTALLED)
 
 # docs/scenarios.md, with what RESULTS="results/... ..." say of each scenario on each image.
 docs: $(INSTALLED)
-	$(BIN)/python -m harness.report.catalogue docs $(RESULTS)
+	$(BIN)/python -m harness.cli.make_docs docs $(RESULTS)
 
 # N clean runs on a busy host: what FAILs there is a false alarm.
 N ?= 100

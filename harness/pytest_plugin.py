@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from harness.act.discover import VERBS
 from harness.cli.options import (
     check_run_options,
     declare_boot_options,
@@ -107,10 +108,10 @@ class ScenarioFile(pytest.File):
         refused: UsageError | None = None
         try:
             try:
-                scenarios = load_scenarios(self.path, options.overrides)
+                scenarios = load_scenarios(self.path, VERBS, options.overrides)
             except UsageError as error:
                 # That matters only if the scenario is selected.
-                scenarios, refused = load_scenarios(self.path), error
+                scenarios, refused = load_scenarios(self.path, VERBS), error
             images = choose_images(load_definitions(), options.image)
         except (ScenarioFileError, UsageError) as error:
             raise self.CollectError(str(error)) from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 
+from harness.act.discover import VERBS
 from harness.cli.options import scenarios_directory
 from harness.machine.needs import NEEDS, PREFIX
 from harness.scenario.load import DEFAULT_TAG, load_all
@@ -30,7 +31,7 @@ def execute(options: argparse.Namespace) -> int:
     Raises `UsageError`, and `ScenarioFileError` if a file is broken.
     """
     console = Console(markup=False, highlight=False)
-    for line in lines(load_all(sorted(scenarios_directory(options).glob("*.yaml")))):
+    for line in lines(load_all(sorted(scenarios_directory(options).glob("*.yaml")), VERBS)):
         console.print(line, soft_wrap=True)
     return 0
 

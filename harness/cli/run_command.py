@@ -4,6 +4,7 @@
 import argparse
 import sys
 
+from harness.act.discover import VERBS
 from harness.cli.options import check_run_options, run_options, scenarios_directory
 from harness.errors import UsageError
 from harness.image.definition import load_definitions
@@ -22,8 +23,13 @@ def execute(options: argparse.Namespace) -> int:
     if options.scenarios and options.tag:
         raise UsageError("name scenarios, or give --tag, not both")
     chosen = run_options(options)
-    directory = scenarios_directory(options)
-    scenarios = find_scenarios(options.scenarios, options.overrides, directory, tags=options.tag)
+    scenarios = find_scenarios(
+        options.scenarios,
+        VERBS,
+        options.overrides,
+        scenarios_directory(options),
+        tags=options.tag,
+    )
     images = choose_images(load_definitions(), options.image)
     results = make_results_directory(options.results)
     runs = plan_runs(scenarios, images, options.repeat)

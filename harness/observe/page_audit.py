@@ -13,12 +13,12 @@ import numpy as np
 from harness.guest.page_stream import PageReader
 from harness.kernel.pages import GuestState, HostState, StateArray
 from harness.machine.interfaces import GuestShell
-from harness.observe.residency import HostResidency
+from harness.observe.instruments import ResidencyReader
 from harness.record.audit_file import AuditReading
 
 
 def take_audit(
-    shell: GuestShell, residency: HostResidency, held_by: Sequence[int] = ()
+    shell: GuestShell, residency: ResidencyReader, held_by: Sequence[int] = ()
 ) -> AuditReading:
     """Read guest, host, guest. Pages mapped by the guest processes `held_by` read HELD.
 

@@ -16,8 +16,7 @@ from harness.deadline import Deadline
 from harness.errors import HarnessError, ObserveError
 from harness.guest.counter_stream import CounterStream
 from harness.machine.interfaces import GuestShell
-from harness.observe.discards import DiscardLog
-from harness.observe.mapping import HostMappingReader
+from harness.observe.instruments import DiscardReader, MappingReader
 from harness.record.events import Sample
 
 EXACT_SHARE = 0.01
@@ -44,8 +43,8 @@ class Sampler:
         self,
         *,
         shell: GuestShell,
-        mapping: HostMappingReader,
-        discards: DiscardLog,
+        mapping: MappingReader,
+        discards: DiscardReader,
         hz: float,
         sink: Callable[[Sample], None],
         relative: Callable[[float], float],

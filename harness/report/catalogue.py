@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The catalogue as a document: every scenario's question, method, threshold, and last results.
 
-`python -m harness.report.catalogue DIRECTORY RESULTS...` takes what those results say into
-DIRECTORY/scenarios.json, the last verdict and answer of each scenario on each image, and writes
-DIRECTORY/scenarios.md from it; and DIRECTORY/measures.md, the measures that scenarios can expect.
+`main` takes what results say into DIRECTORY/scenarios.json, the last verdict and answer of each
+scenario on each image, and writes DIRECTORY/scenarios.md from it; and DIRECTORY/measures.md, the
+measures that scenarios can expect.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from harness.record.reader import RESULTS_NAME, read_events
 from harness.report.matrix import oldest_first
 from harness.report.summary import RunSummary, build_summary
 from harness.resources import SCENARIOS_DIR
-from harness.scenario.fields import shown
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import Scenario
-from harness.scenario.steps import AuditStep, RepeatStep, RunStep, Step, unrolled
+from harness.scenario.steps import unrolled
+from harness.scenario.vocabulary import Verbs
 from harness.units import format_size
 from harness.verdict.expressions import family_in_words, format_measure
 
@@ -213,7 +212,7 @@ def _guest(scenario: Scenario) -> str:
 
 
 def _method(scenario: Scenario) -> str:
-    return "; ".join(_in_words(step) for step in scenario.steps)
+    return "; ".join(step.in_words() for step in scenario.steps)
 
 
 def _red(scenario: Scenario) -> str:
@@ -230,27 +229,11 @@ def _common(scenarios: Sequence[Scenario]) -> str:
     )
 
 
-def _in_words(step: Step) -> str:
-    if isinstance(step, RepeatStep):
-        return f"{step.times} times ({'; '.join(_in_words(inner) for inner in step.steps)})"
-    if isinstance(step, AuditStep):
-        return f"audit *{step.name}*"
-    if isinstance(step, RunStep):
-        return f"run `{step.command.strip().splitlines()[0]}`"
-    words = [
-        f"{name} {shown(getattr(step, name), field.metadata)}"
-        for name, field in type(step).model_fields.items()
-        if getattr(step, name) != field.default
-    ]
-    return f"{step.verb} {', '.join(words)}".strip()
-
-
 def _expected(scenario: Scenario) -> str:
     found = [
-        f"at *{audit.name}* `{measure} {condition}`"
-        for _loc, audit in unrolled(scenario.steps)
-        if isinstance(audit, AuditStep)
-        for measure, condition in audit.expect.items()
+        f"at *{step.audit_name}* `{measure} {condition}`"
+        for _loc, step in unrolled(scenario.steps)
+        for measure, condition in step.checks.items()
     ]
     found += [f"`{measure} {condition}`" for measure, condition in scenario.expect.items()]
     return ", ".join(dict.fromkeys(found)) or "nothing, it is a measurement"
@@ -291,12 +274,12 @@ def _cell_text(text: str) -> str:
     return text.replace("|", r"\|")
 
 
-def catalogue() -> list[list[Scenario]]:
+def catalogue(verbs: Verbs) -> list[list[Scenario]]:
     """The project's scenarios by file."""
-    return [load_scenarios(path) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
+    return [load_scenarios(path, verbs) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], verbs: Verbs) -> None:
     """Merge results and write all files. Raises `ScenarioFileError`, `RecordError`, `OSError`."""
     directory, *results = map(Path, arguments)
     store = directory / STORE
@@ -305,13 +288,9 @@ def main(arguments: Sequence[str]) -> None:
         events = list(read_events(result / RESULTS_NAME))
         walls = [event.wall for _run, event in events if isinstance(event, RunStarted)]
         last = merge(last, build_summary(events).runs, min(walls)[:10])
-    files = catalogue()
+    files = catalogue(verbs)
     known = {scenario.name for scenarios in files for scenario in scenarios}
     last = {name: last[name] for name in sorted(known & set(last))}
     store.write_text(json.dumps(last, indent=1, sort_keys=True) + "\n")
     (directory / DOCUMENT).write_text(document(files, last, images_of(last)))
     (directory / MEASURES_DOCUMENT).write_text(measures_document())
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -10,7 +10,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from harness.act.session import Record
+from harness.act.run_record import RunRecord
 from harness.deadline import Deadline, wait_for
 from harness.errors import (
     DeadlineError,
@@ -33,7 +33,7 @@ FOREIGN_STATES = frozenset({"internal-error", "io-error", "shutdown"})
 
 
 def examine(
-    vm: VirtualMachine, record: Record, directory: Path, error: HarnessError
+    vm: VirtualMachine, record: RunRecord, directory: Path, error: HarnessError
 ) -> HarnessError:
     """Record findings about the guest after `error`, and leave `autopsy.txt` if it is still there.
 
@@ -60,7 +60,7 @@ def examine(
 
 
 def _in_the_guest(
-    vm: VirtualMachine, record: Record, error: HarnessError, evidence: list[str]
+    vm: VirtualMachine, record: RunRecord, error: HarnessError, evidence: list[str]
 ) -> HarnessError:
     """Whether it hangs, wholly or in what it was asked for; adds to the evidence."""
     if _answers(vm):
@@ -81,7 +81,7 @@ def _in_the_guest(
     return error
 
 
-def _hang(record: Record, title: str, evidence: list[str]) -> None:
+def _hang(record: RunRecord, title: str, evidence: list[str]) -> None:
     text = "\n".join(evidence)
     record.add(ConsoleFinding(record.now(), "hang", title, text, on_console=False))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.act.perform import perform
-from harness.act.session import GuestSession, Record
+from harness.act.run_record import RunRecord
+from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import (
     GuestError,
@@ -102,7 +103,7 @@ class _Attempt:
         self._bench = bench
         self._number = number
         self._directory = RunDirectory(bench.results / run.run_id, number)
-        self._record = Record(lambda event: bench.emit(run.run_id, event))
+        self._record = RunRecord(lambda event: bench.emit(run.run_id, event))
         self.died_before_first_step = False
         """The guest crashed under TCG before it was asked to do anything: worth a new VM."""
 
@@ -175,8 +176,13 @@ class _Attempt:
         session: GuestSession | None = None
         try:
             directory.write_repro(vm, self._run, self._bench.options)
-            with GuestSession.open(vm, record, directory.path, self._bench.cancelled) as session:
-                session.detached = self._run.scenario.leaves_its_connection
+            with GuestSession.open(
+                vm,
+                record,
+                directory.path,
+                self._bench.cancelled,
+                detached=self._run.scenario.leaves_its_connection,
+            ) as session:
                 perform(session, self._run.scenario.steps)
                 session.read_noise()
                 session.read_console()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a scenario expects: conditions by measure, checked when the file is loaded."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import PlainValidator, ValidationError
@@ -60,24 +60,25 @@ Expectations = Annotated[dict[str, str], PlainValidator(_check)]
 """`reclaimed_fraction: ">= 0.95"`: condition by measure, as written."""
 
 
-def check_names(
-    measure: str, condition: str, measured: Collection[str], audits: Collection[str]
-) -> Iterator[str]:
-    """What is wrong with the names of an expectation.
+def unknown_names(
+    conditions: Mapping[str, str], measured: Collection[str], audits: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Each condition's measure with what is wrong with a name in it.
 
     `measured`: names of what the scenario's steps measure; `audits`: of the audits before it.
     """
     known = {*MEASURES, *measured}
-    for name in sorted({measure} | names_in(parse_condition(condition).expression)):
-        audit, dot, rest = name.rpartition(".")
-        if dot and audit not in audits:
-            before = f"; audits before it: {', '.join(sorted(audits))}" if audits else ""
-            yield f"no audit called {audit!r} comes before{before}"
-            continue
-        try:
-            check_name(rest, known)
-        except ValueError as error:
-            yield str(error)
+    for measure, condition in conditions.items():
+        for name in sorted({measure} | names_in(parse_condition(condition).expression)):
+            audit, dot, rest = name.rpartition(".")
+            if dot and audit not in audits:
+                before = f"; audits before it: {', '.join(sorted(audits))}" if audits else ""
+                yield measure, f"no audit called {audit!r} comes before{before}"
+                continue
+            try:
+                check_name(rest, known)
+            except ValueError as error:
+                yield measure, str(error)
 
 
 def wants_audit(measure: str, condition: str) -> bool:

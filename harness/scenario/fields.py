@@ -104,6 +104,11 @@ def _kernel_words(value: str) -> str:
     return value
 
 
+def list_of(item: Any) -> Any:
+    """The type of a list in a file, of at least one `item`, itself a type known when it runs."""
+    return Annotated[tuple[item, ...], NotEmpty]
+
+
 _SIZE = PlainValidator(_size)
 _SECONDS = PlainValidator(_duration)
 

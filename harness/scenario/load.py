@@ -12,6 +12,7 @@ from typing import Any
 from harness.errors import ScenarioFileError, UsageError
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.model import Scenario
+from harness.scenario.vocabulary import Verbs
 from harness.yamlfile import (
     Document,
     Loc,
@@ -49,10 +50,13 @@ class _Change:
 
 
 def load_scenarios(
-    path: Path, overrides: Sequence[str] = (), only: Collection[str] | None = None
+    path: Path,
+    verbs: Verbs,
+    overrides: Sequence[str] = (),
+    only: Collection[str] | None = None,
 ) -> list[Scenario]:
     """The scenario of a file, or each of its variants, or of these `only` those called so; with
-    `--set` overrides such as `steps[1].churn.size=25%`.
+    `--set` overrides such as `steps[1].churn.size=25%`. Its steps are of these `verbs`.
 
     `variants` maps labels to the fields each has otherwise; such a scenario is called
     `NAME-LABEL`. `switches` does too, and every combination of them is a variant: `NAME-A-B`, or
@@ -62,9 +66,9 @@ def load_scenarios(
     document = read_document(path)
     variants = _variants(document)
     if variants is None:
-        return [_load(document, [], "", overrides)]
+        return [_load(document, verbs, [], "", overrides)]
     return [
-        _load(document, changes, label, overrides)
+        _load(document, verbs, changes, label, overrides)
         for label, changes in variants.items()
         if only is None or f"{path.stem}-{label}" in only
     ]
@@ -119,7 +123,11 @@ def _labelled(document: Document, name: str) -> dict[str, list[_Change]] | None:
 
 
 def _load(
-    document: Document, changes: Sequence[_Change], label: str, overrides: Sequence[str]
+    document: Document,
+    verbs: Verbs,
+    changes: Sequence[_Change],
+    label: str,
+    overrides: Sequence[str],
 ) -> Scenario:
     """One variant; no changes and no label: the file as it stands."""
     path = document.path
@@ -135,16 +143,16 @@ def _load(
         # What only the variant has stands in its own line.
         for place in node_locs(data):
             lines.setdefault(place, line)
-    scenario, mistakes = check(Document(path, data, lines, document.mistakes), Scenario)
+    scenario, mistakes = check(Document(path, data, lines, document.mistakes), verbs.scenario)
     if scenario is not None:
-        mistakes += _mistaken_control(scenario, data, Document(path, data, lines))
+        mistakes += _mistaken_control(scenario, verbs, data, Document(path, data, lines))
     if mistakes or scenario is None:
         raise file_error(path, [replace(m, text=m.text + where) for m in mistakes])
     if overrides:
         for override in overrides:
             _apply(data, override, path)
         lines = dict.fromkeys(node_locs(data), 0)
-        scenario, mistakes = check(Document(path, data, lines), Scenario)
+        scenario, mistakes = check(Document(path, data, lines), verbs.scenario)
         if mistakes or scenario is None:
             told = "; ".join(str(mistake) for mistake in mistakes)
             raise UsageError(
@@ -157,7 +165,7 @@ def _load(
 
 
 def _mistaken_control(
-    scenario: Scenario, data: dict[str, Any], document: Document
+    scenario: Scenario, verbs: Verbs, data: dict[str, Any], document: Document
 ) -> list[Mistake]:
     """Fields of the negative control that a scenario does not have, or not with such values."""
     changed = copy.deepcopy(data)
@@ -168,7 +176,7 @@ def _mistaken_control(
             return [Mistake(document.locate(("red", field))[1], ("red", field), error.message)]
     line = document.lines.get(("red",), 0)
     _, mistakes = check(
-        Document(document.path, changed, dict.fromkeys(node_locs(changed), line)), Scenario
+        Document(document.path, changed, dict.fromkeys(node_locs(changed), line)), verbs.scenario
     )
     return [Mistake(line, ("red",), str(mistake)) for mistake in mistakes]
 
@@ -216,6 +224,7 @@ def _put(data: dict[str, Any], field: str, value: Any, path: Path) -> None:
 
 def find_scenarios(
     names: Sequence[str],
+    verbs: Verbs,
     overrides: Sequence[str] = (),
     directory: Path = SCENARIOS_DIR,
     *,
@@ -229,7 +238,7 @@ def find_scenarios(
     """
     known = {path.stem: path for path in sorted(directory.glob("*.yaml"))}
     if not names:
-        return _tagged(list(known.values()), tags or [DEFAULT_TAG], overrides)
+        return _tagged(list(known.values()), verbs, tags or [DEFAULT_TAG], overrides)
     paths: dict[str, Path] = {}
     unknown: list[str] = []
     for name in names:
@@ -248,12 +257,12 @@ def find_scenarios(
     for name, path in paths.items():
         variant = name not in known and path in known.values() and "/" not in name
         try:
-            scenarios = load_scenarios(path, overrides, only=[name] if variant else None)
+            scenarios = load_scenarios(path, verbs, overrides, [name] if variant else None)
         except ScenarioFileError as error:
             told[error.message] = None
             continue
         if not scenarios:
-            labels = [scenario.name for scenario in load_scenarios(path)]
+            labels = [scenario.name for scenario in load_scenarios(path, verbs)]
             unknown.append(f"{name!r}{near_miss(name, [*labels, *known])}")
         for scenario in scenarios:
             other = found.setdefault(scenario.name, (path, scenario))[0]
@@ -272,8 +281,10 @@ def find_scenarios(
     return [scenario for _path, scenario in found.values()]
 
 
-def _tagged(paths: Sequence[Path], tags: Sequence[str], overrides: Sequence[str]) -> list[Scenario]:
-    scenarios = load_all(paths)
+def _tagged(
+    paths: Sequence[Path], verbs: Verbs, tags: Sequence[str], overrides: Sequence[str]
+) -> list[Scenario]:
+    scenarios = load_all(paths, verbs)
     known = {tag for scenario in scenarios for tag in scenario.tags}
     for tag in tags:
         if tag not in {ALL_TAG, *known}:
@@ -284,12 +295,15 @@ def _tagged(paths: Sequence[Path], tags: Sequence[str], overrides: Sequence[str]
     chosen = {each.name for each in scenarios if set(tags) & {ALL_TAG, *each.tags}}
     # Only now the overrides: a field that others lack is no mistake.
     files = [path for path in paths if any(name.startswith(path.stem) for name in chosen)]
-    found = load_all(files, overrides, only=chosen)
+    found = load_all(files, verbs, overrides, only=chosen)
     return [each for each in found if each.name in chosen]
 
 
 def load_all(
-    paths: Sequence[Path], overrides: Sequence[str] = (), only: Collection[str] | None = None
+    paths: Sequence[Path],
+    verbs: Verbs,
+    overrides: Sequence[str] = (),
+    only: Collection[str] | None = None,
 ) -> list[Scenario]:
     """Every scenario, in order, of variants `only` those.
 
@@ -299,7 +313,7 @@ def load_all(
     told: list[str] = []
     for path in paths:
         try:
-            scenarios += load_scenarios(path, overrides, only)
+            scenarios += load_scenarios(path, verbs, overrides, only)
         except ScenarioFileError as error:
             told.append(error.message)
     if told:

@@ -18,38 +18,14 @@ from pydantic import (
 from harness.scenario.expectations import (
     Expectations,
     Mistakes,
-    check_names,
     raise_mistakes,
+    unknown_names,
     wants_audit,
 )
 from harness.scenario.fields import CommandLine, Name, NotEmpty, Size
-from harness.scenario.steps import (
-    AuditStep,
-    AwaitStep,
-    BindStep,
-    BusyStep,
-    CalmStep,
-    ChurnStep,
-    CrowdStep,
-    FaultRateStep,
-    MigrateStep,
-    Part,
-    PlugStep,
-    PressureStep,
-    ReleaseStep,
-    RunStep,
-    SettleStep,
-    SnapshotStep,
-    Step,
-    SuspendStep,
-    UnbindStep,
-    UnplugStep,
-    VerifyStep,
-    WatchStep,
-    measured_by,
-    unrolled,
-)
+from harness.scenario.steps import Part, Situation, Verb, unrolled
 from harness.units import GIB, MIB, format_size
+from harness.yamlfile import Loc
 from harness.yamlwords import near_miss
 
 NEEDS = ("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-swap", "needs-thp")
@@ -161,7 +137,7 @@ class Scenario(Part):
     guest: Guest = Guest()
     balloon: Balloon = Balloon()
     host: Host = Host()
-    steps: Annotated[tuple[Step, ...], NotEmpty]
+    steps: Annotated[tuple[Verb, ...], NotEmpty]
     expect: Expectations = Field(default_factory=dict)
     """Condition by measure, as in `reclaimed_fraction: ">= 0.95"`; empty: a measurement only."""
     answer: tuple[str, ...] = ()
@@ -182,35 +158,30 @@ class Scenario(Part):
     @property
     def presses(self) -> bool:
         """Whether a step makes the host take memory."""
-        return any(isinstance(step, PressureStep) for _loc, step in unrolled(self.steps))
+        return any(step.needs_memory_group for _loc, step in unrolled(self.steps))
 
     @property
     def leaves_its_connection(self) -> bool:
         """Whether a step breaks the connection to the guest, which processes there must survive."""
-        return any(
-            isinstance(step, MigrateStep | SnapshotStep) for _loc, step in unrolled(self.steps)
-        )
+        return any(step.breaks_connection for _loc, step in unrolled(self.steps))
 
     @property
     def expected_seconds(self) -> float:
         """About how long it takes, by its steps; only the order among scenarios matters."""
-        return sum(_expected_seconds(step, self.guest.memory) for _, step in unrolled(self.steps))
+        memory = self.guest.memory
+        return sum(step.expected_seconds(memory) for _loc, step in unrolled(self.steps))
 
     @property
     def host_memory(self) -> int:
         """Bytes of guest memory it may fill on the host at a time."""
-        most = self.guest.memory + self.guest.hotplug
-        for _loc, step in unrolled(self.steps):
-            if isinstance(step, CrowdStep):
-                most = max(most, self.guest.memory + step.limit + self.guest.memory)
-            elif isinstance(step, MigrateStep):
-                most = max(most, 2 * self.guest.memory)
-        return most
+        own = self.guest.memory + self.guest.hotplug
+        steps = (step.host_memory(self.guest.memory) for _loc, step in unrolled(self.steps))
+        return max(own, *steps)
 
     @property
     def measured(self) -> frozenset[str]:
         """Names of what its steps measure beside the harness's own measures."""
-        return frozenset(name for _, step in unrolled(self.steps) for name in measured_by(step))
+        return frozenset(name for _loc, step in unrolled(self.steps) for name in step.measured)
 
     @field_validator("name", mode="after")
     @classmethod
@@ -222,13 +193,8 @@ class Scenario(Part):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        mistakes = [
-            *self._unknown_needs(),
-            *self._oversized_churns(),
-            *self._steps_out_of_order(),
-            *self._unknown_names(),
-        ]
-        if not any(isinstance(step, AuditStep) for _loc, step in unrolled(self.steps)):
+        mistakes = [*self._unknown_needs(), *self._step_mistakes()]
+        if not any(step.audit_name for _loc, step in unrolled(self.steps)):
             mistakes += [
                 (("expect", measure), "needs a page audit, and no step is an `audit`")
                 for measure, condition in self.expect.items()
@@ -236,82 +202,21 @@ class Scenario(Part):
             ]
         return raise_mistakes(self, list(dict.fromkeys(mistakes)))
 
-    def _unknown_needs(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def _unknown_needs(self) -> Iterator[tuple[Loc, str]]:
         for index, tag in enumerate(self.tags):
             if tag.startswith("needs-") and tag not in NEEDS:
                 yield ("tags", index), f"no need is called {tag!r}{near_miss(tag, NEEDS)}"
 
-    def _unknown_names(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Measures that no step takes, in the scenario's expectations and those of its audits."""
-        audits: set[str] = set()
+    def _step_mistakes(self) -> Iterator[tuple[Loc, str]]:
+        """Steps that make no sense where they stand, and measures that no step takes."""
+        situation = Situation(self.guest.memory, self.guest.hotplug, self.measured)
         for loc, step in unrolled(self.steps):
-            field, conditions = "expect", {}
-            if isinstance(step, AuditStep):
-                conditions = step.expect
-            elif isinstance(step, AwaitStep):
-                field, conditions = "until", step.until
-            for measure, condition in conditions.items():
-                for why in check_names(measure, condition, self.measured, audits):
-                    yield (*loc, step.verb, field, measure), why
-            if isinstance(step, AuditStep):
-                audits.add(step.name)
-        for measure, condition in self.expect.items():
-            for why in check_names(measure, condition, self.measured, audits):
-                yield ("expect", measure), why
+            for below, why in step.mistakes(situation):
+                yield (*loc, step.verb, *below), why
+            situation = step.after(situation)
+        for measure, why in unknown_names(self.expect, situation.measured, situation.audits):
+            yield ("expect", measure), why
         for index, measure in enumerate(self.answer):
-            for why in check_names(measure, ">= 0", self.measured, audits):
+            asked = {measure: ">= 0"}
+            for _measure, why in unknown_names(asked, situation.measured, situation.audits):
                 yield ("answer", index), why
-
-    def _oversized_churns(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        for loc, step in unrolled(self.steps):
-            most = self.guest.memory + self.guest.hotplug
-            if isinstance(step, ChurnStep) and step.size.of(self.guest.memory) >= most:
-                words = f"{step.size} is not less than the guest's {format_size(most)}"
-                yield (*loc, "churn", "size"), words
-
-    def _steps_out_of_order(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        held, bound, busy = False, True, False
-        plugged = {"balloon"}
-        for loc, step in unrolled(self.steps):
-            if isinstance(step, ChurnStep):
-                held = step.free != "all"
-            elif isinstance(step, VerifyStep | ReleaseStep):
-                if not held:
-                    words = "nothing is held here; put `churn: {free: half-of-blocks}` before it"
-                    yield (*loc, step.verb), words
-                held = held and isinstance(step, VerifyStep)
-            elif isinstance(step, BindStep | UnbindStep):
-                if bound == isinstance(step, BindStep):
-                    yield (*loc, step.verb), f"the driver is already {'' if bound else 'un'}bound"
-                bound = isinstance(step, BindStep)
-            elif isinstance(step, BusyStep | CalmStep):
-                if isinstance(step, CalmStep) and not busy:
-                    yield (*loc, step.verb), "nothing is busy here; put `busy` before it"
-                busy = isinstance(step, BusyStep)
-            elif isinstance(step, PlugStep | UnplugStep):
-                if (step.device in plugged) == isinstance(step, PlugStep):
-                    there = "already" if step.device in plugged else "not"
-                    yield (*loc, step.verb, "device"), f"{step.device} is {there} plugged here"
-                plugged ^= {step.device}
-                if step.device != "balloon" and not self.guest.hotplug:
-                    yield (*loc, step.verb), "needs room for it: guest.hotplug"
-
-
-def _expected_seconds(step: Step, memory: int) -> float:
-    """Seconds a step takes under TCG, by rule of thumb."""
-    match step:
-        case SettleStep():
-            return min(6.0, step.deadline)
-        case ChurnStep():
-            return 2.0 + step.hold + step.size.of(memory) / (128 * MIB)
-        case WatchStep() | FaultRateStep():
-            return step.duration
-        case SuspendStep() | PlugStep() | UnplugStep():
-            return 4.0
-        case MigrateStep() | SnapshotStep():
-            return 20.0
-        case CrowdStep():
-            return 12.0 * step.most
-        case RunStep():
-            return step.lasts
-    return 1.0

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from running import Running
 
+from harness.act.discover import VERBS
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_all
 from harness.scenario.model import Scenario
 
-CONTROLLED = [each for each in load_all(sorted(SCENARIOS_DIR.glob("*.yaml"))) if each.red]
+CONTROLLED = [each for each in load_all(sorted(SCENARIOS_DIR.glob("*.yaml")), VERBS) if each.red]
 IMAGE = os.environ.get("FPR_RED_IMAGE", "bookworm")
 
 

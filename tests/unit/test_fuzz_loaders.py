@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_guest import ScriptedGuest
 
+from harness.act.discover import VERBS
 from harness.errors import HarnessError
 from harness.guest.churn_client import ChurnSession
 from harness.image.definition import load_definitions
@@ -161,7 +162,7 @@ def test_every_number_may_be_endless(name: str) -> None:
 @pytest.mark.parametrize(
     ("load", "name", "good"),
     [
-        (load_scenarios, "reclaim-partial.yaml", SCENARIO),
+        (lambda path: load_scenarios(path, VERBS), "reclaim-partial.yaml", SCENARIO),
         (lambda path: load_definitions(path.parent), "bookworm.yaml", IMAGE),
     ],
     ids=["scenario", "image definition"],

@@ -12,6 +12,7 @@ import pytest
 from leftovers import vm_directories
 from running import Running, qemus_of
 
+from harness.act.discover import VERBS
 from harness.kernel.oracle import reduce_audit
 from harness.record.audit_file import load_audit
 from harness.record.events import Audited, Event, GuestReady, Judged
@@ -95,7 +96,7 @@ def test_repro_prints_the_scenario_as_it_was_run(results: Path, name: str, tmp_p
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     written = tmp_path / f"{name}.yaml"
     written.write_text(printed)
-    assert load_scenarios(written) == load_scenarios(SCENARIOS_DIR / f"{name}.yaml")
+    assert load_scenarios(written, VERBS) == load_scenarios(SCENARIOS_DIR / f"{name}.yaml", VERBS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,7 +104,7 @@ def test_judged_again_from_its_files_the_verdict_is_the_same(results: Path, name
     recorded = events(results, name)
     judged = recorded[-1]
     assert isinstance(judged, Judged)
-    (scenario,) = load_scenarios(SCENARIOS_DIR / f"{name}.yaml")
+    (scenario,) = load_scenarios(SCENARIOS_DIR / f"{name}.yaml", VERBS)
     again = judge(recorded[:-1], scenario.expect, t=judged.t, answer=scenario.answer)
     assert again == judged
 

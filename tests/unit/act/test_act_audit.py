@@ -1,92 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When an audit looks again: blocks that merged after the settle are nobody's failure yet."""
+"""`audit`: every page from both sides, and when it looks again."""
 
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
+from fake_guest import FakeGuest, FakeProcess
+from guest_words import counters, page_rounds
+from run_builders import BLOCK, BLOCKS, zone
 
-from harness.act import audit as verb
-from harness.act.session import GuestSession
+from harness.act.verbs.audit import Audit, Audits
+from harness.act.verbs.churn import Held
+from harness.act.verbs.settle import Drained
+from harness.guest.churn_client import ChurnSession
+from harness.kernel.pages import GuestState, HostState, Seen, StateArray
+from harness.record.audit_file import load_audit
 from harness.record.events import Audited
-from harness.scenario.steps import AuditStep
-from harness.units import MIB
+from harness.units import MIB, PAGE_SIZE
 
 
-class Session:
-    """As much of a session as an audit needs beside its looks."""
-
-    def __init__(self, directory: Path, drained_to: int | None) -> None:
-        self.directory = directory
-        self.reporting_order = 9
-        self.audits = 0
-        self.seen = None
-        self.discards_mark = 0
-        self.drained_to = drained_to
-        self.recorded: list[Audited] = []
-        self.record = SimpleNamespace(now=lambda: 1.0, add=self.recorded.append)
-        self.phases: list[str] = []
-        self.vm = self.mapping = self.discards = None
-
-    def phase(self, name: str, _detail: str = "") -> None:
-        self.phases.append(name)
-        self.drained_to = None
+def states(free_blocks: int, *, held: int = 0) -> StateArray:
+    """A guest with so many unreported free blocks of 2 MiB, and the first so many held."""
+    found = np.full(BLOCK * BLOCKS, GuestState.USED, np.uint8)
+    found[BLOCK * (BLOCKS - free_blocks) :] = GuestState.FREE
+    found[: BLOCK * held] = GuestState.HELD
+    return found
 
 
-def audited(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    unreported: list[int],
-    drained_to: int | None,
-    *,
-    held_absent: int = 0,
-    suspect: int = 0,
-) -> tuple[int, list[str]]:
-    """What the audit recorded as unreported, and its phases; one number a look."""
-    looks = iter(unreported)
+def say(guest: FakeGuest, rounds: Sequence[StateArray]) -> None:
+    """What the guest says at each reading of its pages; an audit reads twice."""
+    coming = list(rounds)
 
-    def look(_session: Any) -> Any:
-        total = SimpleNamespace(free_large_resident=next(looks), held_absent=held_absent)
-        report = SimpleNamespace(total=total, suspect_bytes=suspect, lost_bytes=0)
-        parts = ("reading", "seen", "counters", "mapping", "discards", "discards_mark")
-        return SimpleNamespace(report=report, **dict.fromkeys(parts))
+    def process(command: str) -> FakeProcess:
+        # A process is started for each look; a settle in between has one of its own.
+        now = coming.pop(0) if len(coming) > 1 else coming[0]
+        assert ("--held-by 77" in command) == (guest.kept(Held).tool is not None)
+        return page_rounds([now])
 
-    wait = SimpleNamespace(tracker=SimpleNamespace(remaining=0))
-    monkeypatch.setattr(verb, "_look", look)
-    monkeypatch.setattr(verb, "save_audit", lambda _path, _reading: None)
-    monkeypatch.setattr(verb, "wait_settled", lambda _guest, _seconds: wait)
-    session = Session(tmp_path, drained_to)
-    verb.audit(cast(GuestSession, session), AuditStep())
-    (event,) = session.recorded
-    return event.report.total.free_large_resident, session.phases
+    guest.vm.says["fpr-guest pages"] = process
+    guest.vm.says["counters --once"] = counters([zone()])
+    guest.host.host = np.full(BLOCK * BLOCKS, HostState.RESIDENT, np.uint8)
 
 
-def test_blocks_merged_since_the_settle_are_waited_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = audited(monkeypatch, tmp_path, [140 * MIB, 0], drained_to=0)
-    assert found == (0, ["audit", "settle"])
+def unreported(guest: FakeGuest) -> int:
+    (event,) = guest.recorded(Audited)
+    return event.report.total.free_large_resident
 
 
-def test_what_is_never_reported_is_recorded_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    found = audited(monkeypatch, tmp_path, [140 * MIB] * 3, drained_to=0)
-    assert found == (140 * MIB, ["audit", "settle", "settle"])
+def test_its_pages_and_sums_are_kept(guest: FakeGuest) -> None:
+    say(guest, [states(10)])
+    Audit.model_validate({"name": "after", "expect": {"rounds": ">= 0"}}).perform(guest)
+    (event,) = guest.recorded(Audited)
+    assert (event.name, event.checks) == ("after", ("rounds: >= 0",))
+    assert event.report.total.free_large_resident == 20 * MIB
+    reading = load_audit(guest.directory / "audits" / "01-after.npz")
+    assert (reading.before == states(10)).all()
+    assert (reading.host == HostState.RESIDENT).all()
+    seen = guest.kept(Audits).seen
+    assert seen is not None
+    assert (seen == Seen.RESIDENT).sum() == BLOCK * (BLOCKS - 10)
 
 
-@pytest.mark.parametrize(("unreported", "drained_to"), [(2 * MIB, 0), (140 * MIB, None)])
-def test_one_look_is_enough_for_a_block_or_without_such_a_settle(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unreported: int, drained_to: int | None
-) -> None:
-    found = audited(monkeypatch, tmp_path, [unreported], drained_to)
-    assert found == (unreported, ["audit"])
+def test_what_the_churn_tool_holds_is_asked_for_and_missed(guest: FakeGuest) -> None:
+    tool = ChurnSession(FakeProcess())
+    tool.pid = 77
+    guest.kept(Held).tool = tool
+    say(guest, [states(0, held=4)])
+    Audit().perform(guest)
+    guest.host.host[: BLOCK * 4] = HostState.ABSENT
+    Audit().perform(guest)
+    first, second = guest.recorded(Audited)
+    assert first.report.total.held_absent == 0
+    assert second.report.total.held_absent == 8 * MIB
 
 
-@pytest.mark.parametrize("seen", [{"held_absent": 4096}, {"suspect": 4096}], ids=str)
-def test_a_look_that_saw_a_loss_is_the_one_recorded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seen: dict[str, int]
-) -> None:
-    found = audited(monkeypatch, tmp_path, [140 * MIB, 0], drained_to=0, **seen)
-    assert found == (140 * MIB, ["audit"])
+def test_blocks_merged_since_the_settle_are_waited_for(guest: FakeGuest) -> None:
+    say(guest, [states(70), states(0)])
+    guest.kept(Drained).note(guest, 0)
+    Audit().perform(guest)
+    assert unreported(guest) == 0
+    assert guest.phase_names == ["audit", "settle"]
+
+
+def test_what_is_never_reported_is_recorded_all_the_same(guest: FakeGuest) -> None:
+    say(guest, [states(70)])
+    guest.kept(Drained).note(guest, 0)
+    Audit().perform(guest)
+    assert unreported(guest) == 140 * MIB
+    assert guest.phase_names == ["audit", "settle"], "the second wait left all of it"
+
+
+def test_one_look_is_enough_for_a_block(guest: FakeGuest) -> None:
+    say(guest, [states(1), states(0)])
+    guest.kept(Drained).note(guest, 0)
+    Audit().perform(guest)
+    assert (unreported(guest), guest.phase_names) == (2 * MIB, ["audit"])
+
+
+def test_one_look_is_enough_unless_a_settle_came_directly_before(guest: FakeGuest) -> None:
+    say(guest, [states(70), states(0)])
+    guest.kept(Drained).note(guest, 0)
+    guest.phase("run")
+    Audit().perform(guest)
+    assert (unreported(guest), guest.phase_names) == (140 * MIB, ["run", "audit"])
+
+
+@pytest.mark.parametrize("loss", ["held", "suspect"])
+def test_a_look_that_saw_a_loss_is_the_one_recorded(guest: FakeGuest, loss: str) -> None:
+    say(guest, [states(0, held=4), states(70, held=4 if loss == "held" else 0), states(0)])
+    Audit().perform(guest)
+    guest.host.host[:BLOCK] = HostState.ABSENT
+    guest.kept(Drained).note(guest, 0)
+    Audit().perform(guest)
+    report = guest.recorded(Audited)[-1].report
+    assert report.total.free_large_resident == 140 * MIB
+    assert (report.total.held_absent or report.suspect_bytes) == BLOCK * PAGE_SIZE
+    assert guest.phase_names == ["audit", "audit"]

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for what the host holds, on a host that is told what to say."""
+"""`await`: wait for what the host holds."""
 
-from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
+from fake_guest import FakeGuest
+from run_builders import mapping
 
-from harness.act.await_host import await_host
+from harness.act.verbs.await_host import Await
 from harness.errors import DeadlineError
 from harness.record.events import GuestReady
-from harness.record.facts import HostMapping
-from harness.scenario.steps import AwaitStep
 from harness.units import MIB
 
 READY = GuestReady(
@@ -27,34 +25,29 @@ READY = GuestReady(
 )
 
 
-def session(merged: Iterator[int | None]) -> Any:
-    def read() -> HostMapping:
-        return HostMapping(0.0, MIB, MIB, 0, 0, 0, 0, merged=next(merged))
-
-    return SimpleNamespace(
-        record=SimpleNamespace(events=[READY]),
-        mapping=SimpleNamespace(read=read),
-        vm=SimpleNamespace(sleep_alive=lambda _seconds: None),
-        phase=lambda _name, _detail: None,
-    )
+def merged(guest: FakeGuest, sizes: Sequence[int | None]) -> None:
+    guest.host.mappings = [mapping(MIB, merged=size) for size in sizes]
 
 
-def step(condition: str, deadline: str = "10s") -> AwaitStep:
-    return AwaitStep.model_validate({"until": {"merged_bytes": condition}, "deadline": deadline})
+def step(condition: str) -> Await:
+    return Await.model_validate({"until": {"merged_bytes": condition}, "deadline": "10s"})
 
 
-def test_it_looks_until_the_host_is_there() -> None:
-    seen = iter([0, 49 * MIB, 50 * MIB, 60 * MIB])
-    await_host(session(seen), step(">= 0.5 * memory_bytes"))
-    assert next(seen) == 60 * MIB, "it went on looking"
+def test_it_looks_until_the_host_is_there(guest: FakeGuest) -> None:
+    guest.record.add(READY)
+    merged(guest, [0, 49 * MIB, 50 * MIB, 60 * MIB])
+    step(">= 0.5 * memory_bytes").perform(guest)
+    assert guest.host.read().merged == 60 * MIB, "it looked no further"
 
 
 @pytest.mark.parametrize(
-    ("merged", "words"),
+    ("size", "words"),
     [(3 * MIB, "merged_bytes 3MiB, expected >= 50MiB"), (None, "merged_bytes not measured")],
 )
-def test_a_host_that_never_comes_there_is_a_deadline_with_what_it_held(
-    merged: int | None, words: str
+def test_a_host_that_never_gets_there_is_a_deadline_with_what_it_held(
+    guest: FakeGuest, size: int | None, words: str
 ) -> None:
+    merged(guest, [size])
     with pytest.raises(DeadlineError, match=words):
-        await_host(session(iter(lambda: merged, "never")), step(">= 50MiB", "1ms"))
+        step(">= 50MiB").perform(guest)
+    assert 10.0 <= guest.record.now() < 10.5

@@ -1,53 +1,91 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much a busy process takes where only the running guest knows."""
+"""`busy` and `calm`: processes that take and free memory while other steps go on."""
 
-from types import SimpleNamespace
-from typing import Any, cast
+import re
 
 import pytest
+from fake_guest import FakeGuest, FakeProcess
+from guest_words import counters
+from run_builders import zone
 
-from harness.act import busy as verb
-from harness.act.session import GuestSession
-from harness.errors import ScenarioError
-from harness.scenario.steps import BusyStep
-from harness.units import MIB, PAGE_SIZE
+from harness.act.verbs.busy import Busy, Calm, Processes
+from harness.errors import GuestError, ScenarioError
+from harness.machine.spec import GuestSpec
+from harness.record.events import BusyEnded, BusyStarted
+from harness.units import GIB, MIB, PAGE_SIZE
 
 
-def size_of(monkeypatch: pytest.MonkeyPatch, size: str, *free: int) -> int:
+def busy(guest: FakeGuest, size: str, *free: int) -> int:
     """Bytes a guest is told to take whose zones have so much free, each 1 MiB at the least."""
-
-    def start(command: str) -> Any:
-        raise RuntimeError(command)
-
-    shell = SimpleNamespace(start=start)
-    zones = [SimpleNamespace(free=each // PAGE_SIZE, min=MIB // PAGE_SIZE) for each in free]
-    monkeypatch.setattr(verb, "read_counters", lambda _shell: SimpleNamespace(zones=zones))
-    session = SimpleNamespace(
-        reporting_order=9,
-        phase=lambda *_words: None,
-        vm=SimpleNamespace(shell=shell, spec=SimpleNamespace(memory=1024 * MIB)),
+    zones = [
+        zone(node=node, free=each // PAGE_SIZE, min=MIB // PAGE_SIZE)
+        for node, each in enumerate(free)
+    ]
+    guest.vm.says["counters --once"] = counters(zones)
+    guest.vm.says["fpr-guest busy"] = FakeProcess("round\n", reply=lambda _end: "rounds=12\n")
+    Busy.model_validate({"size": size, "hold": "2s", "idle": "500ms"}).perform(guest)
+    told = re.fullmatch(
+        r"fpr-guest busy --bytes (\d+) --hold-ms 2000 --idle-ms 500", guest.vm.commands[-1]
     )
-    step = BusyStep.model_validate({"size": size})
-    with pytest.raises(RuntimeError, match="--bytes") as caught:
-        verb.busy(cast(GuestSession, session), step)
-    words = str(caught.value).split()
-    return int(words[words.index("--bytes") + 1])
+    assert told is not None
+    assert guest.recorded(BusyStarted)[-1].bytes == int(told[1])
+    return int(told[1])
 
 
-def test_a_batch_is_32_blocks_of_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert size_of(monkeypatch, "batch", 500 * MIB) == 64 * MIB
+def test_a_batch_is_32_blocks_of_the_order(guest: FakeGuest) -> None:
+    assert busy(guest, "batch") == 64 * MIB
 
 
-def test_a_share_is_of_the_guests_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert size_of(monkeypatch, "25%", 500 * MIB) == 256 * MIB
+def test_a_share_is_of_the_guests_memory(guest: FakeGuest) -> None:
+    guest.vm.spec = GuestSpec(GIB, 1)
+    assert busy(guest, "25%") == 256 * MIB
 
 
-def test_to_the_brim_is_what_is_above_the_watermarks_less_half_a_batch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert size_of(monkeypatch, "all-but-half-a-batch", 15 * MIB, 500 * MIB, 0) == 481 * MIB
+def test_to_the_brim_is_what_is_above_the_watermarks_less_half_a_batch(guest: FakeGuest) -> None:
+    assert busy(guest, "all-but-half-a-batch", 15 * MIB, 500 * MIB, 0) == 481 * MIB
 
 
-def test_a_guest_without_so_much_is_the_scenarios_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guest_without_so_much_is_the_scenarios_mistake(guest: FakeGuest) -> None:
     with pytest.raises(ScenarioError, match="has not half a batch \\(32MiB\\) free"):
-        size_of(monkeypatch, "all-but-half-a-batch", 30 * MIB)
+        busy(guest, "all-but-half-a-batch", 30 * MIB)
+
+
+def test_a_process_that_ends_at_once_is_told_with_its_last_words(guest: FakeGuest) -> None:
+    guest.vm.says["fpr-guest busy"] = FakeProcess(status=137, stderr="killed by signal 9")
+    with pytest.raises(GuestError, match=r"ended at once: it ended \(status 137\): killed by"):
+        Busy.model_validate({"size": "10%"}).perform(guest)
+    assert not guest.recorded(BusyStarted)
+
+
+def test_calm_ends_every_process_and_records_its_rounds(guest: FakeGuest) -> None:
+    busy(guest, "10%")
+    busy(guest, "20%")
+    processes = list(guest.kept(Processes).running)
+    Calm().perform(guest)
+    assert [event.rounds for event in guest.recorded(BusyEnded)] == [12, 12]
+    assert all(isinstance(each, FakeProcess) and each.closed for each in processes)
+    assert not guest.kept(Processes).running
+
+
+def test_a_process_that_did_not_last_until_calm_is_an_error(guest: FakeGuest) -> None:
+    dead = FakeProcess("round\n", status=137, stderr="out of memory")
+    guest.vm.says["fpr-guest busy"] = dead
+    Busy.model_validate({"size": "10%"}).perform(guest)
+    with pytest.raises(GuestError, match=r"ended before `calm`.*out of memory"):
+        Calm().perform(guest)
+    assert dead.closed
+
+
+def test_a_process_that_does_not_tell_its_rounds_is_an_error(guest: FakeGuest) -> None:
+    guest.vm.says["fpr-guest busy"] = FakeProcess("round\n", reply=lambda _end: "bye\n")
+    Busy.model_validate({"size": "10%"}).perform(guest)
+    with pytest.raises(GuestError, match="ended with 'bye', without its rounds"):
+        Calm().perform(guest)
+
+
+def test_what_is_still_busy_when_the_run_leaves_the_guest_is_ended(guest: FakeGuest) -> None:
+    busy(guest, "10%")
+    (process,) = guest.kept(Processes).running
+    guest.kept(Processes).close()
+    assert isinstance(process, FakeProcess)
+    assert process.closed

@@ -5,10 +5,11 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
+from harness.act.discover import VERBS
 from harness.measure.measures import MEASURES
 from harness.record.facts import Cause, Verdict
 from harness.report.catalogue import (
@@ -27,7 +28,6 @@ from harness.report.summary import RunSummary, Summary
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.fields import shown
 from harness.scenario.model import Scenario
-from harness.scenario.steps import RepeatStep, _SingleStep
 from harness.units import MIB
 
 
@@ -78,7 +78,7 @@ def scenario(name: str, **more: Any) -> Scenario:
         "tags": ["default"],
         "steps": [{"churn": {"size": "50%"}}, {"audit": {"expect": {"rounds": ">= 1"}}}],
     }
-    return Scenario.model_validate(plain | more)
+    return VERBS.scenario.model_validate(plain | more)
 
 
 def test_the_last_result_counts_and_others_stay() -> None:
@@ -142,7 +142,7 @@ def test_the_projects_document_is_up_to_date() -> None:
     docs = SCENARIOS_DIR.parent / "docs"
     last = json.loads((docs / STORE).read_text(encoding="utf-8"))
     written = (docs / DOCUMENT).read_text(encoding="utf-8")
-    assert written == document(catalogue(), last, images_of(last)), "run `make docs`"
+    assert written == document(catalogue(VERBS), last, images_of(last)), "run `make docs`"
 
 
 def test_every_measure_has_a_row_with_unit_and_moment() -> None:
@@ -166,9 +166,9 @@ def test_every_measure_has_a_row_with_unit_and_moment() -> None:
 
 
 def test_both_documents_are_written(tmp_path: Path) -> None:
-    main([str(tmp_path)])
+    main([str(tmp_path)], VERBS)
     assert (tmp_path / MEASURES_DOCUMENT).read_text() == measures_document()
-    assert (tmp_path / DOCUMENT).read_text() == document(catalogue(), {}, [])
+    assert (tmp_path / DOCUMENT).read_text() == document(catalogue(VERBS), {}, [])
 
 
 def test_the_document_of_measures_is_up_to_date() -> None:
@@ -180,19 +180,19 @@ def test_the_document_for_writers_has_every_tag_field_and_default() -> None:
     text = (SCENARIOS_DIR.parent / "docs" / "writing-scenarios.md").read_text(encoding="utf-8")
     cells = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
     rows = {name.strip("|` "): row for row in cells for name in row[0].split(",")}
-    for tag in {tag for each in catalogue() for scenario in each for tag in scenario.tags}:
+    for tag in {tag for each in catalogue(VERBS) for scenario in each for tag in scenario.tags}:
         assert tag in rows
     for section in ("guest", "balloon", "host"):
         part = Scenario.model_fields[section].default
         for name, field in type(part).model_fields.items():
             value = shown(field.default, field.metadata)
             assert rows[f"{section}.{name}"][1].strip("`") in (value, *NOTHING), name
-    for step in [RepeatStep, *(get_args(member)[0] for member in get_args(_SingleStep))]:
+    for step in VERBS:
         fields = rows[step.verb][1]
         for name, field in step.model_fields.items():
             default = None if field.is_required() else shown(field.default, field.metadata)
             forms = [f"`{name}: {default}`", f"[`{name}`]"] if default else [f"`{name}`"]
-            # Not both a size and a balloon: `PlugStep` says which.
+            # Not both a size and a balloon: `Plug` says which.
             forms += [f"`{name}` (of memory only)"] if name == "size" else []
             assert any(form in fields for form in forms), (step.verb, name)
 

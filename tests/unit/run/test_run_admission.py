@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.act.discover import VERBS
 from harness.run.pool import QEMU_OVERHEAD, Admission, Room, workers_at_once
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import Scenario
@@ -29,7 +30,7 @@ def guest(tmp_path: Path) -> MakeGuest:
             "name: x\ntitle: t\nguest: {memory: 1GiB, vcpus: 2}\n"
             f"host: {{backend: {backend}}}\nsteps: [settle: {{}}]\n"
         )
-        (scenario,) = load_scenarios(path)
+        (scenario,) = load_scenarios(path, VERBS)
         return scenario
 
     return make

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.act.discover import VERBS
+from harness.act.verbs.churn import Churn
+from harness.act.verbs.settle import Settle
 from harness.errors import ScenarioFileError, UsageError
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import find_scenarios, load_all, load_scenarios
-from harness.scenario.steps import ChurnStep, SettleStep
 from harness.units import GIB, MIB
 
 TEXT = """\
@@ -32,7 +34,7 @@ def catalogue(tmp_path: Path) -> Path:
 
 def test_every_scenario_of_the_project_loads_and_says_where_it_comes_from() -> None:
     paths = sorted(SCENARIOS_DIR.glob("*.yaml"))
-    scenarios = load_all(paths)
+    scenarios = load_all(paths, VERBS)
     assert {"reclaim-basic", "control-reporting-off"} <= {each.name for each in scenarios}
     for scenario in scenarios:
         assert scenario.about, scenario.name
@@ -40,18 +42,21 @@ def test_every_scenario_of_the_project_loads_and_says_where_it_comes_from() -> N
 
 
 def test_no_name_means_the_default_ones(catalogue: Path) -> None:
-    assert [each.name for each in find_scenarios([], directory=catalogue)] == ["alpha", "gamma"]
+    assert [each.name for each in find_scenarios([], VERBS, directory=catalogue)] == [
+        "alpha",
+        "gamma",
+    ]
 
 
 def test_names_and_paths_are_found_in_the_order_given_and_once(catalogue: Path) -> None:
     elsewhere = str(catalogue / "alpha.yaml")
-    found = find_scenarios(["beta", elsewhere, "beta", "alpha"], directory=catalogue)
+    found = find_scenarios(["beta", elsewhere, "beta", "alpha"], VERBS, directory=catalogue)
     assert [each.name for each in found] == ["beta", "alpha"]
 
 
 def test_unknown_names_are_told_together_with_near_ones(catalogue: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        find_scenarios(["alfa", "beta", "omicron"], directory=catalogue)
+        find_scenarios(["alfa", "beta", "omicron"], VERBS, directory=catalogue)
     assert caught.value.message == "no scenario is called 'alfa'; did you mean 'alpha', 'omicron'"
     assert "alpha, beta, gamma" in caught.value.hint
 
@@ -60,16 +65,17 @@ def test_all_broken_files_are_told_at_once(catalogue: Path) -> None:
     for name in ("alpha", "beta"):
         (catalogue / f"{name}.yaml").write_text("name: [\n")
     with pytest.raises(ScenarioFileError) as caught:
-        find_scenarios([], directory=catalogue)
+        find_scenarios([], VERBS, directory=catalogue)
     assert "alpha.yaml:2: not YAML" in caught.value.message
     assert "beta.yaml:2: not YAML" in caught.value.message
     with pytest.raises(ScenarioFileError, match=r"alpha(.|\n)*beta"):
-        find_scenarios(["alpha", "beta"], directory=catalogue)
+        find_scenarios(["alpha", "beta"], VERBS, directory=catalogue)
 
 
 def test_fields_are_changed_from_the_command_line(catalogue: Path) -> None:
     (scenario,) = load_scenarios(
         catalogue / "alpha.yaml",
+        VERBS,
         [
             "guest.memory=2GiB",
             "guest.vcpus=1",
@@ -83,9 +89,9 @@ def test_fields_are_changed_from_the_command_line(catalogue: Path) -> None:
     assert scenario.guest.memory == 2 * GIB
     assert scenario.guest.vcpus == 1
     assert not scenario.balloon.free_page_reporting
-    assert isinstance(churn, ChurnStep)
+    assert isinstance(churn, Churn)
     assert churn.size.of(2 * GIB) == GIB // 2
-    assert isinstance(settle, SettleStep)
+    assert isinstance(settle, Settle)
     assert settle.deadline == 5.0
     assert scenario.expect == {"reclaimed_fraction": ">= 0.5"}
 
@@ -112,7 +118,7 @@ def test_a_wrong_override_is_bad_usage_and_names_the_field(
     catalogue: Path, override: str, message: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
-        load_scenarios(catalogue / "alpha.yaml", [override])
+        load_scenarios(catalogue / "alpha.yaml", VERBS, [override])
     assert message in caught.value.message
     assert override in caught.value.message
 
@@ -120,27 +126,29 @@ def test_a_wrong_override_is_bad_usage_and_names_the_field(
 def test_a_broken_file_is_told_as_such_whatever_is_overridden(catalogue: Path) -> None:
     (catalogue / "alpha.yaml").write_text("name: alpha\n")
     with pytest.raises(ScenarioFileError, match="title: missing"):
-        load_scenarios(catalogue / "alpha.yaml", ["title=x"])
+        load_scenarios(catalogue / "alpha.yaml", VERBS, ["title=x"])
 
 
 def test_every_scenario_has_a_negative_control_that_can_be_run() -> None:
     """But for those that judge nothing, or are a control themselves."""
     for path in sorted(SCENARIOS_DIR.glob("*.yaml")):
-        for scenario in load_scenarios(path):
+        for scenario in load_scenarios(path, VERBS):
             judges = bool(scenario.expect)
             assert scenario.red or not judges or "control" in scenario.tags, scenario.name
             overrides = [f"{name}={json.dumps(value)}" for name, value in scenario.red.items()]
-            (changed,) = load_scenarios(path, overrides, only=[scenario.name])
+            (changed,) = load_scenarios(path, VERBS, overrides, only=[scenario.name])
             assert not overrides or changed != scenario, scenario.name
 
 
 def test_a_scenario_can_be_written_as_the_file_of_what_was_run(tmp_path: Path) -> None:
     """Variants and overrides are in it: `repro.sh` names it."""
     for path in sorted(SCENARIOS_DIR.glob("*.yaml")):
-        for scenario in load_scenarios(path, ["guest.cmdline=quiet", "title='50%: \"new\"'"]):
+        for scenario in load_scenarios(
+            path, VERBS, ["guest.cmdline=quiet", "title='50%: \"new\"'"]
+        ):
             written = tmp_path / f"{scenario.name}.yaml"
             written.write_text(scenario.as_yaml)
-            assert load_scenarios(written) == [scenario]
+            assert load_scenarios(written, VERBS) == [scenario]
 
 
 @pytest.fixture
@@ -155,7 +163,7 @@ def varied(catalogue: Path) -> Path:
 
 
 def test_variants_are_scenarios_of_their_own(varied: Path) -> None:
-    small, fast = load_scenarios(varied / "delta.yaml")
+    small, fast = load_scenarios(varied / "delta.yaml", VERBS)
     assert (small.name, small.guest.memory) == ("delta-small", 128 * MIB)
     assert (fast.name, fast.guest.memory, fast.tags) == ("delta-fast", GIB, ("default",))
 
@@ -165,12 +173,12 @@ def test_two_scenarios_of_one_name_are_not_run_as_one(catalogue: Path, tmp_path:
     other.parent.mkdir()
     other.write_text(TEXT.format(name="alpha", tag="full"))
     with pytest.raises(UsageError, match="both have a scenario called alpha"):
-        find_scenarios(["alpha", str(other)], directory=catalogue)
+        find_scenarios(["alpha", str(other)], VERBS, directory=catalogue)
 
 
 def test_variants_are_found_by_file_name_and_tag(varied: Path) -> None:
     def names(*wanted: str, tags: tuple[str, ...] = ()) -> list[str]:
-        return [each.name for each in find_scenarios(wanted, directory=varied, tags=tags)]
+        return [each.name for each in find_scenarios(wanted, VERBS, directory=varied, tags=tags)]
 
     assert names("delta") == ["delta-small", "delta-fast"]
     assert names("delta-fast", "alpha") == ["delta-fast", "alpha"]
@@ -185,7 +193,7 @@ def test_variants_are_found_by_file_name_and_tag(varied: Path) -> None:
 
 def test_an_override_concerns_only_the_scenarios_that_are_run(varied: Path) -> None:
     (varied / "epsilon.yaml").write_text("name: epsilon\ntitle: t\nsteps: [settle: {}]\n")
-    found = find_scenarios([], ["steps[0].churn.size=25%"], varied)
+    found = find_scenarios([], VERBS, ["steps[0].churn.size=25%"], varied)
     assert [each.name for each in found] == ["alpha", "delta-fast", "gamma"]
 
 
@@ -207,7 +215,7 @@ def test_a_variants_mistake_is_told_with_its_place(
     path = catalogue / "alpha.yaml"
     path.write_text(path.read_text() + f"variants: {variants}\n")
     with pytest.raises(ScenarioFileError) as caught:
-        load_scenarios(path)
+        load_scenarios(path, VERBS)
     assert message in caught.value.message
 
 
@@ -225,7 +233,7 @@ def switched(catalogue: Path) -> Path:
 
 
 def test_every_combination_of_switches_is_a_variant(switched: Path) -> None:
-    plain, fast, small, both = load_scenarios(switched / "zeta.yaml")
+    plain, fast, small, both = load_scenarios(switched / "zeta.yaml", VERBS)
     assert [each.name for each in (plain, fast, small, both)] == [
         "zeta-plain",
         "zeta-fast",
@@ -241,14 +249,14 @@ def test_a_combination_that_no_switches_make_is_told_with_its_line(switched: Pat
     path = switched / "zeta.yaml"
     path.write_text(path.read_text().replace("  small-fast: {tags", "  fast-small: {tags"))
     with pytest.raises(ScenarioFileError, match=r"zeta.yaml:12: variants.fast-small: no comb"):
-        load_scenarios(path)
+        load_scenarios(path, VERBS)
 
 
 def test_a_switchs_mistake_is_told_with_its_place(switched: Path) -> None:
     path = switched / "zeta.yaml"
     path.write_text(path.read_text().replace("128MiB", "128MB"))
     with pytest.raises(ScenarioFileError, match=r"zeta.yaml:9: guest.memory: '128MB' is not a"):
-        load_scenarios(path)
+        load_scenarios(path, VERBS)
 
 
 def test_too_many_switches_are_refused(switched: Path) -> None:
@@ -256,4 +264,4 @@ def test_too_many_switches_are_refused(switched: Path) -> None:
     more = "".join(f"  s{number}: {{title: x}}\n" for number in range(7))
     path.write_text(path.read_text().replace("variants:", f"{more}variants:"))
     with pytest.raises(ScenarioFileError, match=r"zeta.yaml:8: switches: more than 8 .* 512 var"):
-        load_scenarios(path)
+        load_scenarios(path, VERBS)

@@ -7,6 +7,11 @@ from typing import get_args
 
 import pytest
 
+from harness.act.discover import VERBS
+from harness.act.verbs.audit import Audit
+from harness.act.verbs.churn import Churn, Verify
+from harness.act.verbs.repeat import Repeat
+from harness.act.verbs.settle import Settle
 from harness.errors import ScenarioFileError
 from harness.machine import needs as machine_needs
 from harness.machine.spec import Backend
@@ -14,7 +19,6 @@ from harness.measure.measures import AUDIT_MEASURES, MEASURES
 from harness.scenario.fields import Share
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import NEEDS, Host, Scenario
-from harness.scenario.steps import AuditStep, ChurnStep, RepeatStep, SettleStep, VerifyStep
 from harness.units import GIB, MIB
 
 Write = Callable[[str], Path]
@@ -34,14 +38,14 @@ def write(tmp_path: Path) -> Write:
 
 def loaded(path: Path) -> Scenario:
     """The one scenario of a file."""
-    (scenario,) = load_scenarios(path)
+    (scenario,) = load_scenarios(path, VERBS)
     return scenario
 
 
 def said(path: Path) -> list[str]:
     """The error's lines without the directory."""
     with pytest.raises(ScenarioFileError) as caught:
-        load_scenarios(path)
+        load_scenarios(path, VERBS)
     return caught.value.message.replace(f"{path.parent}/", "").splitlines()
 
 
@@ -51,8 +55,8 @@ def test_the_shortest_scenario_has_the_defaults(write: Write) -> None:
     assert scenario.guest.vcpus == 2
     assert scenario.balloon.free_page_reporting
     assert scenario.host.backend == "anonymous"
-    assert scenario.steps == (SettleStep(),)
-    assert scenario.steps[0] == SettleStep.model_validate({"deadline": "60s"})
+    assert scenario.steps == (Settle(),)
+    assert scenario.steps[0] == Settle.model_validate({"deadline": "60s"})
     assert scenario.expect == {}
 
 
@@ -75,12 +79,12 @@ steps:
     scenario = loaded(write(HEAD + text))
     assert [node.memory for node in scenario.guest.numa] == [512 * MIB, 1536 * MIB]
     settle, repeat, churn, audit = scenario.steps
-    assert isinstance(settle, SettleStep)
-    assert isinstance(repeat, RepeatStep)
+    assert isinstance(settle, Settle)
+    assert isinstance(repeat, Repeat)
     assert repeat.times == 3
     first, second = repeat.steps
-    assert isinstance(second, VerifyStep)
-    assert isinstance(first, ChurnStep)
+    assert isinstance(second, Verify)
+    assert isinstance(first, Churn)
     assert first.size.of(scenario.guest.memory) == 512 * MIB
     assert (first.hold, first.free, first.hugepages, first.seed) == (
         0.5,
@@ -88,9 +92,9 @@ steps:
         "never",
         7,
     )
-    assert isinstance(churn, ChurnStep)
+    assert isinstance(churn, Churn)
     assert churn.size.of(scenario.guest.memory) == 300 * MIB
-    assert isinstance(audit, AuditStep)
+    assert isinstance(audit, Audit)
     assert (audit.name, audit.expect) == ("last", {"reported_resident_bytes": "== 0"})
     assert scenario.guest.summary == "2GiB, 3 vCPUs, 2 nodes"
 
@@ -150,8 +154,8 @@ expect:
         "x.yaml:8: steps[1].settle.deadline: 60 has no unit; write a number and ms, s, m or h: 60s",
         "x.yaml:9: steps[2].churn.size: '50 per cent' is not a size; write a part of the guest's "
         "memory, 50%, or a number with a unit, 512MiB",
-        "x.yaml:10: steps[3]: unknown step 'chrun'; did you mean 'churn'; steps are: settle, churn,"
-        " verify, release, audit, unbind, bind, pressure, drain, await, run, require, qmp, ",
+        "x.yaml:10: steps[3]: unknown step 'chrun'; did you mean 'churn'; steps are: audit, await,"
+        " balloon, bind, busy, calm, churn, crowd, drain, fault_rate, ",
         "x.yaml:11: steps[4]: a step is a mapping with one key, as in `- settle: {}`; ",
         "x.yaml:13: steps[5]: a step is a mapping with one key, as in `- settle: {}`; ",
         "x.yaml:14: steps[6].audit: must be a mapping (`field: value`), not []",

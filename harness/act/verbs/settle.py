@@ -3,9 +3,11 @@
 
 import time
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, ClassVar
 
-from harness.act.session import GuestSession
+from pydantic import Field, StrictInt
+
+from harness.act.guest import Guest, Kept, Watched
 from harness.deadline import Deadline
 from harness.guest.counter_stream import read_counters
 from harness.guest.page_stream import PageReader
@@ -17,11 +19,9 @@ from harness.kernel.settling import (
     remaining_by_zone,
 )
 from harness.kernel.zones import REPORTING_CAPACITY, block_size
-from harness.machine.vm import VirtualMachine
-from harness.observe.discards import DiscardLog
-from harness.observe.mapping import HostMappingReader
 from harness.record.events import Settled
-from harness.scenario.steps import SettleStep
+from harness.scenario.fields import Seconds
+from harness.scenario.steps import Verb
 
 LOOK_SECONDS = 0.1
 """Pause between looks at the host's side: cheap, and a burst of discards lasts longer."""
@@ -33,19 +33,57 @@ RESCAN_SECONDS = 1.0
 """Looks at the guest's pages while nothing happens: twice in a reporting pass."""
 
 
-@dataclass(frozen=True)
-class Watched:
-    """What a wait needs of a guest."""
+class Settle(Verb):
+    """Waits until nothing that can be reported remains, or nothing has moved for more than two
+    reporting passes. A deadline that passes is an outcome, not an error.
+    """
 
-    vm: VirtualMachine
-    mapping: HostMappingReader
-    discards: DiscardLog
-    reporting_order: int
+    verb: ClassVar[str] = "settle"
+    deadline: Seconds = 60.0
+    """At most so long."""
+    leave_batches: Annotated[StrictInt, Field(ge=0, le=64)] = 0
+    """Settled as soon as no more than so many batches remain: what a `busy` guest keeps moving."""
 
-    @classmethod
-    def of(cls, session: GuestSession) -> Self:
-        """The guest under test."""
-        return cls(session.vm, session.mapping, session.discards, session.reporting_order)
+    def expected_seconds(self, _memory: int) -> float:
+        """Most settle within a few passes."""
+        return min(6.0, self.deadline)
+
+    def perform(self, guest: Guest) -> None:
+        """Record how the wait ended."""
+        guest.phase("settle", f"at most {self.deadline:g} s")
+        leave = self.leave_batches * REPORTING_CAPACITY * block_size(guest.reporting_order)
+        wait = wait_settled(guest, self.deadline, leave)
+        guest.record.add(
+            Settled(
+                guest.record.now(),
+                outcome=wait.outcome,
+                seconds=wait.tracker.last_moved,
+                remaining=wait.tracker.remaining,
+                held=wait.held,
+                t50=wait.tracker.t50,
+                t90=wait.tracker.t90,
+                zone_t90=wait.zone_t90,
+            )
+        )
+        remaining = wait.tracker.remaining
+        if wait.outcome is SettleOutcome.DRAINED and remaining is not None:
+            guest.kept(Drained).note(guest, remaining)
+
+
+class Drained(Kept):
+    """What remained when the guest was last settled, for the step directly after."""
+
+    def __init__(self) -> None:
+        self._remaining = 0
+        self._phase: int | None = None
+
+    def note(self, guest: Guest, remaining: int) -> None:
+        """It drained in this phase, down to so many bytes."""
+        self._remaining, self._phase = remaining, guest.phases
+
+    def remaining(self, guest: Guest) -> int | None:
+        """Bytes; None if it did not drain in this phase, which is the latest."""
+        return self._remaining if self._phase == guest.phases else None
 
 
 @dataclass(frozen=True)
@@ -58,29 +96,9 @@ class Wait:
     zone_t90: dict[str, float]
 
 
-def settle(session: GuestSession, step: SettleStep) -> None:
-    """Record how the wait ended; a deadline that passes is an outcome here, not an error."""
-    session.phase("settle", f"at most {step.deadline:g} s")
-    leave = step.leave_batches * REPORTING_CAPACITY * block_size(session.reporting_order)
-    wait = wait_settled(Watched.of(session), step.deadline, leave)
-    session.record.add(
-        Settled(
-            session.record.now(),
-            outcome=wait.outcome,
-            seconds=wait.tracker.last_moved,
-            remaining=wait.tracker.remaining,
-            held=wait.held,
-            t50=wait.tracker.t50,
-            t90=wait.tracker.t90,
-            zone_t90=wait.zone_t90,
-        )
-    )
-    if wait.outcome is SettleOutcome.DRAINED:
-        session.drained_to = wait.tracker.remaining
-
-
 def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
     """Wait at most so long, until no more than `leave` bytes can be reported or nothing moves."""
+    mapping, discarding = guest.instruments.mapping, guest.instruments.discards
     start = time.monotonic()
     deadline = Deadline(seconds, "the guest to report its free memory")
     block = block_size(guest.reporting_order)
@@ -89,9 +107,9 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
         looked_at = -RESCAN_SECONDS
         while True:
             at = time.monotonic() - start
-            discards = guest.discards.read()
+            discards = discarding.read()
             # An exact reading walks page tables; between looks at the pages the counters will do.
-            held = guest.mapping.read_quick().held
+            held = mapping.read_quick().held
             remaining, about_to = None, 0
             moved = tracker.last_moved
             due = at - looked_at >= RESCAN_SECONDS or looked_at < moved
@@ -110,5 +128,5 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
             if outcome is None and deadline.passed:
                 outcome = tracker.give_up()
             if outcome is not None:
-                return Wait(outcome, tracker, guest.mapping.read().held, drains.t90(block + leave))
+                return Wait(outcome, tracker, mapping.read().held, drains.t90(block + leave))
             guest.vm.sleep_alive(LOOK_SECONDS)

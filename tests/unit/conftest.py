@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the machine's tests: a fake QEMU, and a check that nothing of it is left."""
+"""Fixtures that several modules of tests share."""
 
 import tempfile
 import threading
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_guest import FakeGuest
 from machine_fakes import Bench
 
 
@@ -21,3 +22,9 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         yield made
         assert made.leftovers() == []
         assert {t.name for t in threading.enumerate() if t.name == "qmp"} <= before
+
+
+@pytest.fixture
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGuest:
+    """For verbs to be carried out on."""
+    return FakeGuest(tmp_path, monkeypatch)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The events of a run as they happen, and its clock."""
+
+import threading
+import time
+from collections.abc import Callable
+
+from harness.errors import RecordError
+from harness.record.events import ConsoleFinding, Event, LastWords
+
+
+class RunRecord:
+    """The run's clock and the way its events take to the file."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self.emit = emit
+        self.events: list[Event] = []
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+        self._failure: RecordError | None = None
+
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._start
+
+    def relative(self, at: float) -> float:
+        """A host-monotonic time as seconds since the run began."""
+        return at - self._start
+
+    @property
+    def saw_a_crash(self) -> bool:
+        """Whether the guest's console has shown a crash."""
+        return any(isinstance(e, ConsoleFinding) and e.severity == "crash" for e in self.events)
+
+    def add(self, event: Event) -> None:
+        """Keep an event and write it; callable from any thread.
+
+        Raises `RecordError` from the first event that could not be written on, for whichever thread
+        met it; a run's last words are tried all the same.
+        """
+        with self._lock:
+            if self._failure is not None and not isinstance(event, LastWords):
+                raise self._failure
+            self.events.append(event)
+            try:
+                self.emit(event)
+            except RecordError as error:
+                self._failure = error
+                raise

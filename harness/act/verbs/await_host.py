@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wait until what the host holds of the guest meets conditions."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Self
+
+from pydantic import model_validator
+
+from harness.act.guest import Guest
+from harness.deadline import Deadline
+from harness.measure.measures import HOST_MEASURES, host_measures
+from harness.scenario.expectations import Expectations, unknown_names
+from harness.scenario.fields import Seconds
+from harness.scenario.steps import Situation, Verb
+from harness.verdict.expressions import Status, evaluate, parse_condition
+from harness.verdict.judge import values_now
+from harness.yamlfile import Loc
+
+LOOK_SECONDS = 0.1
+"""Between exact readings of the host's mapping; each walks page tables."""
+
+
+class Await(Verb):
+    """Waits for what the host alone can tell. If the host does not get there, the run is a MISS."""
+
+    verb: ClassVar[str] = "await"
+    until: Expectations
+    """Conditions on measures that `await` takes: `{merged_bytes: ">= 64MiB"}`."""
+    deadline: Seconds
+    """At most so long."""
+
+    @model_validator(mode="after")
+    def _host_tells(self) -> Self:
+        if not self.until or not set(self.until) <= HOST_MEASURES:
+            raise ValueError(f"until: can be awaited: {', '.join(sorted(HOST_MEASURES))}")
+        return self
+
+    def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
+        """Names in its conditions that nothing measures before it."""
+        for measure, why in unknown_names(self.until, before.measured, before.audits):
+            yield ("until", measure), why
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `DeadlineError` with what the host held last, and what the instruments raise."""
+        wanted = {name: parse_condition(text) for name, text in self.until.items()}
+        words = ", ".join(f"{name} {text}" for name, text in self.until.items())
+        guest.phase("await", words)
+        deadline = Deadline(self.deadline, f"the host to come to {words}")
+        known = values_now(guest.record.events)
+        while True:
+            values = known | host_measures(guest.instruments.mapping.read())
+            outcomes = [evaluate(name, condition, values) for name, condition in wanted.items()]
+            if all(outcome.status is Status.HOLDS for outcome in outcomes):
+                return
+            deadline.check("; ".join(outcome.sentence for outcome in outcomes))
+            guest.vm.sleep_alive(LOOK_SECONDS)

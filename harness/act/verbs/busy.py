@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes in the guest that take and free memory while other steps go on."""
+
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
+from harness.act.guest import Guest, Kept
+from harness.errors import GuestError, ScenarioError, SshError
+from harness.guest.counter_stream import read_counters
+from harness.guest.tool_end import last_words
+from harness.kernel.zones import REPORTING_CAPACITY, block_size
+from harness.machine.interfaces import GuestProcess
+from harness.record.events import BusyEnded, BusyStarted
+from harness.scenario.fields import BusySize, Seconds
+from harness.scenario.steps import Situation, Verb
+from harness.units import PAGE_SIZE, format_size
+from harness.yamlfile import Loc
+
+FIRST_ROUND_SECONDS = 120.0
+CALM_SECONDS = 60.0
+"""A round under way is finished first."""
+
+IS_BUSY = "busy"
+
+
+class Busy(Verb):
+    """Starts a process that takes memory, holds it, frees it and idles, over and over, until
+    `calm`; goes on when it has been round once.
+    """
+
+    verb: ClassVar[str] = "busy"
+    size: BusySize
+    """A share of memory, a size, or one of two words. `batch`: 32 blocks, what one report takes.
+    `all-but-half-a-batch`: what is free above the minimum watermarks less half a batch, which is
+    enough while all pages are there and too much while a batch is away being reported."""
+    hold: Seconds = 0.0
+    """Before it frees."""
+    idle: Seconds = 0.0
+    """Between freeing and taking again."""
+
+    def after(self, before: Situation) -> Situation:
+        """There is something to calm."""
+        return before.having(IS_BUSY)
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `GuestError`, `DeadlineError`, `ScenarioError`."""
+        size = _size(guest, self.size)
+        guest.phase("busy", f"{format_size(size)} over and over")
+        process = guest.vm.shell.start(
+            f"fpr-guest busy --bytes {size} --hold-ms {self.hold * 1000:.0f} "
+            f"--idle-ms {self.idle * 1000:.0f}"
+        )
+        guest.kept(Processes).running.append(process)
+        try:
+            process.read_line(FIRST_ROUND_SECONDS + self.hold)
+        except SshError as error:
+            words = last_words(process, error)
+            raise GuestError(f"the busy process ended at once: {words}") from error
+        guest.record.add(BusyStarted(guest.record.now(), size))
+
+
+class Calm(Verb):
+    """Ends all that `busy` began. If a process did not last so long, the run is an ERROR."""
+
+    verb: ClassVar[str] = "calm"
+
+    def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
+        """Something must be busy."""
+        if IS_BUSY not in before.facts:
+            yield (), "nothing is busy here; put `busy` before it"
+
+    def after(self, before: Situation) -> Situation:
+        """Nothing is busy any more."""
+        return before.lacking(IS_BUSY)
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `GuestError` for a process that was gone already."""
+        guest.phase("calm")
+        running = guest.kept(Processes).running
+        while running:
+            rounds = _end(running.pop())
+            guest.record.add(BusyEnded(guest.record.now(), rounds))
+
+
+class Processes(Kept):
+    """What takes and frees memory now."""
+
+    def __init__(self) -> None:
+        self.running: list[GuestProcess] = []
+
+    def close(self) -> None:
+        """End them, however they are."""
+        for process in self.running:
+            process.close()
+
+
+def _size(guest: Guest, size: BusySize) -> int:
+    batch = REPORTING_CAPACITY * block_size(guest.reporting_order)
+    match size:
+        case "batch":
+            return batch
+        case "all-but-half-a-batch":
+            zones = read_counters(guest.vm.shell).zones
+            free = sum(max(0, zone.free - zone.min) for zone in zones) * PAGE_SIZE - batch // 2
+            if free <= 0:
+                raise ScenarioError(
+                    f"the guest has not half a batch ({format_size(batch // 2)}) free above its "
+                    "minimum watermarks",
+                    hint="give it more memory, or hold less before this step",
+                )
+            return free
+        case share:
+            return share.of(guest.vm.spec.memory)
+
+
+def _end(process: GuestProcess) -> int:
+    """Let a process finish its round; how many it has been. Raises `GuestError`."""
+    with process:
+        try:
+            process.close_stdin()
+            line = process.read_line(CALM_SECONDS)
+        except SshError as error:
+            words = last_words(process, error)
+            raise GuestError(f"a busy process ended before `calm`: {words}") from error
+    rounds = re.search(r"rounds=(\d{1,20})$", line)
+    if rounds is None:
+        raise GuestError(f"a busy process ended with {line!r}, without its rounds")
+    return int(rounds[1])

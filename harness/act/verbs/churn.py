@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fill memory with a seeded pattern, hold it, verify every word, free all or a part."""
+
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StrictInt
+
+from harness.act.guest import Guest, Kept
+from harness.errors import ScenarioError
+from harness.guest.churn_client import ChurnSession
+from harness.guest.counter_stream import read_counters
+from harness.kernel.zones import MAX_ORDER
+from harness.record.events import ChurnFreed, ChurnHeld, ChurnVerified
+from harness.scenario.fields import MemoryShare, Seconds
+from harness.scenario.steps import Situation, Verb
+from harness.units import MIB, format_size
+from harness.yamlfile import Loc
+
+SLOWEST_RATE = 32 * MIB
+"""Bytes a second that the tool writes or verifies at worst, a loaded host under TCG included;
+gives the deadline of each phase."""
+
+USUAL_RATE = 128 * MIB
+"""Bytes a second that it writes and verifies under TCG."""
+
+SLACK_SECONDS = 10.0
+
+FreeWhat = Literal["all", "half-of-blocks", "half-of-pages", "huge-page-tails"]
+
+HOLDS = "memory is held"
+
+
+class Churn(Verb):
+    """Fills memory with a seeded pattern, holds it, verifies every word, and frees it."""
+
+    verb: ClassVar[str] = "churn"
+    size: MemoryShare
+    """How much: `50%` of the guest's memory, or `512MiB`."""
+    pattern: Literal["seeded"] = "seeded"
+    """Every word is a function of the seed and its address."""
+    hold: Seconds = 1.0
+    """How long it is held before it is verified."""
+    hugepages: Literal["default", "never", "always"] = "default"
+    """The process's madvise() for its memory; `default` leaves it to the guest's setting."""
+    free: FreeWhat = "all"
+    """`half-of-blocks`: every second whole physical block of `order`; `half-of-pages`: every second
+    page; `huge-page-tails`: all but the first page of every huge page, which the kernel splits when
+    it sees fit. The rest stays held until a `release` step, the next `churn`, or the end."""
+    order: Annotated[StrictInt, Field(ge=0, le=MAX_ORDER)] | None = None
+    """Of the blocks of `half-of-blocks`; without it, the reporting order."""
+    seed: Annotated[StrictInt, Field(ge=0, lt=1 << 64)] | None = None
+    """Of the pattern; without it, the number of this churn in the run."""
+
+    def expected_seconds(self, memory: int) -> float:
+        """The hold, and the time to write and verify so much."""
+        return 2.0 + self.hold + self.size.of(memory) / USUAL_RATE
+
+    def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
+        """No guest can fill all its memory."""
+        most = before.memory + before.hotplug
+        if self.size.of(before.memory) >= most:
+            yield ("size",), f"{self.size} is not less than the guest's {format_size(most)}"
+
+    def after(self, before: Situation) -> Situation:
+        """Something is held unless all was freed."""
+        return before.lacking(HOLDS) if self.free == "all" else before.having(HOLDS)
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `GuestError`, `SshError`, `DeadlineError`, and what the instruments raise."""
+        size = self.size.of(guest.vm.spec.memory)
+        held, record = guest.kept(Held), guest.record
+        if held.tool is not None:
+            Release().perform(guest)
+        held.patterns += 1
+        guest.phase("churn", f"writing {format_size(size)}")
+        held.tool = tool = ChurnSession.start(
+            guest.vm.shell,
+            size=size,
+            seed=self.seed or held.patterns,
+            hugepages=self.hugepages,
+            timeout=phase_seconds(size),
+            detached=guest.detached,
+        )
+        record.add(ChurnHeld(record.now(), bytes=tool.held, seconds=tool.fill_seconds))
+        guest.phase("hold", f"{format_size(size)} for {self.hold:g} s")
+        guest.vm.sleep_alive(self.hold)
+        Verify().perform(guest)
+        _free(guest, self.free, self.order)
+
+
+class Verify(Verb):
+    """Compares every word still held with what was written."""
+
+    verb: ClassVar[str] = "verify"
+
+    def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
+        """Something must be held."""
+        return _nothing_held(before)
+
+    def perform(self, guest: Guest) -> None:
+        """A mismatch is recorded, not raised. Raises `GuestError`, `SshError`, `DeadlineError`."""
+        tool = guest.kept(Held).by_a_churn()
+        guest.phase("verify", format_size(tool.held))
+        result = tool.verify(timeout=phase_seconds(tool.held))
+        guest.record.add(
+            ChurnVerified(
+                guest.record.now(),
+                bytes=result.bytes,
+                mismatched_pages=result.mismatched_pages,
+                detail=result.mismatches,
+            )
+        )
+
+
+class Release(Verb):
+    """Frees all that is still held."""
+
+    verb: ClassVar[str] = "release"
+
+    def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
+        """Something must be held."""
+        return _nothing_held(before)
+
+    def after(self, before: Situation) -> Situation:
+        """Nothing is held any more."""
+        return before.lacking(HOLDS)
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `GuestError`, `SshError`, `DeadlineError`, and what the instruments raise."""
+        _free(guest, "all")
+
+
+class Held(Kept):
+    """The churn tool, while it holds memory."""
+
+    def __init__(self) -> None:
+        self.tool: ChurnSession | None = None
+        self.patterns = 0
+        """How many were written, each with a seed of its own."""
+
+    def by_a_churn(self) -> ChurnSession:
+        """Raises `ScenarioError` if nothing is held."""
+        if self.tool is None:
+            raise ScenarioError(
+                "the step needs memory held by a churn step before it, and none is held",
+                hint="put a churn step with `free: half-of-blocks` before it",
+            )
+        return self.tool
+
+    def close(self) -> None:
+        """End the tool; its memory goes with it."""
+        if self.tool is not None:
+            self.tool.close()
+
+
+def phase_seconds(size: int) -> float:
+    """A deadline for writing or verifying `size` bytes."""
+    return SLACK_SECONDS + size / SLOWEST_RATE
+
+
+def _nothing_held(before: Situation) -> Iterator[tuple[Loc, str]]:
+    if HOLDS not in before.facts:
+        yield (), "nothing is held here; put `churn: {free: half-of-blocks}` before it"
+
+
+def _free(guest: Guest, what: FreeWhat, order: int | None = None) -> None:
+    """Free it, and record what the host held just before. `order`: of the blocks, where asked."""
+    held = guest.kept(Held)
+    tool = held.by_a_churn()
+    guest.phase("free", what)
+    zones = read_counters(guest.vm.shell).zones
+    before, discards = guest.instruments.mapping.read(), guest.instruments.discards.read()
+    if what == "all":
+        freed = tool.free_all()
+        tool.close()
+        held.tool = None
+    elif what == "huge-page-tails":
+        freed = tool.free_tails()
+    else:
+        wanted = guest.reporting_order if order is None else order
+        order = wanted if what == "half-of-blocks" else 0
+        freed = tool.free_blocks(order=order, stride=2, offset=0)
+    guest.record.add(
+        ChurnFreed(
+            guest.record.now(),
+            bytes=freed.bytes,
+            still_held=freed.held_bytes,
+            before=before,
+            discards_before=discards,
+            zones_before=zones,
+        )
+    )

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guests beside the first one: how many fit under a limit, and what each leaves with the host."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, StrictBool, StrictInt
+
+from harness.act.guest import Guest, Watched
+from harness.act.verbs.churn import phase_seconds
+from harness.act.verbs.settle import wait_settled
+from harness.errors import LaunchError, QemuGoneError
+from harness.guest.churn_client import ChurnSession
+from harness.observe.host_noise import HostNoiseReader
+from harness.record.events import CrowdFull, CrowdGrew
+from harness.scenario.fields import MemoryShare, Size
+from harness.scenario.steps import Verb
+from harness.units import format_size
+
+SETTLE_SECONDS = 60.0
+GUEST_SECONDS = 12.0
+"""A guest boots, fills, frees and settles in about so long under TCG."""
+
+
+class Crowd(Verb):
+    """Starts guests like this one, one after another, until filling one more takes all of them over
+    a limit, or QEMU cannot start one. Each fills memory and frees it, and the next begins when it
+    has settled.
+    """
+
+    verb: ClassVar[str] = "crowd"
+    limit: Size
+    """Bytes of guest memory that the host may hold for all of them together."""
+    touch: MemoryShare
+    """What each fills and frees."""
+    most: Annotated[StrictInt, Field(ge=1, le=64)] = 16
+    """It ends with so many guests at the latest."""
+    boot_first: StrictBool = False
+    """All `most` guests run before the first works."""
+
+    def expected_seconds(self, _memory: int) -> float:
+        """As long as `most` guests take."""
+        return GUEST_SECONDS * self.most
+
+    def host_memory(self, memory: int) -> int:
+        """The limit is exceeded by one guest at most."""
+        return memory + self.limit + memory
+
+    def perform(self, guest: Guest) -> None:
+        """Raises what booting, the instruments and the churn tool raise."""
+        guests: list[Watched] = [guest]
+        if self.boot_first:
+            for number in range(2, self.most + 1):
+                if not _join(guest, guests, number):
+                    return
+        for number in range(1, self.most + 1):
+            if number > len(guests) and not _join(guest, guests, number):
+                return
+            if not self._work(guest, guests, number):
+                return
+        guest.record.add(CrowdFull(guest.record.now(), f"all {self.most} guests fit"))
+
+    def _work(self, guest: Guest, guests: list[Watched], number: int) -> bool:
+        """Fill and free memory of one guest; False if that took all of them over the limit."""
+        working = guests[number - 1]
+        size = self.touch.of(working.vm.spec.memory)
+        guest.phase("crowd", f"guest {number} fills {format_size(size)}")
+        with ChurnSession.start(
+            working.vm.shell,
+            size=size,
+            seed=number,
+            hugepages="default",
+            timeout=phase_seconds(size),
+        ) as tool:
+            peak = _held(guests)
+            tool.free_all()
+        if peak > self.limit:
+            words = f"{number} guests held {format_size(peak)}, over {format_size(self.limit)}"
+            guest.record.add(CrowdFull(guest.record.now(), words))
+            return False
+        guest.phase("crowd", f"guest {number} reports what it freed")
+        wait_settled(working, SETTLE_SECONDS)
+        guest.record.add(
+            CrowdGrew(
+                guest.record.now(),
+                guests=number,
+                peak=peak,
+                held=_held(guests),
+                available=HostNoiseReader().read().mem_available,
+            )
+        )
+        return True
+
+
+def _join(guest: Guest, guests: list[Watched], number: int) -> bool:
+    """Boot one more. One whose QEMU does not live is the crowd's end, and recorded.
+
+    Whatever else keeps a guest from becoming ready says nothing of the room for it, and is raised.
+    """
+    guest.phase("crowd", f"guest {number} boots")
+    try:
+        guests.append(guest.another(number))
+    except LaunchError as error:
+        if not isinstance(error.__cause__, QemuGoneError):
+            raise
+        words = f"guest {number} did not start: {error.message.splitlines()[0]}"
+        guest.record.add(CrowdFull(guest.record.now(), words))
+        return False
+    return True
+
+
+def _held(guests: list[Watched]) -> int:
+    return sum(guest.instruments.mapping.read().held for guest in guests)

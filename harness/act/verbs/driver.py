@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unbind the balloon driver from its device in the guest, and bind it again."""
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from harness.act.guest import Guest
+from harness.errors import DeadlineError, GuestStuckError
+from harness.record.events import DriverChanged
+from harness.scenario.steps import Situation, Verb
+from harness.yamlfile import Loc
+
+DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"
+DRIVER_SECONDS = 30.0
+"""Unbinding waits for the reporting worker, which may be in the middle of a pass."""
+
+# Device id 5 is the traditional memory balloon (virtio specification 1.2, section 5.5.1).
+_FIND = (
+    "for d in /sys/bus/virtio/devices/*; do "
+    '[ "$(cat $d/device)" = 0x0005 ] && device=${d##*/}; done; '
+    '[ -n "$device" ] || { echo "no virtio balloon device in the guest" >&2; exit 1; }; '
+)
+
+
+UNBOUND = "driver unbound"
+
+
+class Unbind(Verb):
+    """Takes the balloon driver off its device in the guest."""
+
+    verb: ClassVar[str] = "unbind"
+
+    def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
+        """The driver must be bound."""
+        if UNBOUND in before.facts:
+            yield (), "the driver is already unbound"
+
+    def after(self, before: Situation) -> Situation:
+        """The driver is unbound."""
+        return before.having(UNBOUND)
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `GuestError`, `GuestStuckError`."""
+        guest.phase("unbind", "virtio_balloon")
+        _write(guest, "unbind", f"[ ! -e {DRIVER}/$device ]")
+        guest.record.add(DriverChanged(guest.record.now(), bound=False))
+
+
+class Bind(Verb):
+    """Gives the balloon device its driver again."""
+
+    verb: ClassVar[str] = "bind"
+
+    def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
+        """The driver must be unbound."""
+        if UNBOUND not in before.facts:
+            yield (), "the driver is already bound"
+
+    def after(self, before: Situation) -> Situation:
+        """The driver is bound."""
+        return before.lacking(UNBOUND)
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `GuestError`, `GuestStuckError`."""
+        guest.phase("bind", "virtio_balloon")
+        _write(guest, "bind", f"[ -e {DRIVER}/$device ]")
+        guest.record.add(DriverChanged(guest.record.now(), bound=True))
+
+
+def _write(guest: Guest, what: Literal["bind", "unbind"], done: str) -> None:
+    try:
+        guest.vm.shell.run(
+            f"{_FIND}echo $device > {DRIVER}/{what} && {done}", timeout=DRIVER_SECONDS
+        )
+    except DeadlineError as error:
+        raise GuestStuckError(
+            f"the guest's kernel did not {what} the balloon driver within {DRIVER_SECONDS:.0f} s"
+        ) from error

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure how many page faults a second the guest can take."""
+
+import re
+from typing import ClassVar, Literal
+
+from harness.act.guest import Guest
+from harness.errors import GuestError
+from harness.record.events import DriverChanged, FaultRate, GuestReady
+from harness.scenario.fields import Seconds
+from harness.scenario.steps import Verb
+
+SLACK_SECONDS = 30.0
+
+
+class MeasureFaults(Verb):
+    """Measures page faults a second, in the state reporting is in: at work, offered but without a
+    driver, or not offered.
+    """
+
+    verb: ClassVar[str] = "fault_rate"
+    by: Literal["process", "thread"] = "process"
+    """Who faults: a process of its own on each vCPU, or a thread of one process."""
+    pages: Literal["base", "huge"] = "base"
+    """Of which size."""
+    duration: Seconds = 1.0
+    """How long it counts."""
+
+    def expected_seconds(self, _memory: int) -> float:
+        """As long as it counts."""
+        return self.duration
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `GuestError`, `DeadlineError`."""
+        state = _reporting(guest)
+        guest.phase("fault_rate", f"{self.by}, {self.pages} pages, reporting {state}")
+        result = guest.vm.shell.run(
+            f"fpr-guest faults --by {self.by} --pages {self.pages} --ms {self.duration * 1000:.0f}",
+            timeout=self.duration + SLACK_SECONDS,
+        )
+        text = result.stdout.decode(errors="replace").strip()
+        match = re.fullmatch(r"faults pages=(\d{1,20}) nanoseconds=([1-9]\d{0,19})", text)
+        if match is None:
+            raise GuestError(f"the guest tool measured no faults: it said {text[:200]!r}")
+        rate = int(match[1]) * 1e9 / int(match[2])
+        guest.record.add(FaultRate(guest.record.now(), self.by, self.pages, state, rate))
+
+
+def _reporting(guest: Guest) -> Literal["on", "idle", "off"]:
+    """At work; offered, but without a driver; not offered."""
+    state: Literal["on", "idle", "off"] = "off"
+    for event in guest.record.events:
+        if isinstance(event, GuestReady):
+            state = "on" if event.negotiated else "idle" if event.offered else "off"
+        elif isinstance(event, DriverChanged):
+            # An unbound driver leaves the device; a device unplugged offers nothing.
+            state = "on" if event.bound else "idle"
+            if not event.reporting:
+                state = "off"
+    return state

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shell commands in the guest that a scenario needs and the harness knows nothing of."""
+
+import re
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field
+
+from harness.act.guest import Guest
+from harness.errors import GuestError, PreconditionError
+from harness.record.events import Measured
+from harness.record.facts import Cause
+from harness.scenario.fields import MeasureName, Seconds
+from harness.scenario.steps import Verb
+
+_NUMBER = re.compile(r"^([a-z][a-z0-9_]*)=(-?\d{1,20}(?:\.\d{1,20})?)$", re.MULTILINE)
+
+
+def _without_causes(measures: Any) -> Any:
+    return dict.fromkeys(measures) if isinstance(measures, list) else measures
+
+
+class Run(Verb):
+    """Runs a shell command in the guest; what it starts with `&` goes on. ERROR if it fails."""
+
+    verb: ClassVar[str] = "run"
+    command: Annotated[str, Field(min_length=1)]
+    """For the guest's `sh`."""
+    lasts: Seconds = 1.0
+    """About how long it takes: for the length of the scenario as `list` tells it."""
+    deadline: Seconds = 60.0
+    """At most so long."""
+    measures: Annotated[dict[MeasureName, Cause | None], BeforeValidator(_without_causes)] = Field(
+        default_factory=dict
+    )
+    """What it prints as `name=number`, a line each: the names, `[boot_ms]`, or each with the cause
+    of a FAIL where the number is out of its bounds, `{stuck: guest-hang}` (else `overhead`)."""
+
+    def expected_seconds(self, _memory: int) -> float:
+        """As the file says."""
+        return self.lasts
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What the command prints."""
+        return tuple(self.measures)
+
+    def in_words(self) -> str:
+        """The first line of the command."""
+        return f"run `{self.command.strip().splitlines()[0]}`"
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `GuestError` if it fails or does not print a number that it should,
+        `DeadlineError` if it does not end in time.
+        """
+        guest.phase("run", self.command.splitlines()[0])
+        result = guest.vm.shell.run(self.command, timeout=self.deadline)
+        numbers = dict(_NUMBER.findall(result.stdout.decode(errors="replace")))
+        for name, cause in self.measures.items():
+            if name not in numbers:
+                raise GuestError(
+                    f"the command {self.command!r} printed no line `{name}=NUMBER`, but "
+                    f"{result.stdout[:200]!r}"
+                )
+            value = float(numbers[name])
+            guest.record.add(Measured(guest.record.now(), name, value, cause))
+
+
+class Require(Verb):
+    """SKIP unless a shell command in the guest succeeds."""
+
+    verb: ClassVar[str] = "require"
+    command: Annotated[str, Field(min_length=1)]
+    """For the guest's `sh`."""
+    missing: Annotated[str, Field(min_length=1)]
+    """What the guest lacks if it fails, in words for a person."""
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `PreconditionError` unless the command succeeds."""
+        guest.phase("require", self.command.splitlines()[0])
+        if guest.vm.shell.run(self.command, check=False).status:
+            kernel = guest.vm.kernel_release
+            raise PreconditionError(f"the guest ({kernel}) lacks {self.missing}")

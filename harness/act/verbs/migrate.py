@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest goes on in another QEMU: by migration, by one that is cancelled, or by a snapshot.
+
+What was started in the guest over the old connection must have been started detached.
+"""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import StrictBool
+
+from harness.act.guest import Guest, Machine
+from harness.act.verbs.audit import Audits
+from harness.act.verbs.churn import Held
+from harness.deadline import Deadline
+from harness.errors import QmpError
+from harness.record.events import GuestMoved
+from harness.scenario.fields import Seconds
+from harness.scenario.steps import Verb
+from harness.units import GIB, MIB
+
+LOOK_SECONDS = 0.05
+FULL_SPEED = 64 * GIB
+CRAWL = MIB
+"""Bytes a second of a migration that is to be cancelled: it must not end before."""
+
+TAG = "fpr"
+_JOB = "fpr-snapshot"
+_FILE, _DISK = "snapshot-file", "snapshot-disk"
+
+
+class Migrate(Verb):
+    """Migrates the guest to a second QEMU by precopy, and goes on there."""
+
+    verb: ClassVar[str] = "migrate"
+    breaks_connection: ClassVar[bool] = True
+    cancel: StrictBool = False
+    """Cancels the migration while it is under way; the guest stays where it is."""
+    deadline: Seconds = 120.0
+    """At most so long."""
+
+    def expected_seconds(self, _memory: int) -> float:
+        """Most of it launches the second QEMU."""
+        return 20.0
+
+    def host_memory(self, memory: int) -> int:
+        """Both QEMUs hold the guest's memory for a while."""
+        return 2 * memory
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `QmpError` if it fails, `DeadlineError`, `LaunchError`."""
+        guest.phase("migrate", "to be cancelled" if self.cancel else "precopy")
+        start = guest.record.now()
+        deadline = Deadline(self.deadline, "the migration to end")
+        source, twin = guest.vm, guest.twin("incoming")
+        address = f"unix:{twin.directory}/migration.sock"
+        twin.monitor.execute("migrate-incoming", {"uri": address})
+        speed = {"max-bandwidth": CRAWL if self.cancel else FULL_SPEED}
+        source.monitor.execute("migrate-set-parameters", speed)
+        source.monitor.execute("migrate", {"uri": address})
+        if self.cancel:
+            _await_migration(source, "active", deadline)
+            source.monitor.execute("migrate_cancel")
+            _await_migration(source, "cancelled", deadline)
+            twin.end()
+        else:
+            _await_migration(source, "completed", deadline)
+            _go_on(guest, twin, deadline)
+        _record(guest, "cancelled" if self.cancel else "migrated", start)
+
+
+class Snapshot(Verb):
+    """Saves the guest as savevm does, and goes on in a second QEMU from what was saved."""
+
+    verb: ClassVar[str] = "snapshot"
+    breaks_connection: ClassVar[bool] = True
+    deadline: Seconds = 120.0
+    """At most so long."""
+
+    def expected_seconds(self, _memory: int) -> float:
+        """Most of it writes and reads the guest's memory."""
+        return 20.0
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `QmpError`, `DeadlineError`, `LaunchError`."""
+        guest.phase("snapshot", "save, and load in another QEMU")
+        start = guest.record.now()
+        deadline = Deadline(self.deadline, "the snapshot to be saved and loaded")
+        source = guest.vm
+        path = f"{source.directory}/snapshot.qcow2"
+        source.monitor.execute("stop")
+        _run_job(source, deadline, "blockdev-create", options=_file(path) | {"size": 0})
+        source.monitor.execute("blockdev-add", _file(path) | {"node-name": _FILE})
+        disk = {"driver": "qcow2", "file": _FILE, "size": MIB}
+        _run_job(source, deadline, "blockdev-create", options=disk)
+        _attach_disk(source)
+        disks = {"tag": TAG, "vmstate": _DISK, "devices": [_DISK]}
+        _run_job(source, deadline, "snapshot-save", **disks)
+        for node in (_DISK, _FILE):
+            source.monitor.execute("blockdev-del", {"node-name": node})
+        twin = guest.twin("stopped")
+        twin.monitor.execute("blockdev-add", _file(path) | {"node-name": _FILE})
+        _attach_disk(twin)
+        _run_job(twin, deadline, "snapshot-load", **disks)
+        _go_on(guest, twin, deadline)
+        _record(guest, "restored", start)
+
+
+def _file(path: str) -> dict[str, Any]:
+    return {"driver": "file", "filename": path}
+
+
+def _attach_disk(vm: Machine) -> None:
+    vm.monitor.execute("blockdev-add", {"driver": "qcow2", "file": _FILE, "node-name": _DISK})
+
+
+def _run_job(vm: Machine, deadline: Deadline, command: str, **arguments: Any) -> None:
+    """Start a job and see it through. Raises `QmpError` with what the job says of itself."""
+    vm.monitor.execute(command, {"job-id": _JOB, **arguments})
+    while True:
+        (job,) = [job for job in vm.monitor.execute("query-jobs") if job["id"] == _JOB]
+        if job["status"] == "concluded":
+            break
+        deadline.check(f"the job {command} is {job['status']}")
+        vm.sleep_alive(LOOK_SECONDS)
+    vm.monitor.execute("job-dismiss", {"id": _JOB})
+    if error := job.get("error"):
+        raise QmpError(f"QEMU's job {command} failed: {error}", hint="see qmp.log and qemu.log")
+
+
+def _await_migration(source: Machine, wanted: str, deadline: Deadline) -> None:
+    while True:
+        answer = source.monitor.execute("query-migrate")
+        status = answer.get("status", "none")
+        if status == wanted:
+            return
+        if status in ("failed", "completed", "cancelled"):
+            why = answer.get("error-desc", "no reason given")
+            raise QmpError(
+                f"the migration is {status} where {wanted} was awaited: {why}",
+                hint="see qmp.log and qemu.log, here and in destination/",
+            )
+        moved = answer.get("ram", {}).get("transferred", 0) // MIB
+        deadline.check(f"it is {status}, {moved} MiB were sent")
+        source.sleep_alive(LOOK_SECONDS)
+
+
+def _go_on(guest: Guest, twin: Machine, deadline: Deadline) -> None:
+    """The guest runs in the twin from now on."""
+    twin.monitor.execute("cont")
+    twin.arrive(deadline)
+    guest.move_to_twin()
+    # Pages of zeros were not sent: what is absent there now is no loss.
+    audits = guest.kept(Audits)
+    audits.seen, audits.moved = None, True
+    if (tool := guest.kept(Held).tool) is not None:
+        tool.attach(twin.shell)
+
+
+def _record(guest: Guest, how: Literal["migrated", "cancelled", "restored"], start: float) -> None:
+    now = guest.record.now()
+    guest.record.add(GuestMoved(now, how, now - start))
+    guest.read_console()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make the host take memory from this guest's QEMU, as it would if it were short of it."""
+
+from collections.abc import Callable
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from harness.act.guest import Guest, Machine
+from harness.errors import PreconditionError
+from harness.machine.host_pressure import page_out, reclaim_v2
+from harness.observe.instruments import Instruments
+from harness.record.events import Pressed
+from harness.scenario.steps import Verb
+from harness.units import PAGE_SIZE, format_size
+
+
+class Pressure(Verb):
+    """Makes the host take from this guest's QEMU what is lazily free. SKIP, with every reason, if
+    the host cannot.
+    """
+
+    verb: ClassVar[str] = "pressure"
+    needs_memory_group: ClassVar[bool] = True
+    by: Literal["any", "process-madvise", "cgroup-reclaim", "cgroup-limit"] = "any"
+    """`process-madvise`: MADV_PAGEOUT, needs CAP_SYS_NICE; `cgroup-reclaim`: cgroup v2, 5.19;
+    `cgroup-limit`: cgroup v1; `any`: the first of them that this host can do."""
+
+    def perform(self, guest: Guest) -> None:
+        """Each way is tried for real. Raises `PreconditionError` with every reason if none works,
+        and what the instruments raise.
+        """
+        instruments, record = guest.instruments, guest.record
+        instruments.discards.read()
+        before = instruments.mapping.read()
+        guest.phase("pressure", f"{format_size(before.lazyfree)} are lazily free")
+        size = before.lazyfree
+        ways: dict[str, Callable[[], None]] = {
+            "process-madvise": lambda: page_out(guest.vm.pid, discarded_ranges(instruments)),
+            "cgroup-reclaim": lambda: reclaim_v2(guest.vm.pid, size),
+            "cgroup-limit": lambda: _limit(guest.vm, size),
+        }
+        refusals = []
+        start = record.now()
+        for name in ways if self.by == "any" else [self.by]:
+            try:
+                ways[name]()
+            except PreconditionError as error:
+                refusals.append(f"{name}: {error.message}")
+                continue
+            now, after = record.now(), instruments.mapping.read()
+            record.add(Pressed(now, by=name, seconds=now - start, before=before, after=after))
+            return
+        raise PreconditionError(
+            f"this host cannot press memory out of one process: {'; '.join(refusals)}",
+            hint="run as root, or in a control group of yours",
+        )
+
+
+def discarded_ranges(instruments: Instruments) -> list[tuple[int, int]]:
+    """Host addresses [low, high) of all that QEMU has discarded; the rest may be in use."""
+    covered = instruments.discards.covered
+    ranges = []
+    for piece in instruments.layout.pieces:
+        pages = covered[piece.pfn_start : piece.pfn_end].astype(np.int8)
+        edges = np.flatnonzero(np.diff(pages, prepend=0, append=0))
+        for first, last in edges.reshape(-1, 2).tolist():
+            ranges.append((piece.hva + first * PAGE_SIZE, piece.hva + last * PAGE_SIZE))
+    return ranges
+
+
+def _limit(vm: Machine, size: int) -> None:
+    if vm.memory_group is None:
+        raise PreconditionError(vm.no_memory_group)
+    vm.memory_group.press(size)

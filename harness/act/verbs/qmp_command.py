@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QMP commands that a scenario needs and the harness knows nothing of."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from harness.act.guest import Guest
+from harness.deadline import Deadline
+from harness.scenario.fields import Seconds
+from harness.scenario.steps import Verb
+
+
+class Qmp(Verb):
+    """Gives QEMU a QMP command, and waits for an event where one is named."""
+
+    verb: ClassVar[str] = "qmp"
+    command: Annotated[str, Field(min_length=1)]
+    """As in QEMU's QMP reference: `system_reset`."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Of the command."""
+    event: str = ""
+    """An event to wait for after it."""
+    deadline: Seconds = 30.0
+    """At most so long for each of both."""
+
+    def perform(self, guest: Guest) -> None:
+        """Raises `QmpError`, `DeadlineError` for an event that does not come."""
+        guest.phase("qmp", self.command)
+        monitor = guest.vm.monitor
+        monitor.execute(self.command, self.arguments, timeout=self.deadline)
+        if self.event:
+            deadline = Deadline(self.deadline, f"QEMU's event {self.event} after {self.command}")
+            monitor.wait_event([self.event], deadline)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carry out steps several times."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, StrictInt, create_model
+
+from harness.act.guest import Guest
+from harness.scenario.fields import NotEmpty, list_of
+from harness.scenario.steps import Verb
+from harness.yamlfile import Loc
+
+
+class Repeat(Verb):
+    """Carries out the inner steps several times."""
+
+    verb: ClassVar[str] = "repeat"
+    holds_steps: ClassVar[bool] = True
+    times: Annotated[StrictInt, Field(ge=1, le=1000)]
+    """How often."""
+    steps: Annotated[tuple[Verb, ...], NotEmpty]
+    """Any but `repeat`."""
+
+    @classmethod
+    def over(cls, single: Any) -> type[Verb]:
+        """With inner steps of the type `single`."""
+        description = cls.model_fields["steps"].description
+        steps = (list_of(single), Field(description=description))
+        return create_model(cls.__name__, __base__=cls, __module__=__name__, steps=steps)
+
+    def unrolled(self) -> Iterator[tuple[Loc, Verb]]:
+        """The inner steps, once a round."""
+        for _round in range(self.times):
+            for index, step in enumerate(self.steps):
+                yield (self.verb, "steps", index), step
+
+    def in_words(self) -> str:
+        """The inner steps, with how often."""
+        return f"{self.times} times ({'; '.join(step.in_words() for step in self.steps)})"
+
+    def perform(self, guest: Guest) -> None:
+        """Raises what the inner steps raise."""
+        for number in range(1, self.times + 1):
+            guest.phase("repeat", f"round {number} of {self.times}")
+            for step in self.steps:
+                step.perform(guest)
+            guest.read_console()

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follow every discard until the guest uses the memory again."""
+
+import time
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.act.guest import Guest
+from harness.kernel.pages import HostState
+from harness.kernel.reuse import REUSE_SECONDS, Discarded, reuse_curve
+from harness.record.events import Measured
+from harness.scenario.fields import MeasureName, Seconds
+from harness.scenario.steps import Verb
+from harness.units import PAGE_SIZE
+
+LOOK_SECONDS = 0.25
+"""Memory in use again stays with the host until the next pass, 2 s later: four looks a second miss
+none of it, and tell the shortest horizon to a quarter."""
+
+
+class Watch(Verb):
+    """Follows every discard until the guest uses the memory again, and records how soon it does:
+    `NAME_discarded_bytes`, and of them what was in use again within 1, 5 and 30 s,
+    `NAME_reused_1s_fraction`, `..._5s_...`, `..._30s_...`.
+    """
+
+    verb: ClassVar[str] = "watch"
+    name: MeasureName
+    """Begins the names of its measures."""
+    duration: Seconds
+    """A discard counts only for the horizons that it was watched for."""
+
+    def expected_seconds(self, _memory: int) -> float:
+        """As long as it watches."""
+        return self.duration
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The bytes, and a fraction for each horizon."""
+        what = ("discarded_bytes", *(f"reused_{seconds}s_fraction" for seconds in REUSE_SECONDS))
+        return tuple(f"{self.name}_{each}" for each in what)
+
+    def perform(self, guest: Guest) -> None:
+        """Raises what the instruments raise."""
+        guest.phase("watch", f"{self.name}, for {self.duration:g} s")
+        found = _follow(guest, self.duration)
+        size = sum(discard.bytes for discard in found)
+        record = guest.record
+        record.add(Measured(record.now(), f"{self.name}_discarded_bytes", size))
+        for seconds, share in reuse_curve(found, time.monotonic()).items():
+            record.add(Measured(record.now(), f"{self.name}_reused_{seconds}s_fraction", share))
+
+
+def _follow(guest: Guest, duration: float) -> list[Discarded]:
+    """Every discard of so many seconds, with when its memory was in use again."""
+    instruments = guest.instruments
+    start = time.monotonic()
+    # Per page: when it was discarded, as long as the host has not had to give it back.
+    since = np.full(instruments.layout.pfn_end, np.nan)
+    found: list[Discarded] = []
+    instruments.discards.follow()
+    while (elapsed := time.monotonic() - start) < duration:
+        guest.vm.sleep_alive(min(LOOK_SECONDS, duration - elapsed))
+        instruments.discards.read()
+        for at, first, last in instruments.discards.followed():
+            # A page discarded twice without use in between was given back once.
+            pages = since[first:last]
+            pages[np.isnan(pages)] = at
+        at = time.monotonic()
+        resident = instruments.residency.read() == HostState.RESIDENT
+        reused = resident & ~np.isnan(since)
+        found += _grouped(since[reused], at)
+        since[reused] = np.nan
+    instruments.discards.unfollow()
+    return found + _grouped(since[~np.isnan(since)], None)
+
+
+def _grouped(discarded_at: npt.NDArray[np.float64], reused_at: float | None) -> list[Discarded]:
+    times, counts = np.unique(discarded_at, return_counts=True)
+    return [
+        Discarded(float(at), int(count) * PAGE_SIZE, reused_at)
+        for at, count in zip(times, counts, strict=True)
+    ]

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest that verbs can be carried out on without a VM: it is told its answers beforehand.
+
+An answer to a command in the guest or to QEMU is a value, an error to raise, or a function of the
+command; a list of them is used up one by one, and its last stays. Time passes only while a verb
+sleeps: `time.monotonic` is the guest's clock while a `FakeGuest` is in use.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from harness.act.guest import Kept
+from harness.act.run_record import RunRecord
+from harness.deadline import Deadline
+from harness.errors import GuestError, SshError
+from harness.kernel.pages import HostState, StateArray
+from harness.machine.interfaces import CommandResult
+from harness.machine.spec import GuestSpec
+from harness.observe.instruments import Instruments
+from harness.observe.mapping import QuickMapping
+from harness.observe.ram_layout import RamBlock, RamLayout, RamPiece
+from harness.record.events import Event, PhaseStarted
+from harness.record.facts import DiscardTotals, HostMapping
+from harness.units import MIB, PAGE_SIZE
+
+E = TypeVar("E", bound=Event)
+K = TypeVar("K", bound=Kept)
+
+TICK = 1e-4
+"""Seconds that each look at the clock takes, so that a wait which does not sleep ends too."""
+
+
+class Clock:
+    """Monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        self.seconds += TICK
+        return self.seconds
+
+
+class Answers(dict[str, Any]):
+    """Answers by a part of the question; the first that fits."""
+
+    def to(self, question: str) -> Any:
+        for part, answer in self.items():
+            if part in question:
+                if isinstance(answer, list):
+                    answer = answer.pop(0) if len(answer) > 1 else answer[0]
+                answer = answer(question) if callable(answer) else answer
+                if isinstance(answer, BaseException):
+                    raise answer
+                return answer
+        return None
+
+
+class FakeProcess:
+    """Has said `said`; `reply` gives what it says to what is written to it. Ends with `status`."""
+
+    def __init__(
+        self,
+        said: bytes | str = b"",
+        *,
+        reply: Callable[[str], bytes | str] = lambda _text: b"",
+        status: int = 0,
+        stderr: str = "",
+    ) -> None:
+        self.written: list[str] = []
+        self.closed = False
+        self._said = said.encode() if isinstance(said, str) else said
+        self._reply = reply
+        self._end = CommandResult("", status, b"", stderr.encode())
+
+    def write(self, data: bytes) -> None:
+        if self.closed:
+            raise SshError("the channel is closed")
+        self.written.append(data.decode())
+        reply = self._reply(data.decode())
+        self._said += reply.encode() if isinstance(reply, str) else reply
+
+    def read_exactly(self, size: int, timeout: float) -> bytes:
+        del timeout
+        if len(self._said) < size:
+            raise SshError("the command ended early")
+        data, self._said = self._said[:size], self._said[size:]
+        return data
+
+    def read_line(self, timeout: float) -> str:
+        del timeout
+        line, end, rest = self._said.partition(b"\n")
+        if not end:
+            raise SshError("the command ended early")
+        self._said = rest
+        return line.decode()
+
+    def close_stdin(self) -> None:
+        self.write(b"")
+
+    def wait(self, timeout: float) -> CommandResult:
+        del timeout
+        return self._end
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FakeMachine:
+    """Shell, QMP and console of a guest in one, and all that they were asked."""
+
+    def __init__(self, directory: Path, clock: Clock, spec: GuestSpec) -> None:
+        self.spec = spec
+        self.directory = directory
+        self.kernel_release = "6.1.0-test"
+        self.balloon_path = "/machine/peripheral/balloon0"
+        self.pid = 4711
+        self.memory_group: Any = None
+        self.no_memory_group = "no memory group here"
+        self.shell = self.monitor = self.console = self
+        self.says = Answers()
+        """What commands in the guest print (bytes or text), their status, or their process."""
+        self.qmp = Answers()
+        """What QMP commands return."""
+        self.prints: list[str] = []
+        """What is on the console."""
+        self.happened: list[dict[str, Any]] = []
+        """QEMU's events."""
+        self.commands: list[str] = []
+        self.timeouts: list[float] = []
+        """Of `commands` that were run to their end."""
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        """QMP commands with their arguments."""
+        self.ended = self.arrived = False
+        self._clock = clock
+
+    def run(
+        self, command: str, *, timeout: float = 10.0, stdin: bytes = b"", check: bool = True
+    ) -> CommandResult:
+        del stdin
+        self.commands.append(command)
+        self.timeouts.append(timeout)
+        answer = self.says.to(command)
+        status = answer if isinstance(answer, int) else 0
+        output = b"" if answer is None or isinstance(answer, int) else answer
+        if check and status:
+            raise GuestError(f"`{command}` failed: {status}")
+        data = output.encode() if isinstance(output, str) else output
+        return CommandResult(command, status, data, b"its error" if status else b"")
+
+    def start(self, command: str) -> Any:
+        self.commands.append(command)
+        answer = self.says.to(command)
+        assert isinstance(answer, FakeProcess), f"nobody said what {command!r} does"
+        return answer
+
+    def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+    ) -> Any:
+        del timeout
+        self.asked.append((command, dict(arguments or {})))
+        answer = self.qmp.to(command)
+        return {} if answer is None else answer
+
+    def human(self, command: str, *, timeout: float = 10.0) -> str:
+        return str(self.execute(command, timeout=timeout))
+
+    def events(self) -> list[dict[str, Any]]:
+        return list(self.happened)
+
+    def wait_event(self, names: Collection[str], deadline: Deadline) -> dict[str, Any]:
+        for event in self.happened:
+            if event["event"] in names:
+                return event
+        raise deadline.error("no such event")
+
+    def count(self, words: str) -> int:
+        return "\n".join(self.prints).count(words)
+
+    def sleep_alive(self, seconds: float) -> None:
+        self._clock.seconds += seconds
+
+    def arrive(self, deadline: Deadline) -> None:
+        deadline.check()
+        self.arrived = True
+
+    def end(self) -> None:
+        self.ended = True
+
+
+class FakeDiscards:
+    """The log of what `host` has discarded; marks are counted on from one log to the next."""
+
+    def __init__(self, host: "FakeInstruments") -> None:
+        self._host = host
+
+    def read(self) -> DiscardTotals:
+        return self._host.totals
+
+    def mark(self) -> int:
+        self._host.marks += 1
+        return self._host.marks
+
+    def covered_since(self, mark: int) -> npt.NDArray[np.bool_]:
+        return np.greater_equal(self._host.discarded_at, max(mark, 1))
+
+    @property
+    def covered(self) -> npt.NDArray[np.bool_]:
+        return self.covered_since(0)
+
+    def follow(self) -> None:
+        self._host.following = True
+
+    def followed(self) -> list[tuple[float, int, int]]:
+        return self._host.discarded.pop(0) if self._host.discarded else []
+
+    def unfollow(self) -> None:
+        self._host.following = False
+
+
+class FakeInstruments:
+    """What the host holds and discards; a test changes it, or says what is read one by one."""
+
+    def __init__(self, pages: int) -> None:
+        self.mappings: list[HostMapping] = [HostMapping(0.0, MIB, MIB, 0, 0, 0, 0)]
+        """Readings; the last stays."""
+        self.host: StateArray = np.full(pages, HostState.RESIDENT, np.uint8)
+        self.totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
+        self.discarded_at = np.zeros(pages, np.int64)
+        """By page frame, the mark after which it was last discarded; 0: never, 1: before any."""
+        self.marks = 1
+        self.discarded: list[list[tuple[float, int, int]]] = []
+        """What each call of `followed` gives; then nothing."""
+        self.following = False
+
+    def read(self) -> HostMapping:
+        return self.mappings.pop(0) if len(self.mappings) > 1 else self.mappings[0]
+
+    def read_quick(self) -> QuickMapping:
+        mapping = self.mappings[0]
+        return QuickMapping(mapping.at, mapping.rss, mapping.held)
+
+    def opened(self) -> Instruments:
+        pages = len(self.host)
+        residency = SimpleNamespace(read=lambda: self.host.copy())
+        discards = FakeDiscards(self)
+        layout = RamLayout(
+            (RamPiece(0, pages, "ram", 0, 0x10000000),),
+            (RamBlock("ram", pages * PAGE_SIZE, PAGE_SIZE, 0x10000000),),
+        )
+        return Instruments(layout, self, residency, discards)
+
+
+class FakeGuest:
+    """A `Guest` of 256 MiB that reports blocks of order 9."""
+
+    def __init__(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch, spec: GuestSpec | None = None
+    ) -> None:
+        self.clock = Clock()
+        monkeypatch.setattr("time.monotonic", self.clock)
+        self.directory = directory
+        self.vm = FakeMachine(directory, self.clock, spec or GuestSpec(256 * MIB, 1))
+        self.host = FakeInstruments(self.vm.spec.memory // PAGE_SIZE)
+        self.instruments = self.host.opened()
+        self.reporting_order = 9
+        self.record = RunRecord(lambda _event: None)
+        self.detached = False
+        self.phases = 0
+        self.reopened = 0
+        """How often the instruments were opened again."""
+        self.twins: list[FakeMachine] = []
+        self.others: list[Any] = []
+        """What each call of `another` gives, or raises."""
+        self._kept: dict[type[Kept], Kept] = {}
+
+    def recorded(self, kind: type[E]) -> list[E]:
+        """The events of a kind."""
+        return [event for event in self.record.events if isinstance(event, kind)]
+
+    @property
+    def phase_names(self) -> list[str]:
+        return [event.phase for event in self.recorded(PhaseStarted)]
+
+    def phase(self, name: str, detail: str = "") -> None:
+        self.phases += 1
+        self.record.add(PhaseStarted(self.record.now(), name, detail))
+
+    def read_console(self) -> None:
+        pass
+
+    def kept(self, kind: type[K]) -> K:
+        kept = self._kept.setdefault(kind, kind())
+        assert isinstance(kept, kind)
+        return kept
+
+    def reopen_instruments(self) -> None:
+        self.reopened += 1
+        self.instruments = self.host.opened()
+
+    def another(self, number: int) -> Any:
+        del number
+        other = self.others.pop(0)
+        if isinstance(other, BaseException):
+            raise other
+        return other
+
+    def twin(self, start: Literal["incoming", "stopped"]) -> FakeMachine:
+        del start
+        twin = FakeMachine(self.directory, self.clock, self.vm.spec)
+        twin.qmp = self.vm.qmp
+        self.twins.append(twin)
+        return twin
+
+    def move_to_twin(self) -> None:
+        self.vm = self.twins[-1]
+        self.reopen_instruments()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest tool says, byte by byte: counters, page states, the dialogue of a churn."""
+
+import struct
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from fake_guest import FakeProcess
+
+from harness.guest import counter_stream, page_stream
+from harness.kernel.pages import StateArray
+from harness.kernel.zones import Zone
+from harness.units import PAGE_SIZE
+
+
+def counters(zones: Sequence[Zone]) -> bytes:
+    """One frame of `fpr-guest counters`."""
+    zoneinfo = "".join(_zoneinfo(zone) for zone in zones)
+    buddyinfo = "".join(
+        f"Node {zone.node}, zone {zone.name:>8} {' '.join(map(str, zone.free_blocks))}\n"
+        for zone in zones
+    )
+    texts = ("MemTotal: 1000 kB\nMemFree: 250 kB\n", "pgfault 12\n", buddyinfo, zoneinfo)
+    head = struct.pack("<4sIQQQQ4I", b"FPRC", counter_stream.VERSION, 0, 0, 1, 1, *map(len, texts))
+    return head + "".join(texts).encode()
+
+
+def _zoneinfo(zone: Zone) -> str:
+    fields = ("min", "low", "high", "spanned", "present", "managed")
+    lines = [f"        {name} {getattr(zone, name)}" for name in fields]
+    return "\n".join(
+        [
+            f"Node {zone.node}, zone {zone.name:>8}",
+            f"  pages free {zone.free}",
+            *lines,
+            f"              count: {zone.per_cpu}",
+            f"  start_pfn: {zone.start_pfn}",
+            "",
+        ]
+    )
+
+
+def pages(states: StateArray) -> bytes:
+    """One round of `fpr-guest pages`."""
+    starts = np.flatnonzero(np.diff(states.astype(np.int64), prepend=-1))
+    lengths = np.diff(starts, append=len(states))
+    header = struct.pack(
+        "<8sIIQQQQ", b"FPRPAGES", page_stream.VERSION, PAGE_SIZE, len(states), 1, 2, len(starts)
+    )
+    return header + ((lengths << 3) | states[starts].astype(np.int64)).astype("<u4").tobytes()
+
+
+def page_rounds(rounds: Iterable[StateArray]) -> FakeProcess:
+    """The process of `fpr-guest pages`, asked again and again; the last round stays."""
+    first, *later = rounds
+    coming = [first, *later]
+
+    def reply(_asked: str) -> bytes:
+        if len(coming) > 1:
+            coming.pop(0)
+        return pages(coming[0])
+
+    return FakeProcess(pages(first), reply=reply)
+
+
+def churn(
+    size: int, *, pid: int = 77, mismatched: int = 0, freed: int | None = None
+) -> FakeProcess:
+    """The process of `fpr-guest churn`; `freed`: what it gives back of `size` when it is asked for
+    a part."""
+    held = size
+
+    def reply(asked: str) -> str:
+        nonlocal held
+        if asked.startswith("verify"):
+            head = "mismatch page=1\n" if mismatched else ""
+            return f"{head}verified bytes={held} mismatched_pages={mismatched}\n"
+        if asked.startswith("free"):
+            given = held if asked.startswith("free all") or freed is None else freed
+            held -= given
+            return f"freed bytes={given} blocks=0 held_bytes={held}\n"
+        return ""
+
+    return FakeProcess(f"filled pid={pid} bytes={size} seconds=0.5\n", reply=reply)
