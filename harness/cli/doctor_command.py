@@ -26,12 +26,12 @@ from harness.machine.accel import (
     KVM_BOOT_SECONDS,
     TCG_BOOT_SECONDS,
     KvmMemory,
-    Qemu,
-    find_qemu,
     known_defects,
     kvm_unusable,
 )
 from harness.machine.launch import launch
+from harness.machine.qemu import Qemu
+from harness.machine.qemu_probe import find_qemu
 from harness.machine.spec import GuestSpec
 from harness.observe.host_report import Finding, read_disk, read_host, read_memory
 from harness.observe.page_walk import scan_support

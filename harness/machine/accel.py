@@ -13,18 +13,15 @@ import mmap
 import os
 import platform
 import re
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import LaunchError
 from harness.image.cache import cache_directory
+from harness.machine.qemu import Qemu
 
 KVM_DEVICE = Path("/dev/kvm")
-VERSION_SECONDS = 20.0
 
 KVM_BOOT_SECONDS = 20.0
 """A guest under KVM is ready in about 2 s; one that crawls through emulation never is."""
@@ -39,52 +36,11 @@ _RDTSC = bytes.fromhex("0f31 48c1e220 4809d0 c3")
 
 
 @dataclass(frozen=True)
-class Qemu:
-    """The program and its version."""
-
-    path: Path
-    version: str
-
-    @property
-    def major(self) -> int:
-        return int(self.version.split(".")[0])
-
-
-@dataclass(frozen=True)
 class Defect:
     """Something known to be wrong with a QEMU, and what the harness does about it."""
 
     title: str
     remedy: str
-
-
-def find_qemu(given: Path | None) -> Qemu:
-    """The QEMU to use. Raises `LaunchError` if there is none or it does not say its version."""
-    name = str(given) if given is not None else "qemu-system-x86_64"
-    path = shutil.which(name)
-    if path is None:
-        raise LaunchError(
-            f"{name} is not there or not executable",
-            hint="run `make setup`, or name one with --qemu",
-        )
-    try:
-        done = subprocess.run(
-            [path, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=VERSION_SECONDS,
-            check=False,
-        )
-        seen = done.stdout + done.stderr
-    except (OSError, subprocess.TimeoutExpired) as error:
-        seen = str(error)
-    match = re.search(r"QEMU emulator version (\d+\.\d+(?:\.\d+)?)", seen)
-    if match is None:
-        raise LaunchError(
-            f"{path} --version does not answer as QEMU does: {seen.strip()[:200] or 'nothing'}",
-            hint="name a working qemu-system-x86_64 with --qemu",
-        )
-    return Qemu(Path(path), match[1])
 
 
 def cpu_model(accel: Literal["kvm", "tcg"], qemu: Qemu) -> str:

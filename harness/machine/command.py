@@ -40,6 +40,8 @@ class LaunchFiles:
     """The VM's own directory of mode 0700: sockets and RAM files."""
     console_log: Path
     discard_log: Path
+    discard_event: str | None
+    """The trace event that tells of discards; None: this QEMU has none."""
 
 
 def qemu_command(
@@ -65,16 +67,13 @@ def qemu_command(
         *(("-incoming", "defer") if incoming else ()),
         "-serial",
         f"file:{files.console_log}",
-        *("-chardev", f"socket,id=qmp,path={files.runtime}/qmp.sock"),
-        *("-mon", "chardev=qmp,mode=control"),
+        *("-qmp", f"unix:{files.runtime}/qmp.sock"),
         # For people, and for tests that do harm from outside.
-        *("-chardev", f"socket,id=debug,path={files.runtime}/debug.sock,server=on,wait=off"),
-        *("-mon", "chardev=debug,mode=control"),
+        *("-qmp", f"unix:{files.runtime}/debug.sock,server=on,wait=off"),
         "-S",
         "-no-reboot",
         *("-msg", "timestamp=on"),
-        *("-trace", "ram_block_discard_range"),
-        *("-D", str(files.discard_log)),
+        *_trace_words(files, files.discard_log),
     ]
 
 
@@ -98,9 +97,8 @@ def command_by_hand(
         *("-qmp", "unix:qmp.sock,server=on,wait=off"),
         "-no-reboot",
         *("-msg", "timestamp=on"),
-        *("-trace", "ram_block_discard_range"),
         # Not discards.log: in the directory of a run that one is evidence.
-        *("-D", "by-hand-discards.log"),
+        *_trace_words(files, Path("by-hand-discards.log")),
     ]
 
 
@@ -129,6 +127,11 @@ def _machine_words(
     if spec.disk:
         disk = f"driver=raw,node-name=disk0,file.driver=file,file.filename={files.runtime}/disk"
         yield from ("-blockdev", disk, "-device", "virtio-blk-pci,drive=disk0")
+
+
+def _trace_words(files: LaunchFiles, log: Path) -> Iterator[str]:
+    if files.discard_event is not None:
+        yield from ("-trace", files.discard_event, "-D", str(log))
 
 
 def balloon_properties(spec: GuestSpec, *, reporting: bool) -> dict[str, str | bool]:

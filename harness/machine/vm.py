@@ -23,7 +23,6 @@ from harness.errors import (
 from harness.machine.accel import (
     KVM_BOOT_SECONDS,
     TCG_BOOT_SECONDS,
-    Qemu,
     cpu_model,
     host_khz,
 )
@@ -34,6 +33,7 @@ from harness.machine.host_pressure import MemoryGroup
 from harness.machine.interposer import check_preloaded, lazy_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.process import QemuProcess, RuntimeDirectory, launch_hint
+from harness.machine.qemu import Qemu
 from harness.machine.qmp import QmpMonitor
 from harness.machine.spec import BootLike, GuestSpec
 from harness.machine.ssh import SshShell
@@ -133,6 +133,7 @@ class VirtualMachine:
             runtime=runtime,
             console_log=given.artefacts / "console.log",
             discard_log=self.discard_log,
+            discard_event=given.qemu.discard_event,
         )
         self.argv = qemu_command(
             self.spec,
@@ -281,6 +282,7 @@ class VirtualMachine:
             runtime=Path(),
             console_log=self._files.console_log,
             discard_log=self.discard_log,
+            discard_event=self._given.qemu.discard_event,
         )
         cpu = cpu_model(self.accel, self._given.qemu)
         words = [f"{name}={value}" for name, value in self._environment.items()]

@@ -6,21 +6,26 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# trace-events (system/trace-events): "%s@%p + 0x%zx: madvise: %d fallocate: %d ret: %d", prefixed
-# by the log backend with "THREAD@SECONDS.MICROSECONDS:" under `-msg timestamp=on`
-# (scripts/tracetool/backend/log.py). The block's name may be empty or hold a device path.
+# trace-events (system/trace-events): "%s@%p + 0x%zx: madvise: %d fallocate: %d ret: %d". The event
+# is ram_block_discard_range up to 10.0 and ram_block_discard_shared_range in 11.1. Under `-msg
+# timestamp=on` the log backend (scripts/tracetool/backend/log.py) begins the line with
+# "THREAD@SECONDS.MICROSECONDS:" up to 10.0, with an ISO 8601 time in 11.1. The block's name may be
+# empty or hold a path.
+_TIME = rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}"
 _DISCARD = re.compile(
-    rb"^(?:\d+@(\d{1,15}\.\d{6}):)?.*?\bram_block_discard_range ([^\n]*)@0x([0-9a-f]{1,16})"
+    rb"^(?:\d+@(\d{1,15}\.\d{6}):|(" + _TIME + rb")Z )?.*?\bram_block_discard(?:_shared)?_range "
+    rb"([^\n]*)@0x([0-9a-f]{1,16})"
     rb" \+ 0x([0-9a-f]{1,16}): madvise: \d+ fallocate: \d+ ret: (-?\d{1,10})\r?$",
     re.MULTILINE,
 )
 
-# A discard that fails is not traced (ram_block_discard_range(), 7.2 to 10.0, leaves before): it is
-# reported, on QEMU's standard error, after the time under `-msg timestamp=on`.
+# A discard that fails is not traced (ram_block_discard_range(), 5.2 to 11.1, leaves before): it is
+# reported, on QEMU's standard error, after the time under `-msg timestamp=on`. From 10.0 on the
+# place in a file is "OFFSET+START OF THE BLOCK'S PART".
 _FAILURE = re.compile(
-    rb"^(?:(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6})Z )?[^\n]*"
-    rb"ram_block_discard_range: Failed to (?:discard|fallocate)[^\n]*"
-    rb" ([^\n: ]*):([0-9a-f]{1,16}) \+([0-9a-f]{1,16}) \((-?\d{1,10})\)\r?$",
+    rb"^(?:(" + _TIME + rb")Z )?[^\n]*"
+    rb"ram_block_discard(?:_shared)?_range: Failed to (?:discard|fallocate)[^\n]*"
+    rb" ([^\n: ]*):([0-9a-f]{1,16})(?:\+[0-9a-f]{1,16})? \+([0-9a-f]{1,16}) \((-?\d{1,10})\)\r?$",
     re.MULTILINE,
 )
 
@@ -58,9 +63,9 @@ class FailedDiscard:
 
 def parse_discards(text: bytes) -> Iterator[Discard]:
     """The discards of a piece of the trace, whole lines in their order; others are passed over."""
-    for stamp, block, address, length, status in _DISCARD.findall(text):
+    for stamp, time, block, address, length, status in _DISCARD.findall(text):
         yield Discard(
-            at=float(stamp) if stamp else None,
+            at=float(stamp) if stamp else _seconds(time),
             block=block.decode("utf-8", "replace"),
             address=int(address, 16),
             length=int(length, 16),
@@ -72,7 +77,7 @@ def parse_failures(text: bytes) -> Iterator[FailedDiscard]:
     """The failed discards in QEMU's standard error; other lines are passed over."""
     for stamp, block, offset, length, status in _FAILURE.findall(text):
         yield FailedDiscard(
-            at=_seconds(stamp.decode()) if stamp else None,
+            at=_seconds(stamp),
             block=block.decode("utf-8", "replace"),
             offset=int(offset, 16),
             length=int(length, 16),
@@ -80,9 +85,9 @@ def parse_failures(text: bytes) -> Iterator[FailedDiscard]:
         )
 
 
-def _seconds(stamp: str) -> float | None:
+def _seconds(stamp: bytes) -> float | None:
     try:
-        time = datetime.datetime.fromisoformat(stamp)
+        time = datetime.datetime.fromisoformat(stamp.decode("ascii"))
     except ValueError:
         return None
     return time.replace(tzinfo=datetime.UTC).timestamp()

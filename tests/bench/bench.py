@@ -26,9 +26,9 @@ from harness.errors import HarnessError
 from harness.guest.churn_client import ChurnSession
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import load_definitions
-from harness.machine.accel import find_qemu
 from harness.machine.interposer import build_interposer
 from harness.machine.launch import launch
+from harness.machine.qemu_probe import find_qemu
 from harness.machine.spec import GuestSpec
 from harness.machine.vm import VirtualMachine
 from harness.observe.discards import DiscardLog

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program that behaves like QEMU with a guest, or like one of the ways in which QEMU fails.
 
-What it does stands in the environment: FAKE_KVM and FAKE_TCG, one word for each accelerator. The
-guest of `ready` is an SSH server whose commands run on this host.
+What it does stands in the environment: FAKE_KVM and FAKE_TCG, one word for each accelerator;
+FAKE_LACKS, with commas, what it says it has not when it is asked what it is. The guest of `ready`
+is an SSH server whose commands run on this host.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-VERSION = "9.1.2"
+VERSION = {"qemu": {"major": 9, "minor": 1, "micro": 2}, "package": "fake"}
 STAY_SECONDS = 120.0
 """No fake outlives this, whatever becomes of the test."""
 
@@ -36,9 +37,8 @@ LAST_WORDS = {
 
 
 def main() -> int:
-    if "--version" in sys.argv:
-        print(f"QEMU emulator version {VERSION} (fake)")
-        return 0
+    if word_after("-qmp") == "stdio":
+        return tell_what_it_is(os.environ.get("FAKE_LACKS", "").split(","))
     threading.Timer(STAY_SECONDS, os._exit, (3,)).start()
     kvm = word_after("-accel").startswith("kvm")
     behaviour = os.environ["FAKE_KVM" if kvm else "FAKE_TCG"]
@@ -53,6 +53,42 @@ def main() -> int:
     return 0
 
 
+def tell_what_it_is(lacks: list[str]) -> int:
+    """Answer the questions of harness/machine/qemu_probe.py as a QEMU without a guest."""
+    balloon = [{"name": "free-page-reporting"}, {"name": "deflate-on-oom"}]
+    machines = [{"name": "pc-i440fx-9.1", "alias": "pc"}, {"name": "microvm"}]
+    event = {"name": os.environ.get("FAKE_EVENT", "ram_block_discard_range"), "state": "disabled"}
+    known: dict[str, Any] = {
+        "qmp_capabilities": {},
+        "query-version": VERSION,
+        "query-target": {"arch": os.environ.get("FAKE_ARCH", "x86_64")},
+        "query-machines": [m for m in machines if m.get("alias") not in lacks],
+        "virtio-balloon-pci": [p for p in balloon if p["name"] not in lacks],
+        "virtio-mem-pci": [],
+        "netdev_add": {},
+        "query-command-line-options": [],
+        "query-kvm": {"enabled": False, "present": True},
+        "trace-event-get-state": [] if "event" in lacks else [event],
+        "trace-event-set-state": {},
+        "query-status": {},
+    }
+    print(json.dumps({"QMP": {"version": VERSION, "capabilities": []}}), flush=True)
+    traces = False
+    for line in sys.stdin:
+        command = json.loads(line)
+        name, arguments = command["execute"], command.get("arguments", {})
+        if name == "quit":
+            break
+        if traces and "log" not in lacks:
+            print(f"7@1.000002:handle_qmp_command mon 0x5 req: {line}", file=sys.stderr, flush=True)
+        traces = arguments.get("enable", traces)
+        name = arguments.get("typename", name)
+        missing = name in lacks or name not in known
+        answer = {"error": {"class": "GenericError"}} if missing else {"return": known[name]}
+        print(json.dumps({**answer, **_id(command)}), flush=True)
+    return 0
+
+
 def word_after(option: str) -> str:
     return sys.argv[sys.argv.index(option) + 1]
 
@@ -63,9 +99,8 @@ def say(text: str) -> None:
 
 
 def serve_monitor(kvm: bool, behaviour: str) -> None:
-    path = word_after("-chardev").partition("path=")[2].partition(",")[0]
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(path)
+    connection.connect(word_after("-qmp").removeprefix("unix:"))
 
     def send(message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
@@ -74,14 +109,7 @@ def serve_monitor(kvm: bool, behaviour: str) -> None:
     def event(name: str) -> None:
         send({"event": name, "timestamp": {"seconds": 1, "microseconds": 0}})
 
-    send(
-        {
-            "QMP": {
-                "version": {"qemu": {"major": 9, "minor": 1, "micro": 2}, "package": ""},
-                "capabilities": [],
-            }
-        }
-    )
+    send({"QMP": {"version": VERSION, "capabilities": []}})
     port = 0
     for command in commands(connection):
         if behaviour == "mute" and command["execute"] != "qmp_capabilities":

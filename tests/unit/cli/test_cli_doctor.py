@@ -4,10 +4,11 @@
 from pathlib import Path
 
 import pytest
+from qemus import a_qemu
 
 from harness.cli.doctor_command import Trial, judge_accelerator, judge_programs, judge_qemu
 from harness.errors import ImageError
-from harness.machine.accel import Qemu, kvm_unusable
+from harness.machine.accel import kvm_unusable
 from harness.observe.host_report import (
     Finding,
     judge_cgroup,
@@ -143,7 +144,7 @@ def test_bare_host_gives_every_finding_and_no_error(tmp_path: Path) -> None:
 
 
 def test_old_qemu_under_tcg_has_a_known_defect_and_a_remedy() -> None:
-    old, new = Qemu(Path("/qemu"), "7.2.22"), Qemu(Path("/qemu"), "10.0.2")
+    old, new = a_qemu(version="7.2.22"), a_qemu(version="10.0.2")
     finding = judge_qemu(old, ("kvm", "tcg"))
     assert found(finding)[0] == "warn"
     assert "cmpxchg16b" in finding.seen

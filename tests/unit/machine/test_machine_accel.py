@@ -1,65 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which QEMU, which CPU model, and what the host says of KVM. (`launch`: test_machine_launch.py)"""
+"""Which CPU model, and what the host says of KVM. (`launch`: test_machine_launch.py)"""
 
 import os
 from pathlib import Path
 
 import pytest
+from qemus import a_qemu
 
-from harness.errors import LaunchError
 from harness.machine.accel import (
     KvmMemory,
-    Qemu,
     cpu_model,
-    find_qemu,
     host_khz,
     known_defects,
     kvm_unusable,
     measured_khz,
 )
+from harness.machine.qemu import Qemu
 
-OLD, NEW = Qemu(Path("/bin/sh"), "7.2.22"), Qemu(Path("/bin/sh"), "10.0.2")
-
-
-def program(path: Path, script: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("line", "version"),
-    [
-        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)", "7.2.22"),
-        ("QEMU emulator version 10.0.2 (v10.0.2-dirty)", "10.0.2"),
-        ("QEMU emulator version 11.0", "11.0"),
-    ],
-)
-def test_version_as_qemu_prints_it(tmp_path: Path, line: str, version: str) -> None:
-    qemu = find_qemu(program(tmp_path / "qemu", f"echo '{line}'"))
-    assert (qemu.path, qemu.version, qemu.major) == (
-        tmp_path / "qemu",
-        version,
-        int(version.partition(".")[0]),
-    )
-
-
-def test_program_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="not there or not executable") as caught:
-        find_qemu(tmp_path / "absent")
-    assert "--qemu" in caught.value.hint
-
-
-def test_program_that_is_no_qemu(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="does not answer as QEMU does: missing library"):
-        find_qemu(program(tmp_path / "qemu", "echo missing library >&2; exit 127"))
-
-
-def test_file_that_cannot_be_executed(tmp_path: Path) -> None:
-    (tmp_path / "qemu").write_bytes(b"\x7fELF, but no more of it")
-    (tmp_path / "qemu").chmod(0o755)
-    with pytest.raises(LaunchError, match="does not answer as QEMU does"):
-        find_qemu(tmp_path / "qemu")
+OLD = a_qemu(path=Path("/bin/sh"), version="7.2.22")
+NEW = a_qemu(path=Path("/bin/sh"), version="10.0.2")
 
 
 def test_tcg_before_8_gets_a_cpu_without_cmpxchg16b_and_doctor_can_say_why() -> None:

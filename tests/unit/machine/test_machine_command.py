@@ -23,6 +23,7 @@ FILES = LaunchFiles(
     runtime=Path("/run/fpr-1"),
     console_log=Path("/results/console.log"),
     discard_log=Path("/results/discards.log"),
+    discard_event="ram_block_discard_range",
 )
 PLAIN = GuestSpec(memory=GIB, vcpus=2)
 
@@ -55,9 +56,8 @@ def test_plain_guest_word_for_word() -> None:
         " -netdev user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"
         " -device virtio-net-pci,netdev=net0,romfile="
         " -serial file:/results/console.log"
-        " -chardev socket,id=qmp,path=/run/fpr-1/qmp.sock -mon chardev=qmp,mode=control"
-        " -chardev socket,id=debug,path=/run/fpr-1/debug.sock,server=on,wait=off"
-        " -mon chardev=debug,mode=control"
+        " -qmp unix:/run/fpr-1/qmp.sock"
+        " -qmp unix:/run/fpr-1/debug.sock,server=on,wait=off"
         " -S -no-reboot -msg timestamp=on"
         " -trace ram_block_discard_range -D /results/discards.log"
     )

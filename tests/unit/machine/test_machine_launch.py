@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qemus import a_qemu
 
 from harness.errors import BootError, HarnessError, InterruptedRunError, LaunchError
 from harness.machine import launch as subject
-from harness.machine.accel import Qemu
 from harness.machine.spec import GuestSpec
 from harness.machine.vm import Launch, VirtualMachine
 from harness.units import MIB
@@ -68,7 +68,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     host = Host(tmp_path)
     monkeypatch.setattr(VirtualMachine, "boot", host.boot)
-    monkeypatch.setattr(subject, "find_qemu", lambda _given: Qemu(qemu, "7.2.22"))
+    monkeypatch.setattr(subject, "find_qemu", lambda _given: a_qemu(path=qemu))
     monkeypatch.setattr(subject, "kvm_unusable", lambda: None)
     return host
 

@@ -13,6 +13,7 @@ import time
 import paramiko
 import pytest
 from machine_fakes import Bench
+from qemus import a_qemu
 
 from harness.errors import (
     BootError,
@@ -25,7 +26,6 @@ from harness.errors import (
     QmpError,
     SshError,
 )
-from harness.machine.accel import Qemu
 
 QUICK = 8.0
 """Seconds within which what needs no deadline must be over, on a loaded machine."""
@@ -164,9 +164,7 @@ def test_launch_without_a_descriptor_left_is_told(bench: Bench, what: str) -> No
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    bench.monkeypatch.setattr(
-        "harness.machine.launch.find_qemu", lambda _: Qemu(bench.qemu, "9.1.2")
-    )
+    bench.monkeypatch.setattr("harness.machine.launch.find_qemu", lambda _: a_qemu(path=bench.qemu))
     bench.monkeypatch.setattr(what, refuse)
     with pytest.raises(LaunchError, match="Too many open files") as caught:
         bench.launch("tcg")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.machine.qemu import DISCARD_EVENTS
 from harness.record.discard_lines import Discard, FailedDiscard, parse_discards, parse_failures
 from harness.units import MIB
 
@@ -17,6 +18,22 @@ def test_a_line_of_the_trace() -> None:
     (found,) = parse_discards(text)
     assert found == Discard(1795447012.605409, "m0", 0x7FB133E00000, 2 * MIB, 0)
     assert found.ok
+
+
+def test_a_line_of_the_trace_of_qemu_11() -> None:
+    """Another name of the event, and another way to write the time."""
+    text = (
+        b"2026-11-26T17:38:10.214648Z ram_block_discard_shared_range m0@0x7fd9b9200000 + 0x400000: "
+        b"madvise: 1 fallocate: 0 ret: 0\n"
+    )
+    (found,) = parse_discards(text)
+    assert found == Discard(1795714690.214648, "m0", 0x7FD9B9200000, 4 * MIB, 0)
+
+
+@pytest.mark.parametrize("event", DISCARD_EVENTS)
+def test_every_event_that_a_qemu_may_be_asked_for_is_understood(event: str) -> None:
+    text = f"{event} m0@0x1000 + 0x2000: madvise: 1 fallocate: 0 ret: 0".encode()
+    assert [discard.length for discard in parse_discards(text)] == [0x2000]
 
 
 @pytest.mark.parametrize("block", [b"", b"0000:00:02.0/m0", b"odd @0x1 + name"])
@@ -48,6 +65,20 @@ def test_a_discard_that_failed_as_standard_error_has_it() -> None:
     ]
 
 
+def test_a_discard_that_failed_as_later_versions_word_it() -> None:
+    """The place in the file from 10.0 on, the function's new name in 11.1."""
+    text = (
+        b"qemu-system-x86_64: ram_block_discard_range: "
+        b"Failed to fallocate m0:3c00000+1000 +200000 (-28)\n"
+        b"qemu-system-x86_64: ram_block_discard_shared_range: "
+        b"Failed to discard range m0:0 +200000 (-12)\n"
+    )
+    assert list(parse_failures(text)) == [
+        FailedDiscard(None, "m0", 0x3C00000, 2 * MIB, -28),
+        FailedDiscard(None, "m0", 0, 2 * MIB, -12),
+    ]
+
+
 WORDS = st.sampled_from(
     [
         *(b"7@1.000002:", b"ram_block_discard_range ", b"m0@0x1000 + 0x1000", b": madvise: 1"),
@@ -58,6 +89,7 @@ WORDS = st.sampled_from(
             b"2026-99-99T99:99:99.000000Z ",
             b" m0:10 +10 (-1)",
         ),
+        *(b"2026-11-26T17:38:10.214648Z ", b"ram_block_discard_shared_range "),
         *(b"ram_block_discard_range: Failed to discard range", b"\xff", b"@", b": "),
     ]
 )
@@ -68,4 +100,4 @@ def test_no_text_makes_the_parsers_fail(text: bytes) -> None:
     for discard in parse_discards(text):
         assert 0 <= discard.address < 1 << 64
     for failure in parse_failures(text):
-        assert failure.at is None, "no such date"
+        assert failure.at in (None, 1795714690.214648)
