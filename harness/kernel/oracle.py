@@ -43,7 +43,7 @@ SHOWN_PFNS = 16
 _NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _OFFLINE, _UNSTABLE = range(8)
 _ABSENT, _RESIDENT, _UNKNOWN, _ZERO = range(4)
 
-_CELLS = (
+CELLS = (
     "nothing",
     "used_resident",
     "used_absent",
@@ -59,9 +59,10 @@ _CELLS = (
     "unstable",
     "unknown",
 )
+"""Names of the cells, as in `CellTotals`; `nothing` where the guest has no page."""
 _CELL_OF = np.array(
     [
-        _CELLS.index(name)
+        CELLS.index(name)
         for row in (
             ("nothing", "nothing", "nothing", "nothing"),
             ("used_absent", "used_resident", "unknown", "used_absent"),
@@ -97,6 +98,44 @@ class DiscardCoverage:
     """While this audit looked."""
 
 
+@dataclass(frozen=True, eq=False)
+class PageClasses:
+    """What each page is; arrays of one length, index = PFN."""
+
+    cells: npt.NDArray[np.uint8]
+    """Which cell of the oracle's table it falls into: index into `CELLS`."""
+    orders: npt.NDArray[np.uint8]
+    """Of its free block, the lower of both readings; NO_ORDER where it is not free in both."""
+    zones: npt.NDArray[np.uint16]
+    """As `zone_index`."""
+    guest: npt.NDArray[np.uint8]
+    """Row of the table: both readings together."""
+    host: npt.NDArray[np.uint8]
+    """Column of the table."""
+
+
+def classify(
+    before: StateArray,
+    host: StateArray,
+    after: StateArray,
+    zones: Sequence[Zone],
+    reporting_order: int,
+) -> PageClasses:
+    """The cell of every page. Arguments as for `reduce_audit`."""
+    pages = max(len(before), len(host), len(after))
+    host_class = _HOST_CLASS[_padded(host, pages, HostState.UNKNOWN)]
+    index = zone_index(zones, pages)
+    guest_class, orders = _guest_classes(
+        _padded(before, pages, GuestState.NO_PAGE),
+        _padded(after, pages, GuestState.NO_PAGE),
+        zones,
+        index,
+        reporting_order,
+    )
+    cells = _CELL_OF[guest_class * np.uint8(4) + host_class]
+    return PageClasses(cells, orders, index, guest_class, host_class)
+
+
 def reduce_audit(
     before: StateArray,
     host: StateArray,
@@ -127,22 +166,14 @@ def reduce_audit(
     discard has covered it since. Absent pages that somebody has certainly written (HELD or CONTENT
     in both readings, and no discard of them came while the audit looked) are lost in any case.
     """
-    pages = max(len(before), len(host), len(after))
-    host_class = _HOST_CLASS[_padded(host, pages, HostState.UNKNOWN)]
-    index = zone_index(zones, pages)
-    guest_class, orders = _guest_classes(
-        _padded(before, pages, GuestState.NO_PAGE),
-        _padded(after, pages, GuestState.NO_PAGE),
-        zones,
-        index,
-        reporting_order,
-    )
-    cells = _CELL_OF[guest_class * np.uint8(4) + host_class]
-
+    classes = classify(before, host, after, zones, reporting_order)
+    cells, orders, index = classes.cells, classes.orders, classes.zones
+    guest_class, host_class = classes.guest, classes.host
+    pages = len(cells)
     counts = np.bincount(
-        index.astype(np.uint32) * len(_CELLS) + cells,
-        minlength=(len(zones) + 1) * len(_CELLS),
-    ).reshape(-1, len(_CELLS))
+        index.astype(np.uint32) * len(CELLS) + cells,
+        minlength=(len(zones) + 1) * len(CELLS),
+    ).reshape(-1, len(CELLS))
     used = (guest_class == _USED) | (guest_class == _HELD)
     resident = host_class == _RESIDENT
     known = _padded(_NOTHING_SEEN if seen is None else seen, pages, Seen.NOTHING)
@@ -186,7 +217,7 @@ def reduce_audit(
         guest_seconds=guest_seconds,
         host_seconds=host_seconds,
         reported_resident_pfns=_first(reported & resident),
-        held_absent_pfns=_first(cells == _CELLS.index("held_absent")),
+        held_absent_pfns=_first(cells == CELLS.index("held_absent")),
         nearly_free=_bytes(nearly),
         nearly_free_lack=lack,
         lost_bytes=_bytes(np.count_nonzero(lost)),
@@ -273,7 +304,7 @@ def _padded_mask(mask: BoolArray | None, pages: int) -> BoolArray:
 
 
 def _totals(counts: npt.NDArray[np.intp]) -> CellTotals:
-    size = {name: _bytes(count) for name, count in zip(_CELLS, counts, strict=True)}
+    size = {name: _bytes(count) for name, count in zip(CELLS, counts, strict=True)}
     del size["nothing"]
     size["used_absent"] += size["held_absent"]
     return CellTotals(**size)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from harness.errors import ObserveError
 from harness.observe.ram_layout import RamLayout
+from harness.record.address_map import AddressMap
 from harness.record.discard_lines import parse_discards, parse_failures
 from harness.record.facts import DiscardTotals
-from harness.units import PAGE_SIZE
 
 
 class _Growing:
@@ -56,8 +56,7 @@ class DiscardLog:
         # Per PFN: the mark in force when it was last discarded, 0 for never.
         self._discarded_at_mark = np.zeros(layout.pfn_end, dtype=np.uint16)
         self._followed: list[tuple[float, int, int]] | None = None
-        self._pieces = sorted(layout.pieces, key=lambda piece: piece.hva)
-        self._piece_starts = [piece.hva for piece in self._pieces]
+        self._map = AddressMap(layout.pieces)
         self._blocks = sorted((block.hva, block.hva + block.size) for block in layout.blocks)
         self._block_starts = [start for start, _ in self._blocks]
 
@@ -165,16 +164,8 @@ class DiscardLog:
         return index >= 0 and address < self._blocks[index][1]
 
     def _cover(self, start: int, end: int, at: float) -> None:
-        """Mark the pages wholly inside the host addresses; a block can lie in several pieces."""
-        index = max(0, bisect.bisect_right(self._piece_starts, start) - 1)
-        for piece in self._pieces[index:]:
-            if piece.hva >= end:
-                break
-            pages = piece.pfn_end - piece.pfn_start
-            first = max(0, -((piece.hva - start) // PAGE_SIZE))
-            last = min(pages, (end - piece.hva) // PAGE_SIZE)
-            if first < last:
-                first, last = piece.pfn_start + first, piece.pfn_start + last
-                self._discarded_at_mark[first:last] = self._marks
-                if self._followed is not None:
-                    self._followed.append((at, first, last))
+        """Mark the pages wholly inside the host addresses."""
+        for first, last in self._map.pages_within(start, end - start):
+            self._discarded_at_mark[first:last] = self._marks
+            if self._followed is not None:
+                self._followed.append((at, first, last))

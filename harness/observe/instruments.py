@@ -37,6 +37,10 @@ class ResidencyReader(Protocol):
 class DiscardReader(Protocol):
     """What QEMU has discarded so far."""
 
+    @property
+    def path(self) -> Path:
+        """Its trace."""
+
     def read(self) -> DiscardTotals:
         """Take in what was traced since the last call. Raises `ObserveError`."""
 

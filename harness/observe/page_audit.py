@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A look at every page from both sides, and its file, so that it can be judged again.
+"""A look at every page from both sides.
 
 The two sides cannot be read at the same moment, hence the guest is read before and after the
 host: only a page whose guest state is the same in both is worth a judgement.

@@ -13,6 +13,7 @@ from typing import Self
 
 from harness.errors import ObserveError
 from harness.machine.interfaces import Monitor
+from harness.record.address_map import RamPiece
 from harness.units import GIB, KIB, MIB, PAGE_SIZE
 
 _VIEW = re.compile(r"^FlatView #\d+$", re.MULTILINE)
@@ -52,17 +53,6 @@ class RamBlock:
     name: str
     size: int
     page_size: int
-    hva: int
-
-
-@dataclass(frozen=True)
-class RamPiece:
-    """Guest page frames [pfn_start, pfn_end), at host virtual address `hva` on."""
-
-    pfn_start: int
-    pfn_end: int
-    block: str
-    block_offset: int
     hva: int
 
 

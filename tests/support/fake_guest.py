@@ -24,7 +24,8 @@ from harness.machine.interfaces import CommandResult
 from harness.machine.spec import GuestSpec
 from harness.observe.instruments import Instruments
 from harness.observe.mapping import QuickMapping
-from harness.observe.ram_layout import RamBlock, RamLayout, RamPiece
+from harness.observe.ram_layout import RamBlock, RamLayout
+from harness.record.address_map import RamPiece
 from harness.record.events import Event, PhaseStarted
 from harness.record.facts import DiscardTotals, HostMapping
 from harness.units import MIB, PAGE_SIZE
@@ -211,6 +212,10 @@ class FakeDiscards:
     def __init__(self, host: "FakeInstruments") -> None:
         self._host = host
 
+    @property
+    def path(self) -> Path:
+        return self._host.trace
+
     def read(self) -> DiscardTotals:
         return self._host.totals
 
@@ -246,6 +251,7 @@ class FakeInstruments:
         self.discarded_at = np.zeros(pages, np.int64)
         """By page frame, the mark after which it was last discarded; 0: never, 1: before any."""
         self.marks = 1
+        self.trace = Path("discards.log")
         self.discarded: list[list[tuple[float, int, int]]] = []
         """What each call of `followed` gives; then nothing."""
         self.following = False
@@ -279,6 +285,7 @@ class FakeGuest:
         self.directory = directory
         self.vm = FakeMachine(directory, self.clock, spec or GuestSpec(256 * MIB, 1))
         self.host = FakeInstruments(self.vm.spec.memory // PAGE_SIZE)
+        self.host.trace = directory / "discards.log"
         self.instruments = self.host.opened()
         self.reporting_order = 9
         self.record = RunRecord(lambda _event: None)

@@ -7,7 +7,8 @@ import sys
 from types import TracebackType
 from typing import Self
 
-from harness.observe.ram_layout import RamBlock, RamLayout, RamPiece
+from harness.observe.ram_layout import RamBlock, RamLayout
+from harness.record.address_map import RamPiece
 from harness.units import PAGE_SIZE
 
 _CHILD = """

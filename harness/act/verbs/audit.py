@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Look at every page: what the guest says of it, and what the host holds of it."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -11,12 +12,12 @@ from harness.act.guest import Guest, Kept
 from harness.act.verbs.churn import Held
 from harness.act.verbs.settle import Drained, wait_settled
 from harness.guest.counter_stream import read_counters
-from harness.kernel.oracle import DiscardCoverage, reduce_audit
+from harness.kernel.oracle import DiscardCoverage
 from harness.kernel.pages import AuditReport, StateArray
 from harness.kernel.zones import block_size
 from harness.observe.instruments import DiscardReader
 from harness.observe.page_audit import take_audit
-from harness.record.audit_file import AuditReading, save_audit
+from harness.record.audit_file import AuditFacts, AuditInputs, save_audit
 from harness.record.events import Audited
 from harness.record.facts import DiscardTotals, GuestCounters, HostMapping
 from harness.scenario.expectations import Expectations, unknown_names
@@ -86,7 +87,7 @@ class Audit(Verb):
         audits.taken += 1
         audits.seen = look.seen
         audits.began = (guest.instruments.discards, look.mark)
-        save_audit(guest.directory / "audits" / f"{audits.taken:02}-{self.name}.npz", look.reading)
+        save_audit(guest.directory / "audits" / f"{audits.taken:02}-{self.name}.npz", look.inputs)
         guest.record.add(
             Audited(
                 guest.record.now(),
@@ -124,7 +125,7 @@ class Audits(Kept):
 class _Look:
     """Every page, and what goes with it."""
 
-    reading: AuditReading
+    inputs: AuditInputs
     report: AuditReport
     seen: StateArray
     counters: GuestCounters
@@ -136,7 +137,7 @@ class _Look:
 
 def _look(guest: Guest) -> _Look:
     instruments, tool, audits = guest.instruments, guest.kept(Held).tool, guest.kept(Audits)
-    held_by = [tool.pid] if tool is not None else []
+    held_by = (tool.pid,) if tool is not None else ()
     log = instruments.discards
     mark = log.mark()
     reading = take_audit(guest.vm.shell, instruments.residency, held_by=held_by)
@@ -145,21 +146,23 @@ def _look(guest: Guest) -> _Look:
     counters = read_counters(guest.vm.shell)
     # What is lazily free goes when the host wants it, however long ago it was discarded.
     earlier = 0 if guest.vm.spec.discard == "free" else audits.began_at(log)
-    report, seen = reduce_audit(
-        reading.before,
-        reading.host,
-        reading.after,
-        zones=counters.zones,
-        reporting_order=guest.reporting_order,
+    inputs = AuditInputs(
+        reading=reading,
         seen=audits.seen,
         discards=DiscardCoverage(
             ever=log.covered,
             since_earlier=log.covered_since(earlier),
             during=log.covered_since(mark),
         ),
-        moved=audits.moved,
-        at=guest.record.now(),
-        guest_seconds=reading.guest_seconds,
-        host_seconds=reading.host_seconds,
+        facts=AuditFacts(
+            at=guest.record.now(),
+            zones=counters.zones,
+            reporting_order=guest.reporting_order,
+            moved=audits.moved,
+            pieces=instruments.layout.pieces,
+            held_by=held_by,
+            discard_log=os.path.relpath(log.path, guest.directory),
+        ),
     )
-    return _Look(reading, report, seen, counters, instruments.mapping.read(), discards, mark)
+    report, seen = inputs.reduce()
+    return _Look(inputs, report, seen, counters, instruments.mapping.read(), discards, mark)

@@ -53,9 +53,13 @@ def test_its_pages_and_sums_are_kept(guest: FakeGuest) -> None:
     (event,) = guest.recorded(Audited)
     assert (event.name, event.checks) == ("after", ("rounds: >= 0",))
     assert event.report.total.free_large_resident == 20 * MIB
-    reading = load_audit(guest.directory / "audits" / "01-after.npz")
-    assert (reading.before == states(10)).all()
-    assert (reading.host == HostState.RESIDENT).all()
+    kept = load_audit(guest.directory / "audits" / "01-after.npz")
+    assert (kept.reading.before == states(10)).all()
+    assert (kept.reading.host == HostState.RESIDENT).all()
+    assert kept.reduce()[0] == event.report
+    assert kept.facts.zones == (zone(),)
+    assert kept.facts.pieces == guest.instruments.layout.pieces
+    assert kept.facts.discard_log == "discards.log"
     seen = guest.kept(Audits).seen
     assert seen is not None
     assert (seen == Seen.RESIDENT).sum() == BLOCK * (BLOCKS - 10)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from harness.errors import ObserveError
 from harness.observe.discards import DiscardLog
-from harness.observe.ram_layout import RamBlock, RamLayout, RamPiece
+from harness.observe.ram_layout import RamBlock, RamLayout
+from harness.record.address_map import RamPiece
 from harness.record.facts import DiscardTotals
 from harness.units import GIB, MIB, PAGE_SIZE
 

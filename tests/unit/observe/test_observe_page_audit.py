@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A look at every page from both sides, and its file."""
+"""A look at every page from both sides."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 import pytest
 from guest_ram import GuestRamProcess
 
-from harness.errors import ObserveError, RecordError
 from harness.kernel.pages import GuestState, HostState, StateArray
 from harness.machine.interfaces import GuestShell
 from harness.observe import page_audit as audit_module
 from harness.observe.page_audit import take_audit
 from harness.observe.residency import HostResidency
-from harness.record.audit_file import AuditReading, load_audit, save_audit
 
 USED, FREE, NO_PAGE = int(GuestState.USED), int(GuestState.FREE), int(GuestState.NO_PAGE)
 
@@ -87,48 +84,3 @@ def test_all_arrays_have_one_length(monkeypatch: pytest.MonkeyPatch, guest_lengt
     assert {len(reading.before), len(reading.host), len(reading.after)} == {longest}
     assert (reading.before[guest_length:] == NO_PAGE).all()
     assert (reading.host[3000:] == HostState.UNKNOWN).all()
-
-
-def some_reading(**changed: Any) -> AuditReading:
-    arrays = {
-        name: np.repeat(np.arange(4, dtype=np.uint8), size)
-        for name, size in (("before", 400_000), ("host", 400_000), ("after", 400_000))
-    }
-    return AuditReading(**{**arrays, "guest_seconds": 0.7, "host_seconds": 0.04, **changed})
-
-
-def test_it_can_be_read_again_and_is_small(tmp_path: Path) -> None:
-    path = tmp_path / "audits" / "01-end.npz"
-    reading = some_reading()
-    save_audit(path, reading)
-    again = load_audit(path)
-    assert np.array_equal(again.before, reading.before)
-    assert np.array_equal(again.host, reading.host)
-    assert np.array_equal(again.after, reading.after)
-    assert (again.guest_seconds, again.host_seconds) == (0.7, 0.04)
-    assert path.stat().st_size < 30_000, "6 GiB of pages"
-
-
-def test_a_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "audits").write_text("in the way")
-    with pytest.raises(RecordError, match="cannot write the audit"):
-        save_audit(tmp_path / "audits" / "01-end.npz", some_reading())
-
-
-def test_a_damaged_file_is_an_error_wherever_the_damage_is(tmp_path: Path) -> None:
-    path = tmp_path / "audit.npz"
-    with pytest.raises(ObserveError, match="cannot read the audit"):
-        load_audit(path)
-    save_audit(path, some_reading())
-    whole = path.read_bytes()
-    for keep in range(0, len(whole), 97):
-        path.write_bytes(whole[:keep])
-        with pytest.raises(ObserveError):
-            load_audit(path)
-
-
-def test_arrays_that_do_not_belong_together_are_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "audit.npz"
-    save_audit(path, some_reading(host=np.zeros(5, dtype=np.uint8)))
-    with pytest.raises(ObserveError, match="do not belong together"):
-        load_audit(path)
