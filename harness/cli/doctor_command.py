@@ -55,6 +55,7 @@ PACKAGES = {
     "apt-get": "apt",
     "apt-cache": "apt",
     "dpkg-deb": "dpkg",
+    "ssh": "openssh-client",
 }
 """Programs the harness starts, by the Debian package that has them."""
 
@@ -307,8 +308,11 @@ def judge_programs(
     if compiler is not None:
         troubles.append(_one_line(compiler.message))
         advice.append(compiler.hint)
-    bad = "setpriv" in missing or not built
-    why = "" if bad else " (needed to build images, and all are built)"
+    to_build = compiler is not None or not {"setpriv", "ssh"}.issuperset(missing)
+    bad = "setpriv" in missing or (to_build and not built)
+    uses = ["to build images, and all are built"] if to_build else []
+    uses += ["for `shell`"] if "ssh" in missing else []
+    why = "" if bad else f" (needed {'; '.join(uses)})"
     return Finding(
         "programs", "bad" if bad else "warn", "; ".join(troubles) + why, "; ".join(advice)
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness shell`: a terminal in a guest, or one command in it."""
+"""`fpr-harness shell`: a terminal in a guest, or one command in it, through the host's ssh(1)."""
 
 import argparse
 import contextlib
@@ -8,48 +8,47 @@ import select
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
-import termios
 import threading
-import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-import paramiko
 from pydantic import ValidationError
 
 from harness.cli.options import run_options
-from harness.errors import GuestError, HarnessError, InterruptedRunError, LaunchError, UsageError
+from harness.errors import (
+    GuestError,
+    HarnessError,
+    InterruptedRunError,
+    LaunchError,
+    PreconditionError,
+    SshError,
+    UsageError,
+)
 from harness.image.build import BootFiles
 from harness.image.definition import load_definitions
 from harness.machine.gone import NOTICE_SECONDS
 from harness.machine.launch import launch
 from harness.machine.process import kill_all, stop_all
 from harness.machine.spec import GuestSpec
-from harness.machine.ssh import KILLED
 from harness.machine.vm import VirtualMachine
 from harness.run.invocation import prepare_images
 from harness.run.plan import choose_images
 from harness.scenario.model import Guest
 from harness.units import parse_size
 
-LEAVE = b"\x1d"
-"""Ctrl-], as in telnet: leaves a guest that no longer answers."""
-
-KILLED_STATUS = 255
-"""For a command without a status, as ssh(1) has it."""
-
-PIPE_STATUS = 128 + signal.SIGPIPE
-"""What a shell says of a program whose output nobody wants to read."""
+LOST_STATUS = 255
+"""ssh(1) exits so when the session was lost or a signal ended the command; so may a command."""
 
 LOOK_SECONDS = 0.2
-"""Between looks at what makes no noise: a changed window, a request to stop."""
+"""Between looks for a request to stop."""
 
-BUSY_SECONDS = 0.02
-"""The same while the guest does not take what it is sent."""
+END_SECONDS = 2.0
+"""For ssh to end once its guest has, or once it was told to."""
 
 CHUNK = 1 << 16
 
@@ -63,6 +62,7 @@ def execute(options: argparse.Namespace) -> int:
             "a shell needs a terminal, and this is none",
             hint="give a command to run: fpr-harness shell -- uname -r",
         )
+    check_ssh_client()
     boot = _boot_files(options)
     with artefact_directory() as artefacts, stopping_guests() as cancelled:
         vm = launch(
@@ -80,8 +80,8 @@ def execute(options: argparse.Namespace) -> int:
             _tell(
                 f"Linux {vm.kernel_release} under {vm.accel.upper()}, "
                 f"ready in {vm.boot_seconds:.1f} s\n"
-                "leave with `exit` or Ctrl-D, or with Ctrl-] if it no longer answers\n"
-                f"another terminal: {vm.ssh_hint}"
+                "leave with `exit` or Ctrl-D, or with Enter ~ . if it no longer answers\n"
+                f"another terminal: {shlex.join(vm.ssh_argv)}"
             )
             give_terminal(vm, cancelled)
     return 0
@@ -107,6 +107,15 @@ def command_line(words: list[str]) -> str | None:
     if not words:
         return None
     return words[0] if len(words) == 1 else shlex.join(words)
+
+
+def check_ssh_client() -> None:
+    """Raises `PreconditionError` if there is no ssh(1)."""
+    if shutil.which("ssh") is None:
+        raise PreconditionError(
+            "no ssh client on this host, and a shell in a guest goes through it",
+            hint="install openssh-client",
+        )
 
 
 @contextlib.contextmanager
@@ -170,50 +179,116 @@ def stopping_guests() -> Iterator[threading.Event]:
 
 
 def run_command(vm: VirtualMachine, command: str, cancelled: threading.Event) -> int:
-    """Run a command with this process's standard streams; its exit status.
+    """Run a command with this process's standard streams; its exit status, as ssh(1) gives it.
 
-    Raises what ends a connection, `InterruptedRunError`.
+    Raises `GuestError` if the guest ended it by ending itself, `SshError`, `InterruptedRunError`,
+    and `OSError` if standard output takes no more.
     """
-    process = vm.shell.start(command)
-    carry = Carrier(process._channel, cancelled, terminal=False)
-    try:
-        carry.run()
-    except BrokenPipeError:
-        return PIPE_STATUS
-    try:
-        status = process.wait(NOTICE_SECONDS).status
-    except HarnessError as error:
-        if why := why_it_went(vm):
-            raise GuestError(f"`{command}` has no status: {why}") from error
-        raise
-    if status == KILLED:
-        _tell(f"`{command}` was killed by a signal")
-        return KILLED_STATUS
+    with _ssh(vm, ["-T"], [command], stdout=subprocess.PIPE) as ssh:
+        output = OutputThread(ssh)
+        output.start()
+        status = _follow(ssh, cancelled)
+        while output.is_alive():  # a slow reader
+            _check(cancelled)
+            output.join(LOOK_SECONDS)
+    if output.error is not None:
+        raise output.error
+    if status == LOST_STATUS and (why := why_it_went(vm)):
+        raise GuestError(f"`{command}` has no status: {why}")
     return status
 
 
 def give_terminal(vm: VirtualMachine, cancelled: threading.Event) -> None:
     """Join this terminal with one in the guest until either ends.
 
-    Raises `GuestError` if the guest crashed, and what ends a connection.
+    Raises `GuestError` if the guest crashed, `SshError`, `InterruptedRunError`.
     """
-    here = sys.stdin.fileno()
-    size = os.get_terminal_size(here)
-    channel = vm.shell.open_terminal(os.environ.get("TERM", "vt100"), size.columns, size.lines)
-    before = termios.tcgetattr(here)
-    try:
-        tty.setraw(here, termios.TCSADRAIN)  # keeps what was typed meanwhile
-        carry = Carrier(channel, cancelled, terminal=True)
-        carry.run()
-    finally:
-        termios.tcsetattr(here, termios.TCSADRAIN, before)
-    if carry.left or channel.exit_status >= 0:
-        return
-    if why := why_it_went(vm):
+    with _ssh(vm, ["-t"], []) as ssh:
+        status = _follow(ssh, cancelled)
+    if status == LOST_STATUS and (why := why_it_went(vm)):
         _tell(why)
-        return
-    vm.sleep_alive(NOTICE_SECONDS)
-    _tell("the guest has ended the session")
+
+
+@contextlib.contextmanager
+def _ssh(
+    vm: VirtualMachine, options: Sequence[str], words: Sequence[str], stdout: int | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """The client with this process's standard streams, at the end of the block certainly dead."""
+    # One that the caller has closed may by now be any other file.
+    closed = [
+        subprocess.DEVNULL if stream is None else None
+        for stream in (sys.stdin, sys.stdout, sys.stderr)
+    ]
+    program, *rest = vm.ssh_argv
+    process = subprocess.Popen(
+        [program, *options, *rest, *words],
+        stdin=closed[0],
+        stdout=stdout if closed[1] is None else closed[1],
+        stderr=closed[2],
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            # It gives the terminal back when asked to end.
+            process.terminate()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _follow(ssh: "subprocess.Popen[bytes]", cancelled: threading.Event) -> int:
+    """Wait for the client's end: its status. Raises `InterruptedRunError`, `SshError`."""
+    ended = os.pidfd_open(ssh.pid)
+    try:
+        while not select.select([ended], [], [], LOOK_SECONDS)[0]:
+            _check(cancelled)
+            # By its escape `~^Z`: stop as one job, or the caller's shell would wait for ever.
+            if os.waitid(os.P_PID, ssh.pid, os.WSTOPPED | os.WNOHANG):
+                os.kill(os.getpid(), signal.SIGSTOP)
+                ssh.send_signal(signal.SIGCONT)
+    finally:
+        os.close(ended)
+    status = ssh.wait()
+    if status < 0:
+        # Ctrl-C reaches the client at the same time as this process.
+        cancelled.wait(NOTICE_SECONDS)
+    _check(cancelled)
+    if status < 0:
+        raise SshError(f"ssh was killed by {signal.Signals(-status).name}")
+    return status
+
+
+def _check(cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise InterruptedRunError("interrupted")
+
+
+class OutputThread(threading.Thread):
+    """Brings the client's output to standard output, and ends the client when nobody reads it.
+
+    On its own ssh would go on discarding, as dropbear is not told; a command of the host's shell
+    would get SIGPIPE.
+    """
+
+    def __init__(self, ssh: "subprocess.Popen[bytes]") -> None:
+        super().__init__(daemon=True)
+        self._ssh = ssh
+        self.error: OSError | None = None
+        """Why standard output took no more."""
+
+    def run(self) -> None:
+        if self._ssh.stdout is None:
+            return
+        while data := self._ssh.stdout.read1(CHUNK):  # type: ignore[attr-defined]
+            try:
+                while data:
+                    data = data[os.write(1, data) :]
+            except OSError as error:
+                self.error = error
+                self._ssh.terminate()
+                return
 
 
 def why_it_went(vm: VirtualMachine) -> str | None:
@@ -233,94 +308,6 @@ def why_it_went(vm: VirtualMachine) -> str | None:
     }.get(down[0] if down else "")
 
 
-class Carrier:
-    """Carries bytes between a channel to the guest and this process's standard streams."""
-
-    def __init__(
-        self, channel: paramiko.Channel, cancelled: threading.Event, *, terminal: bool
-    ) -> None:
-        self._channel = channel
-        self._cancelled = cancelled
-        self._terminal = terminal
-        # None where the caller has closed it: descriptor 0 may then be any other file.
-        self._input = sys.stdin.fileno() if sys.stdin is not None else None
-        self._size: os.terminal_size | None = None
-        self._pending = b""
-        self.left = False
-        """Whether Ctrl-] was pressed."""
-
-    def run(self) -> None:
-        """Until the guest closes its side. Raises `InterruptedRunError`, `BrokenPipeError`."""
-        channel = self._channel
-        if self._input is None:
-            self._end_input()
-        while not self.left:
-            ready = self._wait()
-            over = channel.closed or (channel.eof_received and channel.status_event.is_set())
-            self._bring_out()
-            if self._cancelled.is_set():
-                raise InterruptedRunError("interrupted")
-            if over:
-                return
-            self._follow_window()
-            if self._input in ready:
-                self._take_in()
-            self._send()
-
-    def _wait(self) -> list[int]:
-        """Until there is something to do: the descriptors to read."""
-        # After its end a channel counts as readable for ever.
-        descriptors = [] if self._channel.eof_received else [self._channel.fileno()]
-        if self._input is not None and not self._pending:
-            descriptors.append(self._input)
-        busy = self._pending or self._channel.eof_received
-        return select.select(descriptors, [], [], BUSY_SECONDS if busy else LOOK_SECONDS)[0]
-
-    def _bring_out(self) -> None:
-        while self._channel.recv_ready():
-            _write(1, self._channel.recv(CHUNK))
-        while self._channel.recv_stderr_ready():
-            _write(2, self._channel.recv_stderr(CHUNK))
-
-    def _take_in(self) -> None:
-        assert self._input is not None
-        try:
-            data = os.read(self._input, CHUNK)
-        except OSError:  # the terminal has hung up
-            data = b""
-        if self._terminal and LEAVE in data:
-            self.left = True
-        elif data:
-            self._pending = data
-        else:
-            self._end_input()
-
-    def _end_input(self) -> None:
-        self._input = None
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-            self._channel.shutdown_write()
-
-    def _send(self) -> None:
-        if not self._pending or not self._channel.send_ready():
-            return
-        try:
-            sent = self._channel.send(self._pending)
-        except (paramiko.SSHException, OSError, EOFError):
-            sent = 0
-        if sent == 0:  # nobody reads it any more
-            self._input, self._pending = None, b""
-        self._pending = self._pending[sent:]
-
-    def _follow_window(self) -> None:
-        if not self._terminal or self._input is None:
-            return
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-            size = os.get_terminal_size(self._input)
-            if size != self._size:
-                self._channel.resize_pty(size.columns, size.lines)
-                self._size = size
-
-
 def _boot_files(options: argparse.Namespace) -> BootFiles:
     """The one image to boot. Raises `UsageError`, and why it cannot be made."""
     images = choose_images(load_definitions(), options.image)
@@ -336,11 +323,6 @@ def _boot_files(options: argparse.Namespace) -> BootFiles:
 def _is_terminal(stream: TextIO | None) -> bool:
     """None: it was closed before Python began."""
     return stream is not None and stream.isatty()
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def _tell(text: str) -> None:

@@ -40,6 +40,10 @@ class RunKeys:
             serialization.NoEncryption(),
         ).decode()
 
+    def known_hosts(self, name: str) -> str:
+        """The guest's host key under a name, as a line of a known_hosts file (sshd(8))."""
+        return f"{name} {_TYPE.decode()} {base64.b64encode(self.host_public).decode()}\n"
+
     def initramfs_tail(self) -> bytes:
         """An archive with the keys, to append to an image's initramfs.
 

@@ -120,16 +120,6 @@ class SshShell:
             raise GuestError(f"`{command}` in the guest failed ({_how(result.status)}): {words}")
         return result
 
-    def open_terminal(self, term: str, columns: int, rows: int) -> paramiko.Channel:
-        """An interactive login shell. Raises `SshError`."""
-        try:
-            channel = self._transport.open_session(timeout=OPEN_SECONDS)
-            channel.get_pty(term, columns, rows)
-            channel.invoke_shell()
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            raise broken(self._gone, "opening a terminal", error) from error
-        return channel
-
     def close(self) -> None:
         """Drop the connection; never raises."""
         with contextlib.suppress(Exception):

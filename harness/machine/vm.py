@@ -2,7 +2,6 @@
 """One VM from its launch to its certain end."""
 
 import contextlib
-import shlex
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from harness.machine.spec import BootLike, GuestSpec
 from harness.machine.ssh import SshShell
 
 CONNECT_SECONDS = 20.0
+SSH_KEY, KNOWN_HOSTS = "ssh_key", "known_hosts"
 FORWARD_FIELD = 3
 
 
@@ -119,9 +119,7 @@ class VirtualMachine:
             if self.spec.disk:
                 with (runtime / "disk").open("wb") as disk:
                     disk.truncate(self.spec.disk)
-            self._key_file = runtime / "ssh_key"
-            self._key_file.write_text(self._keys.client_pem, encoding="ascii")
-            self._key_file.chmod(0o600)
+            self._write_ssh_files()
         except OSError as error:
             raise LaunchError(
                 f"cannot write the VM's files: {error}", hint=launch_hint(error)
@@ -167,6 +165,13 @@ class VirtualMachine:
             self.monitor.execute("qom-set", {**path, "value": 1})
         if given.start == "boot":
             self.monitor.execute("cont")
+
+    def _write_ssh_files(self) -> None:
+        """For `ssh_argv`; the harness itself needs neither."""
+        key, known = self._runtime.path / SSH_KEY, self._runtime.path / KNOWN_HOSTS
+        key.write_text(self._keys.client_pem, encoding="ascii")
+        key.chmod(0o600)
+        known.write_text(self._keys.known_hosts(self._runtime.vm_id), encoding="ascii")
 
     def _enter_memory_group(self) -> None:
         try:
@@ -266,12 +271,21 @@ class VirtualMachine:
         return self._runtime.path
 
     @property
-    def ssh_hint(self) -> str:
-        """A command that logs in to this guest while it is up."""
-        return (
-            f"ssh -i {shlex.quote(str(self._key_file))} -p {self._port} -o IdentitiesOnly=yes "
-            "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@127.0.0.1"
-        )
+    def ssh_argv(self) -> list[str]:
+        """The ssh(1) command that logs in to this guest while it is up, and to nothing else."""
+        options = {
+            "IdentitiesOnly": "yes",
+            "HostKeyAlias": self._runtime.vm_id,
+            "UserKnownHostsFile": str(self.directory / KNOWN_HOSTS),
+            "GlobalKnownHostsFile": "none",
+            "StrictHostKeyChecking": "yes",
+            "BatchMode": "yes",
+            "ConnectTimeout": "30",
+            "LogLevel": "ERROR",
+        }
+        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        key = str(self.directory / SSH_KEY)
+        return ["ssh", "-F", "none", "-i", key, "-p", str(self._port), *words, "root@127.0.0.1"]
 
     def argv_by_hand(self) -> list[str]:
         """The command that boots the same guest on a terminal, without SSH keys."""

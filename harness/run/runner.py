@@ -3,6 +3,7 @@
 
 import datetime
 import platform
+import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -232,7 +233,9 @@ class _Attempt:
             return
         until = Deadline(seconds, "somebody to look at the guest")
         self._record.add(
-            PhaseStarted(self._record.now(), "kept", f"for {seconds / 60:.0f} min: {vm.ssh_hint}")
+            PhaseStarted(
+                self._record.now(), "kept", f"for {seconds / 60:.0f} min: {shlex.join(vm.ssh_argv)}"
+            )
         )
         while not until.passed and vm.alive and not self._bench.cancelled.wait(0.5):
             pass

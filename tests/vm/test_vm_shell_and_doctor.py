@@ -53,7 +53,13 @@ def start(*arguments: str, fd: int | None = None) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE if fd is None else fd,
         text=True,
         start_new_session=True,
+        preexec_fn=None if fd is None else _own_terminal,
     )
+
+
+def _own_terminal() -> None:
+    """Make standard input the session's terminal, as under a login: SIGWINCH goes there."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @contextlib.contextmanager
@@ -123,6 +129,33 @@ def test_guest_that_does_not_boot_leaves_its_logs_and_says_where(scratch: Path) 
     assert f"logs are kept in {kept}" in errors
     assert "woe" in (kept / "qemu.log").read_text()
     shutil.rmtree(kept)
+
+
+def test_output_that_nobody_reads_any_more_ends_it_as_sigpipe_would(scratch: Path) -> None:
+    with started("shell", *SMALL, "yes") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "y\n"
+        process.stdout.close()
+        assert process.wait(END_SECONDS) == 128 + signal.SIGPIPE
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert qemus_of(scratch) == []
+
+
+@pytest.mark.usefixtures("scratch")
+def test_megabytes_go_in_and_out_unchanged() -> None:
+    sent = "".join(f"{number:07}\n" for number in range(1 << 18))
+    status, output, _errors = run("shell", *SMALL, "cat", stdin=sent)
+    assert (status, output == sent) == (0, True)
+
+
+def test_without_an_ssh_client_it_says_what_to_install(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(scratch))
+    status, _output, errors = run("shell", *SMALL, "true")
+    assert status == 69
+    assert "install openssh-client" in errors
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -261,11 +294,13 @@ def test_terminal_is_one_in_the_guest_and_ours_again_afterwards(terminal: Termin
     assert terminal.attributes == terminal.before
 
 
-def test_guest_that_no_longer_answers_is_left_by_a_key(terminal: Terminal, scratch: Path) -> None:
+def test_guest_that_no_longer_answers_is_left_by_an_escape(
+    terminal: Terminal, scratch: Path
+) -> None:
     terminal.wait_for("~ # ", BOOT_SECONDS)
     (qemu,) = qemus_of(scratch)
     os.kill(qemu, signal.SIGSTOP)
-    terminal.type("nobody hears\x1d")
+    terminal.type("nobody hears\r~.")
     assert terminal.end() == 0
     assert terminal.attributes == terminal.before
 

@@ -165,6 +165,9 @@ def test_programs() -> None:
     assert found(judge_programs(no_apt, None, built=False)) == ("bad", "no apt-get")
     assert found(judge_programs(no_apt, None, built=True))[0] == "warn"
     assert found(judge_programs(lambda _program: None, None, built=True))[0] == "bad"  # setpriv
+    no_ssh = judge_programs(lambda name: None if name == "ssh" else name, None, built=False)
+    assert found(no_ssh) == ("warn", "no ssh (needed for `shell`)")
+    assert no_ssh.advice == "install openssh-client"
     lacking = judge_programs(no_apt, compiler, built=False)
     assert lacking.seen == "no apt-get; it does not compile"
     assert lacking.advice == "install apt; install libc6-dev"

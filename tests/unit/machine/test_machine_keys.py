@@ -25,6 +25,14 @@ def test_tail_brings_the_keys_for_root_alone() -> None:
     assert authorized.split()[:2] == [b"ssh-ed25519", client.get_base64().encode()]
 
 
+def test_known_hosts_names_the_host_key() -> None:
+    keys = RunKeys.generate()
+    (entry,) = [paramiko.hostkeys.HostKeyEntry.from_line(keys.known_hosts("fpr-1").strip())]
+    assert entry is not None
+    assert entry.hostnames == ["fpr-1"]
+    assert entry.key.asbytes() == keys.host_public
+
+
 def newc_members(data: bytes) -> list[tuple[str, tuple[int, bytes]]]:
     """Name, mode and contents of each member (Documentation: buffer-format.rst)."""
     members, at = [], 0
