@@ -1,32 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures by place: every node, every zone, the last partial block of each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from harness.kernel.pages import CellTotals
 from harness.kernel.zones import above_watermark, block_size, zone_name
+from harness.measure.terms import Family, Means, Measure, Rule, TakenBy, Unit
+from harness.measure.usable import of_report, usable_audit
 from harness.record.events import Audited
-
-PLACE_MEASURES: dict[str, str] = {
-    "worst_node_returned_fraction": "of the free memory that a node can report, the part the host "
-    "does not hold; of the node with the least",
-    "worst_zone_returned_fraction": "the same for zones",
-    "rule_error_bytes": "bytes that contradict the watermark rule: unreported and resident in a "
-    "zone above its watermark, or reported in one that no audit saw above it",
-    "below_watermark_reported_bytes": "the second part of it: reported where no audit saw the zone "
-    "above its watermark",
-    "tail_reported_bytes": "bytes reported within the last, partial block of a zone",
-    "tail_discarded_bytes": "bytes there that QEMU ever discarded",
-}
+from harness.record.history import History
 
 GOOD, POOR = 0.9, 0.5
 """Of two places one at least so good and the other poorer than that are told apart."""
 
-PLACE_FAMILIES = {
-    r"node\d+_returned_fraction": "of the free memory that one node can report, the part the "
-    "host does not hold",
-    r"node\d+_[A-Z]\w*_returned_fraction": "the same of one zone: node0_DMA32_returned_fraction",
-}
+Kind = Literal["node", "zone"]
+
+_PLACE, _CAME_BACK = Means(Rule.PLACE), Means(Rule.CAME_BACK)
+_BELOW = Means(Rule.CONTROL, "a zone below its watermark reported memory")
+_TAIL = Means(
+    Rule.DAMAGE,
+    "memory in the last, partial block of a zone was given away, though no block of the order "
+    "fits there",
+)
 
 
 def returned_fraction(cells: CellTotals, least: int) -> float | None:
@@ -39,54 +35,62 @@ def returned_fraction(cells: CellTotals, least: int) -> float | None:
     return gone / (gone + kept) if gone + kept >= least else None
 
 
-def place_measures(audits: Sequence[Audited], reporting_order: int) -> dict[str, float]:
-    """The measures of the last of these audits, which can be believed."""
-    report, zones = audits[-1].report, audits[-1].counters.zones
-    block = block_size(reporting_order)
-    found: dict[str, float] = {}
-    for kind, places in (("node", report.per_node), ("zone", report.per_zone)):
-        fractions = {
-            name: fraction
-            for name, cells in places.items()
-            if (fraction := returned_fraction(cells, block)) is not None
-        }
-        for name, fraction in fractions.items():
-            found[f"{name.replace('/', '_')}_returned_fraction"] = fraction
-        if fractions:
-            found[f"worst_{kind}_returned_fraction"] = min(fractions.values())
-    unreported = below = 0
-    for zone in zones:
-        cells = report.per_zone[zone_name(zone)]
-        if above_watermark(zone, reporting_order):
-            unreported += cells.free_large_resident
-        elif not _ever_above(audits, zone_name(zone), reporting_order):
-            below += cells.reported_resident + cells.reported_absent
-    found["rule_error_bytes"] = unreported + below
-    found["below_watermark_reported_bytes"] = below
-    if report.tail_reported is not None:
-        found["tail_reported_bytes"] = report.tail_reported
-    if report.tail_discarded is not None:
-        found["tail_discarded_bytes"] = report.tail_discarded
-    return found
+def returned_fractions(audit: Audited, kind: Kind, reporting_order: int) -> dict[str, float]:
+    """By node or zone (`node0`, `node0/DMA32`), those that have a block to report."""
+    places = audit.report.per_node if kind == "node" else audit.report.per_zone
+    least = block_size(reporting_order)
+    return {
+        name: fraction
+        for name, cells in places.items()
+        if (fraction := returned_fraction(cells, least)) is not None
+    }
 
 
 def place_sentence(audit: Audited, reporting_order: int) -> str | None:
     """Which nodes or zones gave memory back and which did not, where they differ; else None."""
-    block = block_size(reporting_order)
-    for what, places in (("nodes", audit.report.per_node), ("zones", audit.report.per_zone)):
-        fractions = {
-            name: fraction
-            for name, cells in places.items()
-            if (fraction := returned_fraction(cells, block)) is not None
-        }
+    kinds: tuple[Kind, ...] = ("node", "zone")
+    for kind in kinds:
+        fractions = returned_fractions(audit, kind, reporting_order)
         poor = [f"{name} {part:.0%}" for name, part in fractions.items() if part < POOR]
         good = [f"{name} {part:.0%}" for name, part in fractions.items() if part >= GOOD]
         if poor and good:
             return (
-                f"only {len(good)} of {len(fractions)} {what} are reclaimed ({', '.join(good)} of "
+                f"only {len(good)} of {len(fractions)} {kind}s are reclaimed ({', '.join(good)} of "
                 f"what each can report, but {', '.join(poor)})"
             )
     return None
+
+
+def _fractions(kind: Kind) -> Callable[[History], dict[str, float]]:
+    def compute(history: History) -> dict[str, float]:
+        audit = usable_audit(history)
+        if audit is None:
+            return {}
+        fractions = returned_fractions(audit, kind, history.order)
+        return {
+            f"{name.replace('/', '_')}_returned_fraction": part for name, part in fractions.items()
+        }
+
+    return compute
+
+
+def _worst(kind: Kind) -> Callable[[History], float | None]:
+    fractions = _fractions(kind)
+    return lambda history: min(fractions(history).values(), default=None)
+
+
+def below_watermark(history: History) -> int | None:
+    """Bytes reported in zones that no audit has seen above their watermark."""
+    audit = usable_audit(history)
+    if audit is None:
+        return None
+    names = [zone_name(zone) for zone in audit.counters.zones]
+    reported = 0
+    for name in names:
+        if not _ever_above(history.audits, name, history.order):
+            cells = audit.report.per_zone[name]
+            reported += cells.reported_resident + cells.reported_absent
+    return reported
 
 
 def _ever_above(audits: Sequence[Audited], name: str, reporting_order: int) -> bool:
@@ -96,3 +100,105 @@ def _ever_above(audits: Sequence[Audited], name: str, reporting_order: int) -> b
         for zone in audit.counters.zones
         if zone_name(zone) == name
     )
+
+
+def _rule_error(history: History) -> int | None:
+    audit, below = usable_audit(history), below_watermark(history)
+    if audit is None or below is None:
+        return None
+    unreported = sum(
+        audit.report.per_zone[zone_name(zone)].free_large_resident
+        for zone in audit.counters.zones
+        if above_watermark(zone, history.order)
+    )
+    return unreported + below
+
+
+MEASURES = (
+    Measure(
+        name="worst_node_returned_fraction",
+        unit=Unit.FRACTION,
+        meaning="of the free memory that a node can report, the part the host does not hold; of "
+        "the node where it is smallest",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_PLACE,
+        means_when_high=_CAME_BACK,
+        compute=_worst("node"),
+    ),
+    Measure(
+        name="worst_zone_returned_fraction",
+        unit=Unit.FRACTION,
+        meaning="of the free memory that a zone can report, the part the host does not hold; of "
+        "the zone where it is smallest",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_PLACE,
+        means_when_high=_CAME_BACK,
+        compute=_worst("zone"),
+    ),
+    Measure(
+        name="rule_error_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes that contradict the watermark rule: unreported and resident in a zone above "
+        "its watermark, or reported in a zone that no audit saw above it",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=Means(
+            Rule.CONTROL, "the watermark rule holds where the scenario expects it broken"
+        ),
+        means_when_high=Means(Rule.WATERMARK),
+        compute=_rule_error,
+    ),
+    Measure(
+        name="below_watermark_reported_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes reported in zones that no audit saw above their watermark",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=Means(
+            Rule.NOT_REPORTED, "a zone below its watermark reported less than the scenario expects"
+        ),
+        means_when_high=_BELOW,
+        compute=below_watermark,
+    ),
+    Measure(
+        name="tail_reported_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes reported within the last, partial block of a zone",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=Means(
+            Rule.NOT_REPORTED, "the guest reported less of its zones' last, partial blocks"
+        ),
+        means_when_high=_TAIL,
+        compute=of_report(lambda report: report.tail_reported),
+    ),
+    Measure(
+        name="tail_discarded_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes within the last, partial block of a zone that QEMU ever discarded",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=Means(
+            Rule.NOT_REPORTED, "QEMU discarded less of the zones' last, partial blocks"
+        ),
+        means_when_high=_TAIL,
+        compute=of_report(lambda report: report.tail_discarded),
+    ),
+)
+
+FAMILIES = (
+    Family(
+        pattern=r"node\d+_returned_fraction",
+        unit=Unit.FRACTION,
+        meaning="of the free memory that this node can report, the part the host does not hold",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_PLACE,
+        means_when_high=_CAME_BACK,
+        compute=_fractions("node"),
+    ),
+    Family(
+        pattern=r"node\d+_[A-Z]\w*_returned_fraction",
+        unit=Unit.FRACTION,
+        meaning="of the free memory that this zone can report, the part the host does not hold",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_PLACE,
+        means_when_high=_CAME_BACK,
+        compute=_fractions("zone"),
+    ),
+)

@@ -1,22 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a guest keeps: free where nothing is reported, or used, by who uses it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.kernel.zones import HUGE_PAGE, Zone, above_watermark, passed_over, zone_name
+from harness.measure.terms import Means, Measure, Rule, TakenBy, Unit, not_as_written
+from harness.measure.usable import usable_audit, usable_before
 from harness.record.events import Audited, ChurnFreed
 from harness.record.facts import GuestCounters
+from harness.record.history import History
 from harness.units import PAGE_SIZE
-
-RETENTION_MEASURES: dict[str, str] = {
-    "page_cache_bytes": "bytes of files in the guest's page cache, more than at the last audit "
-    "before the latest free (as the following; without one, all of them)",
-    "shmem_bytes": "bytes of tmpfs files and shared memory in the guest",
-    "slab_bytes": "bytes of slab in the guest's kernel",
-    "huge_pool_bytes": "bytes unused in the guest's pool of huge pages",
-    "deferred_split_bytes": "bytes freed inside huge pages whose split the guest defers, about",
-}
 
 _ACCOUNTED = (
     "MemFree",
@@ -38,7 +32,7 @@ class Kept:
     """By how much has grown what a guest has free and cannot report. Bytes."""
 
     under: int
-    """In zones under their watermark."""
+    """In zones below their watermark."""
     small: int
     """In blocks below the order, in the other zones."""
     listed: int
@@ -75,36 +69,42 @@ def percpu_free(zones: Sequence[Zone]) -> int:
     return sum(zone.per_cpu for zone in zones) * PAGE_SIZE
 
 
-def retention_measures(audit: Audited, earlier: Audited | None) -> dict[str, float]:
-    """Growth since the earlier audit, 0 where it shrank; the whole without one."""
-    now = audit.counters
-    base = earlier.counters if earlier is not None else None
-    return {
-        "page_cache_bytes": max(0, page_cache(now) - (page_cache(base) if base else 0)),
-        "shmem_bytes": max(0, grown(now, base, "Shmem")),
-        "slab_bytes": max(0, grown(now, base, "Slab")),
-        "huge_pool_bytes": huge_pool(now),
-        "deferred_split_bytes": deferred_split(now, base),
-    }
+def retained(now: GuestCounters, base: GuestCounters | None) -> dict[str, int]:
+    """What each user of memory holds more than at `base`, 0 where it shrank; all without one."""
+    return {name: keeps(now, base) for name, (keeps, _meaning, _words) in _KEEPERS.items()}
 
 
-def grown(now: GuestCounters, base: GuestCounters | None, field: str) -> int:
-    """A field of /proc/meminfo, less what it was."""
-    return now.meminfo.get(field, 0) - (base.meminfo.get(field, 0) if base else 0)
+def base_counters(history: History) -> GuestCounters | None:
+    """The guest's counters at the last audit before the latest free, if it can be believed."""
+    before = usable_before(history.rounds[-1]) if history.rounds else None
+    return None if before is None else before.audits[-1].counters
 
 
-def page_cache(counters: GuestCounters) -> int:
+Keeps = Callable[[GuestCounters, GuestCounters | None], int]
+"""Bytes kept now, more than at an earlier moment where there is one."""
+
+
+def _grown(of: Callable[[GuestCounters], int]) -> Keeps:
+    return lambda now, base: max(0, of(now) - (of(base) if base is not None else 0))
+
+
+def _field(name: str) -> Callable[[GuestCounters], int]:
+    """A field of /proc/meminfo; 0 where the kernel has none of that name."""
+    return lambda counters: counters.meminfo.get(name, 0)
+
+
+def _page_cache(counters: GuestCounters) -> int:
     """Pages of files; shared memory is in Cached but belongs to processes."""
     field = counters.meminfo.get
     return field("Cached", 0) + field("Buffers", 0) - field("Shmem", 0)
 
 
-def huge_pool(counters: GuestCounters) -> int:
+def _huge_pool(now: GuestCounters, _base: GuestCounters | None) -> int:
     """Unused bytes of the pool of the default huge page size."""
-    return counters.meminfo.get("HugePages_Free", 0) * counters.meminfo.get("Hugepagesize", 0)
+    return now.meminfo.get("HugePages_Free", 0) * now.meminfo.get("Hugepagesize", 0)
 
 
-def deferred_split(now: GuestCounters, base: GuestCounters | None) -> int:
+def _deferred_split(now: GuestCounters, base: GuestCounters | None) -> int:
     """Memory used but in no account, as far as newly deferred splits can explain it.
 
     A huge page that is partly unmapped waits on the deferred split queue (mm/huge_memory.c,
@@ -123,3 +123,55 @@ def _unaccounted(counters: GuestCounters) -> int:
     return counters.meminfo.get("MemTotal", 0) - sum(
         counters.meminfo.get(field, 0) for field in _ACCOUNTED
     )
+
+
+_SINCE = ", beyond what it held at the last audit before the latest free (all of it without one)"
+
+_KEEPERS: dict[str, tuple[Keeps, str, str]] = {
+    "page_cache_bytes": (
+        _grown(_page_cache),
+        f"bytes of files in the guest's page cache{_SINCE}",
+        "page cache",
+    ),
+    "shmem_bytes": (
+        _grown(_field("Shmem")),
+        f"bytes of tmpfs files and shared memory in the guest{_SINCE}",
+        "shared memory",
+    ),
+    "slab_bytes": (
+        _grown(_field("Slab")),
+        f"bytes of slab in the guest's kernel{_SINCE}",
+        "slab",
+    ),
+    "huge_pool_bytes": (
+        _huge_pool,
+        "bytes unused in the guest's pool of huge pages",
+        "unused huge pages in its pool",
+    ),
+    "deferred_split_bytes": (
+        _deferred_split,
+        "bytes freed inside huge pages whose split the guest defers, estimated from what its "
+        f"accounts leave out{_SINCE}",
+        "huge pages whose split is deferred",
+    ),
+}
+"""By measure: how much is kept, what that is, and in a few words by what."""
+
+
+def _measure(name: str, keeps: Keeps, meaning: str, words: str) -> Measure:
+    def compute(history: History) -> int | None:
+        audit = usable_audit(history)
+        return None if audit is None else keeps(audit.counters, base_counters(history))
+
+    return Measure(
+        name=name,
+        unit=Unit.BYTES,
+        meaning=meaning,
+        taken_by=TakenBy.AUDIT,
+        means_when_low=not_as_written(f"the guest keeps less ({words}) than the scenario sets up"),
+        means_when_high=Means(Rule.KEPT, f"the guest keeps what it was to let go ({words})"),
+        compute=compute,
+    )
+
+
+MEASURES = tuple(_measure(name, *keeper) for name, keeper in _KEEPERS.items())

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.measure.measures import AUDIT_MEASURES, FAMILIES, HOST_MEASURES, MEASURES
-from harness.measure.places import PLACE_FAMILIES
 from harness.record.events import RunStarted
 from harness.record.facts import Verdict
 from harness.record.reader import RESULTS_NAME, read_events
 from harness.report.matrix import oldest_first
+from harness.report.measures_document import measures_document
 from harness.report.summary import RunSummary, build_summary
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
@@ -24,7 +23,7 @@ from harness.scenario.model import Scenario
 from harness.scenario.steps import unrolled
 from harness.scenario.vocabulary import Verbs
 from harness.units import format_size
-from harness.verdict.expressions import family_in_words, format_measure
+from harness.verdict.expressions import format_measure
 
 Last = dict[str, dict[str, dict[str, Any]]]
 """By scenario and image: verdict, cause, reason, answer, kernel, accel, seconds, date."""
@@ -40,43 +39,6 @@ its last result on each kernel; `fpr-harness list` has their lengths and needs.
 How to read an expectation: [writing-scenarios.md](writing-scenarios.md). A negative control (*not
 green with*) names the fields with which the scenario must not pass; `make test-red` tries them all.
 """
-
-MEASURES_HEAD = """\
-# The measures
-
-Written by `make docs` from the registry in `harness/measure`: what a scenario can
-expect of a run. [How to write an expectation](writing-scenarios.md#expectations).
-
-- `audit`: only a page audit takes it. It is of the latest audit, and absent once `churn`,
-  `release`, `pressure`, `balloon`, `plug`, `unplug`, `migrate` or `snapshot` moved memory after it.
-  What is told page by page is also absent where more than 5 % of the pages changed while the audit
-  looked.
-- `await`: an `await` step can wait for it as well.
-- The others come from what the run has done so far, with or without an audit.
-
-Every measure can stand in `expect` of the scenario, in `expect` of an audit (what it is at that
-moment), and with the name of an earlier audit before it: `before.held_bytes`. One that was not
-taken is absent, never 0.
-"""
-
-MEASURES_TAIL = """\
-`N` is a number and `ZONE` a zone's name: `node0_DMA32_t90_seconds`. `(process|thread)` is one of
-both.
-
-Steps take measures of their own names beside these: `run` those that its `measures` lists; `watch`
-`NAME_discarded_bytes` and `NAME_reused_1s_fraction`, `..._5s_...` and `..._30s_...`; `order`
-`order_read` and, where it was asked for one, `order_refused` (1 or 0).
-"""
-
-_UNITS = {
-    "_bytes": "bytes",
-    "_seconds": "seconds",
-    "_fraction": "part of 1",
-    "_ratio": "ratio",
-    "_pages": "pages",
-    "_per_second": "faults a second",
-}
-"""By the ending of a measure's name; what has none of them is a count."""
 
 
 def merge(last: Last, runs: Iterable[RunSummary], date: str) -> Last:
@@ -256,22 +218,6 @@ def _not_green(scenarios: Sequence[Scenario], last: Last, images: Sequence[str])
 
 def _one_line(result: Mapping[str, Any]) -> str:
     return " ".join(str(result["reason"]).split())
-
-
-def measures_document() -> str:
-    """docs/measures.md."""
-    lines = [MEASURES_HEAD, "| measure | unit | what | taken by |", "|---|---|---|---|"]
-    for name, meaning in (MEASURES | FAMILIES).items():
-        unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), "count")
-        taken = ["audit"] if name in AUDIT_MEASURES | set(PLACE_FAMILIES) else []
-        taken += ["await"] if name in HOST_MEASURES else []
-        cells = (f"`{family_in_words(name)}`", unit, meaning, ", ".join(taken) or "-")
-        lines.append(f"| {' | '.join(_cell_text(cell) for cell in cells)} |")
-    return "\n".join([*lines, "", MEASURES_TAIL])
-
-
-def _cell_text(text: str) -> str:
-    return text.replace("|", r"\|")
 
 
 def catalogue(verbs: Verbs) -> list[list[Scenario]]:

@@ -38,6 +38,7 @@ from harness.record.events import (
     StepsDone,
 )
 from harness.record.facts import Verdict
+from harness.record.folding import fold
 from harness.run.autopsy import examine
 from harness.run.directory import RunDirectory
 from harness.run.plan import PlannedRun, RunOptions
@@ -214,15 +215,8 @@ class _Attempt:
         )
 
     def _judge(self) -> Judged:
-        scenario = self._run.scenario
-        judged = judge(
-            self._record.events,
-            scenario.expect,
-            t=self._record.now(),
-            reporting_wanted=scenario.balloon.free_page_reporting,
-            measured=scenario.measured,
-            answer=scenario.answer,
-        )
+        history = fold(self._record.events)
+        judged = judge(history, self._run.scenario.asked, t=self._record.now())
         self._record.add(judged)
         return judged
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import PlainValidator, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from harness.measure.measures import AUDIT_MEASURES, MEASURES
+from harness.measure.measures import needs_audit
 from harness.verdict.expressions import check_name, names_in, parse_condition
 
 T = TypeVar("T")
@@ -67,7 +67,6 @@ def unknown_names(
 
     `measured`: names of what the scenario's steps measure; `audits`: of the audits before it.
     """
-    known = {*MEASURES, *measured}
     for measure, condition in conditions.items():
         for name in sorted({measure} | names_in(parse_condition(condition).expression)):
             audit, dot, rest = name.rpartition(".")
@@ -76,13 +75,12 @@ def unknown_names(
                 yield measure, f"no audit called {audit!r} comes before{before}"
                 continue
             try:
-                check_name(rest, known)
+                check_name(rest, measured)
             except ValueError as error:
                 yield measure, str(error)
 
 
 def wants_audit(measure: str, condition: str) -> bool:
     """Whether the expectation rests on something that nothing but a page audit measures."""
-    return not AUDIT_MEASURES.isdisjoint(
-        {measure} | names_in(parse_condition(condition).expression)
-    )
+    names = {measure} | names_in(parse_condition(condition).expression)
+    return any(needs_audit(name) for name in names)

@@ -25,6 +25,7 @@ from harness.scenario.expectations import (
 from harness.scenario.fields import CommandLine, Name, NotEmpty, Size
 from harness.scenario.steps import Part, Situation, Verb, unrolled
 from harness.units import GIB, MIB, format_size
+from harness.verdict.asked import Asked
 from harness.yamlfile import Loc
 from harness.yamlwords import near_miss
 
@@ -182,6 +183,16 @@ class Scenario(Part):
     def measured(self) -> frozenset[str]:
         """Names of what its steps measure beside the harness's own measures."""
         return frozenset(name for _loc, step in unrolled(self.steps) for name in step.measured)
+
+    @property
+    def asked(self) -> Asked:
+        """What a run of it is judged by."""
+        return Asked(
+            expect=self.expect,
+            reporting_wanted=self.balloon.free_page_reporting,
+            measured=self.measured,
+            answer=self.answer,
+        )
 
     @field_validator("name", mode="after")
     @classmethod

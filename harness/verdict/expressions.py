@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.measure.measures import FAMILIES, MEASURES
+from harness.measure.measures import FAMILIES, MEASURES, registered, unit_of
+from harness.measure.terms import Unit
 from harness.units import format_size, parse_size
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -102,19 +103,17 @@ class Outcome:
         return self.status is Status.FAILS and not self.too_low
 
 
-def check_name(name: str, known_names: Collection[str] = MEASURES) -> None:
-    """Raise `ValueError`, with the nearest names, if nothing is called so."""
-    if name in known_names or any(re.fullmatch(family, name) for family in FAMILIES):
+def check_name(name: str, measured: Collection[str] = ()) -> None:
+    """Raise `ValueError`, with the nearest names, if nothing is called so.
+
+    `measured`: names of what the steps themselves measure.
+    """
+    if name in measured or registered(name) is not None:
         return
-    every = sorted({*known_names, *map(family_in_words, FAMILIES)})
+    every = sorted({*MEASURES, *measured, *(family.name for family in FAMILIES)})
     near = difflib.get_close_matches(name, every, n=2)
     names = f"did you mean {' or '.join(near)}?" if near else "known: " + ", ".join(every)
     raise ValueError(f"there is no measure {name!r}; {names}")
-
-
-def family_in_words(pattern: str) -> str:
-    """The pattern of a family's names as a person reads it: `nodeN_ZONE_t90_seconds`."""
-    return pattern.replace(r"\d+", "N").replace(r"[A-Z]\w*", "ZONE")
 
 
 def parse_condition(text: str) -> Condition:
@@ -261,12 +260,14 @@ def evaluate(measure: str, condition: Condition, values: Mapping[str, float]) ->
 
 
 def format_measure(measure: str, value: float) -> str:
-    """A value for a person, by the unit its measure's name ends with."""
-    if measure.endswith("_bytes"):
-        return format_size(round(value))
-    if measure.endswith("_seconds"):
-        return f"{value:.1f} s"
-    return f"{value:.4g}"
+    """A value for a person, in the measure's unit."""
+    match unit_of(measure):
+        case Unit.BYTES:
+            return format_size(round(value))
+        case Unit.SECONDS:
+            return f"{value:.1f} s"
+        case _:
+            return f"{value:.4g}"
 
 
 def in_words(values: Mapping[str, float]) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict of a run, from its events and what its scenario expects. Never a wrong PASS.
+"""The verdict of a run, from its history and what was asked of it. Never a wrong PASS.
 
 In this order: proof of damage (lost data, a crash, a hang) wins over everything, even over a run
 that broke; so does what an audit before that had found wrong; then what broke; then a failed
@@ -7,39 +7,26 @@ expectation with its cause, unless host noise can explain it; then what could no
 what remains.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.measure.measures import AUDIT_MEASURES, MEASURES, current_audit, is_usable, measure
-from harness.measure.step_measures import step_measures
-from harness.record.events import (
-    Audited,
-    Broke,
-    ChurnVerified,
-    ConsoleFinding,
-    Event,
-    GuestReady,
-    Judged,
-    PhaseStarted,
-    StepsDone,
-)
+from harness.measure.measures import measure, measured_by_steps
+from harness.record.events import Audited, ChurnVerified, Judged
 from harness.record.facts import Cause, Verdict
+from harness.record.history import History, Trouble
 from harness.units import format_size
-from harness.verdict.causes import Blame, blame, feature_off
-from harness.verdict.expressions import (
-    Condition,
-    Outcome,
-    Status,
-    check_name,
-    evaluate,
-    names_in,
-    parse_check,
-    parse_condition,
+from harness.verdict.asked import Asked
+from harness.verdict.causes import blame
+from harness.verdict.checks import (
+    Check,
+    all_checks,
+    audit_checks,
+    run_checks,
+    values_now,
+    why_unknown,
 )
+from harness.verdict.layers import Blame, never_on
 from harness.verdict.noise import collapse_noise, pressure_noise, swap_noise
-
-BOOT_PHASES = frozenset({"boot"})
-"""Phases before a scenario's first step."""
 
 _PRESSURE_EXPLAINS = frozenset(
     {
@@ -61,96 +48,68 @@ class _Finding:
     failed: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Check:
-    """One expectation, judged over the events up to its moment."""
+def judge(history: History, asked: Asked, *, t: float = 0.0) -> Judged:
+    """Judge a run by its history at the end. `t` becomes the time of the `Judged` event.
 
-    where: str
-    """Names the audit of a step-level check; empty for the scenario's own expectations."""
-    events: Sequence[Event]
-    outcome: Outcome
-
-
-def judge(
-    events: Sequence[Event],
-    expectations: Mapping[str, str],
-    *,
-    t: float = 0.0,
-    reporting_wanted: bool = False,
-    measured: Collection[str] = (),
-    answer: Sequence[str] = (),
-) -> Judged:
-    """Judge a run. `expectations`: measure -> condition; checks of single audits are in `events`.
-
-    `t` becomes the time of the `Judged` event. With `reporting_wanted` a run whose guest never
-    negotiated free page reporting cannot pass, whatever it expects. `measured`: names of what the
-    scenario's own steps measure. `answer`: measures to show, those of an audit as `AUDIT.measure`;
-    none: of a run without expectations all that its steps measure. An expectation that cannot be
-    parsed makes the run an ERROR; nothing is raised.
+    An expectation that cannot be parsed makes the run an ERROR; nothing is raised.
     """
-    names = {*MEASURES, *measured}
     try:
         finding = (
-            _damage(events)
-            or _wrong_before_it_broke(events, expectations, names)
-            or _broke(events)
-            or _by_expectations(events, expectations, reporting_wanted, names)
+            _damage(history)
+            or _wrong_before_it_broke(history, asked)
+            or _broke(history)
+            or _by_expectations(history, asked)
         )
     except ValueError as error:
         finding = _Finding(Verdict.ERROR, f"an expectation cannot be read: {error}")
-    values = measure(events)
-    if answer:
-        known = values_now(events)
-        shown = {name: known[name] for name in answer if name in known}
-    else:
-        shown = step_measures(events) if finding.verdict is Verdict.DONE else {}
     return Judged(
-        t, finding.verdict, finding.cause, finding.reason, values, shown, failed=finding.failed
+        t,
+        finding.verdict,
+        finding.cause,
+        finding.reason,
+        measure(history),
+        _answer(history, asked, finding.verdict),
+        failed=finding.failed,
     )
 
 
-def values_now(events: Sequence[Event]) -> dict[str, float]:
-    """Every measure by the end of these events, and as `AUDIT.measure` what it was at an audit."""
-    values = measure(events)
-    for index, event in enumerate(events):
-        if isinstance(event, Audited):
-            then = measure(events[: index + 1])
-            values |= {f"{event.name}.{name}": value for name, value in then.items()}
-    return values
+def _answer(history: History, asked: Asked, verdict: Verdict) -> dict[str, float]:
+    if asked.answer:
+        known = values_now(history)
+        return {name: known[name] for name in asked.answer if name in known}
+    return measured_by_steps(history) if verdict is Verdict.DONE else {}
 
 
-def _damage(events: Sequence[Event]) -> _Finding | None:
+def _damage(history: History) -> _Finding | None:
     """Proof that needs no expectation: lost data first, then a crash, then a hang."""
-    for event in events:
-        if isinstance(event, ChurnVerified) and event.mismatched_pages:
-            words = f": {event.detail[0]}" if event.detail else ""
-            return _Finding(
-                Verdict.FAIL,
-                f"{event.mismatched_pages} of the pages the churn tool held "
-                f"({format_size(event.bytes)}) had changed when it verified them{words}",
-                Cause.DATA_LOSS,
-            )
-        if isinstance(event, Audited) and event.report.total.held_absent:
-            pfns = event.report.held_absent_pfns
-            where = f" (first at PFN {pfns[0]:#x})" if pfns else ""
-            return _Finding(
-                Verdict.FAIL,
-                f"{format_size(event.report.total.held_absent)} that the churn tool had written "
-                f"and held were gone from the host at audit {event.name!r}{where}",
-                Cause.DATA_LOSS,
-            )
+    if history.losses:
+        return _Finding(Verdict.FAIL, _loss_sentence(history.losses[0]), Cause.DATA_LOSS)
     for severity, cause in (("crash", Cause.GUEST_CRASH), ("hang", Cause.GUEST_HANG)):
-        for index, event in enumerate(events):
-            if isinstance(event, ConsoleFinding) and event.severity == severity:
-                return _trouble(events[:index], event, cause)
+        for trouble in history.troubles:
+            if trouble.finding.severity == severity:
+                return _trouble(trouble, cause)
     return None
 
 
-def _trouble(before: Sequence[Event], found: ConsoleFinding, cause: Cause) -> _Finding:
+def _loss_sentence(loss: ChurnVerified | Audited) -> str:
+    if isinstance(loss, ChurnVerified):
+        words = f": {loss.detail[0]}" if loss.detail else ""
+        return (
+            f"{loss.mismatched_pages} of the pages the churn tool held "
+            f"({format_size(loss.bytes)}) had changed when it verified them{words}"
+        )
+    pfns = loss.report.held_absent_pfns
+    where = f" (first at PFN {pfns[0]:#x})" if pfns else ""
+    return (
+        f"{format_size(loss.report.total.held_absent)} that the churn tool had written "
+        f"and held were gone from the host at audit {loss.name!r}{where}"
+    )
+
+
+def _trouble(trouble: Trouble, cause: Cause) -> _Finding:
     """A crash or hang: MISS before the first step unless KVM ran the guest, else FAIL."""
-    started = any(isinstance(e, PhaseStarted) and e.phase not in BOOT_PHASES for e in before)
-    under_kvm = any(isinstance(e, GuestReady) and e.accel == "kvm" for e in before)
-    if started or under_kvm:
+    found = trouble.finding
+    if trouble.in_steps or trouble.under_kvm:
         shown = f"the guest's console shows: {found.title}" if found.on_console else found.title
         return _Finding(Verdict.FAIL, shown, cause)
     return _Finding(
@@ -158,174 +117,113 @@ def _trouble(before: Sequence[Event], found: ConsoleFinding, cause: Cause) -> _F
     )
 
 
-def _wrong_before_it_broke(
-    events: Sequence[Event], expectations: Mapping[str, str], known: Collection[str]
-) -> _Finding | None:
+def _wrong_before_it_broke(history: History, asked: Asked) -> _Finding | None:
     """What was known to be wrong when the run broke: at an audit of its own, or on the console.
 
     It may be what broke it: a process that the OOM killer has taken ends no step.
     """
-    broke = next((event for event in events if isinstance(event, Broke)), None)
+    broke = history.broke
     if broke is None or broke.verdict is Verdict.SKIP:
         return None
-    checks = _evaluate(events, {}, known)
+    checks = list(audit_checks(history, asked))
     name = "console_findings"
-    if broke.verdict is Verdict.ERROR and name in expectations:
-        condition = parse_condition(expectations[name])
-        checks.append(_check("", events, name, condition, measure(events), known))
-    found = _failure([check for check in checks if check.outcome.status is Status.FAILS])
+    if broke.verdict is Verdict.ERROR and name in asked.conditions:
+        checks += run_checks(history, asked, {name: asked.conditions[name]})
+    found = _failure([check for check in checks if check.fails])
     if found is None or found.verdict is not Verdict.FAIL:
         return None
     return replace(found, reason=f"{found.reason}; after that {broke.message}")
 
 
-def _broke(events: Sequence[Event]) -> _Finding | None:
-    broke = next((event for event in events if isinstance(event, Broke)), None)
+def _broke(history: History) -> _Finding | None:
+    broke = history.broke
     if broke is not None:
         hint = f" ({broke.hint})" if broke.hint else ""
         return _Finding(broke.verdict, f"{broke.message}{hint}")
-    if not any(isinstance(event, StepsDone) for event in events):
+    if not history.steps_done:
         return _Finding(Verdict.MISS, "the record ends before the scenario's last step")
     return None
 
 
-def _by_expectations(
-    events: Sequence[Event],
-    expectations: Mapping[str, str],
-    reporting_wanted: bool,
-    known: Collection[str],
-) -> _Finding:
-    checks = _evaluate(events, expectations, known)
-    off = feature_off([e for e in events if isinstance(e, GuestReady)])
-    if reporting_wanted and off is not None:
+def _by_expectations(history: History, asked: Asked) -> _Finding:
+    checks = all_checks(history, asked)
+    off = never_on(history)
+    if asked.reporting_wanted and off is not None:
         return _Finding(Verdict.FAIL, off, Cause.FEATURE_OFF)
-    if not checks:
-        return _Finding(Verdict.DONE, "measured; the scenario expects nothing")
-    failure = _failure([check for check in checks if check.outcome.status is Status.FAILS])
+    failure = _failure([check for check in checks if check.fails])
     if failure is not None:
         return failure
-    unknown = [check for check in checks if check.outcome.status is Status.UNKNOWN]
+    unknown = [check for check in checks if check.unknown]
     if unknown:
-        return _Finding(Verdict.MISS, _sentence(unknown[0]) + _why_unknown(unknown[0]))
-    if not any(isinstance(event, GuestReady) for event in events):
+        return _Finding(Verdict.MISS, unknown[0].sentence + why_unknown(unknown[0]))
+    if not asked.expect and not any(check.where for check in checks):
+        held = f", and {_all(len(checks), 'invariant')}" if checks else ""
+        return _Finding(Verdict.DONE, f"measured; the scenario expects nothing{held}")
+    if not history.boots:
         return _Finding(Verdict.MISS, "the record does not say that a guest ever ran")
-    swap = swap_noise(events)
+    swap = swap_noise(history)
     if swap is not None:
         return _Finding(Verdict.MISS, f"every expectation holds, but {swap}")
-    return _Finding(Verdict.PASS, f"all {len(checks)} expectations hold")
+    return _Finding(Verdict.PASS, _all(len(checks), "expectation"))
 
 
-def _evaluate(
-    events: Sequence[Event], expectations: Mapping[str, str], known: Collection[str]
-) -> list[_Check]:
-    """Every check in order of its moment. Raises `ValueError` for one that cannot be read."""
-    checks = []
-    for index, event in enumerate(events):
-        if isinstance(event, Audited) and event.checks:
-            until = events[: index + 1]
-            values = values_now(until)
-            for text in event.checks:
-                name, condition = parse_check(text)
-                checks.append(_check(event.name, until, name, condition, values, known))
-    values = values_now(events)
-    for name, text in expectations.items():
-        checks.append(_check("", events, name, parse_condition(text), values, known))
-    return checks
-
-
-def _check(
-    where: str,
-    events: Sequence[Event],
-    name: str,
-    condition: Condition,
-    values: Mapping[str, float],
-    known: Collection[str],
-) -> _Check:
-    for used in {name} | names_in(condition.expression):
-        check_name(used.rpartition(".")[2], known)
-    return _Check(where, events, evaluate(name, condition, values))
+def _all(count: int, what: str) -> str:
+    return f"its {what} holds" if count == 1 else f"all {count} {what}s hold"
 
 
 _GRAVITY: dict[Cause | None, int] = {
-    None: -1,
     Cause.DATA_LOSS: 0,
-    Cause.GUEST_CRASH: 1,
-    Cause.GUEST_HANG: 1,
-    Cause.CONTROL_BROKEN: 2,
-    Cause.FEATURE_OFF: 3,
-    Cause.ACKED_NOT_DISCARDED: 4,
-    Cause.STILL_CHARGED: 4,
-    Cause.LAZILY_FREE: 4,
-    Cause.NOT_REPORTED: 5,
-    Cause.NOT_SETTLED: 6,
-    Cause.GUEST_RETAINED: 7,
-    Cause.KERNEL_WARNING: 8,
-    Cause.OVERHEAD: 9,
+    None: 1,
+    Cause.GUEST_CRASH: 2,
+    Cause.GUEST_HANG: 2,
+    Cause.CONTROL_BROKEN: 3,
+    Cause.FEATURE_OFF: 4,
+    Cause.ACKED_NOT_DISCARDED: 5,
+    Cause.STILL_CHARGED: 5,
+    Cause.LAZILY_FREE: 5,
+    Cause.NOT_REPORTED: 6,
+    Cause.NOT_SETTLED: 7,
+    Cause.GUEST_RETAINED: 8,
+    Cause.KERNEL_WARNING: 9,
+    Cause.OVERHEAD: 10,
 }
 """Which cause a run is called after when several expectations failed: the lowest. A scenario that
-did not happen as written comes first, for it may have brought about the others."""
+did not happen as written comes before all but lost data, because it may have brought about the
+others; what too little was seen for comes last."""
 
 
-def _failure(failed: Sequence[_Check]) -> _Finding | None:
+def _gravity(why: Blame) -> int:
+    return len(_GRAVITY) if why.verdict is Verdict.MISS else _GRAVITY[why.cause]
+
+
+def _failure(failed: Sequence[Check]) -> _Finding | None:
     """The gravest cause among the failures that noise cannot explain; None if nothing failed."""
     if not failed:
         return None
-    sentences = tuple(_sentence(check) for check in failed)
-    blamed = [(check, blame(check.events, check.outcome)) for check in failed]
-    explained = [(check, why, _noise(check, why)) for check, why in blamed]
+    sentences = tuple(check.sentence for check in failed)
+    blamed = [(check, blame(check.history, check.outcome)) for check in failed]
+    explained = [(check, why, _noise(check.history, why)) for check, why in blamed]
     sure = [(check, why) for check, why, noise in explained if noise is None]
     if not sure:
         check, why, noise = explained[0]
         return _Finding(
             Verdict.MISS,
-            f"{_sentence(check)}, but that may be the host's doing: {noise}",
+            f"{check.sentence}, but that may be the host's doing: {noise}",
             failed=sentences,
         )
-    check, why = min(sure, key=lambda pair: _GRAVITY[pair[1].cause])
-    others = [_measured_at(other) for other in failed if other is not check]
+    check, why = min(sure, key=lambda pair: _gravity(pair[1]))
+    others = [other.name for other in failed if other is not check]
     more = f"; also failed: {', '.join(others)}" if others else ""
-    reason = f"{why.sentence}: {_sentence(check)}{more}"
-    if why.cause is None:
-        return _Finding(Verdict.ERROR, reason, failed=sentences)
-    if why.cause is Cause.KERNEL_WARNING:
-        titles = [e.title for e in check.events if isinstance(e, ConsoleFinding)]
-        reason = f"the guest's console shows: {titles[0] if titles else 'trouble'}{more}"
-    return _Finding(Verdict.FAIL, reason, why.cause, sentences)
+    # A title from the console says more than a count of them.
+    found = "" if check.outcome.measure == "console_findings" else f": {check.sentence}"
+    return _Finding(why.verdict, f"{why.sentence}{found}{more}", why.cause, sentences)
 
 
-def _noise(check: _Check, why: Blame) -> str | None:
+def _noise(history: History, why: Blame) -> str | None:
+    """What the host did that can have brought this about, or None."""
     if why.cause is Cause.ACKED_NOT_DISCARDED:
-        return collapse_noise(check.events, why.size)
-    if why.cause is Cause.CONTROL_BROKEN and any(
-        isinstance(event, GuestReady) and event.discard == "free" for event in check.events
-    ):
+        return collapse_noise(history, why.size)
+    if why.cause is Cause.CONTROL_BROKEN and any(boot.discard == "free" for boot in history.boots):
         # What is lazily free goes by itself where the host wants memory.
-        return pressure_noise(check.events)
-    return pressure_noise(check.events) if why.cause in _PRESSURE_EXPLAINS else None
-
-
-def _measured_at(check: _Check) -> str:
-    measure = check.outcome.measure
-    return f"{check.where}.{measure}" if check.where else measure
-
-
-def _sentence(check: _Check) -> str:
-    where = f"at audit {check.where!r}: " if check.where else ""
-    return where + check.outcome.sentence
-
-
-def _why_unknown(check: _Check) -> str:
-    """What kept the audit's measures away, where that is the reason."""
-    if not AUDIT_MEASURES & set(check.outcome.missing):
-        return ""
-    audit = current_audit(check.events)
-    if audit is None:
-        taken = any(isinstance(event, Audited) for event in check.events)
-        return " (memory changed after the last audit)" if taken else " (no audit was taken)"
-    if not is_usable(audit):
-        cells = audit.report.total
-        return (
-            f" (audit {audit.name!r} could not judge {format_size(cells.unstable)} that changed "
-            f"while it looked and {format_size(cells.unknown)} without host state)"
-        )
-    return ""
+        return pressure_noise(history)
+    return pressure_noise(history) if why.cause in _PRESSURE_EXPLAINS else None

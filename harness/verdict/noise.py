@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Was the host too busy with its own memory for the run to mean anything?"""
 
-from collections.abc import Sequence
-
 from harness.kernel.zones import HUGE_PAGE
-from harness.record.events import Audited, Event, GuestReady, NoiseRead
+from harness.record.history import History
 from harness.units import MIB, PAGE_SIZE, format_size
 
 STALL_LIMIT = 0.10
@@ -14,20 +12,20 @@ AVAILABLE_LIMIT = 128 * MIB
 """MemAvailable below this: the host is about to reclaim from everybody."""
 
 
-def swap_noise(events: Sequence[Event]) -> str | None:
+def swap_noise(history: History) -> str | None:
     """What says that the host swapped guest memory out by itself, or None.
 
     Guest memory in swap without any sign of reclaim (no page stolen by kswapd, no stall) was put
     there deliberately, by whoever discards: that is no noise. Nor is it where the scenario itself
     limits QEMU's memory.
     """
-    if any(isinstance(event, GuestReady) and event.memory_limit for event in events):
+    if any(boot.memory_limit for boot in history.boots):
         return None
-    swapped = max((e.mapping.swap for e in events if isinstance(e, Audited)), default=0)
-    out = _moved(events, "pswpout")
+    swapped = max((audit.mapping.swap for audit in history.audits), default=0)
+    out = _moved(history, "pswpout")
     if not swapped or not out:
         return None
-    if _moved(events, "pgsteal_kswapd") == 0 and _moved(events, "psi_memory_some_us") == 0:
+    if _moved(history, "pgsteal_kswapd") == 0 and _moved(history, "psi_memory_some_us") == 0:
         return None
     return (
         f"the host swapped out {format_size(out * PAGE_SIZE)} during the run, and "
@@ -35,13 +33,13 @@ def swap_noise(events: Sequence[Event]) -> str | None:
     )
 
 
-def pressure_noise(events: Sequence[Event]) -> str | None:
+def pressure_noise(history: History) -> str | None:
     """What says that the host was short of memory, or None."""
-    swap = swap_noise(events)
+    swap = swap_noise(history)
     if swap is not None:
         return swap
-    readings = [event.noise for event in events if isinstance(event, NoiseRead)]
-    stalled = _moved(events, "psi_memory_some_us")
+    readings = [read.noise for read in history.noise]
+    stalled = _moved(history, "psi_memory_some_us")
     if stalled and len(readings) > 1:
         seconds = readings[-1].at - readings[0].at
         if seconds > 0 and stalled / 1e6 > STALL_LIMIT * seconds:
@@ -55,9 +53,9 @@ def pressure_noise(events: Sequence[Event]) -> str | None:
     return None
 
 
-def collapse_noise(events: Sequence[Event], resident: int) -> str | None:
+def collapse_noise(history: History, resident: int) -> str | None:
     """What says that khugepaged could have brought back `resident` bytes given back, or None."""
-    collapses = _moved(events, "thp_collapse")
+    collapses = _moved(history, "thp_collapse")
     if not collapses or collapses * HUGE_PAGE < resident:
         return None
     return (
@@ -66,9 +64,9 @@ def collapse_noise(events: Sequence[Event], resident: int) -> str | None:
     )
 
 
-def _moved(events: Sequence[Event], counter: str) -> int | None:
+def _moved(history: History, counter: str) -> int | None:
     """Growth of a counter from the first to the last reading; None where it was not read."""
-    values = [getattr(event.noise, counter) for event in events if isinstance(event, NoiseRead)]
+    values = [getattr(read.noise, counter) for read in history.noise]
     if len(values) < 2 or values[0] is None or values[-1] is None:
         return None
     return int(values[-1]) - int(values[0])

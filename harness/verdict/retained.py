@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a guest keeps memory: the reason behind `guest-retained`, with its bytes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.kernel.blocks import FEW
 from harness.kernel.zones import above_watermark, block_size, zone_name
-from harness.measure.measures import audit_before, rounds_of, usable_audit
-from harness.measure.retention import Kept, kept_since, percpu_free, retention_measures
-from harness.record.events import Audited, ChurnFreed, ChurnHeld, Event
+from harness.measure.retention import Kept, base_counters, kept_since, percpu_free, retained
+from harness.measure.usable import usable_audit, usable_before
+from harness.record.events import Audited
+from harness.record.history import History
 from harness.units import PAGE_SIZE, format_size
 
 
@@ -20,58 +20,67 @@ class Retained:
     sentence: str
 
 
-def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Retained]:
+def retained_reasons(history: History) -> list[Retained]:
     """Why the guest keeps memory as the current audit sees it, the most bytes first.
 
     What is free has grown since the latest free, what is used since the last audit before it;
     without these it is counted from nothing.
     """
-    audit = usable_audit(events)
+    audit = usable_audit(history)
     if audit is None:
         return []
-    rounds = rounds_of(events)
-    earlier = audit_before(events, rounds[-1].freed) if rounds else None
-    block = format_size(block_size(reporting_order))
-    if rounds:
-        free = kept_since(rounds[-1].freed, audit, reporting_order)
+    reasons = [*_free(history, audit), *_used(history, audit)]
+    return sorted((r for r in reasons if r.size > 0), key=lambda r: -r.size)
+
+
+def _free(history: History, audit: Audited) -> list[Retained]:
+    """What is free in the guest and cannot be reported."""
+    order = history.order
+    if history.rounds:
+        free, since = kept_since(history.rounds[-1].freed, audit, order), " of what was freed"
     else:
-        under, small = _free_by_watermark(audit, reporting_order)
-        free = Kept(under, small, percpu_free(audit.counters.zones))
-    since = " of what was freed" if rounds else ""
-    more = " more than before" if earlier else ""
-    kept = {name: round(size) for name, size in retention_measures(audit, earlier).items()}
-    cache, shared, slab = (kept[f"{name}_bytes"] for name in ("page_cache", "shmem", "slab"))
-    pool, unsplit = kept["huge_pool_bytes"], kept["deferred_split_bytes"]
-    anonymous = _others_anonymous(events, audit)
-    if earlier:
-        anonymous -= _others_anonymous(events, earlier)
-    reasons = [
+        under, small = _free_by_watermark(audit, order)
+        free, since = Kept(under, small, percpu_free(audit.counters.zones)), ""
+    return [
         Retained(
             free.small,
-            f"{format_size(free.small)}{since} are free in the guest but in blocks below {block}, "
-            f"the reporting order {reporting_order}: fragmentation{_pinned(audit, free.small)}",
+            f"{format_size(free.small)}{since} are free in the guest but in blocks below "
+            f"{format_size(block_size(order))}, the reporting order {order}: "
+            f"fragmentation{_pinned(audit, free.small)}",
         ),
         Retained(
             free.under,
-            f"{format_size(free.under)}{since} are free in zones so small or full that they are "
-            "under their watermark, where the guest does not report",
+            f"{format_size(free.under)}{since} are free in zones so small or so full that they are "
+            "below their watermark, where the guest does not report",
         ),
         Retained(
             free.listed,
             f"{format_size(free.listed)}{since} are free on the guest's per-CPU lists, which give "
-            "no block to the allocator before they are full (zoneinfo: pagesets, count)",
+            "no block to the allocator until they are full (zoneinfo: pagesets, count)",
         ),
-        Retained(cache, f"the guest's page cache holds {format_size(cache)}{more}"),
-        Retained(
-            shared,
-            f"files on tmpfs and shared memory in the guest hold {format_size(shared)}{more}",
-        ),
-        Retained(slab, f"the guest's kernel holds {format_size(slab)} of slab{more}"),
-        Retained(pool, f"{format_size(pool)} lie unused in the guest's pool of huge pages"),
-        Retained(
-            unsplit,
-            f"about {format_size(unsplit)} are the freed parts of transparent "
-            "huge pages whose split the guest defers until it needs memory",
+    ]
+
+
+def _used(history: History, audit: Audited) -> list[Retained]:
+    """What the guest itself uses, by who uses it."""
+    before = usable_before(history.rounds[-1]) if history.rounds else None
+    more = " more than before" if before is not None else ""
+    kept = retained(audit.counters, base_counters(history))
+    sentences = {
+        "page_cache_bytes": "the guest's page cache holds {}" + more,
+        "shmem_bytes": "files on tmpfs and shared memory in the guest hold {}" + more,
+        "slab_bytes": "the guest's kernel holds {} of slab" + more,
+        "huge_pool_bytes": "{} lie unused in the guest's pool of huge pages",
+        "deferred_split_bytes": "about {} are the freed parts of transparent huge pages whose "
+        "split the guest defers until it needs memory",
+    }
+    anonymous = _others_anonymous(audit, history.held_by_churn)
+    if before is not None:
+        anonymous -= _others_anonymous(before.audits[-1], before.held_by_churn)
+    return [
+        *(
+            Retained(kept[name], sentence.format(format_size(kept[name])))
+            for name, sentence in sentences.items()
         ),
         Retained(
             anonymous,
@@ -79,7 +88,6 @@ def retained_reasons(events: Sequence[Event], reporting_order: int) -> list[Reta
             f"anonymous memory{more}",
         ),
     ]
-    return sorted((r for r in reasons if r.size > 0), key=lambda r: -r.size)
 
 
 def _pinned(audit: Audited, small: int) -> str:
@@ -94,7 +102,7 @@ def _pinned(audit: Audited, small: int) -> str:
 
 
 def _free_by_watermark(audit: Audited, reporting_order: int) -> tuple[int, int]:
-    """Resident bytes the rule lets the guest keep: in zones under their watermark; elsewhere."""
+    """Resident bytes the rule lets the guest keep: in zones below their watermark; elsewhere."""
     under = sum(
         audit.report.per_zone[name].free_small_resident
         for zone in audit.counters.zones
@@ -104,14 +112,6 @@ def _free_by_watermark(audit: Audited, reporting_order: int) -> tuple[int, int]:
     return under, audit.report.total.free_small_resident - under
 
 
-def _others_anonymous(events: Sequence[Event], audit: Audited) -> int:
+def _others_anonymous(audit: Audited, held_by_churn: int) -> int:
     """Anonymous memory at an audit that the churn tool does not hold."""
-    held = 0
-    for event in events:
-        if event is audit:
-            break
-        if isinstance(event, ChurnHeld):
-            held = event.bytes
-        elif isinstance(event, ChurnFreed):
-            held = event.still_held
-    return max(0, audit.counters.meminfo.get("AnonPages", 0) - held)
+    return max(0, audit.counters.meminfo.get("AnonPages", 0) - held_by_churn)

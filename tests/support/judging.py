@@ -12,8 +12,10 @@ from run_builders import (
 )
 
 from harness.kernel.pages import GuestState, HostState
-from harness.record.events import ConsoleFinding, Event
+from harness.record.events import ConsoleFinding, Event, Judged
 from harness.record.facts import Cause, Verdict
+from harness.record.folding import fold
+from harness.verdict.asked import Asked
 from harness.verdict.judge import judge
 
 RECLAIM = {
@@ -27,11 +29,18 @@ FRACTION = {"reclaimed_fraction": ">= 0.95"}
 S, G = HostState, GuestState
 
 
+def judged(
+    events: Sequence[Event], expect: Mapping[str, str] = RECLAIM, t: float = 0.0, **asked: Any
+) -> Judged:
+    """`asked`: the other fields of `Asked`."""
+    return judge(fold(events), Asked(expect=expect, **asked), t=t)
+
+
 def check(
-    events: Sequence[Event], expectations: Mapping[str, str] = RECLAIM, **options: Any
+    events: Sequence[Event], expect: Mapping[str, str] = RECLAIM, **asked: Any
 ) -> tuple[Verdict, Cause | None, str]:
-    judged = judge(events, expectations, **options)
-    return judged.verdict, judged.cause, judged.reason
+    found = judged(events, expect, **asked)
+    return found.verdict, found.cause, found.reason
 
 
 def swallowed(blocks: int = 80) -> Guest:

@@ -15,6 +15,7 @@ from running import Running, qemus_of
 from harness.act.discover import VERBS
 from harness.record.audit_file import load_audit
 from harness.record.events import Audited, Event, Judged
+from harness.record.folding import fold
 from harness.record.reader import read_events
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
@@ -105,7 +106,7 @@ def test_judged_again_from_its_files_the_verdict_is_the_same(results: Path, name
     judged = recorded[-1]
     assert isinstance(judged, Judged)
     (scenario,) = load_scenarios(SCENARIOS_DIR / f"{name}.yaml", VERBS)
-    again = judge(recorded[:-1], scenario.expect, t=judged.t, answer=scenario.answer)
+    again = judge(fold(recorded[:-1]), scenario.asked, t=judged.t)
     assert again == judged
 
 

@@ -8,12 +8,14 @@ from pydantic import model_validator
 
 from harness.act.guest import Guest
 from harness.deadline import Deadline
-from harness.measure.measures import HOST_MEASURES, host_measures
+from harness.measure.host_charges import host_measures
+from harness.measure.measures import HOST_MEASURES
+from harness.record.folding import fold
 from harness.scenario.expectations import Expectations, unknown_names
 from harness.scenario.fields import Seconds
 from harness.scenario.steps import Situation, Verb
+from harness.verdict.checks import values_now
 from harness.verdict.expressions import Status, evaluate, parse_condition
-from harness.verdict.judge import values_now
 from harness.yamlfile import Loc
 
 LOOK_SECONDS = 0.1
@@ -46,7 +48,7 @@ class Await(Verb):
         words = ", ".join(f"{name} {text}" for name, text in self.until.items())
         guest.phase("await", words)
         deadline = Deadline(self.deadline, f"the host to come to {words}")
-        known = values_now(guest.record.events)
+        known = values_now(fold(guest.record.events))
         while True:
             values = known | host_measures(guest.instruments.mapping.read())
             outcomes = [evaluate(name, condition, values) for name, condition in wanted.items()]

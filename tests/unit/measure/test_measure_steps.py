@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """What steps measure beside the ledgers: sleeps, plugs, fault rates, crowds, reuse, places."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_builders import Guest, every_step, freed, healthy, settled, zone
+from run_builders import Guest, every_step, freed, healthy, ready, settled, zone
 
 from harness.kernel.pages import GuestState, HostState
 from harness.kernel.reuse import Discarded, reuse_curve
-from harness.measure.places import place_measures, place_sentence
-from harness.measure.retention import retention_measures
-from harness.measure.step_measures import half_width, step_measures
+from harness.measure.fault_costs import half_width
+from harness.measure.measures import measure, measured_by_steps
+from harness.measure.places import place_sentence
+from harness.measure.retention import retained
 from harness.record.events import DevicePlugged, Event, FaultRate, Measured
 from harness.record.facts import GuestCounters
+from harness.record.folding import fold
 from harness.units import MIB
 
 ORDER = 9
+
+
+def step_measures(events: Sequence[Event]) -> dict[str, float]:
+    return measured_by_steps(fold(events))
 
 
 def test_each_step_leaves_its_numbers() -> None:
@@ -34,11 +41,11 @@ def test_each_step_leaves_its_numbers() -> None:
             "slowest_plug_seconds": 2.0,
             "ballooned_bytes": 200 * MIB,
             "faults_process_base_on_per_second": 99,
-            "faults_process_base_on_ci_per_second": 12.71 * 2**0.5 / 2**0.5,
+            "faults_process_base_on_ci_per_second": 12.7062 * 2**0.5 / 2**0.5,
             "faults_process_base_off_per_second": 101,
-            "faults_process_base_off_ci_per_second": 12.71 * 2**0.5 / 2**0.5,
+            "faults_process_base_off_ci_per_second": 12.7062 * 2**0.5 / 2**0.5,
             "cost_process_base_on_fraction": 1 - (0.98 + 100 / 102) / 2,
-            "cost_process_base_on_ci_fraction": 12.71 * abs(0.98 - 100 / 102) / 2,
+            "cost_process_base_on_ci_fraction": 12.7062 * abs(0.98 - 100 / 102) / 2,
             "moves": 1,
             "slowest_move_seconds": 4.0,
             "crowd_guests": 2,
@@ -140,7 +147,7 @@ def two_nodes(second: HostState) -> Guest:
 
 def test_half_of_the_memory_only_is_told_with_the_node() -> None:
     audit = two_nodes(HostState.RESIDENT).audited()
-    found = place_measures([audit], ORDER)
+    found = measure(fold([ready(), audit]))
     assert found["node0_returned_fraction"] == 1
     assert found["worst_node_returned_fraction"] == found["node1_returned_fraction"] == 0
     assert found["rule_error_bytes"] == 128 * MIB
@@ -155,10 +162,10 @@ def test_half_of_the_memory_only_is_told_with_the_node() -> None:
 
 def test_a_report_from_under_the_watermark_contradicts_the_rule() -> None:
     low = healthy().audited(counters=GuestCounters(1.0, {}, {}, (zone(free=100),)))
-    found = place_measures([low], ORDER)
+    found = measure(fold([ready(), low]))
     assert found["rule_error_bytes"] == found["below_watermark_reported_bytes"] == 204 * MIB
     earlier = healthy().audited()
-    assert place_measures([earlier, low], ORDER)["rule_error_bytes"] == 0, "it was above before"
+    assert measure(fold([ready(), earlier, low]))["rule_error_bytes"] == 0, "it was above before"
 
 
 # --- what the guest keeps ------------------------------------------------------------------------
@@ -183,11 +190,11 @@ def test_growth_is_told_by_who_keeps_it() -> None:
             AnonPages=480 * MIB,
         )
     )
-    assert retention_measures(after, before) == {
+    assert retained(after.counters, before.counters) == {
         "page_cache_bytes": 50 * MIB,
         "shmem_bytes": 10 * MIB,
         "slab_bytes": 20 * MIB,
         "huge_pool_bytes": 8 * MIB,
         "deferred_split_bytes": 32 * MIB,
     }
-    assert retention_measures(before, after)["page_cache_bytes"] == 0
+    assert retained(before.counters, after.counters)["page_cache_bytes"] == 0

@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from harness.act.discover import VERBS
-from harness.measure.measures import MEASURES
+from harness.measure.measures import FAMILIES, MEASURES
+from harness.measure.terms import Family, Measure
 from harness.record.facts import Cause, Verdict
 from harness.report.catalogue import (
     DOCUMENT,
@@ -20,10 +21,10 @@ from harness.report.catalogue import (
     document,
     images_of,
     main,
-    measures_document,
     merge,
 )
 from harness.report.matrix import matrix_table
+from harness.report.measures_document import measures_document
 from harness.report.summary import RunSummary, Summary
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.fields import shown
@@ -161,8 +162,15 @@ def test_every_measure_has_a_row_with_unit_and_moment() -> None:
         ),
     ):
         assert sum(row.startswith(start) and row.endswith(end) for row in rows) == 1, start
-    for name, meaning in MEASURES.items():
-        assert any(row.startswith(f"| `{name}` |") and meaning in row for row in rows)
+    for name, measure in MEASURES.items():
+        assert any(row.startswith(f"| `{name}` |") and measure.meaning in row for row in rows)
+
+
+def test_every_row_stands_by_itself() -> None:
+    every: list[Measure | Family] = [*MEASURES.values(), *FAMILIES]
+    for each in every:
+        words = set(re.findall(r"[a-z]+", each.meaning.lower()))
+        assert not words & {"likewise", "same", "following", "above-mentioned", "there"}, each.name
 
 
 def test_both_documents_are_written(tmp_path: Path) -> None:

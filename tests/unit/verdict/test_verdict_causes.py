@@ -288,7 +288,7 @@ class TestGuestRetained:
     def test_a_zone_under_its_watermark(self) -> None:
         guest = healthy().blocks(26, 60, G.FREE, S.RESIDENT)
         guest.zones = (zone(free=700 + (32 << 9)),)
-        assert "under their watermark" in self.judged(guest)
+        assert "below their watermark" in self.judged(guest)
 
     def test_memory_the_guest_simply_uses(self) -> None:
         reason = self.judged(self.guest(), Cached=6)
@@ -324,7 +324,7 @@ def test_a_zone_under_its_watermark_that_reports() -> None:
     events = run_on(low)
     verdict, cause, reason = check(events, {"below_watermark_reported_bytes": "== 0"})
     assert (verdict, cause) == (Verdict.FAIL, Cause.CONTROL_BROKEN)
-    assert reason.startswith("a zone under its watermark reported memory")
+    assert reason.startswith("a zone below its watermark reported memory")
 
 
 class TestOfOneMeasureOnly:
@@ -368,7 +368,7 @@ class TestOfOneMeasureOnly:
         """And is graver than what a crash or a hang may have brought about."""
         events = [*a_run()[:-1], Measured(59.0, "boot_ms", 200.0, means), StepsDone(60.0)]
         expectations = {"boot_ms": expectation, "boot_seconds": "<= 0"}
-        verdict, found, reason = check(events, expectations, measured=["boot_ms"])
+        verdict, found, reason = check(events, expectations, measured=frozenset({"boot_ms"}))
         assert (verdict, found) == (Verdict.FAIL, cause)
         assert "boot_ms 200, expected" in reason
 

@@ -13,6 +13,7 @@ from judging import (
     S,
     check,
     crash,
+    judged,
     run_on,
     swallowed,
     warning,
@@ -40,14 +41,13 @@ from harness.record.events import (
 )
 from harness.record.facts import Cause, Verdict
 from harness.units import GIB, MIB, PAGE_SIZE
-from harness.verdict.judge import judge
 
 
 class TestPass:
     def test_a_healthy_run_passes(self) -> None:
-        judged = judge(a_run(), RECLAIM, t=61.0)
-        assert (judged.verdict, judged.cause, judged.t) == (Verdict.PASS, None, 61.0)
-        assert judged.measures["reported_resident_bytes"] == 0
+        found = judged(a_run(), RECLAIM, t=61.0)
+        assert (found.verdict, found.cause, found.t) == (Verdict.PASS, None, 61.0)
+        assert found.measures["reported_resident_bytes"] == 0
 
     def test_a_control_in_which_nothing_came_back_passes(self) -> None:
         kept = healthy().blocks(26, 102, G.FREE, S.RESIDENT)
@@ -255,10 +255,10 @@ class TestWhatBrokeAfterAnAudit:
     def test_is_what_the_audit_found(self) -> None:
         early = swallowed().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
         events = run_on(swallowed(), audits=[early], last=[self.BROKE])
-        judged = judge(events, FRACTION)
-        assert (judged.verdict, judged.cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
-        assert judged.reason.endswith("after that waited 20.0 s for the host")
-        assert judged.failed == ("at audit 'held': reported_resident_bytes 160MiB, expected == 0B",)
+        found = judged(events, FRACTION)
+        assert (found.verdict, found.cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert found.reason.endswith("after that waited 20.0 s for the host")
+        assert found.failed == ("at audit 'held': reported_resident_bytes 160MiB, expected == 0B",)
 
     def test_is_what_broke_where_the_audit_found_nothing(self) -> None:
         early = healthy().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
@@ -350,9 +350,9 @@ class TestStepChecks:
     def test_they_hold_at_their_moment(self) -> None:
         held = healthy().blocks(26, 80, G.USED, S.RESIDENT)
         early = held.audited(15.0, "held", checks=("reported_bytes: == 44MiB",))
-        judged = judge(a_run(earlier=[early]), RECLAIM)
-        assert judged.verdict is Verdict.PASS
-        assert judged.reason == "all 5 expectations hold"
+        found = judged(a_run(earlier=[early]), RECLAIM)
+        assert found.verdict is Verdict.PASS
+        assert found.reason == "all 5 expectations hold"
 
     def test_they_are_enough_to_pass(self) -> None:
         final = healthy().audited(checks=("reported_resident_bytes: == 0",))
@@ -380,29 +380,29 @@ class TestStepChecks:
 
 def test_of_several_failures_the_gravest_names_the_run() -> None:
     events = run_on(swallowed(), earlier=[warning()])
-    judged = judge(events, {"console_findings": "== 0"} | RECLAIM)
-    assert judged.cause is Cause.ACKED_NOT_DISCARDED
-    assert judged.reason.endswith("; also failed: console_findings, reported_resident_bytes")
+    found = judged(events, {"console_findings": "== 0"} | RECLAIM)
+    assert found.cause is Cause.ACKED_NOT_DISCARDED
+    assert found.reason.endswith("; also failed: console_findings, reported_resident_bytes")
 
 
 def test_every_failure_is_told_with_its_figures() -> None:
     held = swallowed().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
     events = run_on(swallowed(), earlier=[held])
-    judged = judge(events, {"reported_resident_bytes": "== 0", "rounds": "== 1"})
-    assert judged.failed == (
+    found = judged(events, {"reported_resident_bytes": "== 0", "rounds": "== 1"})
+    assert found.failed == (
         "at audit 'held': reported_resident_bytes 160MiB, expected == 0B",
         "reported_resident_bytes 160MiB, expected == 0B",
     )
-    assert judged.reason.endswith("; also failed: reported_resident_bytes")
-    assert judge(a_run(), RECLAIM).failed == ()
+    assert found.reason.endswith("; also failed: reported_resident_bytes")
+    assert judged(a_run(), RECLAIM).failed == ()
 
 
 def test_a_run_is_judged_alike_from_its_own_record() -> None:
     """Nothing but the events goes in, so a judgement can be made again from results.jsonl."""
     events = run_on(swallowed())
-    first = judge(events, RECLAIM)
+    first = judged(events, RECLAIM)
     assert isinstance(first, Judged)
-    assert judge([*events, first], RECLAIM) == first
+    assert judged([*events, first], RECLAIM) == first
 
 
 def test_reasons_are_single_sentences_of_readable_length() -> None:
@@ -415,9 +415,9 @@ def test_reasons_are_single_sentences_of_readable_length() -> None:
 def test_a_page_is_the_smallest_loss() -> None:
     guest = healthy()
     guest.host[18 * 512] = S.ABSENT
-    judged = judge(run_on(guest), RECLAIM)
-    assert judged.measures["held_absent_bytes"] == PAGE_SIZE
-    assert judged.cause is Cause.DATA_LOSS
+    found = judged(run_on(guest), RECLAIM)
+    assert found.measures["held_absent_bytes"] == PAGE_SIZE
+    assert found.cause is Cause.DATA_LOSS
 
 
 class TestAnswer:
@@ -426,16 +426,16 @@ class TestAnswer:
     def test_measures_by_name_and_as_they_were_at_an_audit(self) -> None:
         early = swallowed().audited(15.0, "early")
         names = ("settle_seconds", "early.reported_resident_bytes", "reported_resident_bytes")
-        assert judge(a_run(earlier=[early]), RECLAIM, answer=names).answer == {
+        assert judged(a_run(earlier=[early]), RECLAIM, answer=names).answer == {
             "settle_seconds": 16.0,
             "early.reported_resident_bytes": 160 * MIB,
             "reported_resident_bytes": 0,
         }
 
     def test_what_was_not_measured_is_absent(self) -> None:
-        assert judge(a_run(), RECLAIM, answer=["sleeps", "early.held_bytes"]).answer == {}
+        assert judged(a_run(), RECLAIM, answer=("sleeps", "early.held_bytes")).answer == {}
 
     def test_of_a_measurement_it_is_all_that_its_steps_took(self) -> None:
         events = a_run(earlier=[Measured(15.0, "apples", 7)])
-        assert judge(events, {}).answer == {"apples": 7}
-        assert judge(events, RECLAIM).answer == {}
+        assert judged(events, {}).answer == {"apples": 7}
+        assert judged(events, RECLAIM).answer == {}

@@ -10,6 +10,8 @@ import pytest
 
 from harness.record.event_lines import decode
 from harness.record.events import Event, Judged
+from harness.record.folding import fold
+from harness.verdict.asked import Asked
 from harness.verdict.judge import judge
 
 RUNS = Path(__file__).parents[2] / "data" / "runs"
@@ -25,8 +27,17 @@ def _recorded() -> list[Any]:
             run, event = decode(line) or pytest.fail(f"{path} has a torn line")
             events.setdefault(run, []).append(event)
         assert set(events) == set(asked)
-        found += [pytest.param(asked[run], *_split(events[run]), id=run) for run in events]
+        found += [pytest.param(_asked(asked[run]), *_split(events[run]), id=run) for run in events]
     return found
+
+
+def _asked(fields: dict[str, Any]) -> Asked:
+    return Asked(
+        expect=fields["expect"],
+        reporting_wanted=fields["reporting_wanted"],
+        measured=frozenset(fields["measured"]),
+        answer=tuple(fields["answer"]),
+    )
 
 
 def _split(events: list[Event]) -> tuple[list[Event], Judged]:
@@ -37,16 +48,9 @@ def _split(events: list[Event]) -> tuple[list[Event], Judged]:
 
 @pytest.mark.parametrize(("asked", "events", "before"), _recorded())
 def test_a_recorded_run_is_judged_as_it_was(
-    asked: dict[str, Any], events: list[Event], before: Judged
+    asked: Asked, events: list[Event], before: Judged
 ) -> None:
-    again = judge(
-        events,
-        asked["expect"],
-        t=before.t,
-        reporting_wanted=asked["reporting_wanted"],
-        measured=asked["measured"],
-        answer=asked["answer"],
-    )
+    again = judge(fold(events), asked, t=before.t)
     assert (again.verdict, again.cause) == (before.verdict, before.cause), again.reason
     assert again.measures == before.measures
     assert again.answer == before.answer

@@ -10,8 +10,9 @@ from run_builders import FREED, HELD_BEFORE, a_run, freed, healthy, mapping, sta
 
 from harness.kernel.pages import GuestState, HostState
 from harness.record.facts import Cause
+from harness.record.folding import fold
 from harness.units import MIB
-from harness.verdict.ledgers import Layer, Ledgers, ledgers_of, reconcile
+from harness.verdict.reconcile import Layer, Ledgers, ledgers_of, reconcile
 
 BLOCK = 2 * MIB
 
@@ -35,7 +36,7 @@ def test_ledgers_that_agree() -> None:
 
 
 def test_the_ledgers_of_a_healthy_run() -> None:
-    assert ledgers_of(a_run()) == Ledgers(
+    assert ledgers_of(fold(a_run())) == Ledgers(
         reported=204 * MIB,
         reported_resident=0,
         reported_undiscarded=0,
@@ -51,11 +52,11 @@ def test_the_ledgers_of_a_healthy_run() -> None:
 
 
 def test_there_are_none_without_an_audit() -> None:
-    assert ledgers_of(a_run(audits=())) is None
+    assert ledgers_of(fold(a_run(audits=()))) is None
 
 
 def test_without_a_free_nothing_fell() -> None:
-    found = ledgers_of([*started(), healthy().audited()])
+    found = ledgers_of(fold([*started(), healthy().audited()]))
     assert found is not None
     assert (found.lost_by_host, found.swap_growth, found.discarded) == (None, None, 200 * MIB)
 
@@ -63,7 +64,7 @@ def test_without_a_free_nothing_fell() -> None:
 def test_a_files_blocks_are_kept_apart() -> None:
     before = freed(before=mapping(HELD_BEFORE, file_blocks=HELD_BEFORE))
     after = healthy().audited(mapping=mapping(50 * MIB, file_blocks=210 * MIB))
-    found = ledgers_of(a_run(freed_as=before, audits=[after]))
+    found = ledgers_of(fold(a_run(freed_as=before, audits=[after])))
     assert found is not None
     assert (found.rss_fall, found.file_blocks_fall) == (HELD_BEFORE - 50 * MIB, 6 * MIB)
 
@@ -126,7 +127,7 @@ def test_from_pages_to_the_layer() -> None:
     for block in range(26, 106, 2):
         guest.blocks(block, 1, GuestState.REPORTED, HostState.RESIDENT)
         guest.discarded[block * 512 : (block + 1) * 512] = False
-    ledgers = ledgers_of(a_run(guest))
+    ledgers = ledgers_of(fold(a_run(guest)))
     assert ledgers is not None
     found = reconcile(ledgers, BLOCK)
     assert found is not None

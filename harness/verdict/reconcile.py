@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Three ledgers that must agree: what the guest reported, QEMU discarded, and the host lost.
+"""Reconcile three ledgers: what the guest reported, what QEMU discarded, what the host lost.
 
 Beside the page oracle they name the layer at fault: the first neighbouring pair that disagrees.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.measure.measures import discards_since_free, rounds_of, usable_audit
-from harness.record.events import Event
+from harness.measure.usable import usable_audit
 from harness.record.facts import Cause
+from harness.record.history import History
 from harness.units import format_size
 
 
@@ -56,16 +55,14 @@ class Disagreement:
     sentence: str
 
 
-def ledgers_of(events: Sequence[Event]) -> Ledgers | None:
+def ledgers_of(history: History) -> Ledgers | None:
     """The ledgers as the current audit sees them; None without one that can be believed."""
-    audit = usable_audit(events)
+    audit = usable_audit(history)
     if audit is None:
         return None
     report, now = audit.report, audit.mapping
-    rounds = rounds_of(events)
-    freed = rounds[-1].freed if rounds else None
-    before = freed.before if freed else None
-    discards = discards_since_free(events, audit)
+    before = history.rounds[-1].freed.before if history.rounds else None
+    discards = history.discards_since_free
     blocks_fall = None
     if before is not None and before.file_blocks is not None and now.file_blocks is not None:
         blocks_fall = before.file_blocks - now.file_blocks

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures of the cells of the oracle's table: what the guest says of its pages and the host holds.
+
+They come from the latest audit, if it is current and can be believed.
+"""
+
+from collections.abc import Callable
+
+from harness.measure.retention import percpu_free
+from harness.measure.terms import Means, Measure, Rule, TakenBy, Unit, not_as_written
+from harness.measure.usable import of_report
+from harness.record.events import Audited
+from harness.record.facts import DiscardTotals
+from harness.record.history import History
+
+_SHORTFALL, _CAME_BACK = Means(Rule.SHORTFALL), Means(Rule.CAME_BACK)
+
+
+def _current(pick: Callable[[Audited], float | None]) -> Callable[[History], float | None]:
+    """What an audit tells even where it could judge too little of the guest's pages."""
+    return lambda history: None if history.audit is None else pick(history.audit)
+
+
+def _discards(pick: Callable[[DiscardTotals], float]) -> Callable[[History], float | None]:
+    def compute(history: History) -> float | None:
+        totals = history.discards_since_free
+        return None if totals is None else pick(totals)
+
+    return compute
+
+
+MEASURES = (
+    Measure(
+        name="reported_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes in blocks that the guest has reported and not used since",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_SHORTFALL,
+        means_when_high=_CAME_BACK,
+        compute=of_report(
+            lambda report: report.total.reported_resident + report.total.reported_absent
+        ),
+    ),
+    Measure(
+        name="discarded_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes QEMU discarded since the latest free, or since launch without one",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_SHORTFALL,
+        means_when_high=_CAME_BACK,
+        compute=_discards(lambda totals: totals.bytes),
+    ),
+    Measure(
+        name="failed_discard_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes QEMU failed to discard since the latest free, or since launch without one",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_CAME_BACK,
+        means_when_high=Means(Rule.DISCARD_FAILED),
+        compute=_discards(lambda totals: totals.failed_bytes),
+    ),
+    Measure(
+        name="reported_resident_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes the guest has reported and the host still holds",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_CAME_BACK,
+        means_when_high=Means(Rule.REPORTED_RESIDENT),
+        compute=of_report(lambda report: report.total.reported_resident),
+    ),
+    Measure(
+        name="unreported_free_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes free in blocks of at least the order, in zones above their watermark, not "
+        "reported, and still held by the host",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_CAME_BACK,
+        means_when_high=Means(Rule.UNREPORTED),
+        compute=of_report(lambda report: report.total.free_large_resident),
+    ),
+    Measure(
+        name="retained_free_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes free in blocks below the order or in zones below their watermark, and held "
+        "by the host",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=not_as_written(
+            "the guest retains less free memory than the scenario sets up"
+        ),
+        means_when_high=Means(Rule.RETAINED),
+        compute=of_report(lambda report: report.total.free_small_resident),
+    ),
+    Measure(
+        name="percpu_free_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes free on the guest's per-CPU lists, where nothing is reported: up to `high` "
+        "pages of zoneinfo for each CPU and zone, whole huge pages among them (5.14 on)",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=not_as_written(
+            "the guest's per-CPU lists hold less than the scenario sets up"
+        ),
+        means_when_high=Means(Rule.RETAINED),
+        compute=_current(lambda audit: percpu_free(audit.counters.zones)),
+    ),
+    Measure(
+        name="unjudged_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes the latest audit could not judge, because their pages changed while it "
+        "looked or have no host state",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=not_as_written("the guest is quieter than the scenario expects"),
+        means_when_high=Means(Rule.BLIND),
+        compute=_current(lambda audit: audit.report.total.unstable + audit.report.total.unknown),
+    ),
+    Measure(
+        name="guest_free_bytes",
+        unit=Unit.BYTES,
+        meaning="MemFree of the guest's /proc/meminfo at the latest audit",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=Means(Rule.RETAINED),
+        means_when_high=not_as_written("the guest has more memory free than the scenario sets up"),
+        compute=_current(lambda audit: audit.counters.meminfo.get("MemFree")),
+    ),
+)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures of the guest itself: its memory, the blocks it reports, how long it took to boot."""
+
+from collections.abc import Callable
+
+from harness.kernel.zones import MAX_ORDER, REPORTING_CAPACITY
+from harness.measure.terms import Measure, Unit, not_as_written, overhead
+from harness.record.events import GuestReady
+from harness.record.history import History
+from harness.units import PAGE_SIZE
+
+
+def _ready(pick: Callable[[GuestReady], float]) -> Callable[[History], float | None]:
+    return lambda history: None if history.ready is None else pick(history.ready)
+
+
+def _block(history: History) -> int | None:
+    if history.ready is None or not 0 <= history.order <= MAX_ORDER:
+        return None
+    return PAGE_SIZE << history.order
+
+
+def _batch(history: History) -> int | None:
+    block = _block(history)
+    return None if block is None else REPORTING_CAPACITY * block
+
+
+MEASURES = (
+    Measure(
+        name="memory_bytes",
+        unit=Unit.BYTES,
+        meaning="the guest's configured memory",
+        means_when_low=not_as_written("the guest has less memory than the scenario is written for"),
+        means_when_high=not_as_written(
+            "the guest has more memory than the scenario is written for"
+        ),
+        compute=_ready(lambda ready: ready.memory),
+    ),
+    Measure(
+        name="block_bytes",
+        unit=Unit.BYTES,
+        meaning="size of a block of the guest's reporting order",
+        means_when_low=not_as_written(
+            "the guest's reporting order is lower than the scenario is written for"
+        ),
+        means_when_high=not_as_written(
+            "the guest's reporting order is higher than the scenario is written for"
+        ),
+        compute=_block,
+    ),
+    Measure(
+        name="batch_bytes",
+        unit=Unit.BYTES,
+        meaning="size of 32 blocks of the reporting order, which the guest hands over in one call",
+        means_when_low=not_as_written(
+            "the guest's reporting order is lower than the scenario is written for"
+        ),
+        means_when_high=not_as_written(
+            "the guest's reporting order is higher than the scenario is written for"
+        ),
+        compute=_batch,
+    ),
+    Measure(
+        name="boot_seconds",
+        unit=Unit.SECONDS,
+        meaning="from launch to the guest's answer over SSH",
+        means_when_low=not_as_written("the guest booted faster than the scenario expects"),
+        means_when_high=overhead("the guest took too long to boot"),
+        compute=_ready(lambda ready: ready.boot_seconds),
+    ),
+)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measures of what must not happen: memory that the guest uses and lost, trouble on its console."""
+
+from harness.measure.terms import Means, Measure, Rule, TakenBy, Unit, not_as_written
+from harness.measure.usable import is_usable, of_report
+from harness.record.history import History
+
+_LOST = Means(Rule.LOST)
+_NOTHING_LOST = Means(Rule.CONTROL, "memory that the scenario expects to be lost is all there")
+
+
+def _held_absent(history: History) -> int | None:
+    lost = max((audit.report.total.held_absent for audit in history.audits), default=0)
+    if lost or (history.audits and all(is_usable(audit) for audit in history.audits)):
+        return lost
+    return None
+
+
+def _mismatched(history: History) -> int | None:
+    checks = history.verifications
+    if not any(check.bytes for check in checks):
+        return None
+    return sum(check.mismatched_pages for check in checks)
+
+
+def _findings(history: History) -> int | None:
+    return len(history.troubles) if history.troubles or history.boots else None
+
+
+MEASURES = (
+    Measure(
+        name="used_absent_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes the guest uses and the host does not hold: never touched, or lost",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=not_as_written(
+            "the guest has touched more of the memory it uses than the scenario expects"
+        ),
+        means_when_high=_LOST,
+        compute=of_report(lambda report: report.total.used_absent),
+    ),
+    Measure(
+        name="held_absent_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes the churn tool held and the host had lost, in the worst of all audits",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_NOTHING_LOST,
+        means_when_high=_LOST,
+        compute=_held_absent,
+    ),
+    Measure(
+        name="suspect_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes used by the guest and absent on the host that an earlier audit saw used and "
+        "resident",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_NOTHING_LOST,
+        means_when_high=_LOST,
+        compute=of_report(lambda report: report.suspect_bytes),
+    ),
+    Measure(
+        name="integrity_mismatched_pages",
+        unit=Unit.PAGES,
+        meaning="pages that the churn tool found changed, over all its checks",
+        means_when_low=_NOTHING_LOST,
+        means_when_high=_LOST,
+        compute=_mismatched,
+    ),
+    Measure(
+        name="console_findings",
+        unit=Unit.COUNT,
+        meaning="crashes, hangs and warnings that the console watcher found",
+        means_when_low=not_as_written(
+            "the guest's console shows less trouble than the scenario provokes"
+        ),
+        means_when_high=Means(Rule.CONSOLE),
+        compute=_findings,
+    ),
+)

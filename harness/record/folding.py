@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fold the events of a run into its history, one after another.
+
+What an event changes stands in one function for each kind of event; the others change nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import singledispatch
+
+from harness.record.events import (
+    Audited,
+    Ballooned,
+    Broke,
+    BusyEnded,
+    ChurnFreed,
+    ChurnHeld,
+    ChurnVerified,
+    ConsoleFinding,
+    CrowdFull,
+    CrowdGrew,
+    DevicePlugged,
+    DriverChanged,
+    Event,
+    FaultRate,
+    GuestMoved,
+    GuestReady,
+    Measured,
+    NoiseRead,
+    OrderRead,
+    PhaseStarted,
+    Pressed,
+    Settled,
+    StepsDone,
+    Suspended,
+)
+from harness.record.history import History, Round, Trouble
+
+BOOT_PHASES = frozenset({"boot"})
+"""Phases before a scenario's first step."""
+
+
+def fold(events: Iterable[Event]) -> History:
+    """The history at the end of these events, which stand in the order they happened."""
+    history = History()
+    for event in events:
+        history = _after(event, history)
+    return history
+
+
+@singledispatch
+def _after(_event: object, history: History) -> History:
+    """The history once this event has happened; by default it changes nothing."""
+    return history
+
+
+@_after.register
+def _(event: PhaseStarted, history: History) -> History:
+    if history.in_steps or event.phase in BOOT_PHASES:
+        return history
+    return replace(history, in_steps=True)
+
+
+@_after.register
+def _(event: GuestReady, history: History) -> History:
+    return replace(history, boots=(*history.boots, event), order=event.page_reporting_order)
+
+
+@_after.register
+def _(event: OrderRead, history: History) -> History:
+    return replace(history, orders=(*history.orders, event), order=event.read)
+
+
+@_after.register
+def _(event: DriverChanged, history: History) -> History:
+    return replace(history, driver=event)
+
+
+@_after.register
+def _(event: ChurnHeld, history: History) -> History:
+    history = _round_ended(history)
+    return replace(
+        history,
+        fills=(*history.fills, event),
+        held_by_churn=event.bytes,
+        settle=None,
+        audit=None,
+    )
+
+
+@_after.register
+def _(event: ChurnFreed, history: History) -> History:
+    history = _round_ended(history)
+    before = history.at_audits[-1] if history.at_audits else None
+    return replace(
+        history,
+        held_by_churn=event.still_held,
+        rounds=(*history.rounds, Round(event, before)),
+        in_round=True,
+        trace_broken=False,
+        settle=None,
+        audit=None,
+    )
+
+
+@_after.register
+def _(event: ChurnVerified, history: History) -> History:
+    return replace(
+        history,
+        verifications=(*history.verifications, event),
+        losses=(*history.losses, event) if event.mismatched_pages else history.losses,
+    )
+
+
+@_after.register
+def _(event: Settled, history: History) -> History:
+    return replace(
+        history,
+        settle=event,
+        settles=(*history.settles, event) if history.rounds else (),
+        rounds=_seen_in_round(history, event.held, settled=event),
+    )
+
+
+@_after.register
+def _(event: Audited, history: History) -> History:
+    there = replace(
+        history,
+        audits=(*history.audits, event),
+        audit=event,
+        losses=(*history.losses, event) if event.report.total.held_absent else history.losses,
+        rounds=_seen_in_round(history, event.mapping.held),
+    )
+    return replace(there, at_audits=(*history.at_audits, there))
+
+
+@_after.register
+def _(event: Pressed, history: History) -> History:
+    rounds = _seen_in_round(history, event.after.held)
+    return replace(history, pressed=event, rounds=rounds, audit=None)
+
+
+@_after.register
+def _(event: Ballooned, history: History) -> History:
+    return replace(history, ballooned=event, audit=None)
+
+
+@_after.register
+def _(event: DevicePlugged, history: History) -> History:
+    return replace(
+        history,
+        plugs=(*history.plugs, event),
+        trace_broken=history.trace_broken or event.bytes > 0,
+        audit=None,
+    )
+
+
+@_after.register
+def _(event: GuestMoved, history: History) -> History:
+    return replace(
+        history,
+        moves=(*history.moves, event),
+        trace_broken=history.trace_broken or event.how != "cancelled",
+        audit=None,
+    )
+
+
+@_after.register
+def _(event: BusyEnded, history: History) -> History:
+    return replace(history, busy=(*history.busy, event))
+
+
+@_after.register
+def _(event: Suspended, history: History) -> History:
+    return replace(history, sleeps=(*history.sleeps, event))
+
+
+@_after.register
+def _(event: CrowdGrew, history: History) -> History:
+    return replace(history, crowd=(*history.crowd, event))
+
+
+@_after.register
+def _(event: CrowdFull, history: History) -> History:
+    return replace(history, crowd_full=event)
+
+
+@_after.register
+def _(event: FaultRate, history: History) -> History:
+    return replace(history, fault_rates=(*history.fault_rates, event))
+
+
+@_after.register
+def _(event: Measured, history: History) -> History:
+    return replace(history, own=(*history.own, event))
+
+
+@_after.register
+def _(event: ConsoleFinding, history: History) -> History:
+    under_kvm = any(boot.accel == "kvm" for boot in history.boots)
+    trouble = Trouble(event, history.in_steps, under_kvm)
+    return replace(history, troubles=(*history.troubles, trouble))
+
+
+@_after.register
+def _(event: NoiseRead, history: History) -> History:
+    return replace(history, noise=(*history.noise, event))
+
+
+@_after.register
+def _(event: Broke, history: History) -> History:
+    return history if history.broke is not None else replace(history, broke=event)
+
+
+@_after.register
+def _(_event: StepsDone, history: History) -> History:
+    return replace(history, steps_done=True)
+
+
+def _round_ended(history: History) -> History:
+    if not history.in_round:
+        return history
+    return replace(history, round_ends=(*history.round_ends, history), in_round=False)
+
+
+def _seen_in_round(
+    history: History, held: int, *, settled: Settled | None = None
+) -> tuple[Round, ...]:
+    """The rounds, with what the host holds now if the latest goes on."""
+    if not history.in_round:
+        return history.rounds
+    *earlier, last = history.rounds
+    return (*earlier, replace(last, held=held, settled=settled or last.settled))

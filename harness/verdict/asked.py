@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is judged by: all that its scenario asks, as one argument."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of a run."""
+
+    expect: Mapping[str, str] = field(default_factory=dict)
+    """Condition by measure; those of single audits are in their events."""
+    invariants: Mapping[str, str] = field(default_factory=dict)
+    """What holds in every scenario unless it says otherwise: condition by measure."""
+    reporting_wanted: bool = False
+    """Without free page reporting negotiated the run cannot pass, whatever it expects."""
+    measured: frozenset[str] = frozenset()
+    """Names of what the scenario's own steps measure."""
+    answer: tuple[str, ...] = ()
+    """Measures to show beside the verdict, those of an audit as `AUDIT.measure`; none: of a run
+    without expectations all that its steps measure."""
+
+    @property
+    def conditions(self) -> dict[str, str]:
+        """All conditions over the whole run. An expectation replaces the invariant of its name."""
+        return {**self.expect, **{k: v for k, v in self.invariants.items() if k not in self.expect}}

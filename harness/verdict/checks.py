@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate what was asked of a run: each expectation over what was known at its moment."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from harness.measure.measures import measure, needs_audit
+from harness.measure.usable import is_usable
+from harness.record.history import History
+from harness.units import format_size
+from harness.verdict.asked import Asked
+from harness.verdict.expressions import (
+    Condition,
+    Outcome,
+    Status,
+    check_name,
+    evaluate,
+    names_in,
+    parse_check,
+    parse_condition,
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One expectation, judged over the history up to its moment."""
+
+    where: str
+    """Names the audit of a step-level check; empty for one over the whole run."""
+    history: History
+    outcome: Outcome
+
+    @property
+    def fails(self) -> bool:
+        return self.outcome.status is Status.FAILS
+
+    @property
+    def unknown(self) -> bool:
+        return self.outcome.status is Status.UNKNOWN
+
+    @property
+    def name(self) -> str:
+        """The measure, with the audit it was taken at where that is an audit's own."""
+        return f"{self.where}.{self.outcome.measure}" if self.where else self.outcome.measure
+
+    @property
+    def sentence(self) -> str:
+        """What was found and what was expected."""
+        where = f"at audit {self.where!r}: " if self.where else ""
+        return where + self.outcome.sentence
+
+
+def all_checks(history: History, asked: Asked) -> list[Check]:
+    """Every check in order of its moment. Raises `ValueError` for one that cannot be read."""
+    return [*audit_checks(history, asked), *run_checks(history, asked, asked.conditions)]
+
+
+def audit_checks(history: History, asked: Asked) -> Iterator[Check]:
+    """What is expected of single audits, over what was known at them."""
+    known: dict[str, float] = {}
+    for then in history.at_audits:
+        audit = then.audits[-1]
+        values = measure(then)
+        for text in audit.checks:
+            name, condition = parse_check(text)
+            yield _check(audit.name, then, name, condition, values | known, asked)
+        known |= _at(audit.name, values)
+
+
+def run_checks(history: History, asked: Asked, conditions: Mapping[str, str]) -> Iterator[Check]:
+    """These conditions over the whole run."""
+    values = values_now(history)
+    for name, text in conditions.items():
+        yield _check("", history, name, parse_condition(text), values, asked)
+
+
+def values_now(history: History) -> dict[str, float]:
+    """Every measure at this moment, and as `AUDIT.measure` what it was at an earlier audit."""
+    values = measure(history)
+    for then in history.at_audits:
+        values |= _at(then.audits[-1].name, measure(then))
+    return values
+
+
+def _at(audit: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{audit}.{name}": value for name, value in values.items()}
+
+
+def _check(
+    where: str,
+    history: History,
+    name: str,
+    condition: Condition,
+    values: Mapping[str, float],
+    asked: Asked,
+) -> Check:
+    for used in {name} | names_in(condition.expression):
+        check_name(used.rpartition(".")[2], asked.measured)
+    return Check(where, history, evaluate(name, condition, values))
+
+
+def why_unknown(check: Check) -> str:
+    """What kept the audit's measures away, where that is the reason."""
+    if not any(needs_audit(name) for name in check.outcome.missing):
+        return ""
+    audit = check.history.audit
+    if audit is None:
+        taken = bool(check.history.audits)
+        return " (memory changed after the last audit)" if taken else " (no audit was taken)"
+    if is_usable(audit):
+        return ""
+    cells = audit.report.total
+    return (
+        f" (audit {audit.name!r} could not judge {format_size(cells.unstable)} that changed "
+        f"while it looked and {format_size(cells.unknown)} without host state)"
+    )

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layer keeps memory, from the guest's driver to the host: its bytes, and a sentence."""
+
+from dataclasses import dataclass
+
+from harness.kernel.settling import SettleOutcome
+from harness.kernel.zones import block_size
+from harness.measure.usable import usable_audit
+from harness.record.facts import Cause, Verdict
+from harness.record.history import History
+from harness.units import format_size
+from harness.verdict.reconcile import ledgers_of, reconcile
+from harness.verdict.retained import retained_reasons
+
+
+@dataclass(frozen=True)
+class Blame:
+    """What a failed expectation amounts to, and the sentence that explains it."""
+
+    cause: Cause | None
+    """None where the run says nothing about reporting."""
+    sentence: str
+    size: int = 0
+    """Bytes the cause accounts for."""
+    verdict: Verdict = Verdict.FAIL
+    """ERROR where a precondition was not met, MISS where too little could be seen."""
+
+
+def never_on(history: History) -> str | None:
+    """What says that the guest never had free page reporting, or None."""
+    ready = history.ready
+    if ready is None:
+        return None
+    if not ready.offered:
+        return "the balloon device does not offer free page reporting (feature bit 5)"
+    if not ready.negotiated:
+        return f"the guest's driver ({ready.kernel}) did not accept free page reporting"
+    return None
+
+
+def feature_off(history: History) -> Blame | None:
+    """What says that reporting was off at this moment, or None."""
+    why, driver = never_on(history), history.driver
+    if why is None and history.ready is not None and driver is not None:
+        if not driver.bound:
+            why = "the balloon driver was not bound to its device"
+        elif not driver.reporting:
+            why = "the balloon device plugged last does not offer free page reporting"
+    return None if why is None else Blame(Cause.FEATURE_OFF, why)
+
+
+def shortfall(history: History, missing: float) -> Blame:
+    """The first layer, from the host inwards, that accounts for half of what is missing.
+
+    If none does, the one that accounts for most. `missing`: bytes.
+    """
+    ways = [
+        disagreement(history),
+        # What remains may long have been given back; only without an audit is it the best there is.
+        not_reported(history, unreported(history) if usable_audit(history) else remaining(history)),
+        retained(history),
+    ]
+    known = [way for way in ways if way is not None]
+    enough = next((way for way in known if way.size >= missing / 2), None)
+    if enough is not None:
+        return enough
+    most = max(known, key=lambda way: way.size)
+    if not most.size:
+        return most
+    return Blame(
+        most.cause,
+        f"{most.sentence}, which explains {format_size(most.size)} of the "
+        f"{format_size(round(missing))} missing; the guest uses the rest",
+        most.size,
+    )
+
+
+def disagreement(history: History) -> Blame | None:
+    """The first pair of ledgers that disagrees; None if all agree, or nothing was audited."""
+    ledgers = ledgers_of(history)
+    found = reconcile(ledgers, block_size(history.order)) if ledgers else None
+    return None if found is None else Blame(found.cause, found.sentence, found.size)
+
+
+def not_reported(history: History, size: int) -> Blame | None:
+    """The guest could report so much more: it had no time to, or did not. None for nothing."""
+    if size <= 0:
+        return None
+    settle = history.settle
+    if settle is not None and settle.outcome is SettleOutcome.MOVING:
+        return Blame(Cause.NOT_SETTLED, settle_sentence(history), size)
+    return Blame(
+        Cause.NOT_REPORTED,
+        f"{format_size(size)} are free in the guest in blocks of at least "
+        f"{format_size(block_size(history.order))}, above the watermark, and were never reported",
+        size,
+    )
+
+
+def unreported(history: History) -> int:
+    """Bytes that the current audit saw free, reportable, unreported and held; 0 without one."""
+    audit = usable_audit(history)
+    return 0 if audit is None else audit.report.total.free_large_resident
+
+
+def remaining(history: History) -> int:
+    """Bytes that the latest settle left to be reported, as far as it is known."""
+    return 0 if history.settle is None else history.settle.remaining or 0
+
+
+def reported_resident(history: History) -> int:
+    """Bytes that the current audit saw reported and held by the host; 0 without one."""
+    audit = usable_audit(history)
+    return 0 if audit is None else audit.report.total.reported_resident
+
+
+def not_discarded(history: History) -> Blame | None:
+    """Reported memory is still with the host: where it stayed. None where there is none of it."""
+    if not reported_resident(history):
+        return None
+    return disagreement(history)
+
+
+def retained(history: History) -> Blame:
+    """The guest keeps it, for the reason with the most bytes."""
+    reasons = retained_reasons(history)
+    if reasons:
+        return Blame(Cause.GUEST_RETAINED, reasons[0].sentence, reasons[0].size)
+    return Blame(
+        Cause.GUEST_RETAINED,
+        "everything the guest can report has come back; it uses the rest"
+        if usable_audit(history)
+        else "no audit was taken that could say where the rest is",
+    )
+
+
+def settle_sentence(history: History) -> str:
+    """How the latest settle ended."""
+    settle = history.settle
+    if settle is None:
+        return "memory had not settled"
+    if settle.outcome is SettleOutcome.MOVING:
+        rest = "" if settle.remaining is None else f", {format_size(settle.remaining)} remained"
+        return f"memory was still coming back when the settle deadline passed{rest}"
+    return f"memory kept coming back for {settle.seconds:.1f} s"
