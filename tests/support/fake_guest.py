@@ -150,6 +150,8 @@ class FakeMachine:
         self.asked: list[tuple[str, dict[str, Any]]] = []
         """QMP commands with their arguments."""
         self.ended = self.arrived = False
+        self.meanwhile: Callable[[], object] = lambda: None
+        """What happens whenever time passes."""
         self._clock = clock
 
     def run(
@@ -197,6 +199,7 @@ class FakeMachine:
 
     def sleep_alive(self, seconds: float) -> None:
         self._clock.seconds += seconds
+        self.meanwhile()
 
     def arrive(self, deadline: Deadline) -> None:
         deadline.check()
@@ -332,7 +335,7 @@ class FakeGuest:
     def twin(self, start: Literal["incoming", "stopped"]) -> FakeMachine:
         del start
         twin = FakeMachine(self.directory, self.clock, self.vm.spec)
-        twin.qmp = self.vm.qmp
+        twin.says, twin.qmp = self.vm.says, self.vm.qmp
         self.twins.append(twin)
         return twin
 

@@ -5,24 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 from fake_guest import FakeGuest
-from run_builders import mapping
+from run_builders import mapping, ready
 
 from harness.act.verbs.await_host import Await
 from harness.errors import DeadlineError
-from harness.record.events import GuestReady
 from harness.units import MIB
-
-READY = GuestReady(
-    t=1.0,
-    kernel="6.1.0",
-    accel="tcg",
-    qemu="7.2.22",
-    boot_seconds=3.0,
-    page_reporting_order=9,
-    memory=100 * MIB,
-    offered=True,
-    negotiated=True,
-)
 
 
 def merged(guest: FakeGuest, sizes: Sequence[int | None]) -> None:
@@ -34,7 +21,7 @@ def step(condition: str) -> Await:
 
 
 def test_it_looks_until_the_host_is_there(guest: FakeGuest) -> None:
-    guest.record.add(READY)
+    guest.record.add(ready(memory=100 * MIB))
     merged(guest, [0, 49 * MIB, 50 * MIB, 60 * MIB])
     step(">= 0.5 * memory_bytes").perform(guest)
     assert guest.host.read().merged == 60 * MIB, "it looked no further"

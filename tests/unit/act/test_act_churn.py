@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`churn`, `verify` and `release`: what is written, held, verified and freed."""
+
+from collections.abc import Callable
+
+import pytest
+from fake_guest import FakeGuest, FakeProcess
+from guest_words import churn, counters
+from run_builders import mapping, zone
+
+from harness.act.verbs.churn import SLACK_SECONDS, SLOWEST_RATE, Churn, Held, Release, Verify
+from harness.errors import DeadlineError, GuestError, ScenarioError
+from harness.record.events import ChurnFreed, ChurnHeld, ChurnVerified
+from harness.units import MIB
+
+HALF = 128 * MIB
+
+
+def tool(guest: FakeGuest, process: FakeProcess) -> FakeProcess:
+    """The guest's churn tool is this."""
+    guest.vm.says["counters --once"] = counters([zone()])
+    guest.vm.says["fpr-guest churn"] = process
+    return process
+
+
+def test_a_round_writes_holds_verifies_and_frees(guest: FakeGuest) -> None:
+    process = tool(guest, churn(HALF))
+    guest.host.mappings = [mapping(200 * MIB)]
+    Churn.model_validate({"size": "50%", "hold": "3s", "hugepages": "never"}).perform(guest)
+    assert guest.phase_names == ["churn", "hold", "verify", "free"]
+    assert guest.vm.commands[0] == f"fpr-guest churn --bytes {HALF} --seed 1 --hugepages never"
+    assert process.written == ["verify\n", "free all\n"]
+    (held,), (verified,) = guest.recorded(ChurnHeld), guest.recorded(ChurnVerified)
+    (freed,) = guest.recorded(ChurnFreed)
+    assert (held.bytes, verified.bytes, verified.mismatched_pages) == (HALF, HALF, 0)
+    assert verified.t - held.t >= 3.0
+    assert (freed.bytes, freed.still_held, freed.before.held) == (HALF, 0, 200 * MIB)
+    assert freed.zones_before == (zone(),)
+    assert process.closed
+    assert guest.kept(Held).tool is None
+
+
+@pytest.mark.parametrize(
+    ("free", "order", "told"),
+    [
+        ("half-of-blocks", None, "free blocks 9 2 0\n"),
+        ("half-of-blocks", 4, "free blocks 4 2 0\n"),
+        ("half-of-pages", None, "free blocks 0 2 0\n"),
+        ("huge-page-tails", None, "free tails\n"),
+    ],
+)
+def test_a_part_can_be_freed_and_the_rest_stays_held(
+    guest: FakeGuest, free: str, order: int | None, told: str
+) -> None:
+    process = tool(guest, churn(HALF, freed=HALF // 2))
+    Churn.model_validate({"size": "50%", "free": free, "order": order}).perform(guest)
+    assert process.written[-1] == told
+    (freed,) = guest.recorded(ChurnFreed)
+    assert (freed.bytes, freed.still_held) == (HALF // 2, HALF // 2)
+    assert not process.closed
+    Verify().perform(guest)
+    assert guest.recorded(ChurnVerified)[-1].bytes == HALF // 2
+    Release().perform(guest)
+    assert guest.recorded(ChurnFreed)[-1].still_held == 0
+    assert process.closed
+
+
+def test_a_new_churn_frees_what_is_held_and_has_another_pattern(guest: FakeGuest) -> None:
+    first = tool(guest, churn(HALF, freed=HALF // 2))
+    step = Churn.model_validate({"size": "50%", "free": "half-of-blocks"})
+    step.perform(guest)
+    tool(guest, churn(HALF, freed=HALF // 2))
+    step.perform(guest)
+    assert first.written[-1] == "free all\n"
+    assert first.closed
+    seeds = [word for word in guest.vm.commands if word.startswith("fpr-guest churn")]
+    assert ["--seed 1" in seeds[0], "--seed 2" in seeds[1]] == [True, True]
+
+
+def test_the_seed_of_the_scenario_is_the_patterns(guest: FakeGuest) -> None:
+    tool(guest, churn(HALF))
+    Churn.model_validate({"size": "50%", "seed": 7}).perform(guest)
+    assert "--seed 7 " in guest.vm.commands[0]
+
+
+def test_a_mismatch_is_recorded_and_not_raised(guest: FakeGuest) -> None:
+    tool(guest, churn(HALF, mismatched=3))
+    Churn.model_validate({"size": "50%"}).perform(guest)
+    (verified,) = guest.recorded(ChurnVerified)
+    assert (verified.mismatched_pages, verified.detail) == (3, ("mismatch page=1",))
+
+
+def test_where_the_connection_will_break_the_tool_is_detached(guest: FakeGuest) -> None:
+    guest.detached = True
+    guest.vm.says["counters --once"] = counters([zone()])
+    process = guest.vm.says["exec cat >/run/churn.in"] = churn(HALF)
+    Churn.model_validate({"size": "50%"}).perform(guest)
+    assert "setsid fpr-guest churn" in guest.vm.commands[0]
+    assert process.written[-1] == "exit\n"
+
+
+def test_a_tool_that_dies_is_an_error_with_its_last_words(guest: FakeGuest) -> None:
+    tool(guest, FakeProcess(status=1, stderr="was killed by signal 9 (Killed)"))
+    with pytest.raises(GuestError, match="killed by signal 9"):
+        Churn.model_validate({"size": "50%"}).perform(guest)
+    assert guest.kept(Held).tool is None
+
+
+def test_writing_has_a_deadline_by_its_size(guest: FakeGuest) -> None:
+    """A tool that only tells of its progress is given as long as the slowest host needs."""
+    process = tool(guest, FakeProcess("filling bytes=4096\n"))
+
+    def slowly(timeout: float) -> str:
+        guest.vm.sleep_alive(0.5)
+        assert timeout <= SLACK_SECONDS + HALF / SLOWEST_RATE
+        return "filling bytes=4096"
+
+    process.read_line = slowly  # type: ignore[method-assign]
+    with pytest.raises(DeadlineError, match="the churn tool to say `filled`"):
+        Churn.model_validate({"size": "50%"}).perform(guest)
+    assert guest.record.now() == pytest.approx(SLACK_SECONDS + HALF / SLOWEST_RATE, abs=1.0)
+    assert process.closed
+
+
+@pytest.mark.parametrize("verb", [Verify, Release])
+def test_without_anything_held_the_scenario_is_wrong(
+    guest: FakeGuest, verb: Callable[[], Verify | Release]
+) -> None:
+    with pytest.raises(ScenarioError, match="none is held"):
+        verb().perform(guest)
+
+
+def test_what_is_held_when_the_run_leaves_the_guest_is_given_back(guest: FakeGuest) -> None:
+    process = tool(guest, churn(HALF, freed=HALF // 2))
+    Churn.model_validate({"size": "50%", "free": "half-of-blocks"}).perform(guest)
+    guest.kept(Held).close()
+    assert process.closed

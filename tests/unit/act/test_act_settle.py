@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`settle`: when a guest has given back what it will."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pytest
+from fake_guest import FakeGuest
+from guest_words import counters, page_rounds
+from run_builders import BLOCK, BLOCKS, mapping, zone
+
+from harness.act.verbs.settle import Drained, Settle
+from harness.errors import ObserveError
+from harness.kernel.pages import GuestState, StateArray
+from harness.kernel.settling import SettleOutcome
+from harness.record.events import Settled
+from harness.units import MIB
+
+
+def states(free_blocks: int) -> StateArray:
+    """So many unreported free blocks of 2 MiB."""
+    found = np.full(BLOCK * BLOCKS, GuestState.USED, np.uint8)
+    found[: BLOCK * free_blocks] = GuestState.FREE
+    return found
+
+
+def say(guest: FakeGuest, rounds: Iterable[StateArray]) -> None:
+    guest.vm.says["fpr-guest pages"] = page_rounds(rounds)
+    guest.vm.says["counters --once"] = counters([zone()])
+    guest.host.mappings = [mapping(200 * MIB)]
+
+
+def settle(guest: FakeGuest, **fields: object) -> Settled:
+    Settle.model_validate(fields).perform(guest)
+    return guest.recorded(Settled)[-1]
+
+
+def test_a_guest_with_nothing_to_report_has_drained_at_once(guest: FakeGuest) -> None:
+    say(guest, [states(0)])
+    event = settle(guest)
+    assert (event.outcome, event.remaining, event.held) == (SettleOutcome.DRAINED, 0, 200 * MIB)
+    assert guest.record.now() < 1.0
+    assert guest.kept(Drained).remaining(guest) == 0
+
+
+def test_it_waits_as_long_as_blocks_go(guest: FakeGuest) -> None:
+    say(guest, [states(30), states(20), states(10), states(0)])
+    event = settle(guest)
+    assert event.outcome is SettleOutcome.DRAINED
+    assert event.seconds == pytest.approx(3.0, abs=1.5), "a look a second, and three falls"
+    assert event.zone_t90.keys() == {"node0/DMA32"}
+
+
+def test_what_does_not_move_for_two_passes_is_idle(guest: FakeGuest) -> None:
+    say(guest, [states(30)])
+    event = settle(guest)
+    assert (event.outcome, event.remaining) == (SettleOutcome.IDLE, 60 * MIB)
+    assert 4.0 < guest.record.now() < 6.0
+    assert guest.kept(Drained).remaining(guest) is None
+
+
+def test_a_deadline_is_an_outcome_and_no_error(guest: FakeGuest) -> None:
+    say(guest, [states(number) for number in range(100, 0, -1)])
+    event = settle(guest, deadline="8s")
+    assert event.outcome is SettleOutcome.MOVING
+    assert 8.0 <= guest.record.now() < 10.0
+
+
+def test_batches_that_a_busy_guest_keeps_moving_may_remain(guest: FakeGuest) -> None:
+    say(guest, [states(40), states(32)])
+    event = settle(guest, leave_batches=1)
+    assert (event.outcome, event.remaining) == (SettleOutcome.DRAINED, 64 * MIB)
+
+
+def test_a_step_later_the_settle_says_nothing_of_now(guest: FakeGuest) -> None:
+    say(guest, [states(0)])
+    settle(guest)
+    guest.phase("run")
+    assert guest.kept(Drained).remaining(guest) is None
+
+
+def test_a_guest_whose_pages_cannot_be_read_has_not_settled(guest: FakeGuest) -> None:
+    say(guest, [states(0)])
+    guest.vm.says["counters --once"] = b"nonsense"
+    with pytest.raises(ObserveError, match="no counters"):
+        settle(guest)
+    assert not guest.recorded(Settled)
