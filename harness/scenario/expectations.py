@@ -4,7 +4,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import PlainValidator, ValidationError
+from pydantic import PlainValidator, ValidationError, WithJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from harness.measure.measures import needs_audit
@@ -56,7 +56,16 @@ def _check_condition(condition: Any) -> None:
     parse_condition(condition)
 
 
-Expectations = Annotated[dict[str, str], PlainValidator(_check)]
+_JSON_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "string",
+        "pattern": r"^\s*(>=|<=|==|!=|>|<)",
+        "maxLength": MAX_CONDITION,
+    },
+}
+
+Expectations = Annotated[dict[str, str], PlainValidator(_check), WithJsonSchema(_JSON_SCHEMA)]
 """`reclaimed_fraction: ">= 0.95"`: condition by measure, as written."""
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, PlainValidator
+from pydantic import AfterValidator, GetJsonSchemaHandler, PlainValidator, WithJsonSchema
+from pydantic_core import CoreSchema
 
 from harness.units import PAGE_SIZE, format_size, parse_duration, parse_size
 
@@ -15,6 +16,9 @@ T = TypeVar("T")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_SIZE_PATTERN = r"\d+(\.\d+)?\s*(B|KiB|MiB|GiB)"
+_DURATION_PATTERN = r"\d+(\.\d+)?\s*(ms|s|m|h)"
+_SHARE_PATTERN = rf"\d+(\.\d+)?\s*%|{_SIZE_PATTERN}"
 _SHARE_WORDS = "write a part of the guest's memory, 50%, or a number with a unit, 512MiB"
 
 
@@ -106,11 +110,31 @@ def _kernel_words(value: str) -> str:
 
 def list_of(item: Any) -> Any:
     """The type of a list in a file, of at least one `item`, itself a type known when it runs."""
-    return Annotated[tuple[item, ...], NotEmpty]
+    return Annotated[tuple[item, ...], NotEmpty, _AtLeastOne()]
+
+
+def _pattern(pattern: str, example: str, *words: str) -> WithJsonSchema:
+    """For an editor: text that the pattern matches as a whole, or one of the words."""
+    schema: dict[str, Any] = {"type": "string", "pattern": f"^({pattern})$", "examples": [example]}
+    return WithJsonSchema({"anyOf": [{"enum": list(words)}, schema]} if words else schema)
+
+
+class _AtLeastOne:
+    """In the JSON Schema of a list."""
+
+    def __get_pydantic_json_schema__(
+        self, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(core) | {"minItems": 1}
 
 
 _SIZE = PlainValidator(_size)
 _SECONDS = PlainValidator(_duration)
+
+
+def has_unit(metadata: Sequence[Any]) -> bool:
+    """Whether a file writes the field's value with a unit; `metadata`: of its `FieldInfo`."""
+    return _SIZE in metadata or _SECONDS in metadata
 
 
 def shown(value: Any, metadata: Sequence[Any]) -> str:
@@ -124,22 +148,26 @@ def shown(value: Any, metadata: Sequence[Any]) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-Size = Annotated[int, _SIZE]
+Size = Annotated[int, _SIZE, _pattern(_SIZE_PATTERN, "512MiB")]
 """`512MiB` in the file, bytes in the model."""
-Seconds = Annotated[float, _SECONDS]
+Seconds = Annotated[float, _SECONDS, _pattern(_DURATION_PATTERN, "60s")]
 """`60s` in the file, seconds in the model."""
-MemoryShare = Annotated[Share, PlainValidator(_share)]
+MemoryShare = Annotated[Share, PlainValidator(_share), _pattern(_SHARE_PATTERN, "50%")]
 """`50%` or `512MiB` in the file."""
-MemoryShareOrAll = Annotated[Share | Literal["all"], _share_or("all")]
+MemoryShareOrAll = Annotated[
+    Share | Literal["all"], _share_or("all"), _pattern(_SHARE_PATTERN, "50%", "all")
+]
 BusySize = Annotated[
-    Share | Literal["batch", "all-but-half-a-batch"], _share_or("batch", "all-but-half-a-batch")
+    Share | Literal["batch", "all-but-half-a-batch"],
+    _share_or("batch", "all-but-half-a-batch"),
+    _pattern(_SHARE_PATTERN, "50%", "batch", "all-but-half-a-batch"),
 ]
 """`batch`: 32 blocks of the reporting order, what one report takes. `all-but-half-a-batch`: what is
 free above the minimum watermarks, less half of that: enough while all pages are there, too much
 while a batch is isolated to be reported."""
-Name = Annotated[str, AfterValidator(_kebab)]
+Name = Annotated[str, AfterValidator(_kebab), _pattern(_KEBAB.pattern, "reclaim-basic")]
 """Names files and directories: kebab-case."""
-MeasureName = Annotated[str, AfterValidator(_snake)]
+MeasureName = Annotated[str, AfterValidator(_snake), _pattern(_SNAKE.pattern, "boot_seconds")]
 """Names what a step measures: snake_case."""
 NotEmpty = AfterValidator(_not_empty)
 """For tuples. Pydantic's own limit would also speak of a list whose items are all wrong."""

@@ -43,6 +43,7 @@ class NumaNode(Part):
     """One NUMA node of the guest."""
 
     memory: Size
+    """Whole MiB."""
     vcpus: tuple[Annotated[StrictInt, Field(ge=0)], ...] = ()
     """The numbers of its vCPUs."""
 
@@ -51,7 +52,9 @@ class Guest(Part):
     """The machine. Memory in bytes."""
 
     memory: Size = GIB
+    """Whole MiB, 64 at least."""
     vcpus: Vcpus = 2
+    """1 to 255."""
     cmdline: CommandLine = ""
     """Appended to the kernel command line."""
     numa: tuple[NumaNode, ...] = ()
@@ -98,8 +101,11 @@ class Balloon(Part):
     """The virtio-balloon device and its features, by QEMU's names."""
 
     free_page_reporting: StrictBool = True
+    """Whether the device offers it."""
     free_page_hint: StrictBool = False
+    """Whether it offers free page hinting, for migration."""
     deflate_on_oom: StrictBool = False
+    """Whether the guest may deflate the balloon when it runs out of memory."""
     statistics: StrictBool = False
     """Whether QEMU asks for the guest's statistics, once a second."""
 
@@ -126,19 +132,26 @@ class Host(Part):
 
 
 class Scenario(Part):
-    """A scenario file. A file's `name` must equal its stem."""
+    """One question to a guest, and how it is put. Lies in a file called after its `name`."""
 
     name: Name
+    """Kebab-case: the name of the file without `.yaml`."""
     title: Annotated[str, Field(min_length=1)]
+    """What holds if it passes, on one line."""
     about: str = ""
     """What it checks, in the words of the report or thread it comes from."""
     reference: str = ""
     """URL or message-id."""
     tags: tuple[Name, ...] = ()
+    """By which it is chosen, and what it needs of the host (`needs-...`)."""
     guest: Guest = Guest()
+    """The machine."""
     balloon: Balloon = Balloon()
+    """Its balloon device."""
     host: Host = Host()
+    """How the host backs its memory."""
     steps: Annotated[tuple[Verb, ...], NotEmpty]
+    """What is done, in order."""
     expect: Expectations = Field(default_factory=dict)
     """Condition by measure, as in `reclaimed_fraction: ">= 0.95"`; empty: a measurement only."""
     answer: tuple[str, ...] = ()

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
-from harness.scenario.fields import shown
+from harness.scenario.fields import has_unit, shown
 from harness.yamlfile import Loc
 
 
@@ -20,6 +21,19 @@ class Part(BaseModel):
     """Base of everything in a scenario file. The string below a field is its documentation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """With defaults as a file would have them: `60s`, not 60.0."""
+        schema = handler.resolve_ref_schema(handler(core))
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, BaseModel):
+                del schema["properties"][name]["default"]
+            elif has_unit(field.metadata) and not field.is_required():
+                schema["properties"][name]["default"] = shown(field.default, field.metadata)
+        return schema
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,23 @@ class Verb(Part, ABC):
     def over(cls, _single: Any) -> type["Verb"]:
         """The verb with inner steps of the type `single`; one without inner steps is itself."""
         return cls
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """A mapping with one key, the verb; where no field is required it may stand alone."""
+        fields = super().__get_pydantic_json_schema__(core, handler)
+        description = fields.pop("description", "")
+        if not fields.get("required"):
+            fields = {"anyOf": [fields, {"type": "null"}]}
+        return {
+            "type": "object",
+            "description": description,
+            "properties": {cls.verb: fields},
+            "required": [cls.verb],
+            "additionalProperties": False,
+        }
 
     @model_validator(mode="before")
     @classmethod

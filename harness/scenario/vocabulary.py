@@ -64,8 +64,17 @@ class Verbs:
             verb.over(self._step(single, inside=verb.verb)) if verb.holds_steps else verb
             for verb in self
         ]
-        steps = (list_of(self._step(members)), Field())
-        return create_model("Scenario", __base__=Scenario, __module__=__name__, steps=steps)
+        steps = (
+            list_of(self._step(members)),
+            Field(description=Scenario.model_fields["steps"].description),
+        )
+        return create_model(
+            Scenario.__name__,
+            __base__=Scenario,
+            __module__=__name__,
+            __doc__=Scenario.__doc__,
+            steps=steps,
+        )
 
     def _step(self, members: Iterable[type[Verb]], inside: str = "") -> Any:
         """The type of a step that is one of these; `inside`: the verb that carries it out."""

@@ -14,7 +14,7 @@ from harness.units import MIB, format_size
 LOOK_SECONDS = 0.05
 
 
-class Balloon(Verb):
+class ResizeBalloon(Verb):
     """Inflates or deflates the balloon, and waits until the guest has so much memory left."""
 
     verb: ClassVar[str] = "balloon"

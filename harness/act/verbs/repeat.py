@@ -27,7 +27,9 @@ class Repeat(Verb):
         """With inner steps of the type `single`."""
         description = cls.model_fields["steps"].description
         steps = (list_of(single), Field(description=description))
-        return create_model(cls.__name__, __base__=cls, __module__=__name__, steps=steps)
+        return create_model(
+            cls.__name__, __base__=cls, __module__=__name__, __doc__=cls.__doc__, steps=steps
+        )
 
     def unrolled(self) -> Iterator[tuple[Loc, Verb]]:
         """The inner steps, once a round."""

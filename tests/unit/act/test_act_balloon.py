@@ -4,7 +4,7 @@
 import pytest
 from fake_guest import FakeGuest
 
-from harness.act.verbs.balloon import Balloon
+from harness.act.verbs.balloon import ResizeBalloon
 from harness.errors import GuestStuckError
 from harness.record.events import Ballooned
 from harness.units import MIB
@@ -17,7 +17,7 @@ def sizes(guest: FakeGuest, *mib: int) -> None:
 
 def test_it_asks_once_and_waits_until_the_guest_has_so_much(guest: FakeGuest) -> None:
     sizes(guest, 256, 200, 128)
-    Balloon.model_validate({"to": "50%"}).perform(guest)
+    ResizeBalloon.model_validate({"to": "50%"}).perform(guest)
     assert guest.vm.asked[0] == ("balloon", {"value": 128 * MIB})
     assert [name for name, _arguments in guest.vm.asked] == ["balloon", *3 * ["query-balloon"]]
     (event,) = guest.recorded(Ballooned)
@@ -27,20 +27,20 @@ def test_it_asks_once_and_waits_until_the_guest_has_so_much(guest: FakeGuest) ->
 
 def test_all_is_what_the_guest_booted_with(guest: FakeGuest) -> None:
     sizes(guest, 256)
-    Balloon.model_validate({"to": "all"}).perform(guest)
+    ResizeBalloon.model_validate({"to": "all"}).perform(guest)
     assert guest.vm.asked[0] == ("balloon", {"value": 256 * MIB})
 
 
 def test_the_balloon_takes_whole_mib(guest: FakeGuest) -> None:
     sizes(guest, 85)
-    Balloon.model_validate({"to": "33.3%"}).perform(guest)
+    ResizeBalloon.model_validate({"to": "33.3%"}).perform(guest)
     assert guest.vm.asked[0] == ("balloon", {"value": 85 * MIB})
     assert guest.recorded(Ballooned)[0].bytes == 85 * MIB
 
 
 def test_a_guest_that_does_not_follow_is_stuck(guest: FakeGuest) -> None:
     sizes(guest, 200)
-    step = Balloon.model_validate({"to": "50%", "deadline": "7s"})
+    step = ResizeBalloon.model_validate({"to": "50%", "deadline": "7s"})
     with pytest.raises(GuestStuckError, match=r"128MiB; last seen: the guest has 200MiB"):
         step.perform(guest)
     assert 7.0 <= guest.record.now() < 7.5
