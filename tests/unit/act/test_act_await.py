@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 from fake_guest import FakeGuest
+from pydantic import ValidationError
 from run_builders import mapping, ready
 
 from harness.act.verbs.await_host import Await
@@ -38,3 +39,9 @@ def test_a_host_that_never_gets_there_is_a_deadline_with_what_it_held(
     with pytest.raises(DeadlineError, match=words):
         step(">= 50MiB").perform(guest)
     assert 10.0 <= guest.record.now() < 10.5
+
+
+@pytest.mark.parametrize("until", [{}, {"reported_bytes": "> 0"}])
+def test_only_what_the_host_alone_tells_can_be_awaited(until: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="can be awaited: charged_bytes, "):
+        Await.model_validate({"until": until, "deadline": "1s"})
