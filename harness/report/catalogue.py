@@ -2,8 +2,8 @@
 """The catalogue as a document: every scenario's question, method, threshold, and last results.
 
 `main` takes what results say into DIRECTORY/scenarios.json, the last verdict and answer of each
-scenario on each image, and writes DIRECTORY/scenarios.md from it; and DIRECTORY/measures.md, the
-measures that scenarios can expect.
+scenario on each image, and writes DIRECTORY/scenarios.md from it; and DIRECTORY/measures.md and
+DIRECTORY/steps.md, the measures that scenarios can expect and the steps they are made of.
 """
 
 import json
@@ -16,6 +16,7 @@ from harness.record.facts import Verdict
 from harness.record.reader import RESULTS_NAME, read_events
 from harness.report.matrix import oldest_first
 from harness.report.measures_document import measures_document
+from harness.report.steps_document import steps_document
 from harness.report.summary import RunSummary, build_summary
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
@@ -29,6 +30,7 @@ Last = dict[str, dict[str, dict[str, Any]]]
 """By scenario and image: verdict, cause, reason, answer, kernel, accel, seconds, date."""
 
 STORE, DOCUMENT, MEASURES_DOCUMENT = "scenarios.json", "scenarios.md", "measures.md"
+STEPS_DOCUMENT = "steps.md"
 
 HEAD = """\
 # The catalogue
@@ -240,3 +242,4 @@ def main(arguments: Sequence[str], verbs: Verbs) -> None:
     store.write_text(json.dumps(last, indent=1, sort_keys=True) + "\n")
     (directory / DOCUMENT).write_text(document(files, last, images_of(last)))
     (directory / MEASURES_DOCUMENT).write_text(measures_document())
+    (directory / STEPS_DOCUMENT).write_text(steps_document(verbs))

@@ -34,18 +34,28 @@ E = TypeVar("E", bound=Event)
 K = TypeVar("K", bound=Kept)
 
 TICK = 1e-4
-"""Seconds that each look at the clock takes, so that a wait which does not sleep ends too."""
+"""Seconds that each look at the clock takes."""
+
+MOST_LOOKS = 2000
+"""Without sleeping in between."""
 
 
 class Clock:
-    """Monotonic seconds."""
+    """Monotonic seconds. Refuses a wait that looks at it all the time and does not sleep."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
+        self._looks = 0
 
     def __call__(self) -> float:
         self.seconds += TICK
+        self._looks += 1
+        assert self._looks < MOST_LOOKS, "a wait does not sleep"
         return self.seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+        self._looks = 0
 
 
 class Answers(dict[str, Any]):
@@ -198,7 +208,7 @@ class FakeMachine:
         return "\n".join(self.prints).count(words)
 
     def sleep_alive(self, seconds: float) -> None:
-        self._clock.seconds += seconds
+        self._clock.sleep(seconds)
         self.meanwhile()
 
     def arrive(self, deadline: Deadline) -> None:

@@ -37,9 +37,9 @@ class Audit(Verb):
 
     verb: ClassVar[str] = "audit"
     name: Name = "audit"
-    """Where it is a plain word, `NAME.MEASURE` is what the measure was at this audit."""
+    """If it is a plain word, later expectations can refer to it: `before.held_bytes`."""
     expect: Expectations = Field(default_factory=dict)
-    """Judged at this very moment."""
+    """Conditions on measures as they are at this audit, `{reported_resident_bytes: "== 0"}`."""
 
     @property
     def audit_name(self) -> str:

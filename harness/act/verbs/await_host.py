@@ -29,7 +29,7 @@ class Await(Verb):
     until: Expectations
     """Conditions on measures that `await` takes: `{merged_bytes: ">= 64MiB"}`."""
     deadline: Seconds
-    """At most so long."""
+    """If it passes, the run is a MISS."""
 
     @model_validator(mode="after")
     def _host_tells(self) -> Self:

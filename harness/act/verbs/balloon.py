@@ -15,11 +15,11 @@ LOOK_SECONDS = 0.05
 
 
 class ResizeBalloon(Verb):
-    """Inflates or deflates the balloon, and waits until the guest has so much memory left."""
+    """Inflates or deflates the balloon until the guest has as much memory as it should keep."""
 
     verb: ClassVar[str] = "balloon"
     to: MemoryShareOrAll
-    """`50%`, a size, or `all`."""
+    """How much the guest keeps: a share of its memory, `50%`, a size, or `all`."""
     deadline: Seconds = 60.0
     """If it passes, the run is a FAIL, `guest-hang`."""
 

@@ -26,7 +26,7 @@ IS_BUSY = "busy"
 
 class Busy(Verb):
     """Starts a process that takes memory, holds it, frees it and idles, over and over, until
-    `calm`; goes on when it has been round once.
+    `calm`. The next step begins after its first round.
     """
 
     verb: ClassVar[str] = "busy"
@@ -35,9 +35,9 @@ class Busy(Verb):
     `all-but-half-a-batch`: what is free above the minimum watermarks less half a batch, which is
     enough while all pages are there and too much while a batch is away being reported."""
     hold: Seconds = 0.0
-    """Before it frees."""
+    """How long it holds the memory."""
     idle: Seconds = 0.0
-    """Between freeing and taking again."""
+    """How long it idles before the next round."""
 
     def after(self, before: Situation) -> Situation:
         """There is something to calm."""
@@ -61,7 +61,7 @@ class Busy(Verb):
 
 
 class Calm(Verb):
-    """Ends all that `busy` began. If a process did not last so long, the run is an ERROR."""
+    """Ends all processes that `busy` started. If one has ended by itself, the run is an ERROR."""
 
     verb: ClassVar[str] = "calm"
 

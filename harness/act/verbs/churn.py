@@ -36,21 +36,23 @@ class Churn(Verb):
 
     verb: ClassVar[str] = "churn"
     size: MemoryShare
-    """How much: `50%` of the guest's memory, or `512MiB`."""
+    """How much: a share of the guest's memory, `50%`, or a size, `512MiB`."""
     pattern: Literal["seeded"] = "seeded"
-    """Every word is a function of the seed and its address."""
+    """What is written: each word depends on the seed and on its place."""
     hold: Seconds = 1.0
-    """How long it is held before it is verified."""
+    """How long the memory is held before it is verified."""
     hugepages: Literal["default", "never", "always"] = "default"
-    """The process's madvise() for its memory; `default` leaves it to the guest's setting."""
+    """`always` and `never` are what the process asks for with madvise(); `default` leaves it to the
+    guest's setting."""
     free: FreeWhat = "all"
-    """`half-of-blocks`: every second whole physical block of `order`; `half-of-pages`: every second
-    page; `huge-page-tails`: all but the first page of every huge page, which the kernel splits when
-    it sees fit. The rest stays held until a `release` step, the next `churn`, or the end."""
+    """What is freed: `all`, every second whole physical block of `order` (`half-of-blocks`), every
+    second page (`half-of-pages`), or all but the first page of every huge page
+    (`huge-page-tails`), which the kernel splits when it sees fit. The rest stays held until
+    `release`, the next `churn`, or the end."""
     order: Annotated[StrictInt, Field(ge=0, le=MAX_ORDER)] | None = None
-    """Of the blocks of `half-of-blocks`; without it, the reporting order."""
+    """Order of the blocks of `half-of-blocks`. Without it: the reporting order."""
     seed: Annotated[StrictInt, Field(ge=0, lt=1 << 64)] | None = None
-    """Of the pattern; without it, the number of this churn in the run."""
+    """Seed of the pattern. Without it: the number of this churn in the run."""
 
     def expected_seconds(self, memory: int) -> float:
         """The hold, and the time to write and verify so much."""

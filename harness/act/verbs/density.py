@@ -29,13 +29,13 @@ class Crowd(Verb):
 
     verb: ClassVar[str] = "crowd"
     limit: Size
-    """Bytes of guest memory that the host may hold for all of them together."""
+    """How much guest memory the host may hold for all of them together."""
     touch: MemoryShare
-    """What each fills and frees."""
+    """How much each fills and frees: a share of its memory, `80%`, or a size."""
     most: Annotated[StrictInt, Field(ge=1, le=64)] = 16
-    """It ends with so many guests at the latest."""
+    """How many guests there are at most."""
     boot_first: StrictBool = False
-    """All `most` guests run before the first works."""
+    """Whether all `most` guests boot before the first one fills memory."""
 
     def expected_seconds(self, _memory: int) -> float:
         """As long as `most` guests take."""

@@ -33,7 +33,8 @@ done
 
 class Drain(Verb):
     """Makes the guest's per-CPU lists give their free pages to the buddy allocator, by asking a
-    block of memory to go offline. SKIP on a kernel without CONFIG_MEMORY_HOTREMOVE.
+    block of memory to go offline. On a kernel without CONFIG_MEMORY_HOTREMOVE
+    the run is a SKIP.
     """
 
     verb: ClassVar[str] = "drain"

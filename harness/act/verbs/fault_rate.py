@@ -20,11 +20,11 @@ class MeasureFaults(Verb):
 
     verb: ClassVar[str] = "fault_rate"
     by: Literal["process", "thread"] = "process"
-    """Who faults: a process of its own on each vCPU, or a thread of one process."""
+    """Whether each vCPU runs a process of its own, or a thread of one process."""
     pages: Literal["base", "huge"] = "base"
-    """Of which size."""
+    """Base pages of 4 KiB, or huge ones of 2 MiB."""
     duration: Seconds = 1.0
-    """How long it counts."""
+    """How long it counts faults."""
 
     def expected_seconds(self, _memory: int) -> float:
         """As long as it counts."""

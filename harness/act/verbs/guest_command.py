@@ -21,7 +21,9 @@ def _without_causes(measures: Any) -> Any:
 
 
 class Run(Verb):
-    """Runs a shell command in the guest; what it starts with `&` goes on. ERROR if it fails."""
+    """Runs a shell command in the guest; what it starts with `&` goes on. If the command fails, the
+    run is an ERROR.
+    """
 
     verb: ClassVar[str] = "run"
     command: Annotated[str, Field(min_length=1)]
@@ -29,7 +31,7 @@ class Run(Verb):
     lasts: Seconds = 1.0
     """About how long it takes: for the length of the scenario as `list` tells it."""
     deadline: Seconds = 60.0
-    """At most so long."""
+    """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""
     measures: Annotated[dict[MeasureName, Cause | None], BeforeValidator(_without_causes)] = Field(
         default_factory=dict
     )
@@ -67,13 +69,13 @@ class Run(Verb):
 
 
 class Require(Verb):
-    """SKIP unless a shell command in the guest succeeds."""
+    """Makes the run a SKIP unless a shell command in the guest succeeds."""
 
     verb: ClassVar[str] = "require"
     command: Annotated[str, Field(min_length=1)]
     """For the guest's `sh`."""
     missing: Annotated[str, Field(min_length=1)]
-    """What the guest lacks if it fails, in words for a person."""
+    """What the guest lacks if the command fails: `sleep states`."""
 
     def perform(self, guest: Guest) -> None:
         """Raises `PreconditionError` unless the command succeeds."""

@@ -49,11 +49,11 @@ class Plug(Verb):
 
     verb: ClassVar[str] = "plug"
     device: Device
-    """What comes."""
+    """What is plugged."""
     size: Size = 0
-    """Of memory, which must have one; the balloon has none."""
+    """How much memory; the balloon has no size."""
     free_page_reporting: StrictBool = True
-    """Of the balloon: whether it offers reporting."""
+    """Whether the balloon offers it."""
     deadline: Seconds = 60.0
     """If it passes, the run is a FAIL, `guest-hang`."""
 
@@ -107,7 +107,7 @@ class Unplug(Verb):
 
     verb: ClassVar[str] = "unplug"
     device: Device
-    """What goes."""
+    """What is unplugged."""
     deadline: Seconds = 60.0
     """If it passes, the run is a FAIL, `guest-hang`."""
 

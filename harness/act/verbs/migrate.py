@@ -36,7 +36,7 @@ class Migrate(Verb):
     cancel: StrictBool = False
     """Cancels the migration while it is under way; the guest stays where it is."""
     deadline: Seconds = 120.0
-    """At most so long."""
+    """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""
 
     def expected_seconds(self, _memory: int) -> float:
         """Most of it launches the second QEMU."""
@@ -74,7 +74,7 @@ class Snapshot(Verb):
     verb: ClassVar[str] = "snapshot"
     breaks_connection: ClassVar[bool] = True
     deadline: Seconds = 120.0
-    """At most so long."""
+    """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""
 
     def expected_seconds(self, _memory: int) -> float:
         """Most of it writes and reads the guest's memory."""

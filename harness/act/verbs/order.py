@@ -16,14 +16,14 @@ PARAMETER = "/sys/module/page_reporting/parameters/page_reporting_order"
 
 
 class Order(Verb):
-    """Reads the reporting order of the running guest, after asking it for another where one is
-    given. Measured as `order_read` and, where it was asked, `order_refused` (1 or 0). SKIP where a
-    kernel before 5.14 is asked.
+    """Reads the reporting order of the running guest, `order_read`. With `set` it first asks the
+    guest for another order, `order_refused` (1 or 0); a kernel before 5.14 cannot be asked, and the
+    run is a SKIP.
     """
 
     verb: ClassVar[str] = "order"
     set: Annotated[StrictInt, Field(ge=0, le=32)] | None = None
-    """The order to ask for."""
+    """The order to ask for, 0 to 32."""
 
     @property
     def measured(self) -> tuple[str, ...]:

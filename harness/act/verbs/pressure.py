@@ -16,15 +16,15 @@ from harness.units import PAGE_SIZE, format_size
 
 
 class Pressure(Verb):
-    """Makes the host take from this guest's QEMU what is lazily free. SKIP, with every reason, if
-    the host cannot.
+    """Makes the host take from this guest's QEMU what is lazily free. If this host cannot, the run
+    is a SKIP with every reason.
     """
 
     verb: ClassVar[str] = "pressure"
     needs_memory_group: ClassVar[bool] = True
     by: Literal["any", "process-madvise", "cgroup-reclaim", "cgroup-limit"] = "any"
-    """`process-madvise`: MADV_PAGEOUT, needs CAP_SYS_NICE; `cgroup-reclaim`: cgroup v2, 5.19;
-    `cgroup-limit`: cgroup v1; `any`: the first of them that this host can do."""
+    """`process-madvise` is MADV_PAGEOUT and needs CAP_SYS_NICE, `cgroup-reclaim` needs cgroup v2 of
+    Linux 5.19, `cgroup-limit` needs cgroup v1; `any` is the first of them that this host can do."""
 
     def perform(self, guest: Guest) -> None:
         """Each way is tried for real. Raises `PreconditionError` with every reason if none works,

@@ -18,11 +18,11 @@ class Qmp(Verb):
     command: Annotated[str, Field(min_length=1)]
     """As in QEMU's QMP reference: `system_reset`."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Of the command."""
+    """The arguments of the command."""
     event: str = ""
     """An event to wait for after it."""
     deadline: Seconds = 30.0
-    """At most so long for each of both."""
+    """For the command, and again for the event. If it passes, the run is a MISS."""
 
     def perform(self, guest: Guest) -> None:
         """Raises `QmpError`, `DeadlineError` for an event that does not come."""

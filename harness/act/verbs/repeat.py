@@ -18,9 +18,9 @@ class Repeat(Verb):
     verb: ClassVar[str] = "repeat"
     holds_steps: ClassVar[bool] = True
     times: Annotated[StrictInt, Field(ge=1, le=1000)]
-    """How often."""
+    """How often, 1 to 1000."""
     steps: Annotated[tuple[Verb, ...], NotEmpty]
-    """Any but `repeat`."""
+    """Steps of any verb but `repeat`."""
 
     @classmethod
     def over(cls, single: Any) -> type[Verb]:

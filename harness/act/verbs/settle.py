@@ -40,7 +40,7 @@ class Settle(Verb):
 
     verb: ClassVar[str] = "settle"
     deadline: Seconds = 60.0
-    """At most so long."""
+    """How long it waits at most."""
     leave_batches: Annotated[StrictInt, Field(ge=0, le=64)] = 0
     """Settled as soon as no more than so many batches remain: what a `busy` guest keeps moving."""
 

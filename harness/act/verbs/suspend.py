@@ -43,15 +43,18 @@ rm -f /run/woke
 
 
 class Suspend(Verb):
-    """Suspends the guest once, and wakes it. SKIP if its kernel knows no such sleep."""
+    """Suspends the guest once, and wakes it. If its kernel does not offer this sleep, the run is a
+    SKIP.
+    """
 
     verb: ClassVar[str] = "suspend"
     state: Literal["mem", "freeze"]
-    """`mem`: S3, `freeze`: s2idle (Documentation/admin-guide/pm/sleep-states.rst)."""
+    """`mem` is S3, `freeze` is s2idle (Documentation/admin-guide/pm/sleep-states.rst)."""
     wake: Literal["qmp", "rtc"] = "qmp"
-    """Who wakes it: QEMU, or the guest's own clock."""
+    """QEMU wakes it (`qmp`), or the guest's own clock does (`rtc`)."""
     deadline: Seconds = 60.0
-    """At most so long to sleep and wake."""
+    """For sleeping and waking together. If it passes, the run is a MISS, or `guest-hang` if the
+    guest no longer answers."""
 
     def expected_seconds(self, _memory: int) -> float:
         """The guest sleeps for two seconds."""

@@ -21,16 +21,17 @@ none of it, and tell the shortest horizon to a quarter."""
 
 
 class Watch(Verb):
-    """Follows every discard until the guest uses the memory again, and records how soon it does:
-    `NAME_discarded_bytes`, and of them what was in use again within 1, 5 and 30 s,
-    `NAME_reused_1s_fraction`, `..._5s_...`, `..._30s_...`.
+    """Follows every discard until the guest uses the memory again. `NAME_discarded_bytes` is how
+    much was discarded; `NAME_reused_1s_fraction`, `NAME_reused_5s_fraction` and
+    `NAME_reused_30s_fraction` are the parts of it that were in use again so soon.
     """
 
     verb: ClassVar[str] = "watch"
     name: MeasureName
-    """Begins the names of its measures."""
+    """NAME in the names of its measures."""
     duration: Seconds
-    """A discard counts only for the horizons that it was watched for."""
+    """How long it follows discards. One that was followed for less than 30 s does not count for
+    `NAME_reused_30s_fraction`, and so on."""
 
     def expected_seconds(self, _memory: int) -> float:
         """As long as it watches."""
