@@ -115,6 +115,7 @@ def _chapters(
             ("Guest", _guest),
             ("Method", _method),
             ("Expected", _expected),
+            ("Invariants", _invariants),
             ("Not green with", _red),
         ):
             yield from _told_once(what, stem, scenarios, render)
@@ -201,6 +202,12 @@ def _expected(scenario: Scenario) -> str:
     ]
     found += [f"`{measure} {condition}`" for measure, condition in scenario.expect.items()]
     return ", ".join(dict.fromkeys(found)) or "nothing, it is a measurement"
+
+
+def _invariants(scenario: Scenario) -> str:
+    """What holds in it as in every scenario."""
+    kept = scenario.asked.conditions.items() - scenario.expect.items()
+    return ", ".join(f"`{measure} {condition}`" for measure, condition in sorted(kept))
 
 
 def _not_green(scenarios: Sequence[Scenario], last: Last, images: Sequence[str]) -> Iterator[str]:

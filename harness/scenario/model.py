@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     Field,
     PrivateAttr,
     StrictBool,
@@ -25,7 +26,7 @@ from harness.scenario.expectations import (
 from harness.scenario.fields import CommandLine, Name, NotEmpty, Size
 from harness.scenario.steps import Part, Situation, Verb, unrolled
 from harness.units import GIB, MIB, format_size
-from harness.verdict.asked import Asked
+from harness.verdict.asked import INVARIANTS, Asked
 from harness.yamlfile import Loc
 from harness.yamlwords import near_miss
 
@@ -35,8 +36,20 @@ NEEDS = ("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-swap", "needs-thp"
 SMALLEST_GUEST = 64 * MIB
 """Below this the kernel and its initramfs leave no zone above its watermark."""
 
+
+def _invariant(name: str) -> str:
+    if name not in INVARIANTS:
+        words = f"invariants are: {', '.join(INVARIANTS)}"
+        raise ValueError(f"no invariant is called {name!r}{near_miss(name, INVARIANTS)}; {words}")
+    return name
+
+
 Vcpus = Annotated[StrictInt, Field(ge=1, le=255)]
 """255: the most that QEMU's x86 machines take without an interrupt remapper."""
+
+
+Invariant = Annotated[str, AfterValidator(_invariant)]
+"""The name of one of `INVARIANTS`."""
 
 
 class NumaNode(Part):
@@ -154,6 +167,8 @@ class Scenario(Part):
     """What is done, in order."""
     expect: Expectations = Field(default_factory=dict)
     """Condition by measure, as in `reclaimed_fraction: ">= 0.95"`; empty: a measurement only."""
+    without: tuple[Invariant, ...] = ()
+    """Invariants that do not hold here."""
     answer: tuple[str, ...] = ()
     """The measures that answer its question, shown beside the verdict."""
     red: dict[str, Any] = Field(default_factory=dict)
@@ -198,10 +213,28 @@ class Scenario(Part):
         return frozenset(name for _loc, step in unrolled(self.steps) for name in step.measured)
 
     @property
+    def invariants(self) -> dict[str, str]:
+        """Condition by measure: the invariants that its steps can tell of, and that it keeps."""
+        told = {"console_findings"}
+        for _loc, step in unrolled(self.steps):
+            if step.verifies:
+                told.add("integrity_mismatched_pages")
+            if step.moves_memory:
+                told.discard("reported_resident_bytes")
+            if step.audit_name:
+                told |= {"held_absent_bytes", "reported_resident_bytes"}
+        return {
+            name: condition
+            for name, condition in INVARIANTS.items()
+            if name in told and name not in self.without
+        }
+
+    @property
     def asked(self) -> Asked:
         """What a run of it is judged by."""
         return Asked(
             expect=self.expect,
+            invariants=self.invariants,
             reporting_wanted=self.balloon.free_page_reporting,
             measured=self.measured,
             answer=self.answer,

@@ -73,6 +73,10 @@ class Verb(Part, ABC):
     """The connection to the guest does not survive it; processes started before must."""
     needs_memory_group: ClassVar[bool] = False
     """QEMU runs in a memory control group of its own, where the host allows one."""
+    moves_memory: ClassVar[bool] = False
+    """It takes, frees or moves memory of the guest: what an audit saw before it is out of date."""
+    verifies: ClassVar[bool] = False
+    """It compares what is held with what was written."""
     holds_steps: ClassVar[bool] = False
     """It carries out other steps, and cannot stand inside a verb of its kind."""
 

@@ -18,6 +18,7 @@ class ResizeBalloon(Verb):
     """Inflates or deflates the balloon until the guest has as much memory as it should keep."""
 
     verb: ClassVar[str] = "balloon"
+    moves_memory: ClassVar[bool] = True
     to: MemoryShareOrAll
     """How much the guest keeps: a share of its memory, `50%`, a size, or `all`."""
     deadline: Seconds = 60.0

@@ -35,6 +35,8 @@ class Churn(Verb):
     """Fills memory with a seeded pattern, holds it, verifies every word, and frees it."""
 
     verb: ClassVar[str] = "churn"
+    moves_memory: ClassVar[bool] = True
+    verifies: ClassVar[bool] = True
     size: MemoryShare
     """How much: a share of the guest's memory, `50%`, or a size, `512MiB`."""
     pattern: Literal["seeded"] = "seeded"
@@ -95,6 +97,7 @@ class Verify(Verb):
     """Compares every word still held with what was written."""
 
     verb: ClassVar[str] = "verify"
+    verifies: ClassVar[bool] = True
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
         """Something must be held."""
@@ -119,6 +122,7 @@ class Release(Verb):
     """Frees all that is still held."""
 
     verb: ClassVar[str] = "release"
+    moves_memory: ClassVar[bool] = True
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
         """Something must be held."""

@@ -48,6 +48,7 @@ class Plug(Verb):
     """
 
     verb: ClassVar[str] = "plug"
+    moves_memory: ClassVar[bool] = True
     device: Device
     """What is plugged."""
     size: Size = 0
@@ -106,6 +107,7 @@ class Unplug(Verb):
     """Takes a plugged device away from the running guest, and waits until it has let go."""
 
     verb: ClassVar[str] = "unplug"
+    moves_memory: ClassVar[bool] = True
     device: Device
     """What is unplugged."""
     deadline: Seconds = 60.0

@@ -32,6 +32,7 @@ class Migrate(Verb):
     """Migrates the guest to a second QEMU by precopy, and goes on there."""
 
     verb: ClassVar[str] = "migrate"
+    moves_memory: ClassVar[bool] = True
     breaks_connection: ClassVar[bool] = True
     cancel: StrictBool = False
     """Cancels the migration while it is under way; the guest stays where it is."""
@@ -72,6 +73,7 @@ class Snapshot(Verb):
     """Saves the guest as savevm does, and goes on in a second QEMU from what was saved."""
 
     verb: ClassVar[str] = "snapshot"
+    moves_memory: ClassVar[bool] = True
     breaks_connection: ClassVar[bool] = True
     deadline: Seconds = 120.0
     """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""

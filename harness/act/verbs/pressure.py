@@ -21,6 +21,7 @@ class Pressure(Verb):
     """
 
     verb: ClassVar[str] = "pressure"
+    moves_memory: ClassVar[bool] = True
     needs_memory_group: ClassVar[bool] = True
     by: Literal["any", "process-madvise", "cgroup-reclaim", "cgroup-limit"] = "any"
     """`process-madvise` is MADV_PAGEOUT and needs CAP_SYS_NICE, `cgroup-reclaim` needs cgroup v2 of

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds in every scenario without being written down, and how a scenario switches it off."""
+
+from typing import Any
+
+import pytest
+from judging import G, S, check, judged, run_on, swallowed, warning
+from pydantic import ValidationError
+from run_builders import a_run, freed, healthy, started
+
+from harness.act.discover import VERBS
+from harness.record.events import ChurnVerified, Event, StepsDone
+from harness.record.facts import Cause, Verdict
+from harness.resources import SCENARIOS_DIR
+from harness.scenario.load import load_scenarios
+from harness.scenario.model import Scenario
+from harness.verdict.asked import INVARIANTS
+
+FREE = {"churn": {"size": "50%"}}
+
+
+def scenario(*steps: Any, **fields: Any) -> Scenario:
+    return VERBS.scenario.model_validate(
+        {"name": "own", "title": "One's own", "steps": list(steps), **fields}
+    )
+
+
+class TestWhichApply:
+    """Only those that the steps can tell of: what nobody looks at can neither hold nor fail."""
+
+    @pytest.mark.parametrize(
+        ("steps", "names"),
+        [
+            (({"settle": {}},), {"console_findings"}),
+            ((FREE,), {"console_findings", "integrity_mismatched_pages"}),
+            (
+                (FREE, {"audit": {}}),
+                set(INVARIANTS),
+            ),
+            (({"audit": {}},), set(INVARIANTS) - {"integrity_mismatched_pages"}),
+            (({"audit": {}}, FREE), set(INVARIANTS) - {"reported_resident_bytes"}),
+            (({"audit": {}}, {"pressure": {}}, {"audit": {"name": "after"}}),
+             set(INVARIANTS) - {"integrity_mismatched_pages"}),
+            (({"repeat": {"times": 2, "steps": [{"audit": {}}, FREE]}},),
+             set(INVARIANTS) - {"reported_resident_bytes"}),
+        ],
+    )  # fmt: skip
+    def test_by_the_steps(self, steps: tuple[Any, ...], names: set[str]) -> None:
+        assert set(scenario(*steps).asked.invariants) == names
+
+    def test_one_is_switched_off_by_its_name(self) -> None:
+        quiet = scenario({"audit": {}}, without=["reported_resident_bytes"])
+        assert set(quiet.asked.invariants) == {"console_findings", "held_absent_bytes"}
+
+    def test_an_expectation_of_the_same_measure_replaces_it(self) -> None:
+        own = scenario({"audit": {}}, expect={"reported_resident_bytes": "<= 1MiB"})
+        assert own.asked.conditions["reported_resident_bytes"] == "<= 1MiB"
+
+    def test_a_name_of_none_is_refused_with_the_nearest(self) -> None:
+        with pytest.raises(ValidationError, match="did you mean 'console_findings'"):
+            scenario({"audit": {}}, without=["console_finding"])
+
+    def test_no_file_of_the_project_repeats_one(self) -> None:
+        for path in sorted(SCENARIOS_DIR.glob("*.yaml")):
+            for each in load_scenarios(path, VERBS):
+                repeated = each.expect.items() & each.invariants.items()
+                assert not repeated, f"{each.name} writes down {repeated}"
+
+
+class TestJudged:
+    """Like expectations: they fail a run with its cause, and never let it pass unseen."""
+
+    @pytest.mark.parametrize("expect", [{"rounds": "== 1"}, {}], ids=["PASS else", "DONE else"])
+    @pytest.mark.parametrize(
+        ("events", "cause"),
+        [
+            (run_on(swallowed()), Cause.ACKED_NOT_DISCARDED),
+            (a_run(earlier=[warning()]), Cause.KERNEL_WARNING),
+            (a_run(verified=1), Cause.DATA_LOSS),
+            (run_on(healthy().blocks(18, 1, G.HELD, S.ABSENT)), Cause.DATA_LOSS),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_a_broken_one_fails_any_run(
+        self, events: list[Event], cause: Cause, expect: dict[str, str]
+    ) -> None:
+        verdict, found, _reason = check(events, expect, invariants=INVARIANTS)
+        assert (verdict, found) == (Verdict.FAIL, cause)
+
+    def test_a_measurement_in_which_they_hold_is_done(self) -> None:
+        verdict, _cause, reason = check(a_run(), {}, invariants=INVARIANTS)
+        assert verdict is Verdict.DONE
+        assert reason == "measured; the scenario expects nothing, and all 4 invariants hold"
+
+    @pytest.mark.parametrize("expect", [{"rounds": ">= 1"}, {}], ids=["PASS else", "DONE else"])
+    @pytest.mark.parametrize(
+        "events",
+        [
+            [event for event in a_run() if not isinstance(event, ChurnVerified)],
+            [*a_run(last=()), freed(70.0), StepsDone(80.0)],
+            run_on(healthy().blocks(26, 20, G.REPORTED, S.UNKNOWN)),
+        ],
+        ids=["nobody verified", "memory moved after the audit", "the audit was blind"],
+    )
+    def test_one_that_could_not_be_looked_at_is_a_miss(
+        self, events: list[Event], expect: dict[str, str]
+    ) -> None:
+        assert check(events, expect, invariants=INVARIANTS)[0] is Verdict.MISS
+
+    def test_all_that_fail_are_listed(self) -> None:
+        events = run_on(swallowed(), earlier=[warning()])
+        assert judged(events, {}, invariants=INVARIANTS).failed == (
+            "console_findings 1, expected == 0",
+            "reported_resident_bytes 160MiB, expected == 0B",
+        )
+
+    def test_a_warning_in_a_run_without_an_audit(self) -> None:
+        events = [*started(), warning(), StepsDone(60.0)]
+        asked = scenario({"settle": {}}).asked
+        assert check(events, {}, invariants=asked.invariants)[1] is Cause.KERNEL_WARNING
