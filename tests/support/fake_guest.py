@@ -86,6 +86,8 @@ class FakeProcess:
     ) -> None:
         self.written: list[str] = []
         self.closed = False
+        self.timeouts: list[float] = []
+        """Of the lines that were read."""
         self._said = said.encode() if isinstance(said, str) else said
         self._reply = reply
         self._end = CommandResult("", status, b"", stderr.encode())
@@ -105,7 +107,7 @@ class FakeProcess:
         return data
 
     def read_line(self, timeout: float) -> str:
-        del timeout
+        self.timeouts.append(timeout)
         line, end, rest = self._said.partition(b"\n")
         if not end:
             raise SshError("the command ended early")

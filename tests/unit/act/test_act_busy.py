@@ -8,7 +8,7 @@ from fake_guest import FakeGuest, FakeProcess
 from guest_words import counters
 from run_builders import zone
 
-from harness.act.verbs.busy import Busy, Calm, Processes
+from harness.act.verbs.busy import FIRST_ROUND_SECONDS, Busy, Calm, Processes
 from harness.errors import GuestError, ScenarioError
 from harness.machine.spec import GuestSpec
 from harness.record.events import BusyEnded, BusyStarted
@@ -22,12 +22,14 @@ def busy(guest: FakeGuest, size: str, *free: int) -> int:
         for node, each in enumerate(free)
     ]
     guest.vm.says["counters --once"] = counters(zones)
-    guest.vm.says["fpr-guest busy"] = FakeProcess("round\n", reply=lambda _end: "rounds=12\n")
+    process = FakeProcess("round\n", reply=lambda _end: "rounds=12\n")
+    guest.vm.says["fpr-guest busy"] = process
     Busy.model_validate({"size": size, "hold": "2s", "idle": "500ms"}).perform(guest)
     told = re.fullmatch(
         r"fpr-guest busy --bytes (\d+) --hold-ms 2000 --idle-ms 500", guest.vm.commands[-1]
     )
     assert told is not None
+    assert process.timeouts == [FIRST_ROUND_SECONDS + 2.0]
     assert guest.recorded(BusyStarted)[-1].bytes == int(told[1])
     return int(told[1])
 
