@@ -25,11 +25,6 @@ class Order(Verb):
     set: Annotated[StrictInt, Field(ge=0, le=32)] | None = None
     """The order to ask for, 0 to 32."""
 
-    @property
-    def measured(self) -> tuple[str, ...]:
-        """What the kernel says, and whether it refused."""
-        return ("order_read", "order_refused")
-
     def perform(self, guest: Guest) -> None:
         """Raises `PreconditionError` where a kernel without the parameter is asked for an order,
         `ObserveError` where the guest does not tell its order.
