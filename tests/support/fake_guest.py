@@ -8,26 +8,19 @@ sleeps: `time.monotonic` is the guest's clock while a `FakeGuest` is in use.
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import pytest
+from fake_instruments import FakeInstruments
+from fake_process import FakeProcess
 
 from harness.act.guest import Kept
 from harness.act.run_record import RunRecord
 from harness.deadline import Deadline
-from harness.errors import GuestError, SshError
-from harness.kernel.pages import HostState, StateArray
+from harness.errors import GuestError
 from harness.machine.interfaces import CommandResult
 from harness.machine.spec import GuestSpec
-from harness.observe.instruments import Instruments
-from harness.observe.mapping import QuickMapping
-from harness.observe.ram_layout import RamBlock, RamLayout
-from harness.record.address_map import RamPiece
 from harness.record.events import Event, PhaseStarted
-from harness.record.facts import DiscardTotals, HostMapping
 from harness.units import MIB, PAGE_SIZE
 
 E = TypeVar("E", bound=Event)
@@ -71,69 +64,6 @@ class Answers(dict[str, Any]):
                     raise answer
                 return answer
         return None
-
-
-class FakeProcess:
-    """Has said `said`; `reply` gives what it says to what is written to it. Ends with `status`."""
-
-    def __init__(
-        self,
-        said: bytes | str = b"",
-        *,
-        reply: Callable[[str], bytes | str] = lambda _text: b"",
-        status: int = 0,
-        stderr: str = "",
-    ) -> None:
-        self.written: list[str] = []
-        self.closed = False
-        self.timeouts: list[float] = []
-        """Of the lines that were read."""
-        self._said = said.encode() if isinstance(said, str) else said
-        self._reply = reply
-        self._end = CommandResult("", status, b"", stderr.encode())
-
-    def write(self, data: bytes) -> None:
-        if self.closed:
-            raise SshError("the channel is closed")
-        self.written.append(data.decode())
-        reply = self._reply(data.decode())
-        self._said += reply.encode() if isinstance(reply, str) else reply
-
-    def read_exactly(self, size: int, timeout: float) -> bytes:
-        del timeout
-        if len(self._said) < size:
-            raise SshError("the command ended early")
-        data, self._said = self._said[:size], self._said[size:]
-        return data
-
-    def read_line(self, timeout: float) -> str:
-        self.timeouts.append(timeout)
-        line, end, rest = self._said.partition(b"\n")
-        if not end:
-            raise SshError("the command ended early")
-        self._said = rest
-        return line.decode()
-
-    def close_stdin(self) -> None:
-        self.write(b"")
-
-    def wait(self, timeout: float) -> CommandResult:
-        del timeout
-        return self._end
-
-    def close(self) -> None:
-        self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class FakeMachine:
@@ -219,74 +149,6 @@ class FakeMachine:
 
     def end(self) -> None:
         self.ended = True
-
-
-class FakeDiscards:
-    """The log of what `host` has discarded; marks are counted on from one log to the next."""
-
-    def __init__(self, host: "FakeInstruments") -> None:
-        self._host = host
-
-    @property
-    def path(self) -> Path:
-        return self._host.trace
-
-    def read(self) -> DiscardTotals:
-        return self._host.totals
-
-    def mark(self) -> int:
-        self._host.marks += 1
-        return self._host.marks
-
-    def covered_since(self, mark: int) -> npt.NDArray[np.bool_]:
-        return np.greater_equal(self._host.discarded_at, max(mark, 1))
-
-    @property
-    def covered(self) -> npt.NDArray[np.bool_]:
-        return self.covered_since(0)
-
-    def follow(self) -> None:
-        self._host.following = True
-
-    def followed(self) -> list[tuple[float, int, int]]:
-        return self._host.discarded.pop(0) if self._host.discarded else []
-
-    def unfollow(self) -> None:
-        self._host.following = False
-
-
-class FakeInstruments:
-    """What the host holds and discards; a test changes it, or says what is read one by one."""
-
-    def __init__(self, pages: int) -> None:
-        self.mappings: list[HostMapping] = [HostMapping(0.0, MIB, MIB, 0, 0, 0, 0)]
-        """Readings; the last stays."""
-        self.host: StateArray = np.full(pages, HostState.RESIDENT, np.uint8)
-        self.totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
-        self.discarded_at = np.zeros(pages, np.int64)
-        """By page frame, the mark after which it was last discarded; 0: never, 1: before any."""
-        self.marks = 1
-        self.trace = Path("discards.log")
-        self.discarded: list[list[tuple[float, int, int]]] = []
-        """What each call of `followed` gives; then nothing."""
-        self.following = False
-
-    def read(self) -> HostMapping:
-        return self.mappings.pop(0) if len(self.mappings) > 1 else self.mappings[0]
-
-    def read_quick(self) -> QuickMapping:
-        mapping = self.mappings[0]
-        return QuickMapping(mapping.at, mapping.rss, mapping.held)
-
-    def opened(self) -> Instruments:
-        pages = len(self.host)
-        residency = SimpleNamespace(read=lambda: self.host.copy())
-        discards = FakeDiscards(self)
-        layout = RamLayout(
-            (RamPiece(0, pages, "ram", 0, 0x10000000),),
-            (RamBlock("ram", pages * PAGE_SIZE, PAGE_SIZE, 0x10000000),),
-        )
-        return Instruments(layout, self, residency, discards)
 
 
 class FakeGuest:

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from fake_guest import FakeProcess
+from fake_process import FakeProcess
 
 from harness.guest import counter_stream, page_stream
 from harness.kernel.pages import StateArray

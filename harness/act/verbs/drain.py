@@ -33,8 +33,7 @@ done
 
 class Drain(Verb):
     """Makes the guest's per-CPU lists give their free pages to the buddy allocator, by asking a
-    block of memory to go offline. On a kernel without CONFIG_MEMORY_HOTREMOVE
-    the run is a SKIP.
+    block of memory to go offline. On a kernel without CONFIG_MEMORY_HOTREMOVE the run is a SKIP.
     """
 
     verb: ClassVar[str] = "drain"

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_guest import FakeGuest, FakeProcess
+from fake_guest import FakeGuest
+from fake_process import FakeProcess
 from guest_words import counters, page_rounds
 from run_builders import BLOCK, BLOCKS, zone
 

@@ -4,7 +4,8 @@
 import re
 
 import pytest
-from fake_guest import FakeGuest, FakeProcess
+from fake_guest import FakeGuest
+from fake_process import FakeProcess
 from guest_words import counters
 from run_builders import zone
 

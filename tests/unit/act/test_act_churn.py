@@ -4,7 +4,8 @@
 from collections.abc import Callable
 
 import pytest
-from fake_guest import FakeGuest, FakeProcess
+from fake_guest import FakeGuest
+from fake_process import FakeProcess
 from guest_words import churn, counters
 from run_builders import mapping, zone
 

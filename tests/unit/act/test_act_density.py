@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from fake_guest import FakeGuest, FakeInstruments, FakeMachine
+from fake_guest import FakeGuest, FakeMachine
+from fake_instruments import FakeInstruments
 from guest_words import churn, counters, page_rounds
 from run_builders import mapping, zone
 

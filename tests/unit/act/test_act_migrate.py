@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_guest import FakeGuest, FakeProcess
+from fake_guest import FakeGuest
+from fake_process import FakeProcess
 
 from harness.act.verbs.audit import Audits
 from harness.act.verbs.churn import Held
