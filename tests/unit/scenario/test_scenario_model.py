@@ -115,6 +115,44 @@ def test_a_command_lasts_as_long_as_the_scenario_says(write: Write) -> None:
     assert loaded(write(HEAD + steps)).expected_seconds == pytest.approx(600)
 
 
+@pytest.mark.parametrize(
+    ("step", "seconds"),
+    [
+        ("settle: {}", 6.0),
+        ("settle: {deadline: 2s}", 2.0),
+        ("churn: {size: 50%, hold: 3s}", 2.0 + 3.0 + 4.0),
+        ("audit: {}", 1.0),
+        ("watch: {name: seen, duration: 9s}", 9.0),
+        ("fault_rate: {duration: 500ms}", 0.5),
+        ("suspend: {state: mem}", 4.0),
+        ("unplug: {device: balloon}", 4.0),
+        ("migrate: {}", 20.0),
+        ("snapshot: {}", 20.0),
+        ("crowd: {limit: 2GiB, touch: 50%, most: 4}", 48.0),
+    ],
+)
+def test_each_step_lasts_about_so_long(write: Write, step: str, seconds: float) -> None:
+    assert loaded(write(HEAD + f"steps: [{step}]\n")).expected_seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("steps", "gib"),
+    [
+        ("settle: {}", 1.5),
+        ("migrate: {}", 2.0),
+        ("snapshot: {}", 2.0),
+        ("crowd: {limit: 3GiB, touch: 50%}", 5.0),
+        ("crowd: {limit: 3GiB, touch: 50%}, migrate: {}", 5.0),
+    ],
+)
+def test_the_host_must_have_room_for_what_the_largest_step_fills(
+    write: Write, steps: str, gib: float
+) -> None:
+    """A guest of 1 GiB with room for half as much again."""
+    text = f"guest: {{memory: 1GiB, hotplug: 512MiB}}\nsteps: [{steps}]\n"
+    assert loaded(write(HEAD + text)).host_memory == gib * GIB
+
+
 def test_a_scenario_cannot_be_changed(write: Write) -> None:
     scenario = loaded(write(HEAD + "steps: [settle: {}]\n"))
     with pytest.raises(ValueError, match="frozen"):
@@ -249,6 +287,27 @@ expect:
             "steps[0].plug.device: balloon is already plugged here",
         ),
         (
+            "steps: [plug: {device: balloon}, unplug: {device: virtio-mem}]",
+            "steps[1].unplug: needs room for it: guest.hotplug",
+        ),
+        (
+            "steps: [unplug: {device: dimm}]\nguest: {hotplug: 1GiB}",
+            "steps[0].unplug.device: dimm is not plugged here",
+        ),
+        (
+            "steps: [unplug: {device: balloon}, unplug: {device: balloon}]",
+            "steps[1].unplug.device: balloon is not plugged here",
+        ),
+        (
+            "steps: [plug: {device: dimm, size: 1GiB}, plug: {device: dimm, size: 1GiB}]\n"
+            "guest: {hotplug: 2GiB}",
+            "steps[1].plug.device: dimm is already plugged here",
+        ),
+        (
+            "steps: [busy: {size: 10%}, calm: {}, calm: {}]",
+            "steps[2].calm: nothing is busy here",
+        ),
+        (
             "guest: {machine: microvm, disk: 1MiB}",
             "guest.machine: microvm here has neither nodes nor memory slots nor a disk",
         ),
@@ -270,7 +329,7 @@ def test_a_file_is_called_after_its_scenario(write: Write) -> None:
     assert said(path) == ["x.yaml:1: name: 'y' must be the file's name without .yaml: 'x'"]
 
 
-def test_what_is_released_can_be_churned_again_and_the_driver_bound_again(write: Write) -> None:
+def test_what_was_undone_can_be_done_again(write: Write) -> None:
     text = """\
 steps:
   - churn: {size: 10%, free: half-of-blocks}
@@ -278,6 +337,12 @@ steps:
   - churn: {size: 10%, free: half-of-blocks}
   - release: {}
   - repeat: {times: 2, steps: [unbind: {}, bind: {}]}
+  - repeat: {times: 2, steps: [unplug: {device: balloon}, plug: {device: balloon}]}
+  - plug: {device: dimm, size: 64MiB}
+  - plug: {device: virtio-mem, size: 64MiB}
+  - unplug: {device: dimm}
+  - plug: {device: dimm, size: 64MiB}
+guest: {hotplug: 128MiB}
 """
     assert isinstance(loaded(write(HEAD + text)), Scenario)
 
