@@ -105,8 +105,8 @@ def _size(guest: Guest, size: BusySize) -> int:
             free = sum(max(0, zone.free - zone.min) for zone in zones) * PAGE_SIZE - batch // 2
             if free <= 0:
                 raise ScenarioError(
-                    f"the guest has not half a batch ({format_size(batch // 2)}) free above its "
-                    "minimum watermarks",
+                    f"the guest has less than half a batch ({format_size(batch // 2)}) free above "
+                    "its minimum watermarks",
                     hint="give it more memory, or hold less before this step",
                 )
             return free

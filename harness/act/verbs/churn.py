@@ -149,7 +149,7 @@ class Held(Kept):
         """Raises `ScenarioError` if nothing is held."""
         if self.tool is None:
             raise ScenarioError(
-                "the step needs memory held by a churn step before it, and none is held",
+                "the guest holds no memory that this step could verify or free",
                 hint="put a churn step with `free: half-of-blocks` before it",
             )
         return self.tool

@@ -142,7 +142,7 @@ def _await_migration(source: Machine, wanted: str, deadline: Deadline) -> None:
         if status in ("failed", "completed", "cancelled"):
             why = answer.get("error-desc", "no reason given")
             raise QmpError(
-                f"the migration is {status} where {wanted} was awaited: {why}",
+                f"the migration ended as {status!r}, not as {wanted!r}: {why}",
                 hint="see qmp.log and qemu.log, here and in destination/",
             )
         moved = answer.get("ram", {}).get("transferred", 0) // MIB

@@ -49,7 +49,7 @@ def test_to_the_brim_is_what_is_above_the_watermarks_less_half_a_batch(guest: Fa
 
 
 def test_a_guest_without_so_much_is_the_scenarios_mistake(guest: FakeGuest) -> None:
-    with pytest.raises(ScenarioError, match="has not half a batch \\(32MiB\\) free"):
+    with pytest.raises(ScenarioError, match="less than half a batch \\(32MiB\\) free"):
         busy(guest, "all-but-half-a-batch", 30 * MIB)
 
 

@@ -127,7 +127,7 @@ def test_writing_has_a_deadline_by_its_size(guest: FakeGuest) -> None:
 def test_without_anything_held_the_scenario_is_wrong(
     guest: FakeGuest, verb: Callable[[], Verify | Release]
 ) -> None:
-    with pytest.raises(ScenarioError, match="none is held"):
+    with pytest.raises(ScenarioError, match="holds no memory"):
         verb().perform(guest)
 
 
