@@ -6,7 +6,8 @@ from typing import ClassVar, Literal
 
 from harness.act.guest import Guest
 from harness.errors import GuestError
-from harness.record.events import DriverChanged, FaultRate, GuestReady
+from harness.record.events import FaultRate
+from harness.record.folding import fold
 from harness.scenario.fields import Seconds
 from harness.scenario.steps import Verb
 
@@ -48,13 +49,12 @@ class MeasureFaults(Verb):
 
 def _reporting(guest: Guest) -> Literal["on", "idle", "off"]:
     """At work; offered, but without a driver; not offered."""
-    state: Literal["on", "idle", "off"] = "off"
-    for event in guest.record.events:
-        if isinstance(event, GuestReady):
-            state = "on" if event.negotiated else "idle" if event.offered else "off"
-        elif isinstance(event, DriverChanged):
-            # An unbound driver leaves the device; a device unplugged offers nothing.
-            state = "on" if event.bound else "idle"
-            if not event.reporting:
-                state = "off"
-    return state
+    history = fold(guest.record.events)
+    ready, driver = history.ready, history.driver
+    if driver is not None:
+        # An unbound driver leaves the device; a device unplugged offers nothing.
+        offered, at_work = driver.reporting, driver.bound
+    else:
+        offered = ready is not None and ready.offered
+        at_work = ready is not None and ready.negotiated
+    return "off" if not offered else "on" if at_work else "idle"
