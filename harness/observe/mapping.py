@@ -5,12 +5,12 @@ Under software emulation QEMU's translation buffers are in its RSS too, and shar
 a mapping while its file keeps it; hence smaps of these mappings, and the file's blocks.
 """
 
-import os
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from harness.errors import ObserveError
@@ -20,9 +20,9 @@ from harness.observe.ram_layout import RamLayout
 from harness.record.facts import HostMapping
 from harness.units import KIB, MIB, PAGE_SIZE
 
-_READ_SIZE = 64 * KIB
 _SMAPS_FIELD = re.compile(rb"^(\w+): +(\d{1,20}) kB$", re.MULTILINE)
 _STATUS_FIELD = re.compile(rb"^(VmRSS|VmSwap):\s+(\d{1,20}) kB$", re.MULTILINE)
+_TRANSLATED = re.compile(rb"\S+ rwxp 0+ 0+:0+ 0\b")
 _QUIET = MIB
 """Bytes a process's RSS may move during a reading for the reading to calibrate the counters."""
 _Range = tuple[int, int]
@@ -35,8 +35,7 @@ def parse_smaps(text: bytes, ranges: tuple[_Range, ...]) -> dict[str, int]:
     and not anonymous. Raises ObserveError when no mapping lies inside, or one only in part.
     """
     sums: dict[str, int] = {}
-    headers = list(MAPPING_HEADER.finditer(text))
-    for number, header in enumerate(headers):
+    for header, fields in _sections(text):
         start, end = int(header[1], 16), int(header[2], 16)
         if not any(start < high and end > low for low, high in ranges):
             continue
@@ -45,16 +44,38 @@ def parse_smaps(text: bytes, ranges: tuple[_Range, ...]) -> dict[str, int]:
                 f"the mapping {start:#x}-{end:#x} holds guest RAM and something else; "
                 f"guest RAM: {', '.join(f'{low:#x}-{high:#x}' for low, high in ranges)}"
             )
-        body_end = headers[number + 1].start() if number + 1 < len(headers) else len(text)
-        for name, value in _SMAPS_FIELD.findall(text, header.end(), body_end):
-            key = name.decode()
-            sums[key] = sums.get(key, 0) + int(value) * KIB
+        for name, size in fields.items():
+            sums[name] = sums.get(name, 0) + size
     if "Rss" not in sums or "Anonymous" not in sums:
         raise ObserveError(
             "smaps shows none of the guest RAM mappings",
             hint="read the RAM layout again: guest memory may have been plugged or unplugged",
         )
     return sums
+
+
+def outside_of(text: bytes, ranges: tuple[_Range, ...]) -> int:
+    """Bytes (Rss and Swap) that a process holds outside `ranges`, less its translation buffers.
+
+    TCG's buffer of translated code is the one anonymous mapping that is writable and executable
+    (tcg/region.c, alloc_code_gen_buffer()); it grows as the guest runs and tells nothing.
+    """
+    size = 0
+    for header, fields in _sections(text):
+        start, end = int(header[1], 16), int(header[2], 16)
+        inside = any(low <= start and end <= high for low, high in ranges)
+        if not inside and not _TRANSLATED.match(header[0]):
+            size += fields.get("Rss", 0) + fields.get("Swap", 0)
+    return size
+
+
+def _sections(text: bytes) -> Iterator[tuple[re.Match[bytes], dict[str, int]]]:
+    """The header of every mapping in smaps, and its fields in bytes."""
+    headers = list(MAPPING_HEADER.finditer(text))
+    for header, following in zip_longest(headers, headers[1:]):
+        end = following.start() if following else len(text)
+        found = _SMAPS_FIELD.findall(text, header.end(), end)
+        yield header, {name.decode(): int(value) * KIB for name, value in found}
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,8 @@ class HostMappingReader:
     def _read(self) -> HostMapping:
         before, swap_before = self._counters()
         at = time.monotonic()
-        sums = parse_smaps(self._smaps(), self._ranges)
+        text = self._smaps()
+        sums = parse_smaps(text, self._ranges)
         reading = HostMapping(
             at=at,
             rss=sums["Rss"],
@@ -127,6 +149,7 @@ class HostMappingReader:
             file_blocks=self._file_blocks(),
             cgroup_current=int(self._cgroup.read_text()) if self._cgroup else None,
             merged=self._merged(),
+            outside=outside_of(text, self._ranges),
         )
         after, _ = self._counters()
         if self._last is None or abs(after - before) < _QUIET:
@@ -136,20 +159,10 @@ class HostMappingReader:
         return reading
 
     def _smaps(self) -> bytes:
-        """The text of smaps up to the last guest RAM mapping; the libraries after it cost time."""
-        end = max(high for _, high in self._ranges)
-        chunks = []
-        descriptor = os.open(f"/proc/{self.pid}/smaps", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while chunk := os.read(descriptor, _READ_SIZE):
-                chunks.append(chunk)
-                if any(int(header[1], 16) >= end for header in MAPPING_HEADER.finditer(chunk)):
-                    break
-        finally:
-            os.close(descriptor)
-        if not chunks:
+        text = Path(f"/proc/{self.pid}/smaps").read_bytes()
+        if not text:
             raise process_gone(self.pid)
-        return b"".join(chunks)
+        return text
 
     def _counters(self) -> tuple[int, int]:
         """The process's RSS and swap in bytes, by its own counters."""

@@ -65,6 +65,9 @@ class HostMapping:
     cgroup_current: int | None = None
     merged: int | None = None
     """Pages of the whole process that KSM has merged with others, in bytes; None before 5.19."""
+    outside: int | None = None
+    """What QEMU holds outside guest RAM and outside its translation buffers, resident or swapped;
+    None in records before it was read."""
 
     @property
     def held(self) -> int:

@@ -15,7 +15,7 @@ from harness.errors import ObserveError
 from harness.machine.cgroup import candidates
 from harness.observe import guest_vmas
 from harness.observe.guest_vmas import Mapping, parse_mappings
-from harness.observe.mapping import HostMappingReader, parse_smaps
+from harness.observe.mapping import HostMappingReader, outside_of, parse_smaps
 from harness.units import KIB, MIB, PAGE_SIZE
 
 DATA = Path(__file__).parents[2] / "data" / "observe"
@@ -30,6 +30,16 @@ def test_all_mappings_of_a_block_are_summed_and_their_neighbours_are_not() -> No
     assert sums["Size"] == 16 * MIB
     assert sums["Rss"] == sums["Anonymous"] == 8 * MIB
     assert sums["LazyFree"] == 124 * KIB
+
+
+def test_what_the_process_holds_elsewhere_is_summed_apart() -> None:
+    assert outside_of(SPLIT, ((FIRST, LAST),)) == 1240 * KIB
+    assert outside_of(SPLIT, ()) == 1240 * KIB + 8 * MIB
+
+
+def test_translation_buffers_are_nobodys_memory() -> None:
+    buffers = SPLIT.replace(b" rw-p 00000000 00:00 0 ", b" rwxp 00000000 00:00 0 ")
+    assert outside_of(buffers, ()) == 0
 
 
 def test_several_blocks_are_summed() -> None:
