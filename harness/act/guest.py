@@ -107,6 +107,10 @@ class Watched(Protocol):
     def reporting_order(self) -> int:
         """Smallest order of a free block that the guest reports."""
 
+    @property
+    def pass_seconds(self) -> float:
+        """Between two reporting passes."""
+
 
 class Kept:
     """Base of what a verb keeps with the guest for later steps, made at its first use."""

@@ -34,6 +34,7 @@ class Neighbour:
     vm: VirtualMachine
     instruments: Instruments
     reporting_order: int
+    pass_seconds: float
 
 
 @dataclass
@@ -46,6 +47,7 @@ class GuestSession:
     instruments: Instruments
     noise: HostNoiseReader
     reporting_order: int
+    pass_seconds: float
     cancelled: threading.Event
     detached: bool
     phases: int = 0
@@ -81,6 +83,7 @@ class GuestSession:
                 features=balloon.features,
                 discard=vm.spec.discard,
                 memory_limit=vm.spec.memory_limit,
+                pass_seconds=balloon.pass_seconds,
             )
         )
         session = cls(
@@ -90,6 +93,7 @@ class GuestSession:
             instruments=Instruments.open(vm),
             noise=HostNoiseReader(),
             reporting_order=balloon.page_reporting_order,
+            pass_seconds=balloon.pass_seconds,
             cancelled=cancelled,
             detached=detached,
         )
@@ -118,7 +122,9 @@ class GuestSession:
         """Boot a further guest like this one. Raises what `launch` and the instruments do."""
         vm = self.vm.another(number)
         balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
-        return Neighbour(vm, Instruments.open(vm), balloon.page_reporting_order)
+        return Neighbour(
+            vm, Instruments.open(vm), balloon.page_reporting_order, balloon.pass_seconds
+        )
 
     def kept(self, kind: type[K]) -> K:
         """The one object of this class that is kept with the guest."""

@@ -6,6 +6,7 @@ about to, *idle* when something remains but nothing moved for more than two repo
 *moving* when its deadline passes first. Which kernel rules it builds on: `harness.kernel.zones`.
 """
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -37,10 +38,10 @@ class SettleOutcome(StrEnum):
     """The deadline passed while memory was still coming back."""
 
 
-IDLE_SECONDS = 2 * PASS_SECONDS
+IDLE_PASSES = 2.0
 """More than this without movement is idle: a pass that was due has come and found nothing."""
 
-MERGE_SECONDS = 1.5 * PASS_SECONDS
+MERGE_PASSES = 1.5
 """How long blocks that lack a few pages are given: a CPU's list of free pages holds those, and lets
 go of them as pages come and go (free_pcppages_bulk(), mm/page_alloc.c). The next pass reports what
 has merged."""
@@ -156,6 +157,35 @@ def predict_drain_seconds(zones: Sequence[Zone], reporting_order: int) -> float:
     return (passes + 2) * PASS_SECONDS if passes else 0.0
 
 
+class _GuestClock:
+    """How the guest's clock goes against the host's, by looks at both."""
+
+    def __init__(self) -> None:
+        self._host: list[float] = []
+        self._guest: list[float] = []
+
+    def look(self, host: float, guest: float) -> None:
+        """Take in both clocks at one moment."""
+        self._host.append(host)
+        self._guest.append(guest)
+
+    def passed_since(self, moment: float) -> float:
+        """Guest seconds from a moment of the host's clock to the last look; without bound if there
+        was none. Before the first look the clocks are taken to have gone alike."""
+        if not self._host:
+            return math.inf
+        before_first = max(0.0, self._host[0] - moment)
+        at_moment = float(np.interp(moment, self._host, self._guest))
+        return self._guest[-1] - at_moment + before_first
+
+    @property
+    def rate(self) -> float | None:
+        """Guest seconds for each second of the host, over all looks; None with fewer than two."""
+        if len(self._host) < 2 or self._host[-1] <= self._host[0]:
+            return None
+        return (self._guest[-1] - self._guest[0]) / (self._host[-1] - self._host[0])
+
+
 class SettleTracker:
     """Feed it observations in order; it says when the wait is over and how it went.
 
@@ -163,15 +193,22 @@ class SettleTracker:
     observation made earlier is refused, because "nothing remains" seen before a free says nothing.
     Movement is: discards grew; or the held bytes fell by at least a block below their last peak;
     or the remaining bytes fell to a new low.
+
+    Passes come by the guest's clock, and that may stand still while the host's goes on (QEMU was
+    stopped, or the guest got no processor): nothing is idle before both say so.
     """
 
-    def __init__(self, block_bytes: int, leave: int = 0) -> None:
+    def __init__(
+        self, block_bytes: int, leave: int = 0, pass_seconds: float = PASS_SECONDS
+    ) -> None:
         """`block_bytes`: a block of the reporting order; less than that is noise in `held`.
 
-        `leave`: bytes that may remain when the wait is over.
+        `leave`: bytes that may remain when the wait is over; `pass_seconds`: between two passes.
         """
         self._block = block_bytes
         self._leave = leave
+        self._pass = pass_seconds
+        self._guest_clock = _GuestClock()
         self._last_moved = 0.0
         self._discarded: int | None = None
         self._peak: int | None = None
@@ -214,13 +251,15 @@ class SettleTracker:
         discarded: int | None = None,
         remaining: int | None = None,
         merging: int = 0,
+        guest_at: float | None = None,
     ) -> SettleOutcome | None:
         """Take in what was seen at `at`; the outcome, or None while the wait should go on.
 
         `held`: HostMapping.held; `discarded`: DiscardTotals.bytes; `remaining`: bytes that can
         still be reported, exact or an upper bound; `merging`: bytes that a few pages keep from
-        that, seen in the same look. None: not looked at this time. Raises
-        `ValueError` for a time before the wait or before the observation before.
+        that, seen in the same look; `guest_at`: the guest's monotonic clock then, seconds. None:
+        not looked at this time. Raises `ValueError` for a time before the wait or before the
+        observation before.
         """
         if at < self._now:
             raise ValueError(
@@ -235,14 +274,21 @@ class SettleTracker:
         ]
         if any(moved):
             self._last_moved = at
+        if guest_at is not None:
+            self._guest_clock.look(at, guest_at)
         if remaining is not None:
             self._merging = merging
-        quiet = at - self._last_moved
+        quiet = min(at - self._last_moved, self._guest_clock.passed_since(self._last_moved))
         if self._remaining is not None and self._remaining <= self._leave:
-            if self._merging <= MERGING_BLOCKS * self._block or quiet > MERGE_SECONDS:
+            if self._merging <= MERGING_BLOCKS * self._block or quiet > MERGE_PASSES * self._pass:
                 return SettleOutcome.DRAINED
             return None
-        return SettleOutcome.IDLE if quiet > IDLE_SECONDS else None
+        return SettleOutcome.IDLE if quiet > IDLE_PASSES * self._pass else None
+
+    @property
+    def clock_rate(self) -> float | None:
+        """Seconds of the guest's clock for each of the host's during the wait; None if unknown."""
+        return self._guest_clock.rate
 
     def give_up(self) -> SettleOutcome:
         """The outcome when the deadline passes first: neither drained nor seen to be idle."""

@@ -20,7 +20,8 @@ REPORTING_CAPACITY = 32
 """Blocks handed over in one call: PAGE_REPORTING_CAPACITY, include/linux/page_reporting.h."""
 
 PASS_SECONDS = 2.0
-"""Between two passes, and from a free to the first: PAGE_REPORTING_DELAY, mm/page_reporting.c."""
+"""Between two passes, and from a free to the first: PAGE_REPORTING_DELAY, mm/page_reporting.c. From
+7.3 on it is only the default of `page_reporting_delay_ms`, which the guest tells."""
 
 PASS_SHARE = 16
 """A pass makes DIV_ROUND_UP(nr_free, 32 * 16) calls for each free list: page_reporting_cycle()."""

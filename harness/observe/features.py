@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from harness.errors import ObserveError
-from harness.kernel.zones import MAX_ORDER
+from harness.kernel.zones import MAX_ORDER, PASS_SECONDS
 from harness.machine.interfaces import GuestShell, Monitor
 from harness.observe.balloon_stats import reporting_offered
 
@@ -22,12 +22,14 @@ for device in /sys/bus/virtio/devices/*; do
   driver=$(cd $device/driver 2>/dev/null && pwd -P) && echo "driver=${driver##*/}"
   break
 done
-echo "order=$(cat /sys/module/page_reporting/parameters/page_reporting_order 2>/dev/null)"
+parameters=/sys/module/page_reporting/parameters
+echo "order=$(cat $parameters/page_reporting_order 2>/dev/null)"
+echo "delay=$(cat $parameters/page_reporting_delay_ms 2>/dev/null)"
 while read -r line; do
   case "$line" in "Page block order:"*) echo "block_order=${line##* }"; break;; esac
 done < /proc/pagetypeinfo
 """
-_LINE = re.compile(r"^(features|driver|order|block_order)=(\S+)$", re.MULTILINE)
+_LINE = re.compile(r"^(features|driver|order|delay|block_order)=(\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class BalloonState:
     """The driver bound to the device; None while unbound."""
     page_reporting_order: int
     """Smallest order of a free block that is reported, or would be."""
+    pass_seconds: float
+    """Between two passes: `page_reporting_delay_ms` (7.3), or 2 s where the kernel has no such
+    parameter."""
 
     @property
     def negotiated(self) -> bool:
@@ -75,6 +80,9 @@ def parse_state(text: str, *, offered: bool) -> BalloonState:
         features=features,
         driver=fields.get("driver"),
         page_reporting_order=orders[0],
+        pass_seconds=int(fields["delay"]) / 1000
+        if re.fullmatch(r"[0-9]{1,9}", fields.get("delay", ""))
+        else PASS_SECONDS,
     )
 
 

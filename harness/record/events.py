@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
+from harness.kernel.zones import PASS_SECONDS
 from harness.record.facts import Cause, HostNoise, Verdict
 from harness.record.step_events import (
     Audited,
@@ -109,6 +110,8 @@ class GuestReady:
     """The device's `features` bit string as sysfs prints it."""
     discard: Literal["dontneed", "free"] = "dontneed"
     """How QEMU gives memory back."""
+    pass_seconds: float = PASS_SECONDS
+    """Between two reporting passes."""
     memory_limit: int = 0
     """Bytes that QEMU may be charged with; 0: no limit."""
     kind: Literal["guest-ready"] = "guest-ready"

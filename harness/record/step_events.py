@@ -61,6 +61,9 @@ class Settled:
     t90: float | None
     zone_t90: dict[str, float] = field(default_factory=dict)
     """The same by zone (`node0/DMA32`), by what the guest had left to report there."""
+    clock_rate: float | None = None
+    """Seconds of the guest's clock for each second of the host's during the wait; None where it
+    was not read."""
     kind: Literal["settled"] = "settled"
 
 

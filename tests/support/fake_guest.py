@@ -165,6 +165,7 @@ class FakeGuest:
         self.host.trace = directory / "discards.log"
         self.instruments = self.host.opened()
         self.reporting_order = 9
+        self.pass_seconds = 2.0
         self.record = RunRecord(lambda _event: None)
         self.detached = False
         self.phases = 0

@@ -12,13 +12,14 @@ from harness.deadline import Deadline
 from harness.guest.counter_stream import read_counters
 from harness.guest.page_stream import PageReader
 from harness.kernel.settling import (
+    IDLE_PASSES,
     SettleOutcome,
     SettleTracker,
     ZoneDrains,
     merging,
     remaining_by_zone,
 )
-from harness.kernel.zones import REPORTING_CAPACITY, block_size
+from harness.kernel.zones import PASS_SECONDS, REPORTING_CAPACITY, block_size
 from harness.record.events import Settled
 from harness.scenario.fields import Seconds
 from harness.scenario.steps import Verb
@@ -63,6 +64,7 @@ class Settle(Verb):
                 t50=wait.tracker.t50,
                 t90=wait.tracker.t90,
                 zone_t90=wait.zone_t90,
+                clock_rate=wait.tracker.clock_rate,
             )
         )
         remaining = wait.tracker.remaining
@@ -97,12 +99,18 @@ class Wait:
 
 
 def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
-    """Wait at most so long, until no more than `leave` bytes can be reported or nothing moves."""
+    """Wait at most so long, until no more than `leave` bytes can be reported or nothing moves.
+
+    The deadline is meant for passes every 2 s, and is longer where they come less often.
+    """
     mapping, discarding = guest.instruments.mapping, guest.instruments.discards
     start = time.monotonic()
-    deadline = Deadline(seconds, "the guest to report its free memory")
+    slower = max(1.0, guest.pass_seconds / PASS_SECONDS)
+    deadline = Deadline(seconds * slower, "the guest to report its free memory")
     block = block_size(guest.reporting_order)
-    tracker, drains = SettleTracker(block_bytes=block, leave=leave), ZoneDrains()
+    tracker = SettleTracker(block, leave=leave, pass_seconds=guest.pass_seconds)
+    drains = ZoneDrains()
+    idle = IDLE_PASSES * guest.pass_seconds
     with PageReader(guest.vm.shell) as pages:
         looked_at = -RESCAN_SECONDS
         while True:
@@ -110,12 +118,17 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
             discards = discarding.read()
             # An exact reading walks page tables; between looks at the pages the counters will do.
             held = mapping.read_quick().held
-            remaining, about_to = None, 0
+            remaining, about_to, guest_at = None, 0, None
             moved = tracker.last_moved
-            due = at - looked_at >= RESCAN_SECONDS or looked_at < moved
+            due = (
+                at - looked_at >= RESCAN_SECONDS
+                or looked_at < moved
+                or at - moved > idle >= looked_at - moved
+            )
             if due and (at - moved >= QUIET_SECONDS or at - looked_at >= 2 * RESCAN_SECONDS):
                 counters = read_counters(guest.vm.shell)
-                states = pages.read().states
+                reading = pages.read()
+                states, guest_at = reading.states, reading.start_ns / 1e9
                 zones = remaining_by_zone(states, counters.zones, guest.reporting_order)
                 drains.look(at, zones)
                 remaining = sum(zones.values())
@@ -123,7 +136,12 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
                     about_to = merging(states, counters.zones, guest.reporting_order)
                 looked_at = at
             outcome = tracker.observe(
-                at, held=held, discarded=discards.bytes, remaining=remaining, merging=about_to
+                at,
+                held=held,
+                discarded=discards.bytes,
+                remaining=remaining,
+                merging=about_to,
+                guest_at=guest_at,
             )
             if outcome is None and deadline.passed:
                 outcome = tracker.give_up()

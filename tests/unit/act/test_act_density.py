@@ -31,7 +31,7 @@ def neighbour(guest: FakeGuest, held: int) -> SimpleNamespace:
     vm, host = FakeMachine(guest.directory, guest.clock, guest.vm.spec), FakeInstruments(1)
     ready(vm)
     host.mappings = [mapping(held)]
-    return SimpleNamespace(vm=vm, instruments=host.opened(), reporting_order=9)
+    return SimpleNamespace(vm=vm, instruments=host.opened(), reporting_order=9, pass_seconds=2.0)
 
 
 def crowd(guest: FakeGuest, **more: object) -> None:

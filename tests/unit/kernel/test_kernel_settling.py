@@ -9,8 +9,8 @@ from run_builders import BLOCK, REAL_ZONES, Guest, zone
 
 from harness.kernel.pages import GuestState, HostState
 from harness.kernel.settling import (
-    IDLE_SECONDS,
-    MERGE_SECONDS,
+    IDLE_PASSES,
+    MERGE_PASSES,
     MERGING_BLOCKS,
     SettleOutcome,
     SettleTracker,
@@ -19,10 +19,12 @@ from harness.kernel.settling import (
     remaining_from_states,
     reportable_remaining,
 )
-from harness.kernel.zones import block_size
+from harness.kernel.zones import PASS_SECONDS, block_size
 from harness.units import MIB, PAGE_SIZE
 
 BLOCK_BYTES = 2 * MIB
+IDLE_SECONDS = IDLE_PASSES * PASS_SECONDS
+MERGE_SECONDS = MERGE_PASSES * PASS_SECONDS
 
 
 @pytest.fixture
@@ -53,6 +55,35 @@ class TestOutcome:
         assert tracker.observe(0.0, held=100 * MIB, discarded=0, remaining=8 * MIB) is None
         assert tracker.observe(IDLE_SECONDS, held=100 * MIB, discarded=0) is None
         assert tracker.observe(4.1, held=100 * MIB, discarded=0) is SettleOutcome.IDLE
+
+    def test_a_guest_whose_clock_stands_still_is_not_idle(self, tracker: SettleTracker) -> None:
+        """After QEMU was stopped for 25 s a guest on the HPET sees no time pass for 17 s more."""
+        tracker.observe(0.5, held=100 * MIB, discarded=0, remaining=8 * MIB, guest_at=100.0)
+        for at in range(1, 17):
+            assert tracker.observe(float(at), remaining=8 * MIB, guest_at=100.1) is None
+        assert tracker.clock_rate == pytest.approx(0.1 / 15.5)
+        assert tracker.observe(18.0, remaining=8 * MIB, guest_at=102.0) is None
+        assert tracker.observe(20.5, remaining=8 * MIB, guest_at=104.6) is SettleOutcome.IDLE
+
+    def test_both_clocks_must_see_two_passes(self, tracker: SettleTracker) -> None:
+        """A guest that catches up on lost time runs ahead of the host's clock."""
+        tracker.observe(0.5, held=100 * MIB, remaining=8 * MIB, guest_at=100.0)
+        assert tracker.observe(2.0, remaining=8 * MIB, guest_at=130.0) is None
+        assert tracker.observe(4.1, remaining=8 * MIB, guest_at=132.1) is SettleOutcome.IDLE
+
+    def test_what_the_guests_clock_did_before_the_last_movement_does_not_count(
+        self, tracker: SettleTracker
+    ) -> None:
+        tracker.observe(0.0, held=100 * MIB, discarded=0, remaining=64 * MIB, guest_at=10.0)
+        tracker.observe(6.0, held=40 * MIB, discarded=60 * MIB, remaining=8 * MIB, guest_at=16.0)
+        assert tracker.observe(10.5, remaining=8 * MIB, guest_at=18.0) is None
+        assert tracker.observe(13.0, remaining=8 * MIB, guest_at=20.5) is SettleOutcome.IDLE
+
+    def test_idle_goes_by_the_guests_own_time_between_passes(self) -> None:
+        slow = SettleTracker(block_bytes=BLOCK_BYTES, pass_seconds=10.0)
+        assert slow.observe(0.0, held=100 * MIB, remaining=8 * MIB) is None
+        assert slow.observe(19.9) is None
+        assert slow.observe(20.1) is SettleOutcome.IDLE
 
     def test_blocks_that_lack_a_page_are_given_time_to_merge(self, tracker: SettleTracker) -> None:
         assert tracker.observe(1.0, held=100 * MIB, remaining=0, merging=80 * MIB) is None

@@ -178,6 +178,17 @@ def test_the_order_is_the_parameters_or_else_the_page_block_order(
     assert state.page_reporting_order == expected
 
 
+@pytest.mark.parametrize(
+    ("delay", "seconds"),
+    [("delay=10000\n", 10.0), ("delay=100\n", 0.1), ("", 2.0), ("delay=\n", 2.0)],
+    ids=["set", "short", "before 7.3", "unreadable"],
+)
+def test_the_time_between_passes_is_the_parameters_or_else_two_seconds(
+    delay: str, seconds: float
+) -> None:
+    assert parse_state(delay + "block_order=9\n", offered=True).pass_seconds == seconds
+
+
 @settings(deadline=None)
 @given(
     st.lists(
