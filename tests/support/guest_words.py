@@ -2,6 +2,7 @@
 """What the guest tool says, byte by byte: counters, page states, the dialogue of a churn."""
 
 import struct
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -41,11 +42,19 @@ def _zoneinfo(zone: Zone) -> str:
 
 
 def pages(states: StateArray) -> bytes:
-    """One round of `fpr-guest pages`."""
+    """One round of `fpr-guest pages`; the guest's clock is the host's."""
+    now = int(time.monotonic() * 1e9)
     starts = np.flatnonzero(np.diff(states.astype(np.int64), prepend=-1))
     lengths = np.diff(starts, append=len(states))
     header = struct.pack(
-        "<8sIIQQQQ", b"FPRPAGES", page_stream.VERSION, PAGE_SIZE, len(states), 1, 2, len(starts)
+        "<8sIIQQQQ",
+        b"FPRPAGES",
+        page_stream.VERSION,
+        PAGE_SIZE,
+        len(states),
+        now,
+        now + 1,
+        len(starts),
     )
     return header + ((lengths << 3) | states[starts].astype(np.int64)).astype("<u4").tobytes()
 

@@ -59,6 +59,14 @@ def test_what_does_not_move_for_two_passes_is_idle(guest: FakeGuest) -> None:
     assert guest.kept(Drained).remaining(guest) is None
 
 
+def test_a_guest_with_long_times_between_passes_is_given_them(guest: FakeGuest) -> None:
+    guest.pass_seconds = 10.0
+    say(guest, [states(30)])
+    event = settle(guest)
+    assert event.outcome is SettleOutcome.IDLE
+    assert 20.0 < guest.record.now() < 22.0
+
+
 def test_a_deadline_is_an_outcome_and_no_error(guest: FakeGuest) -> None:
     say(guest, [states(number) for number in range(100, 0, -1)])
     event = settle(guest, deadline="8s")
