@@ -35,6 +35,7 @@ from harness.errors import (
     UsageError,
 )
 from harness.image.definition import load_definitions
+from harness.image.qemu_definition import load_qemus
 from harness.record.events import Judged
 from harness.record.facts import Verdict
 from harness.record.reader import RESULTS_NAME, tail_events
@@ -46,6 +47,7 @@ from harness.resources import SCENARIOS_DIR
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import PlannedRun, choose_images, longest_first, plan_runs
 from harness.run.pool import RunPool, workers_at_once
+from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
 from harness.scenario.load import load_scenarios
 
 WORKER_RESULTS = "fpr_harness_results"
@@ -66,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
         directory = scenarios_directory(config.option)
         if config.option.image:
             choose_images(load_definitions(), config.option.image)
+        choose_qemus(load_qemus(), config.option.qemu)
     if config.option.scenarios_directory and config.args_source != config.ArgsSource.ARGS:
         config.args = [str(directory)]
     config.stash[SESSION] = ScenarioSession(config)
@@ -101,7 +104,7 @@ def _holds_a_scenario(file: Path, config: pytest.Config) -> bool:
 
 
 class ScenarioFile(pytest.File):
-    """A scenario file: one test for each variant, image and repetition."""
+    """A scenario file: one test for each variant, image, QEMU and repetition."""
 
     def collect(self) -> Iterator["ScenarioItem"]:
         options = self.config.option
@@ -113,9 +116,10 @@ class ScenarioFile(pytest.File):
                 # That matters only if the scenario is selected.
                 scenarios, refused = load_scenarios(self.path, VERBS), error
             images = choose_images(load_definitions(), options.image)
+            qemus = choose_qemus(load_qemus(), options.qemu)
         except (ScenarioFileError, UsageError) as error:
             raise self.CollectError(str(error)) from error
-        for run in plan_runs(scenarios, images, options.repeat):
+        for run in plan_runs(scenarios, images, options.repeat, qemus):
             yield ScenarioItem.from_parent(self, name=run.test_name, run=run, refused=refused)
 
 
@@ -190,6 +194,8 @@ class ScenarioSession:
         """Under xdist the results directory must be there before the first worker."""
         if self._distributes() and any(map(self._may_hold_scenarios, self._config.args)):
             with _refusals():
+                choices = choose_qemus(load_qemus(), self._config.option.qemu)
+                refuse_if_none(prepare_qemus(choices, self._note))
                 self._results = make_results_directory(self._config.option.results)
 
     # --- one process: everything starts when the tests to run are known -------------------------
@@ -217,6 +223,10 @@ class ScenarioSession:
     def _open_pool(self, runs: list[PlannedRun]) -> None:
         options = self._config.option
         chosen = run_options(options)
+        choices = {run.qemu.name: run.qemu for run in runs}
+        qemus = prepare_qemus(choices.values(), self._note)
+        if not self._is_worker:
+            refuse_if_none(qemus)
         if self._is_worker:
             results = Path(self._config.workerinput[WORKER_RESULTS])  # type: ignore[attr-defined]
             observers, note = [], lambda _text: None
@@ -228,7 +238,7 @@ class ScenarioSession:
         boots = prepare_images(images.values(), chosen, note)
         jobs = 1 if self._is_worker else options.jobs
         self._pool = self._resources.enter_context(
-            run_pool(results, chosen, boots, jobs, observers)
+            run_pool(results, chosen, boots, qemus, jobs, observers)
         )
         self._resources.enter_context(stopping_on_signals(self._pool, then=_interrupt))
         if not self._is_worker:
@@ -273,6 +283,10 @@ class ScenarioSession:
         return jobs or workers_at_once()
 
     # --- the end ---------------------------------------------------------------------------------
+
+    def _note(self, text: str) -> None:
+        if not self._is_worker:
+            self._config.pluginmanager.getplugin("terminalreporter").write_line(text)
 
     def _make_view(self, total: int | None) -> ProgressView:
         # A descriptor of its own, because pytest turns standard output away while a test runs.

@@ -22,6 +22,7 @@ from harness.image.build import BootFiles, find_built
 from harness.image.cache import cache_directory
 from harness.image.compile import compile_c
 from harness.image.definition import ImageDefinition, load_definitions
+from harness.image.qemu_definition import load_qemus
 from harness.machine.accel import (
     KVM_BOOT_SECONDS,
     TCG_BOOT_SECONDS,
@@ -31,7 +32,6 @@ from harness.machine.accel import (
 )
 from harness.machine.launch import launch
 from harness.machine.qemu import Qemu
-from harness.machine.qemu_probe import find_qemu
 from harness.machine.spec import GuestSpec
 from harness.observe.host_report import Finding, read_disk, read_host, read_memory
 from harness.observe.page_walk import scan_support
@@ -40,6 +40,7 @@ from harness.report.screen import make_console, printable
 from harness.run.invocation import prepare_images
 from harness.run.plan import choose_images
 from harness.run.pool import MEMORY_SHARE, QEMU_OVERHEAD
+from harness.run.qemus import choose_one_qemu, prepare_qemu
 from harness.units import GIB, MIB
 
 Accel = Literal["kvm", "tcg"]
@@ -113,7 +114,10 @@ class _Doctor:
 
     def _examine_qemu(self) -> Qemu | None:
         try:
-            qemu = find_qemu(self._options.qemu)
+            choice = choose_one_qemu(load_qemus(), self._options.qemu)
+            qemu = prepare_qemu(choice, _tell)
+        except UsageError:
+            raise
         except HarnessError as error:
             self._show(Finding("QEMU", "bad", error.message, error.hint))
             return None
@@ -277,6 +281,14 @@ def _advice(trial: Trial, accel: Accel) -> str:
 def judge_qemu(qemu: Qemu, accelerators: tuple[Accel, ...]) -> Finding:
     """The version, and what is known to be wrong with it under these accelerators."""
     seen = f"{qemu.version} ({qemu.path})"
+    if qemu.discard_event is None:
+        return Finding(
+            "QEMU",
+            "warn",
+            f"{seen}: {qemu.untraced}, so nothing tells what it discards: scenarios that ask for "
+            "it are MISS",
+            "take another with --qemu: `fpr-harness qemu list` has builds that trace discards",
+        )
     defects = {
         accel: known for accel in accelerators for known in known_defects(qemu, accel)
     }.items()

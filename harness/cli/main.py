@@ -66,6 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
     build.add_argument("--refresh", action="store_true", help="look for newer packages first")
     verbs.add_parser("list", help="list the images and what is built")
 
+    qemu = commands.add_parser("qemu", help="fetch or list builds of QEMU, for --qemu NAME")
+    verbs = qemu.add_subparsers(dest="verb", required=True, metavar="VERB")
+    build = verbs.add_parser("build", help="fetch builds into the cache (default: all)")
+    build.add_argument("names", nargs="*", default=["all"], metavar="NAME")
+    build.add_argument("--refresh", action="store_true", help="look for a newer build first")
+    verbs.add_parser("list", help="list the builds and what is fetched")
+
     shell = commands.add_parser("shell", help="boot a guest and give a terminal in it")
     shell.add_argument("guest_command", nargs="*", metavar="COMMAND", help="run this instead")
     shell.add_argument("--memory", default="1GiB", metavar="SIZE")

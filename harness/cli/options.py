@@ -28,7 +28,14 @@ def declare_boot_options(add: Callable[..., Any]) -> None:
         default="auto",
         help="auto takes KVM if a guest becomes ready under it, else TCG (default: auto)",
     )
-    add("--qemu", type=Path, metavar="PATH", help="the qemu-system-x86_64 to use")
+    add(
+        "--qemu",
+        action="append",
+        default=[],
+        metavar="PATH|NAME",
+        help="a qemu-system-x86_64, or a build to fetch (`fpr-harness qemu list`), or several with "
+        "commas, or `all` builds (default: host, the installed one)",
+    )
 
 
 def declare_directory_option(add: Callable[..., Any]) -> None:
@@ -109,7 +116,6 @@ def run_options(options: Any) -> RunOptions:
         raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
     return RunOptions(
         accel=options.accel,
-        qemu=options.qemu,
         kernel=options.kernel,
         modules=options.modules,
         keep_failed=60.0 * getattr(options, "keep_failed", 0.0),

@@ -8,12 +8,14 @@ from harness.act.discover import VERBS
 from harness.cli.options import check_run_options, run_options, scenarios_directory
 from harness.errors import UsageError
 from harness.image.definition import load_definitions
+from harness.image.qemu_definition import load_qemus
 from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
 from harness.report.summary import exit_status
 from harness.report.terminal import ProgressView, print_table
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import choose_images, longest_first, plan_runs
+from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
 from harness.scenario.load import find_scenarios
 
 
@@ -31,13 +33,16 @@ def execute(options: argparse.Namespace) -> int:
         tags=options.tag,
     )
     images = choose_images(load_definitions(), options.image)
-    results = make_results_directory(options.results)
-    runs = plan_runs(scenarios, images, options.repeat)
+    choices = choose_qemus(load_qemus(), options.qemu)
+    runs = plan_runs(scenarios, images, options.repeat, choices)
     output = LastingSink(sys.stdout)
     with ProgressView(total=len(runs), file=output) as view:
+        qemus = prepare_qemus(choices, view.note)
+        refuse_if_none(qemus)
+        results = make_results_directory(options.results)
         boots = prepare_images(images, chosen, view.note)
         with (
-            run_pool(results, chosen, boots, options.jobs, [view.feed]) as pool,
+            run_pool(results, chosen, boots, qemus, options.jobs, [view.feed]) as pool,
             stopping_on_signals(pool, then=lambda: view.note("stopping: ending the guests")),
         ):
             for future in [pool.submit(run) for run in longest_first(runs)]:

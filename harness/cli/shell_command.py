@@ -31,6 +31,7 @@ from harness.errors import (
 )
 from harness.image.build import BootFiles
 from harness.image.definition import load_definitions
+from harness.image.qemu_definition import load_qemus
 from harness.machine.gone import NOTICE_SECONDS
 from harness.machine.launch import launch
 from harness.machine.process import kill_all, stop_all
@@ -38,6 +39,7 @@ from harness.machine.spec import GuestSpec
 from harness.machine.vm import VirtualMachine
 from harness.run.invocation import prepare_images
 from harness.run.plan import choose_images
+from harness.run.qemus import choose_one_qemu, prepare_qemu
 from harness.scenario.model import Guest
 from harness.units import parse_size
 
@@ -63,13 +65,14 @@ def execute(options: argparse.Namespace) -> int:
             hint="give a command to run: fpr-harness shell -- uname -r",
         )
     check_ssh_client()
+    qemu = prepare_qemu(choose_one_qemu(load_qemus(), options.qemu), _tell)
     boot = _boot_files(options)
     with artefact_directory() as artefacts, stopping_guests() as cancelled:
         vm = launch(
             spec,
             boot,
             accel=options.accel,
-            qemu=options.qemu,
+            qemu=qemu.path,
             artefacts=artefacts,
             progress=_tell,
             cancelled=cancelled,

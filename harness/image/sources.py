@@ -43,31 +43,73 @@ def given_kernel(kernel: Path, modules: Path | None) -> Kernel:
     return Kernel(path, release, tree_beside(path, release))
 
 
+class Suites:
+    """Packages of Debian's suites, each through a private apt root in the cache."""
+
+    def __init__(self, refresh: bool, progress: Progress) -> None:
+        """`refresh` looks for newer packages; else the lists known serve as long as they can."""
+        self._refresh = refresh
+        self._progress = progress
+        self._updated: set[str] = set()
+
+    def unpack(
+        self, suite: str, choose: Callable[[AptRoot], Sequence[str]], unpacked: Path
+    ) -> tuple[Package, ...]:
+        """Unpack packages into a new directory. Raises `ImageError`, `PreconditionError`."""
+        found = self.with_root(suite, lambda root: root.download(choose(root)))
+        unpacked.mkdir(parents=True)
+        for _package, path in found:
+            try:
+                run_tool(["dpkg-deb", "-x", str(path), str(unpacked)])
+            except ImageError as error:
+                raise ImageError(
+                    f"cannot unpack the package {path}: {error.message}", hint=error.hint
+                ) from error
+        return tuple(package for package, _path in found)
+
+    def with_root(self, suite: str, use: Callable[[AptRoot], list[T]]) -> list[T]:
+        """What `use` gives, from the known lists if they still serve, else from new ones."""
+        directory = cache_directory() / "apt" / suite
+        with exclusive(directory / ".lock", f"the package root of {suite}"):
+            root = AptRoot(directory, suite, self._progress)
+            if suite in self._updated or (root.is_ready and not self._refresh):
+                try:
+                    return use(root)
+                except ImageError as error:
+                    self._progress(
+                        f"the known package lists of {suite} no longer serve ({error.message})"
+                    )
+            root.update()
+            self._updated.add(suite)
+            return use(root)
+
+
 class Archive:
     """The packages of one image's definition."""
 
     def __init__(self, definition: ImageDefinition, refresh: bool, progress: Progress) -> None:
         self._definition = definition
-        self._refresh = refresh
         self._progress = progress
-        self._updated: set[str] = set()
+        self._suites = Suites(refresh, progress)
 
     def userland(self, unpacked: Path) -> tuple[Package, ...]:
         """Unpack the userland and its libraries into a directory."""
         source = self._definition.userland
-        return self._unpack(source.suite, lambda root: root.closure(source.packages), unpacked)
+        return self._suites.unpack(
+            source.suite, lambda root: root.closure(source.packages), unpacked
+        )
 
     def programs(self, names: Sequence[str], unpacked: Path) -> None:
         """Unpack packages, each into a directory of its name, and what they depend on beside it."""
         suite = self._definition.userland.suite
-        self._unpack(suite, lambda root: root.closure(names), unpacked)
+        self._suites.unpack(suite, lambda root: root.closure(names), unpacked)
         for name in names:
-            self._unpack(suite, partial(_only, name), unpacked / name)
+            self._suites.unpack(suite, partial(_only, name), unpacked / name)
 
     def kernel(self, unpacked: Path) -> Kernel:
         """Unpack the kernel into a directory; split packages (7.x) come together."""
         source = self._definition.kernel
-        packages = self._unpack(source.suite, self._kernel_packages, unpacked)
+        packages = self._suites.unpack(source.suite, self._kernel_packages, unpacked)
         found = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")]
         if len(found) != 1:
             raise ImageError(
@@ -88,7 +130,7 @@ class Archive:
         if tree is not None and not tree.lacks(self._definition.modules):
             return kernel
         source = self._definition.kernel
-        names = self._with_root(source.suite, self._kernel_packages)
+        names = self._suites.with_root(source.suite, self._kernel_packages)
         if any(name.endswith(f"-{kernel.release}") for name in names):
             own = self.kernel(unpacked)
             if own.release == kernel.release:
@@ -104,36 +146,6 @@ class Archive:
     def _kernel_packages(self, root: AptRoot) -> list[str]:
         names = root.closure([self._definition.kernel.package])
         return [name for name in names if name.startswith("linux-")]
-
-    def _unpack(
-        self, suite: str, choose: Callable[[AptRoot], Sequence[str]], unpacked: Path
-    ) -> tuple[Package, ...]:
-        found = self._with_root(suite, lambda root: root.download(choose(root)))
-        unpacked.mkdir(parents=True)
-        for _package, path in found:
-            try:
-                run_tool(["dpkg-deb", "-x", str(path), str(unpacked)])
-            except ImageError as error:
-                raise ImageError(
-                    f"cannot unpack the package {path}: {error.message}", hint=error.hint
-                ) from error
-        return tuple(package for package, _path in found)
-
-    def _with_root(self, suite: str, use: Callable[[AptRoot], list[T]]) -> list[T]:
-        """What `use` gives, from the known lists if they still serve, else from new ones."""
-        directory = cache_directory() / "apt" / suite
-        with exclusive(directory / ".lock", f"the package root of {suite}"):
-            root = AptRoot(directory, suite, self._progress)
-            if suite in self._updated or (root.is_ready and not self._refresh):
-                try:
-                    return use(root)
-                except ImageError as error:
-                    self._progress(
-                        f"the known package lists of {suite} no longer serve ({error.message})"
-                    )
-            root.update()
-            self._updated.add(suite)
-            return use(root)
 
 
 def _only(name: str, _root: AptRoot) -> list[str]:

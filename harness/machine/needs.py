@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What some scenarios need of the host beyond QEMU, and whether this host has it."""
+"""What some scenarios need of the host and of QEMU, and whether they have it."""
 
 import os
 import re
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.machine.cgroup import memory_file
+from harness.machine.command import balloon_properties
+from harness.machine.qemu import Qemu
 from harness.machine.spec import GuestSpec
 from harness.units import KIB, MIB, format_size
 
@@ -35,6 +37,14 @@ def missing_needs(tags: Iterable[str], spec: GuestSpec, root: Path = Path("/")) 
         if lacking:
             return f"{tag}: {lacking}"
     return None
+
+
+def missing_in_qemu(spec: GuestSpec, qemu: Qemu) -> str | None:
+    """What such a guest needs and this QEMU lacks, in words for a person."""
+    wanted = balloon_properties(spec, reporting=True).keys() - {"driver", "id"}
+    lacking = [] if spec.machine in qemu.machines else [f"machine type {spec.machine}"]
+    lacking += [f"{name} of virtio-balloon" for name in sorted(wanted - qemu.balloon)]
+    return f"QEMU {qemu.version} has no {', no '.join(lacking)}" if lacking else None
 
 
 def free_huge_pages(root: Path = Path("/")) -> int:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is known of one QEMU, and what the harness needs of it. Pure; `qemu_probe` asks."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,6 @@ class Qemu:
     """Properties of virtio-balloon-pci; none where it lacks the device."""
     user_network: bool
     """Whether it has slirp, through which a guest's SSH server is reached."""
-    virtio_mem: bool
     sandbox: bool
     """Whether it takes `-sandbox`."""
     kvm: bool
@@ -62,11 +60,3 @@ def lacking(qemu: Qemu) -> tuple[str, ...]:
     if DEFAULT_MACHINE not in qemu.machines:
         found.append(f"it has no machine type {DEFAULT_MACHINE}, which guests are unless they say")
     return tuple(found)
-
-
-def unmet(qemu: Qemu, *, machine: str, virtio_mem: bool = False) -> Sequence[str]:
-    """What one scenario asks for and this QEMU lacks."""
-    found = [] if machine in qemu.machines else [f"has no machine type {machine}"]
-    if virtio_mem and not qemu.virtio_mem:
-        found.append("has no virtio-mem-pci")
-    return [f"QEMU {qemu.version} ({qemu.path}) {text}" for text in found]

@@ -77,6 +77,10 @@ class RunStarted:
     wall: str
     """UTC, ISO 8601."""
     host: dict[str, str]
+    qemu: str = ""
+    """Which QEMU, as it was asked for: the name of a build, `host`, or after a program's path."""
+    qemu_version: str = ""
+    """Empty: none that could be used."""
     kind: Literal["run-started"] = "run-started"
 
 

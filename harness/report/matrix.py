@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenario x kernel: what became of each scenario on every image."""
+"""Scenario x kernel x QEMU: what became of each scenario on every image and QEMU."""
 
+import itertools
 import re
 from collections.abc import Mapping
 
@@ -14,32 +15,44 @@ from harness.report.summary import RunSummary, Summary
 _WORST = (Verdict.FAIL, Verdict.ERROR, Verdict.MISS, Verdict.SKIP, Verdict.DONE, Verdict.PASS)
 
 
-def oldest_first(kernels: Mapping[str, str]) -> list[str]:
-    """Images by the version of their kernels."""
+def oldest_first(versions: Mapping[str, str]) -> list[str]:
+    """Images or QEMUs by their versions, as of the kernel."""
 
-    def key(image: str) -> tuple[list[int], str]:
-        return [int(number) for number in re.findall(r"\d+", kernels[image])], image
+    def key(name: str) -> tuple[list[int], str]:
+        return [int(number) for number in re.findall(r"\d+", versions[name])], name
 
-    return sorted(kernels, key=key)
+    return sorted(versions, key=key)
 
 
 def matrix_table(summary: Summary) -> Table | None:
-    """A row a scenario and a column an image; None where only one image ran."""
+    """A row a scenario and a column an image and QEMU; None where all ran on one of each."""
     kernels = {run.image: "" for run in summary.runs}
     kernels |= {run.image: run.kernel for run in summary.runs if run.kernel}
-    if len(kernels) < 2:
+    qemus = {run.qemu_name: "" for run in summary.runs}
+    qemus |= {run.qemu_name: run.qemu for run in summary.runs if run.qemu}
+    columns = list(itertools.product(oldest_first(kernels), oldest_first(qemus)))
+    if len(columns) < 2:
         return None
-    images = oldest_first(kernels)
     table = new_table()
     table.add_column("scenario")
-    for image in images:
-        version = short_release(kernels[image]) or "-"
-        table.add_column(f"{image}\n{printable(version)}")
+    for image, qemu in columns:
+        lines = [image, short_release(kernels[image]) or "-"] if len(kernels) > 1 else []
+        lines += [f"QEMU {qemu}", qemus[qemu] or "-"] if len(qemus) > 1 else []
+        table.add_column("\n".join(map(printable, lines)))
     for scenario in dict.fromkeys(run.scenario for run in summary.runs):
         runs = [run for run in summary.runs if run.scenario == scenario]
-        cells = [_cell([run for run in runs if run.image == image]) for image in images]
+        cells = [_cell([r for r in runs if (r.image, r.qemu_name) == column]) for column in columns]
         table.add_row(Text(printable(scenario)), *cells)
     return table
+
+
+def matrix_title(summary: Summary) -> str:
+    """What the table's columns differ in."""
+    several = {
+        "kernel": len({run.image for run in summary.runs}) > 1,
+        "QEMU": len({run.qemu_name for run in summary.runs}) > 1,
+    }
+    return " x ".join(["scenario", *(name for name, many in several.items() if many)])
 
 
 def _cell(runs: list[RunSummary]) -> Text:

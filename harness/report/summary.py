@@ -42,6 +42,8 @@ class RunSummary:
     """The measures that answer the scenario's question. Not in summary.json."""
     failed: tuple[str, ...] = ()
     """Every expectation that does not hold, a sentence each. Not in summary.json."""
+    qemu_name: str = ""
+    """Which QEMU was asked for. Not in summary.json."""
     discard: str | None = None
     """The host's policy: `dontneed` or `free`. Not in summary.json."""
 
@@ -58,7 +60,14 @@ def build_summary(events: Iterable[tuple[str, Event]]) -> Summary:
     runs: dict[str, RunSummary] = {}
     for run_id, event in events:
         if isinstance(event, RunStarted):
-            runs[run_id] = RunSummary(run_id, event.scenario, event.image, event.attempt)
+            runs[run_id] = RunSummary(
+                run_id,
+                event.scenario,
+                event.image,
+                event.attempt,
+                qemu=event.qemu_version or None,
+                qemu_name=event.qemu,
+            )
         elif run_id in runs:
             runs[run_id] = _after(runs[run_id], event)
     return Summary(tuple(runs.values()))

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end of an invocation on a terminal: one table, and below it what to do about the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from harness.record.facts import Cause, Verdict
-from harness.report.matrix import matrix_table
+from harness.report.matrix import matrix_table, matrix_title
 from harness.report.policies import policy_table
 from harness.report.progress import ProgressView
 from harness.report.screen import (
@@ -60,17 +60,21 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
     """Print every run's verdict and figures, then the reason and next step of all but passes."""
     console = make_console(file)
     accels = {run.accel for run in summary.runs if run.accel}
+    several = {
+        "QEMU": len({run.qemu_name for run in summary.runs}) > 1,
+        "accel": len(accels) > 1,
+    }
     table = new_table()
-    for name in ("scenario", "kernel", *(["accel"] if len(accels) > 1 else []), "verdict"):
+    for name in ("scenario", "kernel", *(name for name in several if several[name]), "verdict"):
         table.add_column(name)
     for name in ("freed", "reclaimed", "settle"):
         table.add_column(name, justify="right")
     for run in summary.runs:
-        table.add_row(*_cells(run, accel=len(accels) > 1))
+        table.add_row(*_cells(run, several))
     print_whole(console, table)
     for title, beside in (
         ("how the host gave memory back", policy_table(summary)),
-        ("scenario x kernel", matrix_table(summary)),
+        (matrix_title(summary), matrix_table(summary)),
     ):
         if beside is not None:
             console.print(f"\n{title}", style="bold")
@@ -84,7 +88,7 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
     console.print(count, soft_wrap=True)
 
 
-def _cells(run: RunSummary, *, accel: bool) -> list[Text]:
+def _cells(run: RunSummary, several: Mapping[str, bool]) -> list[Text]:
     measures = run.measures
     freed = measures.get("freed_bytes")
     reclaimed = measures.get("reclaimed_bytes")
@@ -94,7 +98,8 @@ def _cells(run: RunSummary, *, accel: bool) -> list[Text]:
     return [
         Text(printable(run.run_id)),
         Text(printable(short_release(run.kernel or "-"))),
-        *([Text(run.accel or "-")] if accel else []),
+        *([Text(printable(run.qemu or "-"))] if several["QEMU"] else []),
+        *([Text(run.accel or "-")] if several["accel"] else []),
         Text(_verdict(run), style=STYLES[run.verdict]),
         Text("-" if freed is None else format_size(round(freed))),
         Text(came_back if fraction is None else f"{came_back} {fraction:.0%}"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from harness.errors import RecordError
 from harness.machine.vm import VirtualMachine
 from harness.run.plan import PlannedRun, RunOptions
+from harness.run.qemus import QemuChoice
 
 _END_OF_SCENARIO = "END_OF_SCENARIO"
 
@@ -43,10 +44,11 @@ class RunDirectory:
         for flag, option in (
             ("--kernel", options.kernel),
             ("--modules", options.modules),
-            ("--qemu", options.qemu),
         ):
             if option is not None:
                 again += [flag, str(option.absolute())]
+        if run.qemu != QemuChoice():
+            again += ["--qemu", run.qemu.word]
         printed = shlex.join(["sh", str(path.absolute()), "scenario"])
         script = "\n".join(
             [

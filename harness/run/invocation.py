@@ -14,6 +14,7 @@ from types import FrameType
 from harness.errors import HarnessError
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import ImageDefinition
+from harness.machine.qemu import Qemu
 from harness.record.events import Event
 from harness.record.reader import RESULTS_NAME, read_events
 from harness.record.recorder import Recorder
@@ -44,6 +45,7 @@ def run_pool(
     results: Path,
     options: RunOptions,
     boots: Mapping[str, BootFiles | HarnessError],
+    qemus: Mapping[str, Qemu | HarnessError],
     jobs: int | None,
     observers: Sequence[Callable[[str, Event], None]] = (),
 ) -> Iterator[RunPool]:
@@ -65,7 +67,9 @@ def run_pool(
                     audience.remove(observe)
                     print(f"fpr-harness: the progress display broke: {error!r}", file=sys.stderr)
 
-    bench = Bench(options=options, results=results, emit=emit, cancelled=threading.Event())
+    bench = Bench(
+        options=options, results=results, qemus=qemus, emit=emit, cancelled=threading.Event()
+    )
     with recorder, RunPool(bench, boots, jobs) as pool:
         yield pool
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What will be run: scenarios x images x repetitions, each with a name of its own."""
+"""What will be run: scenarios x images x QEMUs x repetitions, each with a name of its own."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Literal
 
 from harness.errors import UsageError
 from harness.image.definition import ImageDefinition
+from harness.run.qemus import QemuChoice
 from harness.scenario.model import Scenario
 
 
@@ -16,7 +17,6 @@ class RunOptions:
     """What the command line says of every run."""
 
     accel: Literal["auto", "kvm", "tcg"] = "auto"
-    qemu: Path | None = None
     kernel: Path | None = None
     """A kernel to boot instead of the image's."""
     modules: Path | None = None
@@ -26,41 +26,54 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One scenario on one image, once."""
+    """One scenario on one image and one QEMU, once."""
 
     run_id: str
     """Names the run in the results, and its directory there."""
     scenario: Scenario
     image: ImageDefinition
+    qemu: QemuChoice
     number: int
     """Which repetition, from 1."""
+    parameters: tuple[str, ...]
+    """What tells it from others of its scenario: the image, and the QEMU where there are several.
+    """
 
     @property
     def test_name(self) -> str:
         """`reclaim-basic[bookworm]`, as pytest writes a test with parameters."""
-        repetition = f"-{self.number}" if self.number > 1 else ""
-        return f"{self.scenario.name}[{self.image.name}{repetition}]"
+        repetition = [str(self.number)] if self.number > 1 else []
+        return f"{self.scenario.name}[{'-'.join([*self.parameters, *repetition])}]"
 
 
 def plan_runs(
-    scenarios: Sequence[Scenario], images: Sequence[ImageDefinition], repeat: int
+    scenarios: Sequence[Scenario],
+    images: Sequence[ImageDefinition],
+    repeat: int,
+    qemus: Sequence[QemuChoice] = (QemuChoice(),),
 ) -> list[PlannedRun]:
-    """All runs, in order of repetition, scenario and image.
+    """All runs, in order of repetition, scenario, image and QEMU.
 
-    A run is called after its scenario; where that is not enough, `@image` and `#repetition` follow.
+    A run is called after its scenario; where that is not enough, `@image`, `+qemu-NAME` and
+    `#repetition` follow.
     """
+    several = len(qemus) > 1
     return [
         PlannedRun(
             run_id=scenario.name
             + (f"@{image.name}" if len(images) > 1 else "")
+            + (f"+qemu-{qemu.name}" if several else "")
             + (f"#{number}" if repeat > 1 else ""),
             scenario=scenario,
             image=image,
+            qemu=qemu,
             number=number,
+            parameters=(image.name, f"qemu-{qemu.name}") if several else (image.name,),
         )
         for number in range(1, repeat + 1)
         for scenario in scenarios
         for image in images
+        for qemu in qemus
     ]
 
 

@@ -5,7 +5,7 @@ import datetime
 import platform
 import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from harness.errors import (
 )
 from harness.image.build import BootFiles, with_packages
 from harness.machine.launch import launch
-from harness.machine.needs import missing_needs
+from harness.machine.needs import missing_in_qemu, missing_needs
+from harness.machine.qemu import Qemu
 from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine
 from harness.observe.host_noise import HostNoiseReader
@@ -59,6 +60,8 @@ class Bench:
 
     options: RunOptions
     results: Path
+    qemus: Mapping[str, Qemu | HarnessError]
+    """By name; the error of one that cannot be used."""
     emit: Callable[[str, Event], None]
     """Writes an event of the named run; raises `RecordError`."""
     cancelled: threading.Event
@@ -111,11 +114,14 @@ class _Attempt:
 
     def run(self, boot: BootFiles | HarnessError) -> Judged:
         record = self._record
+        qemu = self._bench.qemus[self._run.qemu.name]
         record.add(
             RunStarted(
                 t=record.now(),
                 scenario=self._run.scenario.name,
                 image=self._run.image.name,
+                qemu=self._run.qemu.name,
+                qemu_version=qemu.version if isinstance(qemu, Qemu) else "",
                 attempt=self._number,
                 wall=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 host={"kernel": platform.release(), "machine": platform.machine()},
@@ -124,7 +130,9 @@ class _Attempt:
         try:
             if isinstance(boot, HarnessError):
                 raise boot
-            with self._boot(boot) as vm:
+            if isinstance(qemu, HarnessError):
+                raise qemu
+            with self._boot(boot, qemu) as vm:
                 self._work(vm)
                 judged = self._judge()
                 if judged.verdict not in GOOD:
@@ -138,11 +146,13 @@ class _Attempt:
             self._broke(error)
             return self._judge()
 
-    def _boot(self, boot: BootFiles) -> VirtualMachine:
+    def _boot(self, boot: BootFiles, qemu: Qemu) -> VirtualMachine:
         record, options = self._record, self._bench.options
         spec = guest_spec(self._run.scenario)
         if lacking := missing_needs(self._run.scenario.tags, spec):
             raise PreconditionError(lacking)
+        if lacking := missing_in_qemu(spec, qemu):
+            raise PreconditionError(lacking, hint="take another with --qemu")
         memory, available = self._run.scenario.host_memory, HostNoiseReader().read().mem_available
         if memory > available:
             raise LaunchError(
@@ -163,7 +173,7 @@ class _Attempt:
                 spec,
                 boot,
                 accel=options.accel,
-                qemu=options.qemu,
+                qemu=qemu.path,
                 artefacts=self._directory.path,
                 progress=lambda text: record.add(PhaseStarted(record.now(), "boot", text)),
                 cancelled=self._bench.cancelled,

@@ -64,7 +64,6 @@ def tell_what_it_is(lacks: list[str]) -> int:
         "query-target": {"arch": os.environ.get("FAKE_ARCH", "x86_64")},
         "query-machines": [m for m in machines if m.get("alias") not in lacks],
         "virtio-balloon-pci": [p for p in balloon if p["name"] not in lacks],
-        "virtio-mem-pci": [],
         "netdev_add": {},
         "query-command-line-options": [],
         "query-kvm": {"enabled": False, "present": True},

@@ -15,7 +15,6 @@ _WHOLE = Qemu(
     machines=frozenset({"none", "pc", "pc-i440fx-10.0", "q35", "pc-q35-10.0", "microvm"}),
     balloon=frozenset({"free-page-reporting", "free-page-hint", "deflate-on-oom", "iothread"}),
     user_network=True,
-    virtio_mem=True,
     sandbox=True,
     kvm=True,
     discard_event="ram_block_discard_range",

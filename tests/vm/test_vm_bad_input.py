@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dead_qemu import make_dead_qemu
 from leftovers import vm_directories
 from running import Running, qemus_of
 from small_disk import fill, small_disk
@@ -66,15 +67,28 @@ def test_modules_that_are_none(tmp_path: Path, image: BootFiles) -> None:
     assert str(modules) in words
 
 
-def test_absent_qemu(tmp_path: Path) -> None:
-    words = refused(tmp_path, "--qemu", "/nonexistent/qemu-system-x86_64")
-    assert "/nonexistent/qemu-system-x86_64" in words
-
-
 def test_qemu_that_exits_at_once(tmp_path: Path) -> None:
-    """It knows its version and nothing else."""
+    """It says what it is and does nothing else."""
     words = refused(tmp_path, "--qemu", str(script(tmp_path, "echo no such machine >&2; exit 3")))
     assert "QEMU exited (3): no such machine" in words
+
+
+@pytest.mark.parametrize(
+    ("qemu", "message"),
+    [
+        ("/nonexistent/qemu-system-x86_64", "is not there or not executable"),
+        ("/tmp", "is a directory, not a program"),
+        ("/bin/ls", "does not answer as QEMU does"),
+    ],
+)
+def test_what_is_no_qemu_is_told_before_anything_begins(
+    tmp_path: Path, qemu: str, message: str
+) -> None:
+    run = Running(tmp_path / "results", ["run", "--qemu", qemu])
+    code, output = run.end()
+    assert code == 69
+    assert output.count(f"{qemu} {message}") == 1
+    assert not run.results.exists()
 
 
 def test_no_memory_for_the_guest(tmp_path: Path) -> None:
@@ -83,10 +97,10 @@ def test_no_memory_for_the_guest(tmp_path: Path) -> None:
 
 
 def script(directory: Path, words: str) -> Path:
-    """A QEMU that answers --version and then does as told."""
+    """A QEMU that says what it is and then, given a guest, does as told."""
     path = directory / "qemu-system-x86_64"
     path.write_text(
-        f'#!/bin/sh\n[ "$1" = --version ] && exec qemu-system-x86_64 --version\n{words}\n'
+        f'#!/bin/sh\ncase "$*" in *none,*) exec qemu-system-x86_64 "$@";; esac\n{words}\n'
     )
     path.chmod(0o755)
     return path
@@ -136,7 +150,8 @@ def test_disk_that_fills_in_the_middle_keeps_what_was_measured(tmp_path: Path) -
 def test_pytest_gives_the_same_status_and_table(tmp_path: Path) -> None:
     """As `make test-vm` runs it: a MISS is 69 there too, and Ctrl-C ends it cleanly."""
     root = Path(__file__).parents[2]
-    words = ["pytest", "scenarios", "-k", "reclaim-basic", "--qemu", "/nonexistent/qemu"]
+    words = ["pytest", "scenarios", "-k", "reclaim-basic", "--accel", "tcg"]
+    words += ["--qemu", str(make_dead_qemu(tmp_path))]
     ended = subprocess.run(
         [sys.executable, "-m", *words, "--results", str(tmp_path / "results")],
         cwd=root,
@@ -147,7 +162,7 @@ def test_pytest_gives_the_same_status_and_table(tmp_path: Path) -> None:
     )
     assert ended.returncode == 69, ended.stdout
     assert "1 MISS" in ended.stdout
-    assert "/nonexistent/qemu" in ended.stdout
+    assert "Cannot allocate memory" in ended.stdout
 
 
 def test_pytest_stopped_by_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dead_qemu import make_dead_qemu
 
 from harness.cli.main import main
 from harness.resources import SCENARIOS_DIR
@@ -32,7 +33,7 @@ def test_list_shows_them_alone(own: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_run_finds_their_names(
     own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--scenarios", str(own), "--qemu", "/nonexistent", "--accel", "tcg"]
+    words = ["--scenarios", str(own), "--qemu", str(make_dead_qemu(tmp_path)), "--accel", "tcg"]
     assert main(["run", "mine", *words, "--results", str(tmp_path / "results")]) == 69
     assert (tmp_path / "results" / "mine").is_dir()
     assert main(["run", "reclaim-basic", *words]) == 2
@@ -43,7 +44,7 @@ def test_run_finds_their_names(
 def test_pytest_collects_them_where_no_path_is_named(
     own: Path, tmp_path: Path, more: list[str]
 ) -> None:
-    words = ["--scenarios", str(own), "--qemu", "/nonexistent", "--accel", "tcg"]
+    words = ["--scenarios", str(own), "--qemu", str(make_dead_qemu(tmp_path)), "--accel", "tcg"]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "--results", str(tmp_path / "results"), *more],
         cwd=tmp_path,

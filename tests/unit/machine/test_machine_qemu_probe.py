@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 from machine_fakes import Bench
-from qemus import a_qemu
 
 from harness.errors import LaunchError
 from harness.machine import qemu_probe as subject
-from harness.machine.qemu import lacking, unmet
 from harness.machine.qemu_probe import find_qemu
 
 
@@ -35,7 +33,7 @@ def test_a_qemu_says_what_it_is(bench: Bench) -> None:
     assert (qemu.path, qemu.version, qemu.major) == (bench.qemu, "9.1.2", 9)
     assert qemu.discard_event == "ram_block_discard_range"
     assert {"pc", "pc-i440fx-9.1", "microvm"} <= qemu.machines
-    assert (qemu.package, qemu.kvm, qemu.sandbox, qemu.virtio_mem) == ("fake", True, True, True)
+    assert (qemu.package, qemu.kvm, qemu.sandbox) == ("fake", True, True)
 
 
 def test_the_event_of_a_newer_qemu_is_taken_by_its_own_name(bench: Bench) -> None:
@@ -92,15 +90,6 @@ def test_a_qemu_for_another_architecture_is_refused_for_that_alone(bench: Bench)
     message = refusal(bench.qemu).message
     assert "its guests are aarch64, and those of the harness x86_64" in message
     assert "pc" not in message.replace("/", " ").split()
-
-
-def test_what_only_some_scenarios_need() -> None:
-    plain = a_qemu(machines=frozenset({"pc"}), virtio_mem=False)
-    assert unmet(plain, machine="pc") == []
-    (machine,) = unmet(plain, machine="microvm")
-    assert "no machine type microvm" in machine
-    assert len(unmet(plain, machine="q35", virtio_mem=True)) == 2
-    assert lacking(plain) == ()
 
 
 # --- programs that are no QEMU --------------------------------------------------------------------

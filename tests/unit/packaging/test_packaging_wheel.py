@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from dead_qemu import make_dead_qemu
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = {"scenarios": "harness/data/scenarios", "guest-images": "harness/data/guest-images"}
@@ -117,8 +118,10 @@ def test_installed_command_lists_the_catalogue_and_the_images(
 def test_installed_command_puts_results_into_the_current_directory(
     unpacked: Path, tmp_path: Path
 ) -> None:
-    words = ["run", "reclaim-basic", "--qemu", "/nonexistent/qemu", "--accel", "tcg"]
-    status, output = run_from(unpacked, tmp_path, words)
+    here = tmp_path / "here"
+    here.mkdir()
+    words = ["run", "reclaim-basic", "--qemu", str(make_dead_qemu(tmp_path)), "--accel", "tcg"]
+    status, output = run_from(unpacked, here, words)
     assert status == 69, output
-    assert (tmp_path / "results" / "latest" / "results.jsonl").is_file()
-    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert (here / "results" / "latest" / "results.jsonl").is_file()
+    assert [path.name for path in here.iterdir()] == ["results"]

@@ -45,7 +45,7 @@ def test_display_that_breaks_is_said_once_and_breaks_no_run(
         raise RuntimeError("no room on the screen")
 
     observers = [broken, lambda _run_id, event: heard.append(event)]
-    with run_pool(tmp_path, RunOptions(), {}, 1, observers):
+    with run_pool(tmp_path, RunOptions(), {}, {}, 1, observers):
         for _ in range(2):
             benches[0].emit("a-run", PHASE)
     assert len(list(read_events(tmp_path / "results.jsonl"))) == len(heard) == 2
@@ -83,7 +83,7 @@ def test_every_descriptor_that_may_be_had_is_taken(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
     try:
-        with run_pool(tmp_path, RunOptions(), {}, 1):
+        with run_pool(tmp_path, RunOptions(), {}, {}, 1):
             assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)

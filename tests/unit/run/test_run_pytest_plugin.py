@@ -4,18 +4,23 @@
 Each test runs the real pytest; no guest comes up.
 """
 
+import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from dead_qemu import make_dead_qemu
 
 ROOT = Path(__file__).parents[3]
+DEAD_QEMU = make_dead_qemu(Path(tempfile.mkdtemp(prefix="fpr-test-")))
 
 
-def scenarios(*arguments: str) -> tuple[int, str]:
-    """Exit status and all output of a session that would run one scenario, had it a QEMU."""
-    words = ["scenarios", "-k", "reclaim-basic", "--accel", "tcg", "--qemu", "/nonexistent/qemu"]
+def scenarios(*arguments: str, qemu: Path | None = None) -> tuple[int, str]:
+    """Exit status and all output of a session that runs one scenario, on a QEMU that dies."""
+    words = ["scenarios", "-k", "reclaim-basic", "--accel", "tcg"]
+    words += ["--qemu", str(qemu or DEAD_QEMU)]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *words, *arguments],
         cwd=ROOT,
@@ -79,4 +84,31 @@ def test_field_that_only_the_selected_scenario_can_have_is_taken(
     field = "steps[2].churn.size=25%"
     status, output = scenarios("--set", field, *more, "--results", str(tmp_path / "results"))
     assert status == 69
-    assert "/nonexistent/qemu" in output
+    assert "Cannot allocate memory" in output
+
+
+@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=str)
+def test_a_qemu_that_cannot_be_used_is_told_once_before_anything_begins(
+    tmp_path: Path, more: list[str]
+) -> None:
+    status, output = scenarios(
+        "--results", str(tmp_path / "results"), *more, qemu=tmp_path / "absent"
+    )
+    assert status == 69
+    # Of an xdist controller that ends so early pytest tells on both streams.
+    assert output.count("absent is not there or not executable") == (2 if more else 1)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=str)
+def test_each_qemu_is_a_test_of_its_own(tmp_path: Path, more: list[str]) -> None:
+    other = tmp_path / "other"
+    other.symlink_to(DEAD_QEMU)
+    status, output = scenarios(
+        "--qemu", f"{other},/nonexistent/qemu", "--results", str(tmp_path / "results"), *more
+    )
+    assert status == 69
+    assert "3 MISS" in output
+    runs = json.loads((tmp_path / "results" / "summary.json").read_text())["runs"]
+    assert sorted(run["qemu"] or "" for run in runs) == ["", "9.1.2", "9.1.2"]
+    assert "/nonexistent/qemu is not there" in output

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which QEMUs to run on: the one installed here, programs by path, and builds to fetch."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import HarnessError, UsageError
+from harness.image.qemu_build import ensure_qemu
+from harness.image.qemu_definition import ALL, HOST, QemuDefinition
+from harness.machine.qemu import Qemu
+from harness.machine.qemu_probe import find_qemu
+
+
+@dataclass(frozen=True)
+class QemuChoice:
+    """One QEMU as it was asked for."""
+
+    name: str = HOST
+    """Names it in results and in the directories of its runs."""
+    definition: QemuDefinition | None = None
+    """A build to fetch."""
+    path: Path | None = None
+    """A program; with neither, the one installed here."""
+
+    @property
+    def word(self) -> str:
+        """What asks for it again, from any directory."""
+        return str(self.path.absolute()) if self.path is not None else self.name
+
+
+def choose_qemus(
+    definitions: Mapping[str, QemuDefinition], words: Sequence[str]
+) -> list[QemuChoice]:
+    """The QEMUs of `--qemu`, each once; none named: the one installed here.
+
+    Each word is a path, or names with commas. Raises `UsageError` for a name nobody defined.
+    """
+    found: dict[str, QemuChoice] = {}
+    for word in words or [HOST]:
+        # A path may hold commas.
+        for part in [word] if Path(word).exists() else word.split(","):
+            for choice in _chosen(definitions, part):
+                found.setdefault(choice.name, choice)
+    return list(found.values())
+
+
+def _chosen(definitions: Mapping[str, QemuDefinition], word: str) -> list[QemuChoice]:
+    if word == ALL:
+        return [QemuChoice(name, definition) for name, definition in definitions.items()]
+    if word == HOST:
+        return [QemuChoice()]
+    if word in definitions:
+        return [QemuChoice(word, definitions[word])]
+    if "/" in word or shutil.which(word) is not None:
+        return [QemuChoice(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-."), path=Path(word))]
+    raise UsageError(
+        f"no QEMU is called {word or 'nothing'}",
+        hint=f"QEMUs are: {', '.join(definitions)} (fetched when asked for), {ALL} of these, "
+        f"{HOST} (the installed one), or the path of a program",
+    )
+
+
+def choose_one_qemu(definitions: Mapping[str, QemuDefinition], words: Sequence[str]) -> QemuChoice:
+    """The same where only one can be used. Raises `UsageError`."""
+    choices = choose_qemus(definitions, words)
+    if len(choices) > 1:
+        raise UsageError("--qemu names several, and this takes one")
+    return choices[0]
+
+
+def prepare_qemu(choice: QemuChoice, progress: Callable[[str], None]) -> Qemu:
+    """Have it, and know what it is.
+
+    Raises `LaunchError` if it cannot run the harness's guests, and what `ensure_qemu` raises.
+    """
+    path = choice.path
+    if choice.definition is not None:
+        path = ensure_qemu(choice.definition, progress=progress)
+    return find_qemu(path)
+
+
+def prepare_qemus(
+    choices: Iterable[QemuChoice], progress: Callable[[str], None]
+) -> dict[str, Qemu | HarnessError]:
+    """Every QEMU by its name; one that cannot be had or used is its error instead."""
+    found: dict[str, Qemu | HarnessError] = {}
+    for choice in choices:
+        try:
+            found[choice.name] = prepare_qemu(choice, progress)
+        except HarnessError as error:
+            found[choice.name] = error
+    return found
+
+
+def refuse_if_none(qemus: Mapping[str, Qemu | HarnessError]) -> None:
+    """Raises the first error where there is nothing else: no run could begin."""
+    errors = [error for error in qemus.values() if isinstance(error, HarnessError)]
+    if errors and len(errors) == len(qemus):
+        raise errors[0]
