@@ -76,6 +76,10 @@ class GuestError(HarnessError):
     """A command in the guest failed or answered nonsense."""
 
 
+class ToolCrashedError(GuestError):
+    """The guest tool was killed by a fault of its own (FAIL): its memory is the guest's."""
+
+
 class QmpError(HarnessError):
     """QMP refused, broke off, or did not answer in time."""
 

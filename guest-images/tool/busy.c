@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * busy: takes memory and frees it, over and over, until its standard input ends.
+ * busy: takes memory, writes every page in full, holds it, verifies it and frees it, over and over,
+ * until its standard input ends.
  *
- * Says `busy bytes=N` after the first round and `done rounds=N` at the end.
+ * Says `busy bytes=N` after the first round, `mismatch ...` for the first wrong pages, and at the
+ * end `done checked_bytes=N mismatched_pages=N rounds=N`: all that was taken has been checked before
+ * it was freed. A round that the end of the input cuts short is finished.
  */
-#include "util.h"
+#include "pattern.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -13,6 +16,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#define TOLD_MISMATCHES 16
 
 /* Lets time pass; whether standard input has ended meanwhile. */
 static int ended_within(uint64_t milliseconds)
@@ -26,17 +31,31 @@ static int ended_within(uint64_t milliseconds)
 	return seen > 0 && read(STDIN_FILENO, &byte, 1) == 0;
 }
 
-static void say(const char *word, const char *what, uint64_t number)
+/* How many pages are not as they were written. */
+static uint64_t count_wrong(const uint64_t *memory, uint64_t pages, uint64_t seed, uint64_t *told)
 {
-	printf("%s %s=%" PRIu64 "\n", word, what, number);
-	if (fflush(stdout))
-		die("write to standard output");
+	uint64_t bad = 0;
+
+	for (uint64_t page = 0; page < pages; page++) {
+		size_t wrong = check_page(memory + page * WORDS, seed, page);
+
+		if (wrong == WORDS)
+			continue;
+		bad++;
+		if ((*told)++ < TOLD_MISMATCHES)
+			say("mismatch round=%" PRIu64 " page=%" PRIu64 " offset=%zu expected=0x%016" PRIx64
+			    " found=0x%016" PRIx64,
+			    seed, page, wrong * 8, pattern_word(seed, page, wrong),
+			    memory[page * WORDS + wrong]);
+	}
+	return bad;
 }
 
 int busy_main(int argc, char **argv)
 {
-	uint64_t bytes = 0, hold = 0, idle = 0, rounds = 0;
-	char *memory;
+	uint64_t bytes = 0, hold = 0, idle = 0, rounds = 0, checked = 0, bad = 0, told = 0;
+	uint64_t *memory;
+	int ended;
 
 	if (argc % 2)
 		usage("busy: %s needs a value", argv[argc - 1]);
@@ -57,15 +76,20 @@ int busy_main(int argc, char **argv)
 	if (memory == MAP_FAILED)
 		die("map %" PRIu64 " bytes", bytes);
 	do {
-		for (uint64_t at = 0; at < bytes; at += PAGE_BYTES)
-			memory[at] = 1;
-		if (ended_within(hold))
-			break;
+		uint64_t pages = bytes / PAGE_BYTES;
+
+		rounds++;
+		for (uint64_t page = 0; page < pages; page++)
+			fill_page(memory + page * WORDS, rounds, page);
+		ended = ended_within(hold);
+		bad += count_wrong(memory, pages, rounds, &told);
+		checked += bytes;
 		if (madvise(memory, bytes, MADV_DONTNEED))
 			die("madvise(MADV_DONTNEED) of %" PRIu64 " bytes", bytes);
-		if (!rounds++)
-			say("busy", "bytes", bytes);
-	} while (!ended_within(idle));
-	say("done", "rounds", rounds);
-	return STATUS_OK;
+		if (rounds == 1)
+			say("busy bytes=%" PRIu64, bytes);
+	} while (!ended && !ended_within(idle));
+	say("done checked_bytes=%" PRIu64 " mismatched_pages=%" PRIu64 " rounds=%" PRIu64, checked,
+	    bad, rounds);
+	return bad ? STATUS_MISMATCH : STATUS_OK;
 }

@@ -2,6 +2,7 @@
 #include "util.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -33,6 +34,21 @@ void usage(const char *format, ...)
 	va_end(arguments);
 	fputc('\n', stderr);
 	exit(STATUS_USAGE);
+}
+
+void say(const char *format, ...)
+{
+	va_list arguments;
+
+	/* Threads share standard output. */
+	flockfile(stdout);
+	va_start(arguments, format);
+	vprintf(format, arguments);
+	va_end(arguments);
+	printf(" mono_ns=%" PRIu64 "\n", monotonic_ns());
+	if (fflush(stdout))
+		die("write to standard output");
+	funlockfile(stdout);
 }
 
 uint64_t parse_number(const char *text, const char *what)

@@ -24,6 +24,9 @@ void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2))
 /* Ends the tool with STATUS_USAGE and the message. */
 void usage(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
+/* Writes the words and ` mono_ns=` with the time as one line to standard output, or die(). */
+void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
 /* A decimal number, or usage(). */
 uint64_t parse_number(const char *text, const char *what);
 
@@ -41,6 +44,13 @@ void *allocate(size_t size);
 
 /* Runs work(shared) in one thread for each online CPU and waits for all of them. */
 void on_every_cpu(void *(*work)(void *), void *shared);
+
+/*
+ * Returns in a child that does the work, the first to go under memory pressure, so that the guest's
+ * services outlive it and somebody is left to say how it was killed: a login shell may become the
+ * tool, and then an SSH server tells nothing but the channel's end.
+ */
+void work_in_a_child(const char *name);
 
 int pages_main(int argc, char **argv);
 int churn_main(int argc, char **argv);

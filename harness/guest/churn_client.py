@@ -5,15 +5,13 @@ Its lines are described at the head of guest-images/tool/churn.c.
 """
 
 import contextlib
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, Self
 
-from harness.deadline import Deadline
-from harness.errors import GuestError, HarnessError, SshError
-from harness.guest.tool_end import last_words
+from harness.errors import SshError
+from harness.guest.tool_lines import Mismatches, ToolLine, ToolOutput
 from harness.machine.interfaces import GuestProcess, GuestShell
 
 FREE_SECONDS = 60.0
@@ -30,6 +28,8 @@ _ATTACH = (
     "exec cat >/run/churn.in"
 )
 
+OUT_OF_MEMORY = "was it killed for want of memory? See console.log; hold less (churn: size)"
+
 Progress = Callable[[int], None]
 """Called with the bytes filled so far, about twice a second."""
 
@@ -40,10 +40,18 @@ Hugepages = Literal["default", "never", "always"]
 class Verified:
     """What a check of every held word found."""
 
-    bytes: int
+    checked_bytes: int
+    """In pages that were compared with their pattern."""
+    held_bytes: int
+    """What the harness knows to be held, from what was filled and freed: where it is more than
+    `checked_bytes`, pages were not looked at."""
     mismatched_pages: int
-    mismatches: tuple[str, ...]
-    """The tool's words on the first of them: page, PFN, offset, expected, found."""
+    damaged: int
+    """Damaged entries of the tool's own bookkeeping, and 1 more where its code has changed: memory
+    of the guest like any other, lost like any other."""
+    details: tuple[str, ...]
+    """The tool's words on the first mismatches (page, PFN, offset, expected, found), and on its
+    own damage."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class ChurnSession:
 
     def __init__(self, process: GuestProcess, *, detached: bool = False) -> None:
         self._process = process
+        self._lines = ToolOutput(process, "the churn tool", OUT_OF_MEMORY)
         self._detached = detached
         self.pid = 0
         """In the guest."""
@@ -99,43 +108,46 @@ class ChurnSession:
 
     def verify(self, timeout: float) -> Verified:
         """Compare every held word with its pattern."""
-        self._send("verify")
-        mismatches: list[str] = []
-
-        def note(line: _Line) -> None:
-            if line.word == "mismatch":
-                mismatches.append(line.text)
-
-        line = self._await("verified", timeout, note)
+        self._lines.send("verify")
+        mismatches = Mismatches()
+        line = self._lines.await_line("verified", timeout, mismatches)
+        damaged = int(line.value("damaged_entries")) + int(line.value("text_changed"))
+        if damaged:
+            mismatches.words.append(f"the churn tool's own memory is damaged: {line.text}")
         return Verified(
-            int(line.value("bytes")), int(line.value("mismatched_pages")), tuple(mismatches)
+            checked_bytes=int(line.value("bytes")),
+            held_bytes=self.held,
+            mismatched_pages=int(line.value("mismatched_pages")),
+            damaged=damaged,
+            details=tuple(mismatches.words),
         )
 
     def free_all(self) -> Freed:
         """Give everything back."""
-        self._send("free all")
+        self._lines.send("free all")
         return self._await_freed()
 
     def attach(self, shell: GuestShell) -> None:
         """Go on over another connection with a tool that was started detached."""
         self._process.close()
         self._process = shell.start(_ATTACH)
+        self._lines = replace(self._lines, process=self._process)
 
     def free_tails(self) -> Freed:
         """Give back all but the first page of every huge page, and split none."""
-        self._send("free tails")
+        self._lines.send("free tails")
         return self._await_freed()
 
     def free_blocks(self, *, order: int, stride: int, offset: int) -> Freed:
         """Give back the wholly held physical blocks of `order` with number % stride == offset."""
-        self._send(f"free blocks {order} {stride} {offset}")
+        self._lines.send(f"free blocks {order} {stride} {offset}")
         return self._await_freed()
 
     def refill(
         self, *, seed: int, timeout: float, on_progress: Progress = lambda _filled: None
     ) -> None:
         """Write what was given back again, with a pattern of another seed, and hold it."""
-        self._send(f"refill {seed}")
+        self._lines.send(f"refill {seed}")
         self._await_filled(timeout, on_progress)
 
     def close(self) -> None:
@@ -145,50 +157,19 @@ class ChurnSession:
                 self._process.write(b"exit\n")
         self._process.close()
 
-    def _send(self, command: str) -> None:
-        try:
-            self._process.write(f"{command}\n".encode())
-        except SshError as error:
-            raise self._death(error) from error
-
     def _await_filled(self, timeout: float, on_progress: Progress) -> None:
-        def note(line: _Line) -> None:
+        def note(line: ToolLine) -> None:
             if line.word == "filling":
                 on_progress(int(line.value("bytes")))
 
-        line = self._await("filled", timeout, note)
+        line = self._lines.await_line("filled", timeout, note)
         self.pid, self.held = int(line.value("pid")), int(line.value("bytes"))
         self.fill_seconds = line.value("seconds")
 
     def _await_freed(self) -> Freed:
-        line = self._await("freed", FREE_SECONDS)
+        line = self._lines.await_line("freed", FREE_SECONDS)
         self.held = int(line.value("held_bytes"))
         return Freed(int(line.value("bytes")), int(line.value("blocks")), self.held)
-
-    def _await(
-        self, word: str, timeout: float, note: Callable[["_Line"], None] = lambda _line: None
-    ) -> "_Line":
-        """The next line that begins with `word`; `note` gets the lines before it."""
-        deadline = Deadline(timeout, f"the churn tool to say `{word}`")
-        while True:
-            try:
-                line = _Line(self._process.read_line(deadline.remaining))
-            except SshError as error:
-                raise self._death(error) from error
-            if line.word == word:
-                return line
-            note(line)
-            deadline.check(line.text)
-
-    def _death(self, error: SshError) -> HarnessError:
-        """A tool that ended is the guest's doing; a broken connection is not."""
-        words = last_words(self._process, error)
-        if words is None:
-            return error
-        return GuestError(
-            f"the churn tool ended while it was needed: {words}",
-            hint="was it killed for want of memory? See console.log; hold less (churn: size)",
-        )
 
     def __enter__(self) -> Self:
         return self
@@ -200,21 +181,3 @@ class ChurnSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-@dataclass(frozen=True)
-class _Line:
-    """`word key=value ...`, as the tool says it."""
-
-    text: str
-
-    @property
-    def word(self) -> str:
-        return self.text.partition(" ")[0]
-
-    def value(self, key: str) -> float:
-        """Raises `GuestError` when there is no such number."""
-        match = re.search(rf" {key}=(\d{{1,20}}(?:\.\d{{1,20}})?)(?: |$)", self.text)
-        if match is None:
-            raise GuestError(f"the churn tool said {self.text!r}, without a number `{key}`")
-        return float(match[1])

@@ -18,9 +18,9 @@ def _held_absent(history: History) -> int | None:
 
 def _mismatched(history: History) -> int | None:
     checks = history.verifications
-    if not any(check.bytes for check in checks):
-        return None
-    return sum(check.mismatched_pages for check in checks)
+    wrong = sum(check.mismatched_pages + check.damaged for check in checks)
+    looked = any(check.bytes for check in checks) and not any(check.unchecked for check in checks)
+    return wrong if wrong or looked else None
 
 
 def _findings(history: History) -> int | None:
@@ -61,7 +61,8 @@ MEASURES = (
     Measure(
         name="integrity_mismatched_pages",
         unit=Unit.PAGES,
-        meaning="pages that the churn tool found changed, over all its checks",
+        meaning="pages that the guest tool found changed, over all checks of what `churn`, `busy` "
+        "and `race` held; a damaged entry of its own bookkeeping counts as one",
         means_when_low=_NOTHING_LOST,
         means_when_high=_LOST,
         compute=_mismatched,

@@ -108,7 +108,9 @@ def _(event: ChurnVerified, history: History) -> History:
     return replace(
         history,
         verifications=(*history.verifications, event),
-        losses=(*history.losses, event) if event.mismatched_pages else history.losses,
+        losses=(*history.losses, event)
+        if event.mismatched_pages or event.damaged
+        else history.losses,
     )
 
 

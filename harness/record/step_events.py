@@ -38,11 +38,19 @@ class ChurnFreed:
 
 @dataclass(frozen=True)
 class ChurnVerified:
+    """A process of the guest tool compared `bytes` with what it had written there."""
+
     t: float
     bytes: int
     mismatched_pages: int
     detail: tuple[str, ...] = ()
     """The tool's own words about the first mismatches."""
+    unchecked: int = 0
+    """Bytes that were held and not looked at."""
+    damaged: int = 0
+    """Entries of the tool's own bookkeeping, or parts of its code, found changed."""
+    by: str = "churn"
+    """The tool's subcommand: `churn`, `busy` or `race`."""
     kind: Literal["churn-verified"] = "churn-verified"
 
 

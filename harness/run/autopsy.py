@@ -21,6 +21,7 @@ from harness.errors import (
     ObserveError,
     QmpError,
     SshError,
+    ToolCrashedError,
 )
 from harness.machine.vm import VirtualMachine
 from harness.record.events import ConsoleFinding
@@ -42,6 +43,11 @@ def examine(
     """
     for finding in vm.console.final_findings():
         record.add(ConsoleFinding(record.now(), finding.severity, finding.title, finding.text))
+    if isinstance(error, ToolCrashedError):
+        record.add(
+            ConsoleFinding(record.now(), "crash", error.message, error.message, on_console=False)
+        )
+        return error
     unreachable = isinstance(error, SshError | DeadlineError | GuestError | ObserveError)
     if not unreachable or isinstance(error, InterruptedRunError) or not vm.alive:
         return error

@@ -92,10 +92,13 @@ def _damage(history: History) -> _Finding | None:
 
 
 def _loss_sentence(loss: ChurnVerified | Audited) -> str:
+    if isinstance(loss, ChurnVerified) and not loss.mismatched_pages:
+        words = loss.detail[-1] if loss.detail else f"{loss.damaged} entries"
+        return f"the {loss.by} tool's own memory had changed when it verified what it held: {words}"
     if isinstance(loss, ChurnVerified):
         words = f": {loss.detail[0]}" if loss.detail else ""
         return (
-            f"{loss.mismatched_pages} of the pages the churn tool held "
+            f"{loss.mismatched_pages} of the pages the {loss.by} tool held "
             f"({format_size(loss.bytes)}) had changed when it verified them{words}"
         )
     pfns = loss.report.held_absent_pfns
@@ -153,6 +156,11 @@ def _by_expectations(history: History, asked: Asked) -> _Finding:
     failure = _failure([check for check in checks if check.fails])
     if failure is not None:
         return failure
+    for seen in history.verifications:
+        if seen.unchecked:
+            more = f"not the {format_size(seen.unchecked)} it held besides"
+            checked = f"the {seen.by} tool checked {format_size(seen.bytes)} and {more}"
+            return _Finding(Verdict.MISS, checked)
     unknown = [check for check in checks if check.unknown]
     if unknown:
         return _Finding(Verdict.MISS, unknown[0].sentence + why_unknown(unknown[0]))

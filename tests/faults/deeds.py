@@ -66,7 +66,7 @@ def addresses_of(running: Running, where: str) -> tuple[int, int]:
 
 
 def _first_words(seed: int, pages: int) -> npt.NDArray[np.uint64]:
-    """What the churn tool wrote at the start of each page (guest-images/tool/churn.c)."""
+    """What the churn tool wrote at the start of each page (guest-images/tool/pattern.c)."""
     with np.errstate(over="ignore"):
         x = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.arange(pages, dtype=np.uint64)
         x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)

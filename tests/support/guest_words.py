@@ -83,7 +83,8 @@ def churn(
         nonlocal held
         if asked.startswith("verify"):
             head = "mismatch page=1\n" if mismatched else ""
-            return f"{head}verified bytes={held} mismatched_pages={mismatched}\n"
+            checked = f"verified bytes={held} mismatched_pages={mismatched}"
+            return f"{head}{checked} damaged_entries=0 text_changed=0\n"
         if asked.startswith("free"):
             given = held if asked.startswith("free all") or freed is None else freed
             held -= given

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 from fake_guest import FakeGuest
+from local_guest import LocalShell
 from machine_fakes import Bench
+
+from harness.image.compile import compile_c, tool_sources
+
+IMAGES = Path(__file__).parents[2] / "guest-images"
 
 
 @pytest.fixture
@@ -28,3 +33,18 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGuest:
     """For verbs to be carried out on."""
     return FakeGuest(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def tool() -> Iterator[Path]:
+    """The binary, where every user can run it."""
+    with tempfile.TemporaryDirectory(prefix="fpr-test-") as directory:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "fpr-guest"
+        compile_c(tool_sources(IMAGES), path)
+        yield path
+
+
+@pytest.fixture
+def shell(tool: Path) -> LocalShell:
+    return LocalShell(tool)

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes in the guest that take and free memory while other steps go on."""
 
-import re
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from harness.act.guest import Guest, Kept
-from harness.errors import GuestError, ScenarioError, SshError
+from harness.errors import ScenarioError, SshError
+from harness.guest.churn_client import OUT_OF_MEMORY
 from harness.guest.counter_stream import read_counters
-from harness.guest.tool_end import last_words
+from harness.guest.tool_lines import Mismatches, ToolOutput
 from harness.kernel.zones import REPORTING_CAPACITY, block_size
-from harness.machine.interfaces import GuestProcess
-from harness.record.events import BusyEnded, BusyStarted
+from harness.record.events import BusyEnded, BusyStarted, ChurnVerified
 from harness.scenario.fields import BusySize, Seconds
 from harness.scenario.steps import Situation, Verb
 from harness.units import PAGE_SIZE, format_size
@@ -25,8 +26,8 @@ IS_BUSY = "busy"
 
 
 class Busy(Verb):
-    """Starts a process that takes memory, holds it, frees it and idles, over and over, until
-    `calm`. The next step begins after its first round.
+    """Starts a process that takes memory, writes every page in full, holds it, verifies it, frees
+    it and idles, over and over, until `calm`. The next step begins after its first round.
     """
 
     verb: ClassVar[str] = "busy"
@@ -35,7 +36,7 @@ class Busy(Verb):
     `all-but-half-a-batch`: what is free above the minimum watermarks less half a batch, which is
     enough while all pages are there and too much while a batch is away being reported."""
     hold: Seconds = 0.0
-    """How long it holds the memory."""
+    """How long it holds the memory before it verifies and frees it."""
     idle: Seconds = 0.0
     """How long it idles before the next round."""
 
@@ -51,17 +52,16 @@ class Busy(Verb):
             f"fpr-guest busy --bytes {size} --hold-ms {self.hold * 1000:.0f} "
             f"--idle-ms {self.idle * 1000:.0f}"
         )
-        guest.kept(Processes).running.append(process)
-        try:
-            process.read_line(FIRST_ROUND_SECONDS + self.hold)
-        except SshError as error:
-            words = last_words(process, error)
-            raise GuestError(f"the busy process ended at once: {words}") from error
+        task = Task(ToolOutput(process, "a busy process", OUT_OF_MEMORY), size)
+        guest.kept(Processes).running.append(task)
+        task.lines.await_line("busy", FIRST_ROUND_SECONDS + self.hold, task.mismatches)
         guest.record.add(BusyStarted(guest.record.now(), size))
 
 
 class Calm(Verb):
-    """Ends all processes that `busy` started. If one has ended by itself, the run is an ERROR."""
+    """Ends all processes that `busy` started, and records what they found changed. If one has ended
+    by itself, the run is an ERROR.
+    """
 
     verb: ClassVar[str] = "calm"
 
@@ -79,20 +79,31 @@ class Calm(Verb):
         guest.phase("calm")
         running = guest.kept(Processes).running
         while running:
-            rounds = _end(running.pop())
+            verified, rounds = _end(running.pop(), guest.record.now)
+            guest.record.add(verified)
             guest.record.add(BusyEnded(guest.record.now(), rounds))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One process that takes and frees memory."""
+
+    lines: ToolOutput
+    size: int
+    """Bytes it takes in each round."""
+    mismatches: Mismatches = field(default_factory=Mismatches)
 
 
 class Processes(Kept):
     """What takes and frees memory now."""
 
     def __init__(self) -> None:
-        self.running: list[GuestProcess] = []
+        self.running: list[Task] = []
 
     def close(self) -> None:
         """End them, however they are."""
-        for process in self.running:
-            process.close()
+        for task in self.running:
+            task.lines.process.close()
 
 
 def _size(guest: Guest, size: BusySize) -> int:
@@ -114,16 +125,22 @@ def _size(guest: Guest, size: BusySize) -> int:
             return share.of(guest.vm.spec.memory)
 
 
-def _end(process: GuestProcess) -> int:
-    """Let a process finish its round; how many it has been. Raises `GuestError`."""
-    with process:
-        try:
+def _end(task: Task, now: Callable[[], float]) -> tuple[ChurnVerified, int]:
+    """Let a process finish its round: what it verified, and how many rounds it has been.
+
+    Raises `GuestError`, `DeadlineError`.
+    """
+    with task.lines.process as process:
+        with contextlib.suppress(SshError):
             process.close_stdin()
-            line = process.read_line(CALM_SECONDS)
-        except SshError as error:
-            words = last_words(process, error)
-            raise GuestError(f"a busy process ended before `calm`: {words}") from error
-    rounds = re.search(r"rounds=(\d{1,20})$", line)
-    if rounds is None:
-        raise GuestError(f"a busy process ended with {line!r}, without its rounds")
-    return int(rounds[1])
+        line = task.lines.await_line("done", CALM_SECONDS, task.mismatches)
+    rounds, checked = int(line.value("rounds")), int(line.value("checked_bytes"))
+    verified = ChurnVerified(
+        now(),
+        bytes=checked,
+        mismatched_pages=int(line.value("mismatched_pages")),
+        detail=tuple(task.mismatches.words),
+        unchecked=max(0, rounds * task.size - checked),
+        by="busy",
+    )
+    return verified, rounds

@@ -111,9 +111,11 @@ class Verify(Verb):
         guest.record.add(
             ChurnVerified(
                 guest.record.now(),
-                bytes=result.bytes,
+                bytes=result.checked_bytes,
                 mismatched_pages=result.mismatched_pages,
-                detail=result.mismatches,
+                detail=result.details,
+                unchecked=max(0, result.held_bytes - result.checked_bytes),
+                damaged=result.damaged,
             )
         )
 

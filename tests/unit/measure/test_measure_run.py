@@ -190,6 +190,18 @@ def test_verifying_nothing_is_no_verification() -> None:
     assert measure([*events, ChurnVerified(9.5, MIB, 3)])["integrity_mismatched_pages"] == 5
 
 
+def test_what_was_held_and_not_looked_at_leaves_the_rest_unverified() -> None:
+    events = [*started(), ChurnVerified(9.0, MIB, 0), ChurnVerified(9.5, MIB, 0, unchecked=4096)]
+    assert "integrity_mismatched_pages" not in measure(events)
+    events.append(ChurnVerified(10.0, MIB, 1, unchecked=4096))
+    assert measure(events)["integrity_mismatched_pages"] == 1, "a loss is one all the same"
+
+
+def test_damage_to_the_tools_own_bookkeeping_is_a_loss_though_nothing_was_checked() -> None:
+    events = [*started(), ChurnVerified(9.0, 0, 0, unchecked=MIB, damaged=256)]
+    assert measure(events)["integrity_mismatched_pages"] == 256
+
+
 def test_discards_count_since_the_free_or_since_launch() -> None:
     audit = healthy().audited(discards=DiscardTotals(9, 100 * MIB, 2, 4 * MIB))
     before = freed(discards_before=DiscardTotals(4, 30 * MIB, 1, 3 * MIB))

@@ -78,6 +78,10 @@ class TestNeverAWrongPass:
             ("the steps did not end", a_run(last=())),
             ("no guest ever ran", [e for e in a_run() if not isinstance(e, GuestReady)]),
             ("the audit was blind", run_on(healthy().blocks(26, 20, G.REPORTED, S.UNKNOWN))),
+            (
+                "a part of what was held was not verified",
+                a_run(earlier=[ChurnVerified(16.0, MIB, 0, unchecked=MIB)]),
+            ),
             ("nothing was recorded", []),
             ("nothing was freed", [*started(), healthy().audited(), StepsDone(9.0)]),
         ],
@@ -191,6 +195,13 @@ class TestDamage:
     def test_it_wins_over_what_broke_later(self, found: Event) -> None:
         broke = Broke(40.0, "SshError", Verdict.MISS, "the connection broke off", "")
         assert check(a_run(earlier=[found], last=[broke]))[0] is Verdict.FAIL
+
+    def test_damage_to_the_tools_own_memory_is_lost_data(self) -> None:
+        """Though it could compare no page with its pattern, for want of what it lost."""
+        lost = ChurnVerified(16.0, 0, 0, ("entries are damaged",), unchecked=MIB, damaged=256)
+        verdict, cause, reason = check(a_run(earlier=[lost]))
+        assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
+        assert reason.endswith("entries are damaged")
 
     def test_lost_data_comes_before_the_crash_it_brings(self) -> None:
         events = a_run(earlier=[crash()], verified=1)
