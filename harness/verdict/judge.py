@@ -222,8 +222,9 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
     check, why = min(sure, key=lambda pair: _gravity(pair[1]))
     others = [other.name for other in failed if other is not check]
     more = f"; also failed: {', '.join(others)}" if others else ""
-    # A title from the console says more than a count of them.
-    found = "" if check.outcome.measure == "console_findings" else f": {check.sentence}"
+    # A title from the console says more than how many there are.
+    counts = check.outcome.measure == "console_findings" and why.cause is Cause.KERNEL_WARNING
+    found = "" if counts else f": {check.sentence}"
     return _Finding(why.verdict, f"{why.sentence}{found}{more}", why.cause, sentences)
 
 
