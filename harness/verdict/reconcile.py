@@ -5,17 +5,11 @@ Beside the page oracle they name the layer at fault: the first neighbouring pair
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from harness.measure.usable import usable_audit
 from harness.record.facts import Cause
 from harness.record.history import History
 from harness.units import format_size
-
-
-class Layer(StrEnum):
-    GUEST_TO_QEMU = "guest to QEMU"
-    QEMU_TO_HOST = "QEMU to host"
 
 
 @dataclass(frozen=True)
@@ -26,16 +20,13 @@ class Ledgers:
     such moment, and those are None.
     """
 
-    reported: int
-    """In blocks reported and not reused, whenever they were reported."""
     reported_resident: int
-    """The part of it that the host still holds."""
+    """In blocks reported and not used since, and still held by the host."""
     reported_undiscarded: int | None
-    """The part of it that no discard in QEMU's trace covers."""
+    """In blocks reported and not used since, and in no discard of QEMU's trace."""
     reported_resident_pfns: tuple[int, ...]
     discarded: int | None
     discards_failed: int | None
-    lost_by_host: int | None
     rss_fall: int | None
     file_blocks_fall: int | None
     """None for anonymous memory."""
@@ -48,7 +39,6 @@ class Ledgers:
 class Disagreement:
     """The first pair of ledgers that disagrees."""
 
-    layer: Layer
     cause: Cause
     size: int
     """Bytes by which they disagree."""
@@ -67,13 +57,11 @@ def ledgers_of(history: History) -> Ledgers | None:
     if before is not None and before.file_blocks is not None and now.file_blocks is not None:
         blocks_fall = before.file_blocks - now.file_blocks
     return Ledgers(
-        reported=report.total.reported_resident + report.total.reported_absent,
         reported_resident=report.total.reported_resident,
         reported_undiscarded=report.reported_undiscarded,
         reported_resident_pfns=report.reported_resident_pfns,
         discarded=discards.bytes if discards else None,
         discards_failed=discards.failed_bytes if discards else None,
-        lost_by_host=before.held - now.held if before else None,
         rss_fall=before.rss - now.rss if before else None,
         file_blocks_fall=blocks_fall,
         lazyfree=now.lazyfree,
@@ -93,7 +81,6 @@ def reconcile(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
 def _guest_to_qemu(ledgers: Ledgers) -> Disagreement | None:
     if ledgers.discards_failed:
         return Disagreement(
-            Layer.GUEST_TO_QEMU,
             Cause.ACKED_NOT_DISCARDED,
             ledgers.discards_failed,
             f"QEMU failed to discard {format_size(ledgers.discards_failed)} the guest reported, "
@@ -102,7 +89,6 @@ def _guest_to_qemu(ledgers: Ledgers) -> Disagreement | None:
     undiscarded = min(ledgers.reported_undiscarded or 0, ledgers.reported_resident)
     if undiscarded:
         return Disagreement(
-            Layer.GUEST_TO_QEMU,
             Cause.ACKED_NOT_DISCARDED,
             undiscarded,
             f"{format_size(undiscarded)} the guest reported are still resident on the host: "
@@ -122,7 +108,6 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
     )
     ways = [
         Disagreement(
-            Layer.QEMU_TO_HOST,
             Cause.LAZILY_FREE,
             ledgers.lazyfree,
             f"{format_size(ledgers.lazyfree)} of guest memory are lazily free: the host keeps them "
@@ -134,7 +119,6 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
         kept = min(gone, default=0) - ledgers.file_blocks_fall
         ways.append(
             Disagreement(
-                Layer.QEMU_TO_HOST,
                 Cause.STILL_CHARGED,
                 kept,
                 f"{format_size(kept)} left QEMU's mapping but not the file behind guest memory: "
@@ -146,7 +130,6 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
         swapped = min(ledgers.swap_growth, resident)
         ways.append(
             Disagreement(
-                Layer.QEMU_TO_HOST,
                 Cause.STILL_CHARGED,
                 swapped,
                 f"{format_size(swapped)} the guest reported went to the host's swap instead of "
@@ -160,7 +143,6 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
     if not resident:
         return None
     return Disagreement(
-        Layer.QEMU_TO_HOST,
         Cause.ACKED_NOT_DISCARDED,
         resident,
         f"{format_size(resident)} the guest reported are still resident on the host: "

@@ -138,8 +138,13 @@ def test_a_number_of_the_scenarios_own_cannot_pass_for_a_measure(name: str) -> N
     assert measure(fold(events))[name] != 12345.0
 
 
-class TestWhatTheNewRulesSay:
-    """Measures that once had no cause of their own."""
+def test_nor_for_one_that_was_not_taken() -> None:
+    events = [*a_run(audits=())[:-1], Measured(59.0, "reported_resident_bytes", 0.0)]
+    assert "reported_resident_bytes" not in measure(fold(events))
+
+
+class TestWhatTheRulesSay:
+    """A few of them, word for word."""
 
     @pytest.mark.parametrize(
         ("expectation", "verdict", "cause", "words"),

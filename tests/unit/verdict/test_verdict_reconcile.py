@@ -12,18 +12,16 @@ from harness.kernel.pages import GuestState, HostState
 from harness.record.facts import Cause
 from harness.record.folding import fold
 from harness.units import MIB
-from harness.verdict.reconcile import Layer, Ledgers, ledgers_of, reconcile
+from harness.verdict.reconcile import Ledgers, ledgers_of, reconcile
 
 BLOCK = 2 * MIB
 
 AGREE = Ledgers(
-    reported=500 * MIB,
     reported_resident=0,
     reported_undiscarded=0,
     reported_resident_pfns=(),
     discarded=490 * MIB,
     discards_failed=0,
-    lost_by_host=480 * MIB,
     rss_fall=480 * MIB,
     file_blocks_fall=None,
     lazyfree=0,
@@ -37,13 +35,11 @@ def test_ledgers_that_agree() -> None:
 
 def test_the_ledgers_of_a_healthy_run() -> None:
     assert ledgers_of(fold(a_run())) == Ledgers(
-        reported=204 * MIB,
         reported_resident=0,
         reported_undiscarded=0,
         reported_resident_pfns=(),
         discarded=FREED,
         discards_failed=0,
-        lost_by_host=HELD_BEFORE - 52 * MIB,
         rss_fall=HELD_BEFORE - 52 * MIB,
         file_blocks_fall=None,
         lazyfree=0,
@@ -58,7 +54,7 @@ def test_there_are_none_without_an_audit() -> None:
 def test_without_a_free_nothing_fell() -> None:
     found = ledgers_of(fold([*started(), healthy().audited()]))
     assert found is not None
-    assert (found.lost_by_host, found.swap_growth, found.discarded) == (None, None, 200 * MIB)
+    assert (found.rss_fall, found.swap_growth, found.discarded) == (None, None, 200 * MIB)
 
 
 def test_a_files_blocks_are_kept_apart() -> None:
@@ -70,36 +66,57 @@ def test_a_files_blocks_are_kept_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "layer", "cause", "size", "words"),
+    ("changes", "cause", "size", "words"),
     [
-        ({"discards_failed": 4096}, Layer.GUEST_TO_QEMU, Cause.ACKED_NOT_DISCARDED, 4096,
-         "failed to discard"),
-        ({"reported_undiscarded": 6 * MIB, "reported_resident": 8 * MIB}, Layer.GUEST_TO_QEMU,
-         Cause.ACKED_NOT_DISCARDED, 6 * MIB, "shows no discard"),
-        ({"reported_resident": 490 * MIB, "reported_resident_pfns": (0x8000,)}, Layer.QEMU_TO_HOST,
-         Cause.ACKED_NOT_DISCARDED, 490 * MIB, "490MiB the guest reported are still resident on "
-         "the host: QEMU's trace shows the discards, so the host ignored them "
-         "(first at PFN 0x8000)"),
-        ({"reported_resident": 4096}, Layer.QEMU_TO_HOST, Cause.ACKED_NOT_DISCARDED, 4096,
-         "4KiB the guest reported"),
-        ({"reported_resident": 8 * MIB, "reported_undiscarded": None}, Layer.QEMU_TO_HOST,
-         Cause.ACKED_NOT_DISCARDED, 8 * MIB, "without QEMU's trace"),
-        ({"reported_resident": 490 * MIB, "lazyfree": 480 * MIB}, Layer.QEMU_TO_HOST,
-         Cause.LAZILY_FREE, 480 * MIB, "MADV_FREE"),
-        ({"reported_resident": 490 * MIB, "lazyfree": 4 * MIB}, Layer.QEMU_TO_HOST,
-         Cause.ACKED_NOT_DISCARDED, 490 * MIB, "host ignored them"),
-        ({"file_blocks_fall": 0}, Layer.QEMU_TO_HOST, Cause.STILL_CHARGED, 480 * MIB,
-         "file behind guest memory"),
-        ({"reported_resident": 490 * MIB, "swap_growth": 470 * MIB}, Layer.QEMU_TO_HOST,
-         Cause.STILL_CHARGED, 470 * MIB, "swap"),
+        ({"discards_failed": 4096}, Cause.ACKED_NOT_DISCARDED, 4096, "failed to discard"),
+        (
+            {"reported_undiscarded": 6 * MIB, "reported_resident": 8 * MIB},
+            Cause.ACKED_NOT_DISCARDED,
+            6 * MIB,
+            "shows no discard",
+        ),
+        (
+            {"reported_resident": 490 * MIB, "reported_resident_pfns": (0x8000,)},
+            Cause.ACKED_NOT_DISCARDED,
+            490 * MIB,
+            "490MiB the guest reported are still resident on "
+            "the host: QEMU's trace shows the discards, so the host ignored them "
+            "(first at PFN 0x8000)",
+        ),
+        ({"reported_resident": 4096}, Cause.ACKED_NOT_DISCARDED, 4096, "4KiB the guest reported"),
+        (
+            {"reported_resident": 8 * MIB, "reported_undiscarded": None},
+            Cause.ACKED_NOT_DISCARDED,
+            8 * MIB,
+            "without QEMU's trace",
+        ),
+        (
+            {"reported_resident": 490 * MIB, "lazyfree": 480 * MIB},
+            Cause.LAZILY_FREE,
+            480 * MIB,
+            "MADV_FREE",
+        ),
+        (
+            {"reported_resident": 490 * MIB, "lazyfree": 4 * MIB},
+            Cause.ACKED_NOT_DISCARDED,
+            490 * MIB,
+            "host ignored them",
+        ),
+        ({"file_blocks_fall": 0}, Cause.STILL_CHARGED, 480 * MIB, "file behind guest memory"),
+        (
+            {"reported_resident": 490 * MIB, "swap_growth": 470 * MIB},
+            Cause.STILL_CHARGED,
+            470 * MIB,
+            "swap",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_first_pair_that_disagrees(
-    changes: dict[str, Any], layer: Layer, cause: Cause, size: int, words: str
+    changes: dict[str, Any], cause: Cause, size: int, words: str
 ) -> None:
     found = reconcile(replace(AGREE, **changes), BLOCK)
     assert found is not None
-    assert (found.layer, found.cause, found.size) == (layer, cause, size)
+    assert (found.cause, found.size) == (cause, size)
     assert words in found.sentence
 
 
@@ -113,7 +130,7 @@ def test_the_first_pair_that_disagrees(
         {"file_blocks_fall": 0, "rss_fall": 0, "discarded": 0},  # nothing was given back at all
         {"file_blocks_fall": 0, "discarded": 0},  # unmapped by the host's own reclaim
         {"lazyfree": 4096},
-        {"lost_by_host": None, "rss_fall": None, "swap_growth": None, "discarded": None},
+        {"rss_fall": None, "swap_growth": None, "discarded": None},
     ],
 )
 def test_what_is_no_disagreement(changes: dict[str, Any]) -> None:
@@ -131,6 +148,6 @@ def test_from_pages_to_the_layer() -> None:
     assert ledgers is not None
     found = reconcile(ledgers, BLOCK)
     assert found is not None
-    assert (found.layer, found.size) == (Layer.GUEST_TO_QEMU, 80 * MIB)
+    assert found.size == 80 * MIB
     assert f"PFN {26 * 512:#x}" in found.sentence
     assert np.count_nonzero(~guest.discarded) == 40 * 512
