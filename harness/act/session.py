@@ -84,6 +84,7 @@ class GuestSession:
                 discard=vm.spec.discard,
                 memory_limit=vm.spec.memory_limit,
                 pass_seconds=balloon.pass_seconds,
+                untraced=vm.untraced,
             )
         )
         session = cls(

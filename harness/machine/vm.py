@@ -74,6 +74,8 @@ class VirtualMachine:
         self.boot_seconds = 0.0
         self.discard_log = given.artefacts / "discards.log"
         self.qemu_log = given.artefacts / "qemu.log"
+        self.untraced = given.qemu.untraced
+        """Why nothing tells of this QEMU's discards; empty: they are traced."""
         self.memory_group = None
         self.no_memory_group = ""
         """Why there is none."""

@@ -51,6 +51,11 @@ AUDIT_MEASURES = frozenset(
 )
 """Those that only an audit takes, those that the host alone tells among them."""
 
+TRACE_MEASURES = frozenset(
+    name for name, measure in MEASURES.items() if measure.taken_by is TakenBy.TRACED_AUDIT
+)
+"""Those that nothing tells where QEMU traces no discards."""
+
 HOST_MEASURES = frozenset(
     name for name, measure in MEASURES.items() if measure.taken_by is TakenBy.AUDIT_OR_HOST
 )

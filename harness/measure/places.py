@@ -173,7 +173,7 @@ MEASURES = (
         name="tail_discarded_bytes",
         unit=Unit.BYTES,
         meaning="bytes within the last, partial block of a zone that QEMU ever discarded",
-        taken_by=TakenBy.AUDIT,
+        taken_by=TakenBy.TRACED_AUDIT,
         means_when_low=Means(
             Rule.NOT_REPORTED, "QEMU discarded less of the zones' last, partial blocks"
         ),

@@ -30,6 +30,8 @@ class TakenBy(Enum):
     """Nothing in particular: what the run has done tells it."""
     AUDIT = auto()
     """A page audit."""
+    TRACED_AUDIT = auto()
+    """A page audit, on a QEMU whose trace tells what it discards."""
     AUDIT_OR_HOST = auto()
     """A page audit, or a look at the host alone, as an `await` step takes it."""
 

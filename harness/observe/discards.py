@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What QEMU discarded: its trace of `ram_block_discard_range`, read as it grows."""
+"""What QEMU discarded: its trace of discards, read as it grows."""
 
 import bisect
 import threading
@@ -16,6 +16,47 @@ from harness.observe.ram_layout import RamLayout
 from harness.record.address_map import AddressMap
 from harness.record.discard_lines import parse_discards, parse_failures
 from harness.record.facts import DiscardTotals
+
+
+class NoDiscards:
+    """In place of a log, for a QEMU that traces none: to not know is not to have seen nothing."""
+
+    def __init__(self, path: Path, untraced: str) -> None:
+        self.path = path
+        self.untraced = untraced
+
+    def read(self) -> None:
+        """Nothing is known."""
+
+    def mark(self) -> int:
+        """No moment can be told from another."""
+        return 0
+
+    @property
+    def covered(self) -> npt.NDArray[np.bool_]:
+        """Raises ObserveError."""
+        raise self._error()
+
+    def covered_since(self, _mark: int) -> npt.NDArray[np.bool_]:
+        """Raises ObserveError."""
+        raise self._error()
+
+    def follow(self) -> None:
+        """Raises ObserveError."""
+        raise self._error()
+
+    def followed(self) -> list[tuple[float, int, int]]:
+        """Raises ObserveError."""
+        raise self._error()
+
+    def unfollow(self) -> None:
+        """Nothing was followed."""
+
+    def _error(self) -> ObserveError:
+        return ObserveError(
+            f"nothing tells what this QEMU discards: {self.untraced}",
+            hint="take another with --qemu; `fpr-harness qemu list` has builds that trace discards",
+        )
 
 
 class _Growing:
@@ -45,6 +86,8 @@ class DiscardLog:
     block has none when first discarded), and other blocks' discards are passed over.
     """
 
+    untraced = ""
+
     def __init__(self, path: Path, layout: RamLayout, errors: Path | None = None) -> None:
         self.path = path
         self._trace = _Growing(path)
@@ -73,7 +116,7 @@ class DiscardLog:
             except OSError as error:
                 raise ObserveError(
                     f"cannot read QEMU's discard trace: {error}",
-                    hint="QEMU must be started with `-trace ram_block_discard_range -D FILE`",
+                    hint="let nothing else touch the run's directory",
                     evidence=(self.path,),
                 ) from error
             return self._totals

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from harness.kernel.pages import StateArray
 from harness.machine.interfaces import Monitor
-from harness.observe.discards import DiscardLog
+from harness.observe.discards import DiscardLog, NoDiscards
 from harness.observe.mapping import HostMappingReader, QuickMapping
 from harness.observe.ram_layout import RamLayout
 from harness.observe.residency import HostResidency
@@ -41,7 +41,12 @@ class DiscardReader(Protocol):
     def path(self) -> Path:
         """Its trace."""
 
-    def read(self) -> DiscardTotals:
+    @property
+    def untraced(self) -> str:
+        """Why nothing tells of discards: then `read` gives None and what else there is raises
+        `ObserveError`. Empty: all are traced."""
+
+    def read(self) -> DiscardTotals | None:
         """Take in what was traced since the last call. Raises `ObserveError`."""
 
     def mark(self) -> int:
@@ -80,6 +85,10 @@ class Traced(Protocol):
         """The file its trace of discards goes to."""
 
     @property
+    def untraced(self) -> str:
+        """Why there is no such trace; empty: there is."""
+
+    @property
     def qemu_log(self) -> Path:
         """The file its error messages go to."""
 
@@ -101,5 +110,7 @@ class Instruments:
             layout=layout,
             mapping=HostMappingReader(vm.pid, layout),
             residency=HostResidency(vm.pid, layout),
-            discards=DiscardLog(vm.discard_log, layout, errors=vm.qemu_log),
+            discards=NoDiscards(vm.discard_log, vm.untraced)
+            if vm.untraced
+            else DiscardLog(vm.discard_log, layout, errors=vm.qemu_log),
         )

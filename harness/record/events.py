@@ -118,6 +118,8 @@ class GuestReady:
     """Between two reporting passes."""
     memory_limit: int = 0
     """Bytes that QEMU may be charged with; 0: no limit."""
+    untraced: str = ""
+    """Why nothing tells of QEMU's discards; empty: its trace does."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 

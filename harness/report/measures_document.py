@@ -35,7 +35,12 @@ Steps take measures of their own names beside these: `run` those that its `measu
 `NAME_discarded_bytes` and `NAME_reused_1s_fraction`, `..._5s_...` and `..._30s_...`.
 """
 
-_TAKEN = {TakenBy.RUN: "-", TakenBy.AUDIT: "audit", TakenBy.AUDIT_OR_HOST: "audit, await"}
+_TAKEN = {
+    TakenBy.RUN: "-",
+    TakenBy.AUDIT: "audit",
+    TakenBy.TRACED_AUDIT: "audit, trace",
+    TakenBy.AUDIT_OR_HOST: "audit, await",
+}
 
 
 def measures_document() -> str:

@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from harness.measure.measures import measure, needs_audit
+from harness.measure.measures import TRACE_MEASURES, measure, needs_audit
 from harness.measure.usable import is_usable
 from harness.record.history import History
 from harness.units import format_size
@@ -100,7 +100,10 @@ def _check(
 
 
 def why_unknown(check: Check) -> str:
-    """What kept the audit's measures away, where that is the reason."""
+    """What kept the measures away, where that is known."""
+    untraced = [boot.untraced for boot in check.history.boots if boot.untraced]
+    if untraced and TRACE_MEASURES & set(check.outcome.missing):
+        return f" (nothing tells what this QEMU discards: {untraced[0]})"
     if not any(needs_audit(name) for name in check.outcome.missing):
         return ""
     audit = check.history.audit

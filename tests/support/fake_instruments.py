@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.kernel.pages import HostState, StateArray
+from harness.observe.discards import NoDiscards
 from harness.observe.instruments import Instruments
 from harness.observe.mapping import QuickMapping
 from harness.observe.ram_layout import RamBlock, RamLayout
@@ -18,6 +19,8 @@ from harness.units import MIB, PAGE_SIZE
 
 class FakeDiscards:
     """The log of what `host` has discarded; marks are counted on from one log to the next."""
+
+    untraced = ""
 
     def __init__(self, host: "FakeInstruments") -> None:
         self._host = host
@@ -62,6 +65,8 @@ class FakeInstruments:
         """By page frame, the mark after which it was last discarded; 0: never, 1: before any."""
         self.marks = 1
         self.trace = Path("discards.log")
+        self.untraced = ""
+        """Why nothing tells of discards, if nothing does."""
         self.discarded: list[list[tuple[float, int, int]]] = []
         """What each call of `followed` gives; then nothing."""
         self.following = False
@@ -76,7 +81,7 @@ class FakeInstruments:
     def opened(self) -> Instruments:
         pages = len(self.host)
         residency = SimpleNamespace(read=lambda: self.host.copy())
-        discards = FakeDiscards(self)
+        discards = NoDiscards(self.trace, self.untraced) if self.untraced else FakeDiscards(self)
         layout = RamLayout(
             (RamPiece(0, pages, "ram", 0, 0x10000000),),
             (RamBlock("ram", pages * PAGE_SIZE, PAGE_SIZE, 0x10000000),),

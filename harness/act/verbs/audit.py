@@ -130,7 +130,7 @@ class _Look:
     seen: StateArray
     counters: GuestCounters
     mapping: HostMapping
-    discards: DiscardTotals
+    discards: DiscardTotals | None
     mark: int
     """Names the moment before the look in the log of discards."""
 
@@ -149,7 +149,9 @@ def _look(guest: Guest) -> _Look:
     inputs = AuditInputs(
         reading=reading,
         seen=audits.seen,
-        discards=DiscardCoverage(
+        discards=None
+        if log.untraced
+        else DiscardCoverage(
             ever=log.covered,
             since_earlier=log.covered_since(earlier),
             during=log.covered_since(mark),

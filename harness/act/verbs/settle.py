@@ -138,7 +138,7 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
             outcome = tracker.observe(
                 at,
                 held=held,
-                discarded=discards.bytes,
+                discarded=None if discards is None else discards.bytes,
                 remaining=remaining,
                 merging=about_to,
                 guest_at=guest_at,

@@ -67,6 +67,21 @@ def test_its_pages_and_sums_are_kept(guest: FakeGuest) -> None:
     assert (seen == Seen.RESIDENT).sum() == BLOCK * (BLOCKS - 10)
 
 
+def test_without_a_trace_of_discards_the_pages_are_judged_and_the_ledger_is_absent(
+    guest: FakeGuest,
+) -> None:
+    guest.host.untraced = "no such event"
+    guest.reopen_instruments()
+    say(guest, [states(10)])
+    Audit.model_validate({"name": "after"}).perform(guest)
+    (event,) = guest.recorded(Audited)
+    assert event.discards is None
+    assert event.report.reported_undiscarded is None
+    assert event.report.tail_discarded is None
+    assert event.report.total.free_large_resident == 20 * MIB
+    assert load_audit(guest.directory / "audits" / "01-after.npz").discards is None
+
+
 def test_what_the_churn_tool_holds_is_asked_for_and_missed(guest: FakeGuest) -> None:
     tool = ChurnSession(FakeProcess())
     tool.pid = 77

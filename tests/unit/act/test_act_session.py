@@ -34,6 +34,7 @@ class Machine(SimpleNamespace):
             kernel_release="6.1.0-test",
             accel="tcg",
             qemu_version="7.2.22",
+            untraced="",
             boot_seconds=3.0,
             spec=GuestSpec(GIB, 1),
             console=SimpleNamespace(new_findings=list),

@@ -32,6 +32,14 @@ def test_pages_that_are_resident_again_were_reused(guest: FakeGuest) -> None:
     assert not guest.host.following
 
 
+def test_a_qemu_that_traces_no_discards_cannot_be_watched(guest: FakeGuest) -> None:
+    guest.host.untraced = "no such event"
+    guest.reopen_instruments()
+    with pytest.raises(ObserveError, match="no such event"):
+        watch(guest, "1s")
+    assert not measured(guest)
+
+
 def test_a_page_discarded_twice_without_use_was_given_back_once(guest: FakeGuest) -> None:
     start = guest.clock.seconds
     guest.host.host[:] = HostState.ABSENT

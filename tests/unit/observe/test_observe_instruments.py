@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from guest_ram import GuestRamProcess
 
-from harness.errors import QmpError
+from harness.errors import ObserveError, QmpError
 from harness.kernel.pages import HostState
 from harness.observe.instruments import Instruments
 from harness.observe.ram_layout import RamLayout
@@ -28,14 +28,40 @@ def test_they_look_at_one_process_and_its_logs(
         )
         errors.write_text("")
         vm: Any = SimpleNamespace(
-            pid=child.pid, monitor=None, discard_log=discards, qemu_log=errors
+            pid=child.pid, monitor=None, discard_log=discards, qemu_log=errors, untraced=""
         )
         instruments = Instruments.open(vm)
         assert instruments.layout == child.layout
         assert instruments.mapping.read().rss == 8 * PAGE_SIZE
         assert (instruments.residency.read() == HostState.RESIDENT).sum() == 8
-        assert instruments.discards.read().bytes == 4 * PAGE_SIZE
+        totals = instruments.discards.read()
+        assert totals is not None
+        assert totals.bytes == 4 * PAGE_SIZE
         assert instruments.discards.covered.nonzero()[0].tolist() == [0, 1, 2, 3]
+
+
+def test_a_qemu_that_traces_no_discards_has_not_discarded_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger is absent: a 0 would say that QEMU had discarded nothing."""
+    with GuestRamProcess(64, "small-pages") as child:
+        monkeypatch.setattr(RamLayout, "read", lambda _monitor: child.layout)
+        log = tmp_path / "discards.log"
+        vm: Any = SimpleNamespace(
+            pid=child.pid, monitor=None, discard_log=log, qemu_log=log, untraced="no such event"
+        )
+        discards = Instruments.open(vm).discards
+    assert (discards.read(), discards.untraced) == (None, "no such event")
+    assert discards.mark() == 0
+    for ask in (
+        lambda: discards.covered,
+        lambda: discards.covered_since(0),
+        discards.follow,
+        discards.followed,
+    ):
+        with pytest.raises(ObserveError, match="nothing tells what this QEMU discards: no such"):
+            ask()
+    discards.unfollow()
 
 
 def test_a_qemu_that_does_not_tell_its_layout_has_none(tmp_path: Path) -> None:
@@ -44,6 +70,6 @@ def test_a_qemu_that_does_not_tell_its_layout_has_none(tmp_path: Path) -> None:
 
     monitor = SimpleNamespace(execute=execute, human=execute)
     log = tmp_path / "discards.log"
-    vm: Any = SimpleNamespace(pid=1, monitor=monitor, discard_log=log, qemu_log=log)
+    vm: Any = SimpleNamespace(pid=1, monitor=monitor, discard_log=log, qemu_log=log, untraced="")
     with pytest.raises(QmpError):
         Instruments.open(vm)

@@ -109,6 +109,17 @@ class TestNeverAWrongPass:
         late = [*a_run(last=()), freed(70.0), StepsDone(80.0)]
         assert "after the last audit" in check(late, {"reported_bytes": "== 0"})[2]
 
+    def test_a_ledger_without_a_source_is_a_miss_that_says_why(self) -> None:
+        guest = ready(untraced="no such event")
+        blind = replace(healthy().audited(), discards=None)
+        events = a_run(ready_as=guest, freed_as=freed(discards_before=None), audits=[blind])
+        expect = {"discarded_bytes": "== 0"}
+        verdict, _, reason = check(events, expect)
+        assert verdict is Verdict.MISS
+        assert "nothing tells what this QEMU discards: no such event" in reason
+        assert check(events, {"reported_resident_bytes": "== 0"})[0] is Verdict.PASS
+        assert "discarded_bytes" not in judged(events, expect).measures
+
     def test_a_failure_is_one_even_if_another_expectation_cannot_be_judged(self) -> None:
         verdict, cause, _ = check(run_on(swallowed()), FRACTION | {"reclaimable_bytes": ">= 0"})
         assert (verdict, cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
