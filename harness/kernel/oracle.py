@@ -15,6 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.kernel.blocks import NO_ORDER, Blocks, BoolArray, block_structure, nearly_free
+from harness.kernel.losses import (
+    DiscardCoverage,
+    Looked,
+    collapsible,
+    find_losses,
+    padded_mask,
+    seen_after,
+    undiscarded,
+)
 from harness.kernel.pages import (
     AuditReport,
     CellTotals,
@@ -88,17 +97,6 @@ _HOST_CLASS[[HostState.RESIDENT, HostState.SWAPPED]] = _RESIDENT
 
 
 @dataclass(frozen=True, eq=False)
-class DiscardCoverage:
-    """Which pages the discards in QEMU's trace covered, index = PFN; shorter arrays say no more."""
-
-    ever: BoolArray
-    since_earlier: BoolArray
-    """Since the audit before began; where that moment says nothing, ever."""
-    during: BoolArray
-    """While this audit looked."""
-
-
-@dataclass(frozen=True, eq=False)
 class PageClasses:
     """What each page is; arrays of one length, index = PFN."""
 
@@ -159,12 +157,6 @@ def reduce_audit(
     proves nothing. `at` is kept as it is.
 
     `seen`: per page a `Seen` of the earlier audits, from the audit before; None for the first.
-
-    A page that was used and resident at an earlier audit, and is used and absent now, is *suspect*.
-    It may have been freed, reported, discarded and handed out again without having been touched, as
-    pages on the per-CPU lists are. It is *lost* if it was resident at the audit before and no
-    discard has covered it since. Absent pages that somebody has certainly written (HELD or CONTENT
-    in both readings, and no discard of them came while the audit looked) are lost in any case.
     """
     classes = classify(before, host, after, zones, reporting_order)
     cells, orders, index = classes.cells, classes.orders, classes.zones
@@ -176,21 +168,18 @@ def reduce_audit(
     ).reshape(-1, len(CELLS))
     used = (guest_class == _USED) | (guest_class == _HELD)
     resident = host_class == _RESIDENT
-    known = _padded(_NOTHING_SEEN if seen is None else seen, pages, Seen.NOTHING)
-    suspects = used & ((host_class == _ABSENT) | (host_class == _ZERO)) & (known != Seen.NOTHING)
-    # The host may map zero-filled parts of a huge page to the zero page: no loss (see above).
-    lost = suspects & (host_class == _ABSENT)
-    undiscarded = np.zeros(pages, np.bool_)
-    written = _padded_mask(_in_both(_has_content, before, after), pages)
-    if discards is not None:
-        undiscarded = lost & (known == Seen.RESIDENT) & ~_padded_mask(discards.since_earlier, pages)
-        written &= ~_padded_mask(discards.during, pages)
-    lost &= undiscarded | written
-    if not moved:
-        lost |= written & (host_class == _ABSENT)
-    discarded = None if discards is None else _padded_mask(discards.ever, pages)
     reported = guest_class == _REPORTED
     free = (guest_class == _SMALL) | (guest_class == _LARGE)
+    looked = Looked(
+        used=used,
+        free=free,
+        written=padded_mask(_in_both(_has_content, before, after), pages),
+        resident=resident,
+        absent=host_class == _ABSENT,
+        zero=host_class == _ZERO,
+        seen=_padded(_NOTHING_SEEN if seen is None else seen, pages, Seen.NOTHING),
+    )
+    losses = find_losses(looked, discards, moved=moved)
     nodes = sorted({zone.node for zone in zones})
     nearly, lack = _nearly_free(guest_class, reporting_order)
     tails = zone_tails(zones, reporting_order, pages)
@@ -209,31 +198,29 @@ def reduce_audit(
         },
         reported_by_order=_by_order(orders[reported]),
         free_by_order=_by_order(orders[free]),
-        suspect_bytes=_bytes(np.count_nonzero(suspects)),
-        suspect_pfns=_first(suspects),
+        suspect_bytes=_bytes(np.count_nonzero(losses.suspect)),
+        suspect_pfns=_first(losses.suspect),
         reported_undiscarded=None
-        if discarded is None
-        else _bytes(np.count_nonzero(reported & ~discarded)),
+        if discards is None
+        else _bytes(np.count_nonzero(undiscarded(reported, looked, discards))),
         guest_seconds=guest_seconds,
         host_seconds=host_seconds,
         reported_resident_pfns=_first(reported & resident),
         held_absent_pfns=_first(cells == CELLS.index("held_absent")),
         nearly_free=_bytes(nearly),
         nearly_free_lack=lack,
-        lost_bytes=_bytes(np.count_nonzero(lost)),
-        lost_undiscarded=_bytes(np.count_nonzero(undiscarded)),
-        lost_pfns=_first(lost),
+        collapsible=_bytes(np.count_nonzero(collapsible(reported, resident))),
+        lost_bytes=_bytes(np.count_nonzero(losses.lost)),
+        lost_undiscarded=_bytes(np.count_nonzero(losses.undiscarded)),
+        lost_pfns=_first(losses.lost),
         listed=_bytes(len(guest_class) - np.count_nonzero(guest_class == _NONE)),
         present=_bytes(sum(zone.present for zone in zones)),
         tail_reported=_bytes(np.count_nonzero(reported & tails)),
-        tail_discarded=None if discarded is None else _bytes(np.count_nonzero(discarded & tails)),
+        tail_discarded=None
+        if discards is None
+        else _bytes(np.count_nonzero(padded_mask(discards.ever, pages) & tails)),
     )
-    # A page once seen resident stays on record only while it stays used: a free page may be
-    # given back and be allocated again without having been touched.
-    now_seen = np.where(known != Seen.NOTHING, np.uint8(Seen.RESIDENT_EARLIER), known)
-    now_seen[resident] = Seen.RESIDENT
-    now_seen[~used] = Seen.NOTHING
-    return report, now_seen
+    return report, seen_after(looked)
 
 
 def _guest_classes(
@@ -293,14 +280,6 @@ def _in_both(
 
 def _padded(states: StateArray, pages: int, filler: int) -> StateArray:
     return np.pad(states, (0, pages - len(states)), constant_values=filler)
-
-
-def _padded_mask(mask: BoolArray | None, pages: int) -> BoolArray:
-    """The mask over exactly `pages` pages; False where it says nothing."""
-    result = np.zeros(pages, np.bool_)
-    if mask is not None:
-        result[: len(mask)] = mask[:pages]
-    return result
 
 
 def _totals(counts: npt.NDArray[np.intp]) -> CellTotals:

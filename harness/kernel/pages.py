@@ -32,13 +32,15 @@ class GuestState(IntEnum):
 
 
 class Seen(IntEnum):
-    """What earlier audits saw of a page that has been in use at every audit since."""
+    """What earlier audits saw of a page."""
 
     NOTHING = 0
     RESIDENT_EARLIER = 1
-    """Used and resident, but not at the latest audit any more."""
+    """Used and resident, and used ever since, but absent at the latest audit."""
     RESIDENT = 2
     """Used and resident at the latest audit."""
+    FREE_RESIDENT = 3
+    """Free and unreported at the latest audit, and resident."""
 
 
 class HostState(IntEnum):
@@ -73,9 +75,10 @@ class CellTotals:
     """Pages whose guest state changed between the two readings; in no other cell."""
     unknown: int
     """Pages with no readable host state; in no other cell."""
-    offline_resident: int = 0
-    """In the balloon or plugged and not in use, and held by the host all the same."""
-    offline_absent: int = 0
+    offline_resident: int | None = None
+    """In the balloon or plugged and not in use, and held by the host all the same; None in records
+    before such pages were told apart."""
+    offline_absent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ class AuditReport:
     suspect_pfns: tuple[int, ...]
     """The first few of them (at most 16)."""
     reported_undiscarded: int | None
-    """Bytes reported that no discard in QEMU's trace ever covered; None without a trace."""
+    """Bytes reported that no discard in QEMU's trace covered since the host was last seen to hold
+    them, or ever; None without a trace."""
     guest_seconds: float
     host_seconds: float
     reported_resident_pfns: tuple[int, ...] = ()
@@ -111,8 +115,12 @@ class AuditReport:
     """Pages that all these blocks together lack."""
     tail_discarded: int | None = None
     """Bytes there that a discard in QEMU's trace ever covered; None without a trace."""
-    lost_bytes: int = 0
-    """Used, absent, and certainly not as the guest left it (`harness.kernel.oracle`): data loss."""
+    collapsible: int = 0
+    """Reported and resident, in a huge page's worth of the host that is all resident and not all
+    reported: what khugepaged can have brought back (mm/khugepaged.c, hpage_collapse_scan_pmd())."""
+    lost_bytes: int | None = None
+    """Used, absent, and certainly not as the guest left it (`harness.kernel.losses`): data loss.
+    None in records before it was judged."""
     lost_undiscarded: int = 0
     """The part of it that no discard in QEMU's trace explains."""
     lost_pfns: tuple[int, ...] = ()

@@ -91,6 +91,18 @@ MEASURES = (
         compute=of_report(lambda report: report.total.free_small_resident),
     ),
     Measure(
+        name="balloon_resident_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes in the balloon, or plugged and not in use, that the host still holds",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=not_as_written("the host holds less of the balloon than the scenario says"),
+        means_when_high=Means(
+            Rule.NOT_DISCARDED,
+            "QEMU took memory into the balloon, and the host still holds it: it was not discarded",
+        ),
+        compute=of_report(lambda report: report.total.offline_resident),
+    ),
+    Measure(
         name="percpu_free_bytes",
         unit=Unit.BYTES,
         meaning="bytes free on the guest's per-CPU lists, where nothing is reported: up to `high` "

@@ -54,6 +54,14 @@ def _pressed(history: History) -> int | None:
     return None if pressed is None else pressed.before.held - pressed.after.held
 
 
+def _outside_growth(history: History) -> int | None:
+    """None without a free, and where memory came, went or moved to another QEMU after it."""
+    if history.audit is None or not history.rounds or history.trace_broken:
+        return None
+    before, now = history.rounds[-1].freed.before.outside, history.audit.mapping.outside
+    return None if before is None or now is None else now - before
+
+
 MEASURES = (
     _measure(
         "held_bytes",
@@ -92,6 +100,19 @@ MEASURES = (
         "huge_bytes",
         "bytes of guest memory that the host holds in anonymous huge pages",
         low=overhead("the host holds in small pages what it held in huge ones before"),
+    ),
+    Measure(
+        name="outside_growth_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes by which QEMU has grown outside guest memory since the latest free, less "
+        "TCG's translation buffers",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=not_as_written("QEMU shrank outside guest memory"),
+        means_when_high=Means(
+            Rule.STILL_CHARGED,
+            "memory left the mappings of guest memory, but QEMU holds it elsewhere",
+        ),
+        compute=_outside_growth,
     ),
     Measure(
         name="pressed_bytes",

@@ -16,6 +16,14 @@ def _held_absent(history: History) -> int | None:
     return None
 
 
+def _lost(history: History) -> int | None:
+    losses = [audit.report.lost_bytes for audit in history.audits if audit.report.lost_bytes]
+    if losses:
+        return max(losses)
+    looked = [is_usable(audit) and audit.report.lost_bytes == 0 for audit in history.audits]
+    return 0 if looked and all(looked) else None
+
+
 def _mismatched(history: History) -> int | None:
     checks = history.verifications
     wrong = sum(check.mismatched_pages + check.damaged for check in checks)
@@ -47,6 +55,17 @@ MEASURES = (
         means_when_low=_NOTHING_LOST,
         means_when_high=_LOST,
         compute=_held_absent,
+    ),
+    Measure(
+        name="lost_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes the guest uses and the host has lost, whoever uses them, in the worst of "
+        "all audits: certainly written and absent, or absent without a discard since they were "
+        "resident",
+        taken_by=TakenBy.AUDIT,
+        means_when_low=_NOTHING_LOST,
+        means_when_high=_LOST,
+        compute=_lost,
     ),
     Measure(
         name="suspect_bytes",

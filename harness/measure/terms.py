@@ -73,6 +73,8 @@ class Rule(Enum):
     # These say what they mean in words of the measure's own.
     KEPT = auto()
     """The guest keeps what it was to let go."""
+    NOT_DISCARDED = auto()
+    """QEMU was given memory and did not discard it."""
     STILL_CHARGED = auto()
     """The host keeps what it was to let go."""
     LAZY_UNTIL_PRESSED = auto()

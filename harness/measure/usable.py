@@ -14,18 +14,27 @@ from harness.record.history import History, Round
 UNJUDGED_LIMIT = 0.05
 """Share of pages that may change during an audit, or have no host state, before it says nothing."""
 
+UNLISTED_LIMIT = 0.001
+"""Share of the zones' present pages that the guest may leave out. Seen: none, on five kernels."""
+
 
 def judged_share(cells: CellTotals) -> float:
     """Share of the audited pages that could be judged; 0.0 for an audit of no pages."""
     parts = {field.name: getattr(cells, field.name) for field in fields(cells)}
     del parts["held_absent"]  # lies within used_absent
-    total = sum(parts.values())
+    total = sum(size for size in parts.values() if size is not None)
     return 1 - (cells.unstable + cells.unknown) / total if total else 0.0
+
+
+def is_complete(audit: Audited) -> bool:
+    """Whether the guest listed all pages that its zones have (recorded audits may not say)."""
+    listed, present = audit.report.listed, audit.report.present
+    return not present or listed is None or listed >= (1 - UNLISTED_LIMIT) * present
 
 
 def is_usable(audit: Audited) -> bool:
     """Whether an audit saw enough of the guest to be believed."""
-    return judged_share(audit.report.total) >= 1 - UNJUDGED_LIMIT
+    return is_complete(audit) and judged_share(audit.report.total) >= 1 - UNJUDGED_LIMIT
 
 
 def usable_audit(history: History) -> Audited | None:

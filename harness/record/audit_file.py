@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import ObserveError, RecordError
 from harness.kernel.blocks import BoolArray
-from harness.kernel.oracle import DiscardCoverage, reduce_audit
+from harness.kernel.losses import DiscardCoverage
+from harness.kernel.oracle import reduce_audit
 from harness.kernel.pages import AuditReport, GuestState, HostState, Seen, StateArray
 from harness.kernel.zones import Zone
 from harness.record.address_map import RamPiece

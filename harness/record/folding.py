@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import singledispatch
 
+from harness.kernel.pages import AuditReport
 from harness.record.events import (
     Audited,
     Ballooned,
@@ -124,13 +125,17 @@ def _(event: Settled, history: History) -> History:
     )
 
 
+def _lost(report: AuditReport) -> bool:
+    return bool(report.total.held_absent or report.lost_bytes)
+
+
 @_after.register
 def _(event: Audited, history: History) -> History:
     there = replace(
         history,
         audits=(*history.audits, event),
         audit=event,
-        losses=(*history.losses, event) if event.report.total.held_absent else history.losses,
+        losses=(*history.losses, event) if _lost(event.report) else history.losses,
         rounds=_seen_in_round(history, event.mapping.held),
     )
     return replace(there, at_audits=(*history.at_audits, there))

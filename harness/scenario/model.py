@@ -26,7 +26,7 @@ from harness.scenario.expectations import (
 from harness.scenario.fields import CommandLine, Name, NotEmpty, Size
 from harness.scenario.steps import Part, Situation, Verb, unrolled
 from harness.units import GIB, MIB, format_size
-from harness.verdict.asked import INVARIANTS, Asked
+from harness.verdict.asked import IF_TAKEN, INVARIANTS, Asked
 from harness.yamlfile import Loc
 from harness.yamlwords import near_miss
 
@@ -220,9 +220,9 @@ class Scenario(Part):
             if step.verifies:
                 told.add("integrity_mismatched_pages")
             if step.moves_memory:
-                told.discard("reported_resident_bytes")
+                told -= {"reported_resident_bytes", *IF_TAKEN}
             if step.audit_name:
-                told |= {"held_absent_bytes", "reported_resident_bytes"}
+                told |= {"held_absent_bytes", "reported_resident_bytes", *IF_TAKEN}
         return {
             name: condition
             for name, condition in INVARIANTS.items()

@@ -235,6 +235,7 @@ _RULES: dict[Rule, Callable[[Case], Blame]] = {
 
 _IN_ITS_WORDS: dict[Rule, Cause] = {
     Rule.KEPT: Cause.GUEST_RETAINED,
+    Rule.NOT_DISCARDED: Cause.ACKED_NOT_DISCARDED,
     Rule.STILL_CHARGED: Cause.STILL_CHARGED,
     Rule.LAZY_UNTIL_PRESSED: Cause.LAZILY_FREE,
     Rule.NOT_REPORTED: Cause.NOT_REPORTED,

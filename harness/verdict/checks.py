@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.measure.measures import TRACE_MEASURES, measure, needs_audit
-from harness.measure.usable import is_usable
+from harness.measure.usable import is_complete, is_usable
 from harness.record.history import History
 from harness.units import format_size
-from harness.verdict.asked import Asked
+from harness.verdict.asked import IF_TAKEN, Asked
 from harness.verdict.expressions import (
     Condition,
     Outcome,
@@ -52,7 +52,14 @@ class Check:
 
 def all_checks(history: History, asked: Asked) -> list[Check]:
     """Every check in order of its moment. Raises `ValueError` for one that cannot be read."""
-    return [*audit_checks(history, asked), *run_checks(history, asked, asked.conditions)]
+    return [
+        *audit_checks(history, asked),
+        *(
+            check
+            for check in run_checks(history, asked, asked.conditions)
+            if not (check.unknown and check.name in IF_TAKEN and check.name not in asked.expect)
+        ),
+    ]
 
 
 def audit_checks(history: History, asked: Asked) -> Iterator[Check]:
@@ -113,6 +120,11 @@ def why_unknown(check: Check) -> str:
     if is_usable(audit):
         return ""
     cells = audit.report.total
+    if not is_complete(audit):
+        return (
+            f" (at audit {audit.name!r} the guest listed {format_size(audit.report.listed or 0)} "
+            f"of the {format_size(audit.report.present or 0)} that its zones have)"
+        )
     return (
         f" (audit {audit.name!r} could not judge {format_size(cells.unstable)} that changed "
         f"while it looked and {format_size(cells.unknown)} without host state)"

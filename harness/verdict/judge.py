@@ -26,7 +26,7 @@ from harness.verdict.checks import (
     why_unknown,
 )
 from harness.verdict.layers import Blame, never_on
-from harness.verdict.noise import collapse_noise, pressure_noise, swap_noise
+from harness.verdict.noise import clock_noise, collapse_noise, pressure_noise, swap_noise
 
 _PRESSURE_EXPLAINS = frozenset(
     {
@@ -38,6 +38,9 @@ _PRESSURE_EXPLAINS = frozenset(
     }
 )
 """What a host short of memory can bring about without a defect in reporting."""
+
+_CLOCK_EXPLAINS = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED})
+"""What a guest can look like whose clock stood still while the host's went on."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,27 @@ def _loss_sentence(loss: ChurnVerified | Audited) -> str:
             f"{loss.mismatched_pages} of the pages the {loss.by} tool held "
             f"({format_size(loss.bytes)}) had changed when it verified them{words}"
         )
-    pfns = loss.report.held_absent_pfns
-    where = f" (first at PFN {pfns[0]:#x})" if pfns else ""
+    report = loss.report
+    if report.total.held_absent:
+        return (
+            f"{format_size(report.total.held_absent)} that the churn tool had written and held "
+            f"were gone from the host at audit {loss.name!r}{_first(report.held_absent_pfns)}"
+        )
+    where = f"at audit {loss.name!r}{_first(report.lost_pfns)}"
+    size = report.lost_bytes or 0
+    if report.lost_undiscarded >= size / 2:
+        return (
+            f"{format_size(size)} that the guest uses were gone from the host {where}, and QEMU's "
+            "trace shows no discard of them since they were there"
+        )
     return (
-        f"{format_size(loss.report.total.held_absent)} that the churn tool had written "
-        f"and held were gone from the host at audit {loss.name!r}{where}"
+        f"{format_size(size)} that the guest uses and has written (processes, page tables, files) "
+        f"were gone from the host {where}: memory in use was discarded"
     )
+
+
+def _first(pfns: Sequence[int]) -> str:
+    return f" (first at PFN {pfns[0]:#x})" if pfns else ""
 
 
 def _trouble(trouble: Trouble, cause: Cause) -> _Finding:
@@ -231,8 +249,10 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
 def _noise(history: History, why: Blame) -> str | None:
     """What the host did that can have brought this about, or None."""
     if why.cause is Cause.ACKED_NOT_DISCARDED:
-        return collapse_noise(history, why.size)
+        return collapse_noise(history)
     if why.cause is Cause.CONTROL_BROKEN and any(boot.discard == "free" for boot in history.boots):
         # What is lazily free goes by itself where the host wants memory.
         return pressure_noise(history)
+    if why.cause in _CLOCK_EXPLAINS and (stalled := clock_noise(history)) is not None:
+        return stalled
     return pressure_noise(history) if why.cause in _PRESSURE_EXPLAINS else None

@@ -12,7 +12,7 @@ from run_builders import (
 )
 
 from harness.kernel.pages import GuestState, HostState
-from harness.record.events import ConsoleFinding, Event, Judged
+from harness.record.events import ConsoleFinding, Event, Judged, Settled
 from harness.record.facts import Cause, Verdict
 from harness.record.folding import fold
 from harness.verdict.asked import Asked
@@ -48,7 +48,7 @@ def swallowed(blocks: int = 80) -> Guest:
     return healthy().blocks(26, blocks, G.REPORTED, S.RESIDENT)
 
 
-def held_after(guest: Guest) -> Event:
+def held_after(guest: Guest) -> Settled:
     """The settle that goes with this guest."""
     return settled(held=guest.audited().mapping.held)
 

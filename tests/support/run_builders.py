@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.kernel.oracle import DiscardCoverage, reduce_audit
+from harness.kernel.losses import DiscardCoverage
+from harness.kernel.oracle import reduce_audit
 from harness.kernel.pages import AuditReport, GuestState, HostState
 from harness.kernel.settling import SettleOutcome
 from harness.kernel.zones import Zone
@@ -81,7 +82,9 @@ REAL_ZONES = (
 
 def mapping(held: int, **changes: Any) -> HostMapping:
     """Anonymous guest memory of which `held` bytes are resident."""
-    plain = HostMapping(at=0.0, rss=held, anonymous=held, shmem=0, lazyfree=0, anon_huge=0, swap=0)
+    plain = HostMapping(
+        at=0.0, rss=held, anonymous=held, shmem=0, lazyfree=0, anon_huge=0, swap=0, outside=0
+    )
     return replace(plain, **changes)
 
 

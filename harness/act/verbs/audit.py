@@ -12,7 +12,7 @@ from harness.act.guest import Guest, Kept
 from harness.act.verbs.churn import Held
 from harness.act.verbs.settle import Drained, wait_settled
 from harness.guest.counter_stream import read_counters
-from harness.kernel.oracle import DiscardCoverage
+from harness.kernel.losses import DiscardCoverage
 from harness.kernel.pages import AuditReport, StateArray
 from harness.kernel.zones import block_size
 from harness.observe.instruments import DiscardReader

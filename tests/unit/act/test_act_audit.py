@@ -155,7 +155,7 @@ def test_a_look_that_saw_a_loss_is_the_one_recorded(guest: FakeGuest, loss: str)
     assert guest.phase_names[-1] == "audit"
 
 
-def suspected(guest: FakeGuest) -> tuple[int, int]:
+def suspected(guest: FakeGuest) -> tuple[int, int | None]:
     """Suspect and lost bytes of an audit at which the first block, used before, is absent."""
     guest.host.host[:BLOCK] = HostState.ABSENT
     Audit().perform(guest)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from run_builders import BLOCK, REAL_ZONES, Guest, covering, healthy, zone
 
-from harness.kernel.oracle import DiscardCoverage, reduce_audit
+from harness.kernel.losses import DiscardCoverage
+from harness.kernel.oracle import reduce_audit
 from harness.kernel.pages import AuditReport, CellTotals, GuestState, HostState
 from harness.kernel.zones import above_watermark, zone_index
 from harness.units import MIB, PAGE_SIZE

@@ -93,6 +93,9 @@ def test_a_healthy_run() -> None:
         "slab_bytes": 0,
         "huge_pool_bytes": 0,
         "deferred_split_bytes": 0,
+        "balloon_resident_bytes": 0,
+        "lost_bytes": 0,
+        "outside_growth_bytes": 0,
     }
 
 
@@ -151,13 +154,23 @@ MOVED = [
 def test_an_audit_from_before_memory_moved_is_out_of_date(event: Event) -> None:
     """ "reported and resident: 0" before the churn says nothing about what came after it."""
     found = measure([*a_run(last=()), event])
-    assert set(found) & AUDIT_MEASURES <= {"held_absent_bytes"}
+    assert set(found) & AUDIT_MEASURES <= {"held_absent_bytes", "lost_bytes"}
 
 
 @pytest.mark.parametrize("event", TAKEN_OR_FREED)
 def test_so_is_a_settle_once_memory_was_taken_or_freed(event: Event) -> None:
     found = measure([*a_run(last=()), event])
     assert not {"settle_seconds", "remaining_bytes"} & set(found)
+
+
+@pytest.mark.parametrize("listed", [0.5, 0.998, 0.9995])
+def test_an_audit_that_lists_less_than_the_zones_have_measures_no_page(listed: float) -> None:
+    """64 of 1024 MiB, all well, say nothing of the rest."""
+    audit = healthy().audited()
+    report = replace(audit.report, listed=round(256 * MIB * listed), present=256 * MIB)
+    found = measure(a_run(audits=[replace(audit, report=report)]))
+    assert ("reported_resident_bytes" in found) is (listed > 0.999)
+    assert ("lost_bytes" in found) is (listed > 0.999)
 
 
 @pytest.mark.parametrize("host", [HostState.UNKNOWN, HostState.RESIDENT])

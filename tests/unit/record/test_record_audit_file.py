@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ObserveError, RecordError
-from harness.kernel.oracle import DiscardCoverage
+from harness.kernel.losses import DiscardCoverage
 from harness.kernel.pages import GuestState, HostState, Seen
 from harness.kernel.zones import Zone
 from harness.record import audit_file

@@ -106,7 +106,7 @@ def test_names_are_looked_up_apart() -> None:
         ("reclaim_fraction", "did you mean reclaimed_fraction"),
         (
             "xyzzy",
-            r"known: ballooned_bytes, .* nodeN_ZONE_t90_ratio, .* worst_zone_returned_fraction$",
+            r"known: balloon_resident_bytes, .* nodeN_ZONE_t90_ratio, .*_zone_returned_fraction$",
         ),
         ("node0_returned_fractoin", "did you mean nodeN_returned_fraction"),
     ):

@@ -4,9 +4,9 @@
 from typing import Any
 
 import pytest
-from judging import G, S, check, judged, run_on, swallowed, warning
+from judging import RECLAIM, G, S, check, judged, run_on, swallowed, warning
 from pydantic import ValidationError
-from run_builders import a_run, freed, healthy, started
+from run_builders import a_run, freed, healthy, mapping, started
 
 from harness.act.discover import VERBS
 from harness.record.events import ChurnVerified, Event, StepsDone
@@ -14,7 +14,8 @@ from harness.record.facts import Cause, Verdict
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import Scenario
-from harness.verdict.asked import INVARIANTS
+from harness.units import MIB
+from harness.verdict.asked import IF_TAKEN, INVARIANTS
 
 FREE = {"churn": {"size": "50%"}}
 
@@ -23,6 +24,11 @@ def scenario(*steps: Any, **fields: Any) -> Scenario:
     return VERBS.scenario.model_validate(
         {"name": "own", "title": "One's own", "steps": list(steps), **fields}
     )
+
+
+def outside_grew(size: int) -> list[Event]:
+    """A clean run, but that QEMU holds so much more outside guest memory than before the free."""
+    return a_run(audits=[healthy().audited(mapping=mapping(52 * MIB, outside=size))])
 
 
 class TestWhichApply:
@@ -38,11 +44,11 @@ class TestWhichApply:
                 set(INVARIANTS),
             ),
             (({"audit": {}},), set(INVARIANTS) - {"integrity_mismatched_pages"}),
-            (({"audit": {}}, FREE), set(INVARIANTS) - {"reported_resident_bytes"}),
+            (({"audit": {}}, FREE), set(INVARIANTS) - {"reported_resident_bytes"} - IF_TAKEN),
             (({"audit": {}}, {"pressure": {}}, {"audit": {"name": "after"}}),
              set(INVARIANTS) - {"integrity_mismatched_pages"}),
             (({"repeat": {"times": 2, "steps": [{"audit": {}}, FREE]}},),
-             set(INVARIANTS) - {"reported_resident_bytes"}),
+             set(INVARIANTS) - {"reported_resident_bytes"} - IF_TAKEN),
         ],
     )  # fmt: skip
     def test_by_the_steps(self, steps: tuple[Any, ...], names: set[str]) -> None:
@@ -50,7 +56,8 @@ class TestWhichApply:
 
     def test_one_is_switched_off_by_its_name(self) -> None:
         quiet = scenario({"audit": {}}, without=["reported_resident_bytes"])
-        assert set(quiet.asked.invariants) == {"console_findings", "held_absent_bytes"}
+        named = {"console_findings", "held_absent_bytes"}
+        assert set(quiet.asked.invariants) == named | IF_TAKEN
 
     def test_an_expectation_of_the_same_measure_replaces_it(self) -> None:
         own = scenario({"audit": {}}, expect={"reported_resident_bytes": "<= 1MiB"})
@@ -78,6 +85,9 @@ class TestJudged:
             (a_run(earlier=[warning()]), Cause.KERNEL_WARNING),
             (a_run(verified=1), Cause.DATA_LOSS),
             (run_on(healthy().blocks(18, 1, G.HELD, S.ABSENT)), Cause.DATA_LOSS),
+            (run_on(healthy().blocks(18, 1, G.CONTENT, S.ABSENT)), Cause.DATA_LOSS),
+            (run_on(healthy().blocks(18, 1, G.OFFLINE, S.RESIDENT)), Cause.ACKED_NOT_DISCARDED),
+            (outside_grew(17 * MIB), Cause.STILL_CHARGED),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
@@ -87,10 +97,18 @@ class TestJudged:
         verdict, found, _reason = check(events, expect, invariants=INVARIANTS)
         assert (verdict, found) == (Verdict.FAIL, cause)
 
+    def test_what_not_every_run_can_tell_holds_where_nobody_looked(self) -> None:
+        """A run from before QEMU's other memory was read, or one in which memory was plugged."""
+        events = a_run(audits=[healthy().audited(mapping=mapping(52 * MIB, outside=None))])
+        assert check(events, RECLAIM, invariants=INVARIANTS)[0] is Verdict.PASS
+
+    def test_a_little_growth_of_qemu_itself_is_normal(self) -> None:
+        assert check(outside_grew(3 * MIB), {}, invariants=INVARIANTS)[0] is Verdict.DONE
+
     def test_a_measurement_in_which_they_hold_is_done(self) -> None:
         verdict, _cause, reason = check(a_run(), {}, invariants=INVARIANTS)
         assert verdict is Verdict.DONE
-        assert reason == "measured; the scenario expects nothing, and all 4 invariants hold"
+        assert reason == "measured; the scenario expects nothing, and all 7 invariants hold"
 
     @pytest.mark.parametrize("expect", [{"rounds": ">= 1"}, {}], ids=["PASS else", "DONE else"])
     @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from judging import (
     CONTROL,
@@ -13,12 +14,14 @@ from judging import (
     S,
     check,
     crash,
+    held_after,
     judged,
     run_on,
     swallowed,
     warning,
 )
 from run_builders import (
+    BLOCK,
     Guest,
     a_run,
     freed,
@@ -292,6 +295,19 @@ class TestWhatBrokeAfterAnAudit:
         assert check(events, {"reported_resident_bytes": "== 0"})[0] is Verdict.MISS
 
 
+RESIDENT = {"reported_resident_bytes": "== 0"}
+
+
+def half_reported(huge_pages: int) -> Guest:
+    """Of so many huge pages, all resident, the guest uses one half and has reported the other."""
+    guest = replace(healthy(), order=5)
+    guest.blocks(26, huge_pages, G.USED, S.RESIDENT)
+    for start in range(26 * BLOCK, (26 + huge_pages) * BLOCK, BLOCK):
+        guest.states[start + BLOCK // 2 : start + BLOCK] = G.FREE
+        guest.states[start + BLOCK // 2] = G.REPORTED
+    return guest
+
+
 class TestNoise:
     """A host busy with its own memory excuses what it can have brought about, and no more."""
 
@@ -301,7 +317,10 @@ class TestNoise:
         ("loud", "words"),
         [
             (noise(55.0, psi_memory_some_us=6_000_000), "waited for memory in 6.0 s of 51.0 s"),
-            (noise(55.0, mem_available=100 * MIB), "only 100MiB of memory available"),
+            (
+                noise(55.0, mem_available=100 * MIB, pgsteal_kswapd=1),
+                "only 100MiB of memory available",
+            ),
         ],
     )
     def test_a_host_short_of_memory(self, loud: Event, words: str) -> None:
@@ -315,6 +334,7 @@ class TestNoise:
         [
             noise(55.0, psi_memory_some_us=4_000_000),
             noise(55.0, pswpout=5000),
+            noise(55.0, mem_available=100 * MIB),
             noise(55.0, pgsteal_kswapd=5000, thp_collapse=100),
             noise(55.0, psi_memory_some_us=None, pswpout=None, pgsteal_kswapd=None),
         ],
@@ -354,14 +374,38 @@ class TestNoise:
         assert check(run_on(swallowed(), noise_as=loud))[1] is Cause.ACKED_NOT_DISCARDED
 
     @pytest.mark.parametrize(
-        ("collapses", "verdict"), [(80, Verdict.MISS), (79, Verdict.FAIL), (0, Verdict.FAIL)]
+        ("collapses", "verdict"), [(20, Verdict.MISS), (9, Verdict.FAIL), (0, Verdict.FAIL)]
     )
-    def test_khugepaged_can_bring_back_only_so_much(self, collapses: int, verdict: Verdict) -> None:
+    def test_khugepaged_can_fill_up_only_so_many_huge_pages(
+        self, collapses: int, verdict: Verdict
+    ) -> None:
+        """20 huge pages, of each of which the guest uses a half and has reported the other."""
         loud = noise(55.0, thp_collapse=collapses)
-        assert check(run_on(swallowed(80), noise_as=loud))[0] is verdict
+        assert check(run_on(half_reported(20), noise_as=loud), RESIDENT)[0] is verdict
+
+    def test_khugepaged_excuses_no_huge_page_that_was_reported_whole(self) -> None:
+        """It fills up what something is left of: every eighth discard swallowed stays a FAIL."""
+        loud = noise(55.0, thp_collapse=1000)
+        assert check(run_on(swallowed(80), noise_as=loud))[1] is Cause.ACKED_NOT_DISCARDED
+
+    def test_khugepaged_excuses_nothing_that_was_never_discarded(self) -> None:
+        guest = half_reported(20)
+        guest.discarded = np.zeros(len(guest.host), np.bool_)
+        loud = noise(55.0, thp_collapse=1000)
+        assert check(run_on(guest, noise_as=loud), RESIDENT)[1] is Cause.ACKED_NOT_DISCARDED
+
+    @pytest.mark.parametrize(("rate", "verdict"), [(0.21, Verdict.MISS), (0.97, Verdict.FAIL)])
+    def test_a_guest_whose_clock_stood_still_had_no_time_to_report(
+        self, rate: float, verdict: Verdict
+    ) -> None:
+        unreported = healthy().blocks(26, 60, G.FREE, S.RESIDENT)
+        waited = replace(held_after(unreported), clock_rate=rate)
+        found, _cause, reason = check(run_on(unreported, settled_as=waited), FRACTION)
+        assert found is verdict
+        assert ("the guest's clock went on by only 21%" in reason) is (verdict is Verdict.MISS)
 
     def test_a_failure_noise_cannot_explain_stands_beside_one_it_can(self) -> None:
-        loud = noise(55.0, mem_available=100 * MIB)
+        loud = noise(55.0, mem_available=100 * MIB, pgsteal_kswapd=1)
         events = run_on(self.RETAINED, noise_as=loud, earlier=[warning()])
         assert check(events)[1] is Cause.KERNEL_WARNING
 
