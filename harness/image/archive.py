@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from debian.deb822 import Deb822
+
 from harness.errors import ImageError, PreconditionError
 
 APT_SECONDS = 300.0
@@ -241,31 +243,17 @@ def signed_by(sources: str, uri: str) -> str:
     Understands both formats of sources.list(5); a key written into the file is returned as text.
     """
     wanted = uri.rstrip("/")
+    # python-debian reads deb822 alone.
     for line in sources.splitlines():
         match = re.match(r"deb\s+(?:\[([^]]*)\]\s*)?(\S+)", line.strip())
         if match and match[2].rstrip("/") == wanted:
             option = re.search(r"signed-by=(\S+)", match[1] or "", re.IGNORECASE)
             return option[1] if option else ""
-    for stanza in re.split(r"\n\s*\n", sources):
-        fields = _stanza_fields(stanza)
-        if wanted in (word.rstrip("/") for word in fields.get("uris", "").split()):
-            value = fields.get("signed-by", "").strip()
-            return value if value.startswith("-----BEGIN") else ",".join(value.split())
+    for stanza in Deb822.iter_paragraphs(sources, use_apt_pkg=False):
+        if wanted in (word.rstrip("/") for word in stanza.get("URIs", "").split()):
+            value = stanza.get("Signed-By", "").strip()
+            if not value.startswith("-----BEGIN"):
+                return ",".join(value.split())
+            lines = (line.strip() for line in value.splitlines())
+            return "".join("\n" if line == "." else f"{line}\n" for line in lines)
     return ""
-
-
-def _stanza_fields(stanza: str) -> dict[str, str]:
-    """The fields of a deb822 stanza by lower-case name; continuation lines without their indent."""
-    fields: dict[str, str] = {}
-    name = ""
-    for line in stanza.splitlines():
-        if line.startswith("#"):
-            continue
-        if line[:1].isspace():
-            text = line.strip()
-            fields[name] = fields.get(name, "") + "\n" + ("" if text == "." else text)
-        else:
-            name, _colon, value = line.partition(":")
-            name = name.lower()
-            fields[name] = value.strip()
-    return {name: value + "\n" if "\n" in value else value for name, value in fields.items()}

@@ -2,14 +2,15 @@
 """The cache, `$XDG_CACHE_HOME/fpr-harness`: made whole or not at all, one builder at a time."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.deadline import Deadline, wait_for
+from filelock import FileLock, Timeout
+
+from harness.deadline import Deadline
 from harness.errors import ImageError
 
 LOCK_SECONDS = 600.0
@@ -26,26 +27,25 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for another builder. Raises `ImageError`."""
+    """Hold the lock file `path`, waiting for another builder.
+
+    Raises `ImageError`, `DeadlineError`.
+    """
+    lock = FileLock(path, timeout=LOCK_SECONDS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        lock.acquire()
+    except Timeout as error:
+        raise Deadline(LOCK_SECONDS, f"another process to end building {what}").error() from error
     except OSError as error:
         raise ImageError(
             f"cannot write to the cache {path.parent}: {error.strerror}",
             hint="free the disk, or set XDG_CACHE_HOME to a directory of yours",
         ) from error
-    with file:
-
-        def try_lock() -> bool | None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return None
-            return True
-
-        wait_for(try_lock, Deadline(LOCK_SECONDS, f"another process to end building {what}"))
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

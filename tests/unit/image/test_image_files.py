@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.errors import ImageError, ScenarioFileError
+from harness.errors import DeadlineError, ImageError, ScenarioFileError
 from harness.image.cache import exclusive, made_whole
 from harness.image.compile import compile_c
 from harness.image.cpio import directory_entry, file_entry, link_entry, write_cpio
@@ -113,6 +113,26 @@ def test_one_builder_at_a_time(tmp_path: Path) -> None:
         order.append("first")
     thread.join(5.0)
     assert order == ["first", "second"]
+
+
+def test_a_builder_that_does_not_end_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.image.cache.LOCK_SECONDS", 0.1)
+    with (
+        exclusive(tmp_path / ".lock", "the image"),
+        pytest.raises(DeadlineError, match=r"waited 0\.1 s for another process to end building it"),
+        exclusive(tmp_path / ".lock", "it"),
+    ):
+        pass
+
+
+def test_a_cache_that_cannot_be_written_is_named() -> None:
+    with (
+        pytest.raises(ImageError, match="cannot write to the cache /proc/nosuch"),
+        exclusive(Path("/proc/nosuch/.lock"), "it"),
+    ):
+        pass
 
 
 def test_without_a_compiler_the_message_says_what_to_install(
