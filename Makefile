@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: setup test-vm test test-faults test-red soak docs lint bench clean system
+.PHONY: setup test-vm test test-quick test-installed test-faults test-red soak docs lint bench clean system
 
 setup: $(INSTALLED)
 	$(BIN)/fpr-harness image build $(image_options)
@@ -35,6 +35,14 @@ test-vm: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red -n 2 --dist loadfile $(ARGS)
 
+# What needs no guest: at most two minutes.
+test-quick: $(INSTALLED)
+	$(BIN)/pytest tests/unit -n 2 --dist worksteal $(ARGS)
+
+# A wheel, installed into an environment of its own and run outside the checkout, with a guest.
+test-installed: $(INSTALLED)
+	.ci/installed $(ARGS)
+
 # Every fault of the catalogue, also those that `make test` leaves out for the time they take; goes
 # on where an interrupted run stopped, and writes docs/detection.md.
 test-faults: $(INSTALLED)
@@ -45,9 +53,11 @@ test-faults: $(INSTALLED)
 test-red: $(INSTALLED)
 	$(BIN)/pytest tests/red -n 2 -rA $(ARGS)
 
-# docs/scenarios.md, with what RESULTS="results/... ..." say of each scenario on each image.
+# The generated documents, with what RESULTS="results/... ..." say of each scenario on each image,
+# and the JSON Schemas.
 docs: $(INSTALLED)
 	$(BIN)/python -m harness.cli.make_docs docs $(RESULTS)
+	$(BIN)/python -m harness.cli.make_schemas schemas
 
 # N clean runs on a busy host: what FAILs there is a false alarm.
 N ?= 100

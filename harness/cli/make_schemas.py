@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m harness.cli.make_schemas DIRECTORY`: the JSON Schemas (`make docs`)."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.record.line_schema import line_schema
+
+
+def schemas() -> dict[str, Mapping[str, Any]]:
+    """Every schema by the name of its file."""
+    return {
+        "results-line.schema.json": line_schema(),
+    }
+
+
+def as_text(schema: Mapping[str, Any]) -> str:
+    """As it stands in the file."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1])
+    directory.mkdir(exist_ok=True)
+    for name, schema in schemas().items():
+        (directory / name).write_text(as_text(schema), encoding="utf-8")

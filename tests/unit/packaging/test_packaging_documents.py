@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What people are told to read, copy and run is there and works."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from harness.act.discover import VERBS
+from harness.cli.main import main
+from harness.resources import SCENARIOS_DIR
+from harness.scenario.load import load_all
+
+ROOT = SCENARIOS_DIR.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/*.md")])
+WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
+
+# As GitHub makes anchors: lower case, spaces to hyphens, punctuation gone.
+_PUNCTUATION = re.compile(r"[^\w\- ]")
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.M)
+    return {_PUNCTUATION.sub("", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _hash, anchor = target.partition("#")
+        file = document.parent / name if name else document
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_make_targets_that_are_named_exist(name: str) -> None:
+    made = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    named = set(re.findall(r"(?:`|^    )make ([a-z-]+)", (ROOT / name).read_text(), re.M))
+    assert named
+    assert named <= made
+
+
+def test_the_examples_load_and_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    examples = sorted((ROOT / "examples").glob("*.yaml"))
+    assert examples
+    for scenario in load_all(examples, VERBS):
+        assert scenario.red, "an example shows its negative control"
+        assert scenario.expect
+    assert main(["list", "--scenarios", str(ROOT / "examples")]) == 0
+    assert "after-my-workload" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_may_read_alone_and_run_pinned_actions(path: Path) -> None:
+    workflow = yaml.safe_load(path.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert "permissions" not in job
+        assert "timeout-minutes" in job
+        for step in job["steps"]:
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step.get("uses", f"a@{'0' * 40}"))
+            assert "${{" not in step.get("run", ""), "an expression pasted into a shell"
+
+
+def test_forms_for_reports_have_what_github_asks_of_them() -> None:
+    forms = set(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")) - {
+        ROOT / ".github/ISSUE_TEMPLATE/config.yml"
+    }
+    assert len(forms) == 2
+    for form in forms:
+        said = yaml.safe_load(form.read_text())
+        assert {"name", "description", "body"} <= set(said)
+        names = [part["id"] for part in said["body"] if part["type"] != "markdown"]
+        assert len(names) == len(set(names))
+        for part in said["body"]:
+            assert part["attributes"].get("label") or part["type"] == "markdown"
+
+
+def test_hooks_before_a_commit_run_what_the_project_has() -> None:
+    (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repo["repo"] == "local"
+    for hook in repo["hooks"]:
+        program, *arguments = hook["entry"].split()
+        assert program.startswith(".venv/bin/")
+        name = program.removeprefix(".venv/bin/")
+        # Of the environment that runs this, which need not be called .venv.
+        installed = Path(sys.executable).with_name(name)
+        command = [str(installed), *arguments[:1], "--help"]
+        ended = subprocess.run(command, capture_output=True, check=False, timeout=60.0)
+        assert ended.returncode == 0, hook["id"]
