@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.act.discover import VERBS
 from harness.record.line_schema import line_schema
+from harness.scenario.schema import scenario_schema
 
 
 def schemas() -> dict[str, Mapping[str, Any]]:
     """Every schema by the name of its file."""
     return {
+        "scenario.schema.json": scenario_schema(VERBS),
         "results-line.schema.json": line_schema(),
     }
 

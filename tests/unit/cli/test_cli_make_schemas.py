@@ -12,4 +12,4 @@ ROOT = SCENARIOS_DIR.parent
 @pytest.mark.parametrize("name", list(schemas()))
 def test_the_files_are_current(name: str) -> None:
     written = (ROOT / "schemas" / name).read_text(encoding="utf-8")
-    assert written == as_text(schemas()[name]), "run `make docs`"
+    assert written == as_text(schemas()[name]), "run `make docs`, or its line for schemas"

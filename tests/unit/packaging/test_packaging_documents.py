@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What people are told to read, copy and run is there and works."""
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from harness.act.discover import VERBS
 from harness.cli.main import main
@@ -53,6 +55,9 @@ def test_the_examples_load_and_are_listed(capsys: pytest.CaptureFixture[str]) ->
     for scenario in load_all(examples, VERBS):
         assert scenario.red, "an example shows its negative control"
         assert scenario.expect
+    schema = json.loads((ROOT / "schemas" / "scenario.schema.json").read_text())
+    for example in examples:
+        Draft202012Validator(schema).validate(yaml.safe_load(example.read_text()))
     assert main(["list", "--scenarios", str(ROOT / "examples")]) == 0
     assert "after-my-workload" in capsys.readouterr().out
 
