@@ -8,12 +8,14 @@ DIRECTORY/steps.md, the measures that scenarios can expect and the steps they ar
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.record.events import RunStarted
 from harness.record.facts import Verdict
 from harness.record.reader import RESULTS_NAME, read_events
+from harness.report.documents import render
 from harness.report.matrix import oldest_first
 from harness.report.measures_document import measures_document
 from harness.report.steps_document import steps_document
@@ -32,15 +34,34 @@ Last = dict[str, dict[str, dict[str, Any]]]
 STORE, DOCUMENT, MEASURES_DOCUMENT = "scenarios.json", "scenarios.md", "measures.md"
 STEPS_DOCUMENT = "steps.md"
 
-HEAD = """\
-# The catalogue
 
-Written by `make docs`. Each scenario with its question, its method, what it expects and why, and
-its last result on each kernel; `fpr-harness list` has their lengths and needs.
+@dataclass(frozen=True)
+class Chapter:
+    """A file of scenarios, as the template shows it."""
 
-How to read an expectation: [writing-scenarios.md](writing-scenarios.md). A negative control (*not
-green with*) names the fields with which the scenario must not pass; `make test-red` tries them all.
-"""
+    name: str
+    scenarios: Sequence[Scenario]
+    """The scenario of the file, or its variants."""
+    told: Sequence["Line"]
+    answers: Mapping[str, Sequence[str]]
+    """Cells by what was measured, one for each image."""
+    not_green: Sequence[Mapping[str, Any]]
+    """Results with a reason, and whose they are."""
+
+    @property
+    def tags(self) -> list[str]:
+        """Of all variants, each once."""
+        return list(dict.fromkeys(tag for each in self.scenarios for tag in each.tags))
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is said of a chapter's scenarios, once for all that have it in common."""
+
+    what: str
+    of: Sequence[str]
+    """The variants it is said of; none: all."""
+    text: str
 
 
 def merge(last: Last, runs: Iterable[RunSummary], date: str) -> Last:
@@ -68,22 +89,13 @@ def images_of(last: Last) -> list[str]:
 
 def document(files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]) -> str:
     """docs/scenarios.md; `files`: the scenario of each file, or its variants."""
-    lines = [HEAD, *_overview(files, last, images), *_chapters(files, last, images)]
-    return "\n".join(lines) + "\n"
-
-
-def _overview(
-    files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]
-) -> Iterator[str]:
-    yield "## Scenario x kernel"
-    yield ""
-    yield f"| scenario | {' | '.join(_with_kernel(image, last) for image in images)} |"
-    yield "|---|" + "---|" * len(images)
-    for scenarios in files:
-        for scenario in scenarios:
-            cells = [_cell(last.get(scenario.name, {}).get(image)) for image in images]
-            yield f"| {scenario.name} | {' | '.join(cells)} |"
-    yield ""
+    return render(
+        "scenarios.md.j2",
+        images=[_with_kernel(image, last) for image in images],
+        chapters=[_chapter(scenarios, last, images) for scenarios in files],
+        cells=lambda name: [_cell(last.get(name, {}).get(image)) for image in images],
+        cell=_cell,
+    )
 
 
 def _with_kernel(image: str, last: Last) -> str:
@@ -99,36 +111,31 @@ def _cell(result: Mapping[str, Any] | None) -> str:
     return words if verdict in (Verdict.PASS, Verdict.DONE, Verdict.SKIP) else f"**{words}**"
 
 
-def _chapters(
-    files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]
-) -> Iterator[str]:
-    for scenarios in files:
-        first = scenarios[0]
-        stem = first.name if len(scenarios) == 1 else _common(scenarios)
-        yield f"## {stem}"
-        yield ""
-        yield f"{first.title}."
-        yield ""
-        yield first.about.strip()
-        yield ""
-        for what, render in (
+def _chapter(scenarios: Sequence[Scenario], last: Last, images: Sequence[str]) -> Chapter:
+    stem = scenarios[0].name if len(scenarios) == 1 else _common(scenarios)
+    told = [
+        line
+        for what, words in (
             ("Guest", _guest),
             ("Method", _method),
             ("Expected", _expected),
             ("Invariants", _invariants),
             ("Not green with", _red),
-        ):
-            yield from _told_once(what, stem, scenarios, render)
-        yield f"- Reference: <{first.reference}>"
-        yield f"- Tags: {', '.join(dict.fromkeys(tag for each in scenarios for tag in each.tags))}"
-        yield ""
-        yield from _answers(stem, scenarios, last, images)
-        yield from _not_green(scenarios, last, images)
+        )
+        for line in _told_once(what, stem, scenarios, words)
+    ]
+    not_green = [
+        {"scenario": scenario.name, "image": image, **result}
+        for scenario in scenarios
+        for image in images
+        if (result := last.get(scenario.name, {}).get(image)) and result["reason"]
+    ]
+    return Chapter(stem, scenarios, told, _answers(stem, scenarios, last, images), not_green)
 
 
 def _answers(
     stem: str, scenarios: Sequence[Scenario], last: Last, images: Sequence[str]
-) -> Iterator[str]:
+) -> dict[str, list[str]]:
     """What was measured, a row for each measure of each variant."""
     rows: dict[str, list[str]] = {}
     for scenario in scenarios:
@@ -142,25 +149,18 @@ def _answers(
                 else "-"
                 for each in results
             ]
-    if rows:
-        yield f"| measured | {' | '.join(_with_kernel(image, last) for image in images)} |"
-        yield "|---|" + "---|" * len(images)
-        for name, cells in rows.items():
-            yield f"| {name} | {' | '.join(cells)} |"
-        yield ""
+    return rows
 
 
 def _told_once(
-    what: str, stem: str, scenarios: Sequence[Scenario], render: Callable[[Scenario], str]
-) -> Iterator[str]:
-    """A line for all variants that have it in common."""
+    what: str, stem: str, scenarios: Sequence[Scenario], words: Callable[[Scenario], str]
+) -> Iterator[Line]:
     labels: dict[str, list[str]] = {}
     for scenario in scenarios:
-        labels.setdefault(render(scenario), []).append(scenario.name.removeprefix(f"{stem}-"))
+        labels.setdefault(words(scenario), []).append(scenario.name.removeprefix(f"{stem}-"))
     for text, those in labels.items():
         if text:
-            of = f" ({', '.join(those)})" if len(labels) > 1 else ""
-            yield f"- {what}{of}: {text}"
+            yield Line(what, those if len(labels) > 1 else (), text)
 
 
 def _guest(scenario: Scenario) -> str:
@@ -208,25 +208,6 @@ def _invariants(scenario: Scenario) -> str:
     """What holds in it as in every scenario."""
     kept = scenario.asked.conditions.items() - scenario.expect.items()
     return ", ".join(f"`{measure} {condition}`" for measure, condition in sorted(kept))
-
-
-def _not_green(scenarios: Sequence[Scenario], last: Last, images: Sequence[str]) -> Iterator[str]:
-    """What was said where a scenario did not pass."""
-    said = [
-        f"- {scenario.name} on {image} ({result['date']}): {_cell(result)}: {_one_line(result)}"
-        for scenario in scenarios
-        for image in images
-        if (result := last.get(scenario.name, {}).get(image)) and result["reason"]
-    ]
-    if said:
-        yield "Last seen otherwise than green:"
-        yield ""
-        yield from said
-        yield ""
-
-
-def _one_line(result: Mapping[str, Any]) -> str:
-    return " ".join(str(result["reason"]).split())
 
 
 def catalogue(verbs: Verbs) -> list[list[Scenario]]:
