@@ -60,7 +60,7 @@ def run_from(unpacked: Path, directory: Path, arguments: Sequence[str]) -> tuple
         capture_output=True,
         text=True,
         check=False,
-        timeout=60.0,
+        timeout=240.0,
     )
     return ended.returncode, ended.stdout + ended.stderr
 
@@ -99,7 +99,7 @@ def test_installed_command_finds_its_own_files(unpacked: Path, tmp_path: Path) -
         capture_output=True,
         text=True,
         check=True,
-        timeout=60.0,
+        timeout=240.0,
     )
     assert all(Path(line).is_relative_to(unpacked) for line in ended.stdout.splitlines())
 
