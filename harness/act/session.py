@@ -10,6 +10,7 @@ from typing import Literal, Self
 from harness.act.guest import K, Kept
 from harness.act.run_record import RunRecord
 from harness.errors import InterruptedRunError
+from harness.guest.kernel_build import read_build
 from harness.machine.vm import VirtualMachine
 from harness.observe.features import read_balloon_state
 from harness.observe.host_noise import HostNoiseReader
@@ -85,6 +86,7 @@ class GuestSession:
                 memory_limit=vm.spec.memory_limit,
                 pass_seconds=balloon.pass_seconds,
                 untraced=vm.untraced,
+                build=read_build(vm.shell),
             )
         )
         session = cls(

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness import __version__
 from harness.cli.options import add_boot_options, add_directory_option, add_run_options
@@ -53,6 +54,31 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_options(run)
     run.add_argument(
         "--tag", action="append", default=[], help="run all that have the tag, as in --tag full"
+    )
+    judge = commands.add_parser(
+        "judge", help="judge recorded runs again from their files, without a VM"
+    )
+    judge.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of results")
+    judge.add_argument(
+        "--scenario",
+        type=Path,
+        metavar="FILE",
+        help="judge by what this file expects, not by what was expected when it ran",
+    )
+    judge.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="NAME=CONDITION",
+        help="expect this too, or instead of what was expected of NAME",
+    )
+    page = commands.add_parser("page", help="show the life of one page of a recorded run")
+    page.add_argument("directory", type=Path, metavar="DIR", help="of results")
+    page.add_argument("run", nargs="?", metavar="RUN", help="the run, where DIR has several")
+    page.add_argument(
+        "where",
+        metavar="WHERE",
+        help="a PFN (0x2200 or 8704), gpa:ADDRESS in the guest, or hva:ADDRESS in QEMU's memory",
     )
     listing = commands.add_parser("list", help="list the scenarios")
     add_directory_option(listing)

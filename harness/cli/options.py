@@ -119,4 +119,5 @@ def run_options(options: Any) -> RunOptions:
         kernel=options.kernel,
         modules=options.modules,
         keep_failed=60.0 * getattr(options, "keep_failed", 0.0),
+        overrides=tuple(getattr(options, "overrides", ())),
     )

@@ -13,6 +13,7 @@ from pydantic import Discriminator
 
 from harness.kernel.zones import PASS_SECONDS
 from harness.record.facts import Cause, HostNoise, Verdict
+from harness.record.run_plan import RunPlan
 from harness.record.step_events import (
     Audited,
     Ballooned,
@@ -68,19 +69,33 @@ __all__ = [
 ]
 
 
+SCHEMA = 2
+"""Of the files in a results directory. 1 (whose lines name none) lacks the plan of each run, and in
+the files of its audits all but the pages."""
+
+READABLE = (1, SCHEMA)
+
+
 @dataclass(frozen=True)
 class RunStarted:
+    """The first event of every attempt at a run."""
+
     t: float
     scenario: str
     image: str
     attempt: int
     wall: str
-    """UTC, ISO 8601."""
+    """When `t` was 0: UTC, ISO 8601."""
     host: dict[str, str]
     qemu: str = ""
     """Which QEMU, as it was asked for: the name of a build, `host`, or after a program's path."""
     qemu_version: str = ""
     """Empty: none that could be used."""
+    schema: int = SCHEMA
+    harness: str = ""
+    """The version that wrote it."""
+    plan: RunPlan | None = None
+    """None in schema 1."""
     kind: Literal["run-started"] = "run-started"
 
 
@@ -120,6 +135,8 @@ class GuestReady:
     """Bytes that QEMU may be charged with; 0: no limit."""
     untraced: str = ""
     """Why nothing tells of QEMU's discards; empty: its trace does."""
+    build: str = ""
+    """`uname -v` of the guest."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import RecordError
-from harness.record.event_lines import decode
+from harness.record.event_lines import SchemaError, decode
 from harness.record.events import Event
 
 RESULTS_NAME = "results.jsonl"
@@ -14,18 +14,29 @@ RESULTS_NAME = "results.jsonl"
 
 POLL_SECONDS = 0.2
 
+MOST_BYTES = 16 << 20
+"""Of a line. The longest are of audits, some 10 KB; what a console says is cut long before."""
+
 
 def read_events(path: Path) -> Iterator[tuple[str, Event]]:
     """Every event of a file with its run, in the order written; torn lines are passed over.
 
     Raises `RecordError` if the file cannot be read or a whole line is no event.
     """
+    for _number, _line, found in read_numbered(path):
+        if found is not None:
+            yield found
+
+
+def read_numbered(path: Path) -> Iterator[tuple[int, bytes, tuple[str, Event] | None]]:
+    """Every line with its number, from 1, and its event; None for a torn one.
+
+    Raises like `read_events`.
+    """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                found = _decode(path, number, line)
-                if found is not None:
-                    yield found
+            for number, line in enumerate(iter(lambda: file.readline(MOST_BYTES), b""), 1):
+                yield number, line, _decode(path, number, line)
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}", evidence=[path]) from error
 
@@ -65,6 +76,12 @@ def _read_from(path: Path, offset: int) -> bytes:
 def _decode(path: Path, number: int, line: bytes) -> tuple[str, Event] | None:
     try:
         return decode(line)
+    except SchemaError as error:
+        raise RecordError(
+            f"{path} is of {error}",
+            hint="use the version that wrote it",
+            evidence=[path],
+        ) from error
     except ValueError as error:
         raise RecordError(
             f"{path}:{number}: {error}",

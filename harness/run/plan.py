@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What will be run: scenarios x images x QEMUs x repetitions, each with a name of its own."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
+from harness.image.build import BootFiles
 from harness.image.definition import ImageDefinition
+from harness.record.run_plan import RunPlan
 from harness.run.qemus import QemuChoice
 from harness.scenario.model import Scenario
 
@@ -22,6 +25,8 @@ class RunOptions:
     modules: Path | None = None
     keep_failed: float = 0.0
     """Seconds a guest is kept for a look after a run that did not pass."""
+    overrides: tuple[str, ...] = ()
+    """`FIELD=VALUE` of each `--set`; the scenarios have them already."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,32 @@ def plan_runs(
         for image in images
         for qemu in qemus
     ]
+
+
+def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | HarnessError) -> RunPlan:
+    """The plan of a run as its results keep it."""
+
+    def given(path: Path | None) -> str | None:
+        return None if path is None else str(path.absolute())
+
+    return RunPlan(
+        scenario=run.scenario.plain,
+        asked=run.scenario.asked,
+        overrides=options.overrides,
+        accel=options.accel,
+        kernel=given(options.kernel),
+        modules=given(options.modules),
+        kernel_sha256=_sha256(boot.kernel) if isinstance(boot, BootFiles) else None,
+    )
+
+
+def _sha256(path: Path) -> str | None:
+    """None if it cannot be read: booting it will say why."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def longest_first(runs: Iterable[PlannedRun]) -> list[PlannedRun]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import __version__
 from harness.act.perform import perform
 from harness.act.run_record import RunRecord
 from harness.act.session import GuestSession
@@ -40,9 +41,10 @@ from harness.record.events import (
 )
 from harness.record.facts import Verdict
 from harness.record.folding import fold
+from harness.record.run_directory import RunDirectory
 from harness.run.autopsy import examine
-from harness.run.directory import RunDirectory
-from harness.run.plan import PlannedRun, RunOptions
+from harness.run.plan import PlannedRun, RunOptions, recorded_plan
+from harness.run.repro import write_repro
 from harness.scenario.model import Scenario
 from harness.units import format_size
 from harness.verdict.judge import judge
@@ -115,6 +117,7 @@ class _Attempt:
     def run(self, boot: BootFiles | HarnessError) -> Judged:
         record = self._record
         qemu = self._bench.qemus[self._run.qemu.name]
+        began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=record.now())
         record.add(
             RunStarted(
                 t=record.now(),
@@ -123,8 +126,10 @@ class _Attempt:
                 qemu=self._run.qemu.name,
                 qemu_version=qemu.version if isinstance(qemu, Qemu) else "",
                 attempt=self._number,
-                wall=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                wall=began.isoformat(timespec="microseconds"),
                 host={"kernel": platform.release(), "machine": platform.machine()},
+                harness=__version__,
+                plan=recorded_plan(self._run, self._bench.options, boot),
             )
         )
         try:
@@ -187,7 +192,7 @@ class _Attempt:
         record, directory = self._record, self._directory
         session: GuestSession | None = None
         try:
-            directory.write_repro(vm, self._run, self._bench.options)
+            write_repro(directory.path, vm, self._run, self._bench.options)
             with GuestSession.open(
                 vm,
                 record,

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from harness.record.asked import IF_TAKEN, INVARIANTS, Asked
 from harness.scenario.expectations import (
     Expectations,
     Mistakes,
@@ -26,7 +27,6 @@ from harness.scenario.expectations import (
 from harness.scenario.fields import CommandLine, Name, NotEmpty, Size
 from harness.scenario.steps import Part, Situation, Verb, unrolled
 from harness.units import GIB, MIB, format_size
-from harness.verdict.asked import IF_TAKEN, INVARIANTS, Asked
 from harness.yamlfile import Loc
 from harness.yamlwords import near_miss
 
@@ -180,9 +180,19 @@ class Scenario(Part):
         self._plain = data
 
     @property
+    def plain(self) -> dict[str, Any]:
+        """That data."""
+        return self._plain
+
+    @property
     def as_yaml(self) -> str:
         """A file that says the same, without variants."""
         return yaml.safe_dump(self._plain, sort_keys=False, allow_unicode=True, width=100)
+
+    @property
+    def single_steps(self) -> Iterator[tuple[Loc, Verb]]:
+        """Each as often as it is carried out, with its place."""
+        return unrolled(self.steps)
 
     @property
     def presses(self) -> bool:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from harness.measure.measures import TRACE_MEASURES, measure, needs_audit
 from harness.measure.usable import is_complete, is_usable
+from harness.record.asked import IF_TAKEN, Asked
 from harness.record.history import History
 from harness.units import format_size
-from harness.verdict.asked import IF_TAKEN, Asked
 from harness.verdict.expressions import (
     Condition,
     Outcome,

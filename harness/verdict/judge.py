@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.measure.measures import measure, measured_by_steps
+from harness.record.asked import Asked
 from harness.record.events import Audited, ChurnVerified, Judged
 from harness.record.facts import Cause, Verdict
 from harness.record.history import History, Trouble
 from harness.units import format_size
-from harness.verdict.asked import Asked
 from harness.verdict.causes import blame
 from harness.verdict.checks import (
     Check,

@@ -12,10 +12,10 @@ from run_builders import (
 )
 
 from harness.kernel.pages import GuestState, HostState
+from harness.record.asked import Asked
 from harness.record.events import ConsoleFinding, Event, Judged, Settled
 from harness.record.facts import Cause, Verdict
 from harness.record.folding import fold
-from harness.verdict.asked import Asked
 from harness.verdict.judge import judge
 
 RECLAIM = {

@@ -20,6 +20,7 @@ from harness.observe.page_audit import take_audit
 from harness.record.audit_file import AuditFacts, AuditInputs, save_audit
 from harness.record.events import Audited
 from harness.record.facts import DiscardTotals, GuestCounters, HostMapping
+from harness.record.run_directory import audit_path
 from harness.scenario.expectations import Expectations, unknown_names
 from harness.scenario.fields import Name
 from harness.scenario.steps import Situation, Verb
@@ -87,7 +88,7 @@ class Audit(Verb):
         audits.taken += 1
         audits.seen = look.seen
         audits.began = (guest.instruments.discards, look.mark)
-        save_audit(guest.directory / "audits" / f"{audits.taken:02}-{self.name}.npz", look.inputs)
+        save_audit(audit_path(guest.directory, audits.taken, self.name), look.inputs)
         guest.record.add(
             Audited(
                 guest.record.now(),

@@ -59,6 +59,7 @@ class Bench:
             pass_seconds=0.5,
         )
         monkeypatch.setattr(module, "read_balloon_state", lambda *_asked: state)
+        monkeypatch.setattr(module, "read_build", lambda _shell: "#1 SMP")
         monkeypatch.setattr(Instruments, "open", self._instruments)
         monkeypatch.setattr(module, "Sampler", self._sampler)
 
@@ -91,6 +92,7 @@ def test_it_begins_with_who_the_guest_is_and_samples_until_it_ends(bench: Bench)
         ready, noise = session.record.events
         assert isinstance(ready, GuestReady)
         assert (ready.page_reporting_order, ready.negotiated) == (4, True)
+        assert ready.build == "#1 SMP"
         assert isinstance(noise, NoiseRead)
         assert (session.reporting_order, session.pass_seconds) == (4, 0.5)
         assert bench.samplers[0].running

@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from run_builders import a_run, freed, healthy, mapping, started
 
 from harness.act.discover import VERBS
+from harness.record.asked import IF_TAKEN, INVARIANTS
 from harness.record.events import ChurnVerified, Event, StepsDone
 from harness.record.facts import Cause, Verdict
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import Scenario
 from harness.units import MIB
-from harness.verdict.asked import IF_TAKEN, INVARIANTS
 
 FREE = {"churn": {"size": "50%"}}
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from harness.act.discover import VERBS
+from harness.record.asked import Asked
 from harness.record.event_lines import decode
 from harness.record.events import Event, Judged
 from harness.record.folding import fold
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
-from harness.verdict.asked import Asked
 from harness.verdict.judge import judge
 
 RUNS = Path(__file__).parents[2] / "data" / "runs"

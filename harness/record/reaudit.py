@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The audits of a recorded run, computed again from their pages."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from harness.errors import ObserveError
+from harness.kernel.pages import AuditReport, CellTotals
+from harness.record.audit_file import load_audit
+from harness.record.events import Audited, Event
+from harness.record.run_directory import audit_path
+from harness.units import format_size
+
+
+def audit_again(events: Sequence[Event], directory: Path) -> tuple[tuple[Event, ...], list[str]]:
+    """The events of a run with each audit's report made anew, and a sentence for every audit where
+    that gives another one, or cannot be done; the recorded report stands then."""
+    made: list[Event] = []
+    remarks: list[str] = []
+    audits = 0
+    for event in events:
+        if isinstance(event, Audited):
+            audits += 1
+            path = audit_path(directory, audits, event.name)
+            try:
+                report, _ = load_audit(path).reduce()
+            except ObserveError as error:
+                remarks.append(
+                    f"audit {event.name!r} is judged by its recorded report: {error.message} "
+                    f"({path})"
+                )
+            else:
+                if report != event.report:
+                    what = ", ".join(_differences(event.report, report))
+                    remarks.append(
+                        f"audit {event.name!r}: its pages give another report than the recorded "
+                        f"one: {what}"
+                    )
+                event = replace(event, report=report)
+        made.append(event)
+    return tuple(made), remarks
+
+
+def _differences(recorded: AuditReport, again: AuditReport) -> list[str]:
+    """Each cell of the guest's total that differs; where none does, the fields."""
+    cells = [
+        f"{cell.name} {format_size(getattr(again.total, cell.name))}, "
+        f"not {format_size(getattr(recorded.total, cell.name))}"
+        for cell in fields(CellTotals)
+        if getattr(recorded.total, cell.name) != getattr(again.total, cell.name)
+    ]
+    return cells or [
+        each.name
+        for each in fields(AuditReport)
+        if getattr(recorded, each.name) != getattr(again, each.name)
+    ]

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The directory of one run's files."""
+
+from pathlib import Path
+
+from harness.errors import RecordError
+
+_PARTS = ("samples", "audits")
+
+
+def audit_path(directory: Path, number: int, name: str) -> Path:
+    """The file of a run's audit; `number` counts them from 1."""
+    return directory / "audits" / f"{number:02}-{name}.npz"
+
+
+class RunDirectory:
+    """Where a run's files lie. A later attempt moves those of the one before into `attempt-N`."""
+
+    def __init__(self, path: Path, attempt: int) -> None:
+        self.path = path
+        self._attempt = attempt
+
+    def create(self) -> None:
+        """Make it, with `samples` and `audits` in it. Raises `RecordError`."""
+        try:
+            if self._attempt > 1 and self.path.exists():
+                earlier = self.path.with_name(self.path.name + ".earlier")
+                self.path.rename(earlier)
+                self.path.mkdir()
+                earlier.rename(self.path / f"attempt-{self._attempt - 1}")
+            for name in _PARTS:
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordError(
+                f"cannot make the results directory {self.path}: {error.strerror}",
+                hint="free the disk or choose another with --results",
+            ) from error

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The script in a run's directory that boots its guest by hand."""
+
+import shlex
+from pathlib import Path
+
+from harness.errors import RecordError
+from harness.machine.vm import VirtualMachine
+from harness.run.plan import PlannedRun, RunOptions
+from harness.run.qemus import QemuChoice
+
+_END_OF_SCENARIO = "END_OF_SCENARIO"
+
+
+def write_repro(directory: Path, vm: VirtualMachine, run: PlannedRun, options: RunOptions) -> None:
+    """`repro.sh`: boots the same guest by hand, console on the terminal; `repro.sh scenario`
+    prints the scenario as it was run. Raises `RecordError`."""
+    path = directory / "repro.sh"
+    again = ["fpr-harness", "run", f"{run.scenario.name}.yaml", "--image", run.image.name]
+    again += ["--accel", vm.accel]
+    for flag, option in (
+        ("--kernel", options.kernel),
+        ("--modules", options.modules),
+    ):
+        if option is not None:
+            again += [flag, str(option.absolute())]
+    if run.qemu != QemuChoice():
+        again += ["--qemu", run.qemu.word]
+    printed = shlex.join(["sh", str(path.absolute()), "scenario"])
+    script = "\n".join(
+        [
+            "#!/bin/sh",
+            f"# Boots the guest of {run.run_id} by hand: its console comes to this terminal",
+            "# (Ctrl-A x ends it), its QMP socket and discard trace to the current directory.",
+            "# The whole scenario again, with its verdict:",
+            f"#   {printed} >{run.scenario.name}.yaml",
+            f"#   {shlex.join(again)}",
+            f"if [ \"$1\" = scenario ]; then cat <<'{_END_OF_SCENARIO}'",
+            run.scenario.as_yaml + _END_OF_SCENARIO,
+            "exit",
+            "fi",
+            "exec " + " \\\n    ".join(shlex.quote(word) for word in vm.argv_by_hand()) + ' "$@"',
+            "",
+        ]
+    )
+    try:
+        path.write_text(script, encoding="utf-8")
+        path.chmod(0o755)
+    except OSError as error:
+        raise RecordError(f"cannot write {path}: {error.strerror}", hint="free the disk") from error

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of a single page, in a sentence: the oracle's table, read for one page."""
+
+import errno
+from collections.abc import Callable, Sequence
+
+from harness.kernel.pages import GuestState, Seen
+from harness.record.page_life import CoveringDiscard, PageAtAudit
+
+
+def conclude(look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
+    """What an audit says of a page, given every discard that ever covered it."""
+    before = [each for each in discards if each.at is None or each.at <= look.at]
+    return f"at audit {look.audit!r} {_SENTENCES[look.cell](look, before)}"
+
+
+Story = Callable[[PageAtAudit, Sequence[CoveringDiscard]], str]
+
+
+def _says(text: str) -> Story:
+    return lambda _look, _discards: text
+
+
+def _used_resident(look: PageAtAudit, _discards: Sequence[CoveringDiscard]) -> str:
+    if look.held_by:
+        return f"{_holder(look)} holds it and so does the host, as it must"
+    return "the guest uses it and the host holds it, as it must"
+
+
+def _used_absent(look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
+    written = GuestState.CONTENT
+    if look.before is look.after is written:
+        return f"it has content and the host holds nothing of it: lost; {_discarded(discards)}"
+    if look.seen is Seen.NOTHING:
+        return "the guest uses it and the host holds nothing: nobody has touched it yet"
+    was = "the guest uses it, as at an earlier audit when the host held it, and the host does not"
+    if any(each.status == 0 for each in discards):
+        return (
+            f"{was}: it may have been freed, reported and handed out again untouched; "
+            f"{_discarded(discards)}"
+        )
+    return f"{was}: lost, or taken by something other than a discard, of which there was none"
+
+
+def _held_absent(look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
+    return (
+        f"{_holder(look)} holds it, has written it, and the host holds nothing: lost; "
+        f"{_discarded(discards)}"
+    )
+
+
+def _small_resident(look: PageAtAudit, _discards: Sequence[CoveringDiscard]) -> str:
+    if look.block is not None and look.block.order < look.reporting_order:
+        return (
+            f"it is free in a block of order {look.block.order}, below the reporting order "
+            f"{look.reporting_order}: kept, as the rule says"
+        )
+    return (
+        "it is free in a zone below its watermark, which no pass looks at: kept, as the rule says"
+    )
+
+
+def _reported_resident(_look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
+    held = "the guest had reported it and the host held it all the same"
+    last = discards[-1] if discards else None
+    if last is None:
+        return f"{held}: QEMU never discarded it"
+    if last.status:
+        return f"{held}: {_discarded(discards)}"
+    return (
+        f"{held}, although {_discarded(discards)}: the host's kernel did not do what it said, or "
+        "something touched the page since"
+    )
+
+
+def _reported_absent(_look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
+    return f"the guest had reported it and the host had it back; {_discarded(discards)}"
+
+
+def _unstable(look: PageAtAudit, _discards: Sequence[CoveringDiscard]) -> str:
+    before, after = guest_word(look.before), guest_word(look.after)
+    return f"it changed while the audit looked, from {before} to {after}: no judgement"
+
+
+_SENTENCES: dict[str, Story] = {
+    "nothing": _says("the guest has no page there"),
+    "used_resident": _used_resident,
+    "used_absent": _used_absent,
+    "held_absent": _held_absent,
+    "free_small_resident": _small_resident,
+    "free_small_absent": _says("it is free and the host holds nothing of it"),
+    "free_large_resident": _says(
+        "it is free in a block of the order, in a zone above its watermark, and was not reported: "
+        "the host still holds it"
+    ),
+    "free_large_absent": _says(
+        "it is free and not reported, and the host holds nothing of it: it was given back earlier, "
+        "or never touched"
+    ),
+    "reported_resident": _reported_resident,
+    "reported_absent": _reported_absent,
+    "offline_resident": _says("it is in the balloon or unplugged, and the host still holds it"),
+    "offline_absent": _says("it is in the balloon or unplugged, and the host has it back"),
+    "unstable": _unstable,
+    "unknown": _says("the host's side of it could not be read: no judgement"),
+}
+"""By the cell of the oracle's table."""
+
+
+def guest_word(state: GuestState) -> str:
+    """The state as words for a person: `no page`."""
+    return state.name.lower().replace("_", " ")
+
+
+def _holder(look: PageAtAudit) -> str:
+    pids = ", ".join(map(str, look.held_by))
+    return f"the churn tool (pid {pids})"
+
+
+def _discarded(discards: Sequence[CoveringDiscard]) -> str:
+    """What QEMU did, and when it last did it."""
+    if not discards:
+        return "QEMU never discarded it"
+    last = discards[-1]
+    when = "" if last.at is None else f" at {last.at:.1f} s"
+    if last.status:
+        name = errno.errorcode.get(-last.status, str(last.status))
+        return f"QEMU's last discard of it{when} failed with {name}"
+    times = sum(each.status == 0 for each in discards)
+    return f"QEMU discarded it {'once,' if times == 1 else f'{times} times, last'}{when}"

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fpr-harness judge`: recorded runs judged again, by what they were asked or by something else."""
+
+import json
+from pathlib import Path
+
+import pytest
+from judging import swallowed
+from results_builders import Recorded, inputs_of, write_results
+from run_builders import healthy
+
+from harness.cli.main import main
+from harness.kernel.pages import HostState
+from harness.record.audit_file import save_audit
+from harness.record.run_directory import audit_path
+
+BOTH = {"good": Recorded(), "bad": Recorded({"final": swallowed()})}
+"""A healthy host and one that kept what was discarded."""
+
+
+def judge(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    """The exit status, and all that was printed."""
+    capsys.readouterr()
+    status = main(["judge", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return status, out + err
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return write_results(tmp_path / "results", BOTH)
+
+
+def lines_of(results: Path) -> list[str]:
+    return (results / "results.jsonl").read_text().splitlines(keepends=True)
+
+
+def rewrite(results: Path, lines: list[str]) -> None:
+    (results / "results.jsonl").write_text("".join(lines))
+
+
+def test_runs_get_the_verdicts_they_had(capsys: pytest.CaptureFixture[str], results: Path) -> None:
+    before = (results / "results.jsonl").read_bytes()
+    status, said = judge(capsys, results)
+    assert status == 1
+    assert "FAIL acked-not-discarded" in said
+    assert "1 PASS, 1 FAIL" in said
+    assert f"evidence: {results}/bad/" in said
+    assert "note:" not in said, "audits made again say what was recorded"
+    assert (results / "results.jsonl").read_bytes() == before, "results are left alone"
+
+
+def test_several_directories_are_judged_each_with_its_table(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    one = write_results(tmp_path / "one", {"good": Recorded()})
+    two = write_results(tmp_path / "two", {"good@sid": Recorded()})
+    status, said = judge(capsys, one, two)
+    assert status == 0
+    assert said.count("1 PASS under tcg") == 2
+
+
+@pytest.mark.parametrize(
+    ("expect", "status", "word"),
+    [
+        ("reclaimed_fraction=>= 0.95", 0, "PASS"),
+        ("reclaimed_fraction=>= 110%", 1, "FAIL"),
+        ("reclaimed_fraction >= 110%", 1, "FAIL"),
+        ("reported_bytes=== 0", 1, "FAIL"),
+        ("reported_bytes == 204MiB", 0, "PASS"),
+        ("final.reported_bytes > 1", 0, "PASS"),
+        ("ballooned_bytes=< 1", 69, "MISS"),
+    ],
+)
+def test_another_expectation_stands_beside_or_instead_of_the_recorded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, expect: str, status: int, word: str
+) -> None:
+    results = write_results(tmp_path / "results", {"good": Recorded()})
+    found, said = judge(capsys, results, "--expect", expect)
+    assert (found, f"1 {word} under" in said) == (status, True), said
+    assert ("recorded as PASS" in said) == (word != "PASS")
+
+
+def test_what_failed_may_pass_by_other_bounds(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"bad": Recorded({"final": swallowed(4)})})
+    assert judge(capsys, results)[0] == 1
+    status, said = judge(capsys, results, "--expect", "reported_resident_bytes<=8MiB")
+    assert status == 0
+    assert "note: bad: PASS now, recorded as FAIL acked-not-discarded" in said
+
+
+def test_a_run_that_ends_early_is_no_pass(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"cut": Recorded(verdict=False)})
+    status, said = judge(capsys, results)
+    assert status == 69
+    assert "MISS cut" in said
+    assert "the record ends before the scenario's last step" in said
+
+
+def test_a_torn_line_makes_no_pass(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A warning of the guest's kernel may have stood there."""
+    results = write_results(tmp_path / "results", {"good": Recorded()})
+    lines = lines_of(results)
+    rewrite(results, [*lines[:-2], lines[-2][:30] + "\n", lines[-1]])
+    status, said = judge(capsys, results)
+    assert status == 69
+    assert f"line {len(lines) - 1} of results.jsonl is torn" in said
+
+
+def test_damage_before_a_torn_line_is_still_a_fail(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lost = healthy()
+    lost.host[18 * 512] = HostState.ABSENT
+    results = write_results(tmp_path / "results", {"lost": Recorded({"final": lost})})
+    lines = lines_of(results)
+    rewrite(results, [*lines[:-2], lines[-2][:30] + "\n", lines[-1]])
+    status, said = judge(capsys, results)
+    assert (status, "FAIL data-loss" in said) == (1, True)
+
+
+def test_audits_are_made_anew_and_a_report_that_differs_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"good": Recorded()})
+    save_audit(audit_path(results / "good", 1, "final"), inputs_of(swallowed()))
+    status, said = judge(capsys, results)
+    assert (status, "FAIL acked-not-discarded" in said) == (1, True)
+    assert "note: good: audit 'final': its pages give another report than the recorded one" in said
+    assert "reported_resident 160MiB, not 0B" in said
+
+
+def test_without_its_file_an_audit_is_judged_by_its_recorded_report(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"good": Recorded(kept=False)})
+    status, said = judge(capsys, results)
+    assert status == 0
+    assert "note: good: audit 'final' is judged by its recorded report: cannot read" in said
+    assert "01-final.npz" in said
+
+
+SCENARIO = """\
+name: other
+title: Another question
+steps:
+  - churn: {size: 50%}
+  - audit: {name: final, expect: {reported_bytes: "== 0"}}
+expect: {reclaimed_bytes: ">= 1"}
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    path = tmp_path / "other.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def test_another_scenario_is_asked_with_the_checks_of_its_audits(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, other: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"good": Recorded()})
+    status, said = judge(capsys, results, "--scenario", other)
+    assert status == 1
+    assert "at audit 'final': reported_bytes" in said
+    other.write_text(SCENARIO.replace("== 0", "> 0"))
+    assert judge(capsys, results, "--scenario", other)[0] == 0
+
+
+def test_another_scenario_is_for_the_runs_of_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, other: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"other": Recorded(), "good": Recorded()})
+    status, said = judge(capsys, results, "--scenario", other)
+    assert (status, "1 PASS, 1 FAIL" in said) == (1, True)
+    results = write_results(tmp_path / "more", BOTH)
+    status, said = judge(capsys, results, "--scenario", other)
+    assert status == 2
+    assert "has no scenario that was run here; it has: other" in said
+    assert "runs are of: good, bad" in said
+
+
+def test_checks_of_the_recorded_audits_are_judged(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = Recorded(checks=("reported_bytes: == 0",))
+    status, said = judge(capsys, write_results(tmp_path / "results", {"good": run}))
+    assert (status, "at audit 'final'" in said) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["nowhere"], 2, "no directory nowhere"),
+        (["."], 2, "holds no results"),
+        (["results/good"], 2, "of a single run: name results instead"),
+        (["results", "--expect", "reclaimed_byte=> 1"], 2, "did you mean reclaimed_bytes"),
+        (["results", "--expect", "x"], 2, "--expect 'x': "),
+        (["results", "--expect", "reclaimed_bytes=fine"], 2, "--expect 'reclaimed_bytes=fine'"),
+        (["results", "--expect", "= 3"], 2, "write NAME=CONDITION"),
+        (["results", "--expect", "before.freed_bytes> 1"], 2, "no audit called 'before'"),
+        (["results", "--expect", "rounds>1", "--expect", "rounds<9"], 2, "condition for rounds"),
+        (["results", "--scenario", "none.yaml"], 2, "none.yaml"),
+        (["results", "good"], 2, "no directory good"),
+    ],
+)
+def test_a_mistake_is_one_message_before_any_table(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    results: Path,
+    arguments: list[str],
+    status: int,
+    words: str,
+) -> None:
+    (results / "good").mkdir(exist_ok=True)
+    monkeypatch.chdir(results.parent)
+    found, said = judge(capsys, *arguments)
+    assert found == status
+    assert said.startswith("fpr-harness: ")
+    assert words in said
+    assert "verdict" not in said
+
+
+def test_a_record_of_another_schema_is_refused(
+    capsys: pytest.CaptureFixture[str], results: Path
+) -> None:
+    first, *rest = lines_of(results)
+    rewrite(results, [json.dumps(json.loads(first) | {"schema": 3}) + "\n", *rest])
+    status, said = judge(capsys, results)
+    assert status == 69
+    assert "is of schema 3, written by fpr-harness '0.1.0'" in said
+
+
+def test_a_record_without_runs_passes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, said = judge(capsys, write_results(tmp_path / "results", {}))
+    assert (status, "nothing ran" in said) == (69, True)
+
+
+OLD_REPRO = """\
+#!/bin/sh
+if [ "$1" = scenario ]; then cat <<'END_OF_SCENARIO'
+name: good
+expect:
+  reclaimed_fraction: '>= 0.95'
+  own_number: '== 0'
+balloon:
+  free_page_reporting: true
+END_OF_SCENARIO
+exit
+fi
+"""
+
+
+def of_schema_1(results: Path) -> None:
+    """Take from the record what schema 1 had not."""
+    lines = [json.loads(line) for line in lines_of(results)]
+    for line in lines:
+        for added in ("schema", "harness", "plan", "build"):
+            line.pop(added, None)
+    rewrite(results, [json.dumps(line) + "\n" for line in lines])
+
+
+def test_results_of_schema_1_are_judged_by_the_scenario_in_repro_sh(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"good": Recorded()})
+    of_schema_1(results)
+    (results / "good" / "repro.sh").write_text(OLD_REPRO)
+    status, said = judge(capsys, results)
+    assert status == 69, "a number that no step took is no mistake of the scenario's"
+    assert "own_number" in said
+    assert "note: results of schema 1" in said
+    (results / "good" / "repro.sh").write_text(OLD_REPRO.replace("  own_number: '== 0'\n", ""))
+    assert judge(capsys, results)[0] == 0
+
+
+@pytest.mark.parametrize("repro", [None, "", OLD_REPRO.replace("expect:", "expect: [")])
+def test_results_of_schema_1_without_their_scenario_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, repro: str | None, other: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"good": Recorded()})
+    of_schema_1(results)
+    if repro is not None:
+        (results / "good" / "repro.sh").write_text(repro)
+    status, said = judge(capsys, results)
+    assert status == 69
+    assert "what run good was asked is neither in its results nor in its repro.sh" in said
+    assert judge(capsys, results, "--scenario", other)[0] == 1, "a scenario can be named"
