@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import ObserveError
+from harness.growing_file import GrowingFile
 from harness.observe.ram_layout import RamLayout
 from harness.record.address_map import AddressMap
 from harness.record.discard_lines import parse_discards, parse_failures
@@ -59,21 +60,26 @@ class NoDiscards:
         )
 
 
-class _Growing:
-    """A file that somebody else appends lines to."""
+class _Lines:
+    """Whole lines of a log, each once."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._position = 0
+    def __init__(self, path: Path, what: str) -> None:
+        self._file = GrowingFile(path, what)
+        self._path = path
         self._partial = b""
 
     def read(self) -> bytes:
-        """The whole lines written since the last call. Raises `OSError`."""
-        with self.path.open("rb") as log:
-            log.seek(self._position)
-            text = self._partial + log.read()
-            self._position = log.tell()
-        whole, _, self._partial = text.rpartition(b"\n")
+        """Those written since the last call. Raises `ObserveError`, also if there is no file."""
+        parts = [self._partial]
+        while data := self._file.read():
+            parts.append(data)
+        if not self._file.position and not self._path.exists():
+            raise ObserveError(
+                f"{self._path} is not there: what QEMU discards is not known",
+                hint="let nothing else touch the run's directory",
+                evidence=(self._path,),
+            )
+        whole, _, self._partial = b"".join(parts).rpartition(b"\n")
         return whole
 
 
@@ -90,8 +96,8 @@ class DiscardLog:
 
     def __init__(self, path: Path, layout: RamLayout, errors: Path | None = None) -> None:
         self.path = path
-        self._trace = _Growing(path)
-        self._errors = _Growing(errors) if errors is not None else None
+        self._trace = _Lines(path, "QEMU's trace of discards")
+        self._errors = _Lines(errors, "QEMU's log") if errors is not None else None
         self._lock = threading.Lock()
         self._totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
         self._last_at: float | None = None
@@ -106,19 +112,13 @@ class DiscardLog:
     def read(self) -> DiscardTotals:
         """Take in what was written since the last call; the sums since QEMU's start.
 
-        Raises ObserveError when the log cannot be read: no trace is not the same as no discard.
+        Raises ObserveError when a log cannot be read, or is no longer the one that was read before
+        (deleted, cut, replaced): no trace is not the same as no discard.
         """
         with self._lock:
-            try:
-                self._take(self._trace.read())
-                if self._errors is not None:
-                    self._take_failures(self._errors.read())
-            except OSError as error:
-                raise ObserveError(
-                    f"cannot read QEMU's discard trace: {error}",
-                    hint="let nothing else touch the run's directory",
-                    evidence=(self.path,),
-                ) from error
+            self._take(self._trace.read())
+            if self._errors is not None:
+                self._take_failures(self._errors.read())
             return self._totals
 
     @property

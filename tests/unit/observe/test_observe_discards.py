@@ -2,6 +2,7 @@
 """QEMU's discards of guest RAM, from its trace as it grows."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -131,8 +132,35 @@ def test_without_stamps_the_last_movement_is_the_moment_of_reading(log: Path) ->
 
 
 def test_a_missing_trace_is_an_error_and_not_an_absence_of_discards(tmp_path: Path) -> None:
-    with pytest.raises(ObserveError, match="cannot read QEMU's discard trace"):
+    with pytest.raises(ObserveError, match="is not there: what QEMU discards is not known"):
         DiscardLog(tmp_path / "none.log", LAYOUT).read()
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (Path.unlink, "was deleted"),
+        (lambda path: path.write_bytes(b""), "shrank"),
+        (lambda path: path.write_bytes(bytes(9000)), "was overwritten"),
+        (
+            lambda path: (path.unlink(), path.write_bytes(bytes(9000))),
+            "was replaced|was overwritten",
+        ),
+    ],
+)
+@pytest.mark.parametrize("which", ["trace", "errors"])
+def test_a_log_that_is_no_longer_the_one_read_before_is_an_error(
+    tmp_path: Path, which: str, harm: Callable[[Path], object], words: str
+) -> None:
+    """Read on, it would say that nothing was discarded, or nothing failed."""
+    logs = {"trace": tmp_path / "discards.log", "errors": tmp_path / "qemu.log"}
+    for path in logs.values():
+        path.write_bytes(b"7@1.000002:something else\n" * 9)
+    discards = DiscardLog(logs["trace"], LAYOUT, errors=logs["errors"])
+    assert discards.read().calls == 0
+    harm(logs[which])
+    with pytest.raises(ObserveError, match=words):
+        discards.read()
 
 
 def test_a_hundred_thousand_lines_take_less_than_a_second(log: Path) -> None:
