@@ -8,7 +8,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,9 +24,8 @@ from harness.image.compile import compile_c
 from harness.image.definition import ImageDefinition, load_definitions
 from harness.image.qemu_definition import load_qemus
 from harness.machine.accel import (
-    KVM_BOOT_SECONDS,
-    TCG_BOOT_SECONDS,
     KvmMemory,
+    boot_seconds,
     known_defects,
     kvm_unusable,
 )
@@ -46,7 +45,6 @@ from harness.units import GIB, MIB
 Accel = Literal["kvm", "tcg"]
 
 TRIAL_MEMORY = 256 * MIB
-BOOT_SECONDS: Mapping[Accel, float] = {"kvm": KVM_BOOT_SECONDS, "tcg": TCG_BOOT_SECONDS}
 STYLES = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 NAME_WIDTH = 14
 INDENT = 6 + NAME_WIDTH + 1
@@ -171,7 +169,7 @@ class _Doctor:
             return Trial("not tried", launched=False)
         if accel == "kvm" and (why := kvm_unusable()):
             return Trial(why, launched=False)
-        _tell(f"trying {accel.upper()}: booting a guest, at most {BOOT_SECONDS[accel]:.0f} s")
+        _tell(f"trying {accel.upper()}: booting a guest, at most {boot_seconds(accel):.0f} s")
         try:
             with (
                 tempfile.TemporaryDirectory(prefix="fpr-harness-") as artefacts,

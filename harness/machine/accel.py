@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.image.cache import cache_directory
+from harness.machine.pace import slowness
 from harness.machine.qemu import Qemu
 
 KVM_DEVICE = Path("/dev/kvm")
@@ -27,6 +28,7 @@ KVM_BOOT_SECONDS = 20.0
 """A guest under KVM is ready in about 2 s; one that crawls through emulation never is."""
 
 TCG_BOOT_SECONDS = 60.0
+"""A guest under TCG is ready in 4 to 10 s on two busy cores."""
 
 MEASURE_SECONDS = 0.1
 MEASURE_LOOKS = 20
@@ -48,6 +50,11 @@ def cpu_model(accel: Literal["kvm", "tcg"], qemu: Qemu) -> str:
     if accel == "kvm":
         return "host"
     return "max,-cx16" if qemu.major < 8 else "max"
+
+
+def boot_seconds(accel: Literal["kvm", "tcg"]) -> float:
+    """The time a guest has to become ready; longer where this machine is itself slow."""
+    return (KVM_BOOT_SECONDS if accel == "kvm" else TCG_BOOT_SECONDS) * slowness()
 
 
 def host_khz(

@@ -19,12 +19,7 @@ from harness.errors import (
     QmpError,
     SshError,
 )
-from harness.machine.accel import (
-    KVM_BOOT_SECONDS,
-    TCG_BOOT_SECONDS,
-    cpu_model,
-    host_khz,
-)
+from harness.machine.accel import boot_seconds, cpu_model, host_khz
 from harness.machine.boot import BootWatch, check_cancelled
 from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
 from harness.machine.console import ConsoleWatcher
@@ -197,8 +192,7 @@ class VirtualMachine:
     # --- becoming ready -------------------------------------------------------------------------
 
     def _become_ready(self) -> None:
-        default = KVM_BOOT_SECONDS if self.accel == "kvm" else TCG_BOOT_SECONDS
-        seconds = self._given.boot_deadline or default
+        seconds = self._given.boot_deadline or boot_seconds(self.accel)
         deadline = Deadline(seconds, f"the guest to become ready under {self.accel}")
         watch = BootWatch(self.accel, self.console, self.monitor, self._gone, self._cancelled)
         try:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.deadline import Deadline, wait_for
+from harness.machine.pace import slowness
 
 END_SECONDS = 90.0
+PHASE_SECONDS = 90.0
+"""Both on a usual machine; `slowness` times as long on a slower one."""
 
 # A shell starts background jobs with SIGINT ignored, and whatever a test starts inherits that:
 # nothing could then be interrupted.
@@ -49,7 +52,7 @@ class Running:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def wait_for_phase(self, phase: str, seconds: float = 90.0) -> None:
+    def wait_for_phase(self, phase: str, seconds: float = PHASE_SECONDS) -> None:
         """Wait until the run has begun the named phase."""
         wait_for(
             lambda: (
@@ -57,7 +60,7 @@ class Running:
                 if any(e["kind"] == "phase" and e["phase"] == phase for e in self.events())
                 else self._still_running()
             ),
-            Deadline(seconds, f"the phase {phase}"),
+            Deadline(seconds * slowness(), f"the phase {phase}"),
             interval=0.05,
         )
 
@@ -76,12 +79,13 @@ class Running:
 
     def end(self, seconds: float = END_SECONDS) -> tuple[int, str]:
         """Wait for the end: exit status and output, its lines joined again where they wrapped."""
+        seconds *= slowness()
         try:
             output, _ = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             output, _ = self.process.communicate()
-            raise AssertionError(f"did not end in {seconds} s:\n{output}") from None
+            raise AssertionError(f"did not end in {seconds:.0f} s:\n{output}") from None
         return self.process.returncode, " ".join(output.split())
 
     def summary(self) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from running import Running, qemus_of, wait_until_gone
 
 pytestmark = pytest.mark.vm
 
+ACCEL = os.environ.get("FPR_ACCEL", "tcg")
+"""tests/kvm has all of this under KVM too."""
+
 HOLDING = """\
 name: holding
 title: Holds memory long enough for something to go wrong
@@ -43,7 +46,7 @@ def scenario(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running(scenario: Path, tmp_path: Path) -> Iterator[Running]:
-    run = Running(tmp_path / "results", ["run", str(scenario), "--accel", "tcg"])
+    run = Running(tmp_path / "results", ["run", str(scenario), "--accel", ACCEL])
     yield run
     if run.process.poll() is None:
         os.killpg(run.process.pid, signal.SIGKILL)
@@ -109,7 +112,7 @@ def test_guest_that_does_not_get_a_step_done_is_a_hang(tmp_path: Path) -> None:
         "name: stuck\ntitle: t\nguest: {memory: 512MiB, vcpus: 1}\n"
         "steps: [settle: {}, balloon: {to: 60%, deadline: 1ms}]\n"
     )
-    run = Running(tmp_path / "results", ["run", str(path), "--accel", "tcg"])
+    run = Running(tmp_path / "results", ["run", str(path), "--accel", ACCEL])
     code, output = run.end()
     summary = run.summary()
     assert (summary["verdict"], summary["cause"], code) == ("FAIL", "guest-hang", 1), output
@@ -145,7 +148,7 @@ def test_killed_outright_it_leaves_no_qemu_and_the_next_run_sweeps_up(
     running.process.communicate()
     wait_until_gone(running.results)
     assert vm_directories(running.process.pid) != []
-    following = Running(tmp_path / "next", ["run", str(scenario), "--accel", "tcg"])
+    following = Running(tmp_path / "next", ["run", str(scenario), "--accel", ACCEL])
     following.wait_for_phase("settle")
     assert vm_directories(running.process.pid) == []
     following.signal(signal.SIGTERM)

@@ -51,8 +51,8 @@ def test_auto_takes_kvm_if_the_guest_becomes_ready_under_it(bench: Bench) -> Non
     ],
 )
 def test_auto_takes_tcg_loudly_if_not(bench: Bench, kvm: str, why: str) -> None:
-    bench.monkeypatch.setattr("harness.machine.vm.KVM_BOOT_SECONDS", 1.0)
-    bench.monkeypatch.setattr("harness.machine.vm.TCG_BOOT_SECONDS", 20.0)
+    bench.monkeypatch.setattr("harness.machine.accel.KVM_BOOT_SECONDS", 1.0)
+    bench.monkeypatch.setattr("harness.machine.accel.TCG_BOOT_SECONDS", 20.0)
     with bench.launch("auto", kvm=kvm, boot_deadline=0.0) as vm:
         assert vm.accel == "tcg"
     assert "TCG" in bench.progress[-1]
@@ -76,8 +76,8 @@ def test_guest_that_fails_by_itself_under_kvm_is_told_and_not_booted_under_tcg(
 def test_what_a_guest_said_under_kvm_is_kept_where_it_said_anything(
     bench: Bench, kvm: str, kept: bool
 ) -> None:
-    bench.monkeypatch.setattr("harness.machine.vm.KVM_BOOT_SECONDS", 1.0)
-    bench.monkeypatch.setattr("harness.machine.vm.TCG_BOOT_SECONDS", 20.0)
+    bench.monkeypatch.setattr("harness.machine.accel.KVM_BOOT_SECONDS", 1.0)
+    bench.monkeypatch.setattr("harness.machine.accel.TCG_BOOT_SECONDS", 20.0)
     with bench.launch("auto", kvm=kvm, boot_deadline=0.0):
         pass
     aside = bench.artefacts / "kvm"
