@@ -4,11 +4,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.resources import SCENARIOS_DIR
-from harness.run.plan import RunOptions
+
+if TYPE_CHECKING:
+    from harness.run.plan import RunOptions
 
 
 def declare_boot_options(add: Callable[..., Any]) -> None:
@@ -107,11 +109,14 @@ def check_run_options(options: Any) -> None:
         raise UsageError("--repeat and --jobs take a number of at least 1")
 
 
-def run_options(options: Any) -> RunOptions:
+def run_options(options: Any) -> "RunOptions":
     """The parsed options (argparse's namespace or pytest's) as `RunOptions`.
 
     Raises `UsageError`.
     """
+    # Here, because commands that run nothing need none of what a run is made of.
+    from harness.run.plan import RunOptions
+
     if options.modules is not None and options.kernel is None:
         raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
     return RunOptions(

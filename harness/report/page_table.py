@@ -29,7 +29,6 @@ class PageLife:
 def print_page(life: PageLife, file: TextSink | None = None) -> None:
     """Print where the page is, what happened to it, and what that means."""
     console = make_console(file)
-    look = life.looks[-1]
     console.print(Text(printable(_where(life))), soft_wrap=True)
     table = new_table()
     table.add_column("at", justify="right")
@@ -45,14 +44,15 @@ def print_page(life: PageLife, file: TextSink | None = None) -> None:
     print_whole(console, table)
     discards = sorted(life.discards, key=lambda each: each.at or 0.0)
     console.print()
-    sentence = conclude(look, discards)
+    sentence = conclude(life.looks, discards)
     console.print(Text(printable(f"{sentence[0].upper()}{sentence[1:]}.")), soft_wrap=True)
     for remark in life.remarks:
         console.print(Text(printable(f"note: {remark}")), soft_wrap=True)
 
 
 def _where(life: PageLife) -> str:
-    look = life.looks[-1]
+    # Memory that was unplugged has no place any more: where it last had one.
+    look = next((each for each in reversed(life.looks) if each.piece), life.looks[-1])
     place = f"page {life.pfn:#x} of {life.run_id}: guest address {life.pfn * PAGE_SIZE:#x}"
     if look.piece is not None and look.address is not None:
         place += f", in QEMU's memory {look.address:#x} (block {look.piece.block})"

@@ -3,53 +3,69 @@
 
 import errno
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from harness.kernel.pages import GuestState, Seen
 from harness.record.page_life import CoveringDiscard, PageAtAudit
 
 
-def conclude(look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
-    """What an audit says of a page, given every discard that ever covered it."""
+@dataclass(frozen=True)
+class _Case:
+    """A look at the page, with what came before it."""
+
+    look: PageAtAudit
+    earlier: PageAtAudit | None
+    """The look of the audit before it."""
+    discards: Sequence[CoveringDiscard]
+    """Those that covered the page until then."""
+
+
+Story = Callable[[_Case], str]
+
+
+def conclude(looks: Sequence[PageAtAudit], discards: Sequence[CoveringDiscard]) -> str:
+    """What the last audit says of a page, given all looks at it and every discard that ever
+    covered it, both in order."""
+    look = looks[-1]
     before = [each for each in discards if each.at is None or each.at <= look.at]
-    return f"at audit {look.audit!r} {_SENTENCES[look.cell](look, before)}"
-
-
-Story = Callable[[PageAtAudit, Sequence[CoveringDiscard]], str]
+    case = _Case(look, looks[-2] if len(looks) > 1 else None, before)
+    return f"at audit {look.audit!r} {_SENTENCES[look.cell](case)}"
 
 
 def _says(text: str) -> Story:
-    return lambda _look, _discards: text
+    return lambda _case: text
 
 
-def _used_resident(look: PageAtAudit, _discards: Sequence[CoveringDiscard]) -> str:
-    if look.held_by:
-        return f"{_holder(look)} holds it and so does the host, as it must"
+def _used_resident(case: _Case) -> str:
+    if case.look.held_by:
+        return f"{_holder(case.look)} holds it and so does the host, as it must"
     return "the guest uses it and the host holds it, as it must"
 
 
-def _used_absent(look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
-    written = GuestState.CONTENT
+def _used_absent(case: _Case) -> str:
+    look, written = case.look, GuestState.CONTENT
     if look.before is look.after is written:
-        return f"it has content and the host holds nothing of it: lost; {_discarded(discards)}"
+        return f"it has content and the host holds nothing of it: lost; {_discarded(case)}"
     if look.seen is Seen.NOTHING:
         return "the guest uses it and the host holds nothing: nobody has touched it yet"
     was = "the guest uses it, as at an earlier audit when the host held it, and the host does not"
-    if any(each.status == 0 for each in discards):
+    if any(each.status == 0 for each in case.discards):
         return (
             f"{was}: it may have been freed, reported and handed out again untouched; "
-            f"{_discarded(discards)}"
+            f"{_discarded(case)}"
         )
     return f"{was}: lost, or taken by something other than a discard, of which there was none"
 
 
-def _held_absent(look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
+def _held_absent(case: _Case) -> str:
     return (
-        f"{_holder(look)} holds it, has written it, and the host holds nothing: lost; "
-        f"{_discarded(discards)}"
+        f"{_holder(case.look)} holds it, has written it, and the host holds nothing: lost; "
+        f"{_discarded(case)}"
     )
 
 
-def _small_resident(look: PageAtAudit, _discards: Sequence[CoveringDiscard]) -> str:
+def _small_resident(case: _Case) -> str:
+    look = case.look
     if look.block is not None and look.block.order < look.reporting_order:
         return (
             f"it is free in a block of order {look.block.order}, below the reporting order "
@@ -60,25 +76,25 @@ def _small_resident(look: PageAtAudit, _discards: Sequence[CoveringDiscard]) -> 
     )
 
 
-def _reported_resident(_look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
+def _reported_resident(case: _Case) -> str:
     held = "the guest had reported it and the host held it all the same"
-    last = discards[-1] if discards else None
+    last = case.discards[-1] if case.discards else None
     if last is None:
         return f"{held}: QEMU never discarded it"
     if last.status:
-        return f"{held}: {_discarded(discards)}"
+        return f"{held}: {_discarded(case)}"
     return (
-        f"{held}, although {_discarded(discards)}: the host's kernel did not do what it said, or "
+        f"{held}, although {_discarded(case)}: the host's kernel did not do what it said, or "
         "something touched the page since"
     )
 
 
-def _reported_absent(_look: PageAtAudit, discards: Sequence[CoveringDiscard]) -> str:
-    return f"the guest had reported it and the host had it back; {_discarded(discards)}"
+def _reported_absent(case: _Case) -> str:
+    return f"the guest had reported it and the host had it back; {_discarded(case)}"
 
 
-def _unstable(look: PageAtAudit, _discards: Sequence[CoveringDiscard]) -> str:
-    before, after = guest_word(look.before), guest_word(look.after)
+def _unstable(case: _Case) -> str:
+    before, after = guest_word(case.look.before), guest_word(case.look.after)
     return f"it changed while the audit looked, from {before} to {after}: no judgement"
 
 
@@ -117,14 +133,16 @@ def _holder(look: PageAtAudit) -> str:
     return f"the churn tool (pid {pids})"
 
 
-def _discarded(discards: Sequence[CoveringDiscard]) -> str:
+def _discarded(case: _Case) -> str:
     """What QEMU did, and when it last did it."""
-    if not discards:
+    if not case.discards:
         return "QEMU never discarded it"
-    last = discards[-1]
+    last, earlier = case.discards[-1], case.earlier
     when = "" if last.at is None else f" at {last.at:.1f} s"
+    if earlier is not None and last.at is not None and last.at <= earlier.at:
+        when += f", and not since audit {earlier.audit!r}"
     if last.status:
         name = errno.errorcode.get(-last.status, str(last.status))
         return f"QEMU's last discard of it{when} failed with {name}"
-    times = sum(each.status == 0 for each in discards)
+    times = sum(each.status == 0 for each in case.discards)
     return f"QEMU discarded it {'once,' if times == 1 else f'{times} times, last'}{when}"

@@ -77,6 +77,24 @@ def test_what_is_read_back_is_what_was_written(path: Path) -> None:
     assert again.reduce()[0] == written.reduce()[0]
 
 
+def test_what_earlier_audits_saw_and_what_was_discarded_count_again(path: Path) -> None:
+    """A used page that went absent: lost if it was there and nothing discarded it since."""
+    written = inputs()
+    written.reading.host[7] = HostState.ABSENT
+    never = np.zeros(PAGES, np.bool_)
+    for seen, discarded, lost in (
+        (Seen.RESIDENT, False, PAGE_SIZE),
+        (Seen.RESIDENT, True, 0),
+        (Seen.NOTHING, False, 0),
+    ):
+        assert written.seen is not None
+        known, since = written.seen.copy(), never.copy()
+        known[7], since[7] = seen, discarded
+        changed = replace(written, seen=known, discards=DiscardCoverage(since, since, never))
+        save_audit(path, changed)
+        assert load_audit(path).reduce()[0].lost_bytes == lost
+
+
 def test_a_guest_of_a_gibibyte_makes_a_small_file(path: Path) -> None:
     save_audit(path, inputs())
     assert path.stat().st_size < 10_000
