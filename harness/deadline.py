@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deadlines: every wait in the project has one and says what it waited for."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import tenacity
 from harness.errors import DeadlineError
 
 T = TypeVar("T")
+
+LOG = logging.getLogger(__name__)
 
 
 class Deadline:
@@ -39,7 +42,9 @@ class Deadline:
     def error(self, seen: str = "") -> DeadlineError:
         """The error to raise once the deadline has passed; `seen` is the last thing observed."""
         detail = f"; last seen: {seen}" if seen else ""
-        return self._kind(f"waited {self.seconds:.1f} s for {self.what}{detail}")
+        error = self._kind(f"waited {self.seconds:.1f} s for {self.what}{detail}")
+        LOG.debug("deadline passed: %s", error.message)
+        return error
 
     def check(self, seen: str = "") -> None:
         """Raise `DeadlineError` if the deadline has passed."""
@@ -59,6 +64,11 @@ def wait_for(
     `interval` is the pause between polls in seconds; setting `wake` cuts a pause short.
     Raises `DeadlineError` when the deadline passes first; an exception of `probe` passes through.
     """
+    began = time.monotonic()
+    value = probe()
+    if value is not None:
+        return value
+    LOG.debug("waiting at most %.1f s for %s", deadline.remaining, deadline.what)
     retrying = tenacity.Retrying(
         stop=lambda _state: deadline.passed,
         wait=tenacity.wait_fixed(interval),
@@ -70,4 +80,5 @@ def wait_for(
     except tenacity.RetryError as error:
         raise deadline.error() from error
     assert value is not None  # for the type checker: the retry rule ensures it
+    LOG.debug("waited %.3f s for %s", time.monotonic() - began, deadline.what)
     return value

@@ -60,16 +60,46 @@ class LaunchError(HarnessError):
 class BootError(HarnessError):
     """The guest did not become ready before its deadline (verdict MISS)."""
 
-    guest_crashed = False
-    """Whether the guest's kernel itself crashed on the way: under TCG worth another try."""
-
 
 class GuestBootError(BootError):
-    """The guest ran and failed by itself: its kernel crashed, its init gave up."""
+    """The guest ran and failed by itself: its init gave up, it refused the log-in (MISS)."""
+
+
+class GuestCrashError(GuestBootError):
+    """The guest's kernel crashed while it booted (FAIL, unless a defect of QEMU may explain it)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        evidence: Sequence[Path] = (),
+        title: str,
+        text: str,
+        defect: str = "",
+    ) -> None:
+        """`title` and `text` are the crash's own; `defect` names what QEMU is known to do wrong
+        that may have brought it about."""
+        super().__init__(message, hint=hint, evidence=evidence)
+        self.title = title
+        self.text = text
+        self.defect = defect
 
 
 class QemuGoneError(HarnessError):
     """QEMU ended while its guest was in use (verdict MISS, unless the console tells more)."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        evidence: Sequence[Path] = (),
+        guest_reset: bool = False,
+    ) -> None:
+        """`guest_reset`: QEMU ended because the guest reset the machine unasked."""
+        super().__init__(message, hint=hint, evidence=evidence)
+        self.guest_reset = guest_reset
 
 
 class GuestError(HarnessError):
@@ -103,6 +133,10 @@ class GuestStuckError(DeadlineError):
 
 class RecordError(HarnessError):
     """Results could not be written: disk full, directory not writable (verdict MISS)."""
+
+
+class InternalError(HarnessError):
+    """The harness met a defect of its own (verdict ERROR): it says nothing about the guest."""
 
 
 class InterruptedRunError(HarnessError):

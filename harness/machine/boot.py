@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest that boots: the wait until it is ready, or the reason why it will not be."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from typing import Literal
@@ -9,6 +10,7 @@ from harness.deadline import Deadline
 from harness.errors import (
     BootError,
     GuestBootError,
+    GuestCrashError,
     HarnessError,
     InterruptedRunError,
     QemuGoneError,
@@ -19,6 +21,8 @@ from harness.machine.gone import Gone
 from harness.machine.qmp import QmpMonitor
 
 LOOK_SECONDS = 0.02
+
+LOG = logging.getLogger(__name__)
 
 
 def check_cancelled(cancelled: threading.Event) -> None:
@@ -37,12 +41,15 @@ class BootWatch:
         monitor: QmpMonitor,
         gone: Gone,
         cancelled: threading.Event,
+        defects: str,
     ) -> None:
+        """`defects`: what this QEMU is known to do wrong that may crash a guest; empty: nothing."""
         self._accel = accel
         self._console = console
         self._monitor = monitor
         self._gone = gone
         self._cancelled = cancelled
+        self._defects = defects
 
     def until_ready(self, deadline: Deadline) -> None:
         """Wait until the guest's init says that it is ready.
@@ -50,6 +57,7 @@ class BootWatch:
         Raises `BootError`, QEMU's own end, `DeadlineError` or `InterruptedRunError` as soon as it
         is known that the guest will not become ready.
         """
+        LOG.debug("waiting at most %.1f s for %s", deadline.remaining, deadline.what)
         while not self._console.has_said("ready"):
             self._check(deadline)
             self._cancelled.wait(LOOK_SECONDS)
@@ -60,7 +68,11 @@ class BootWatch:
         if crash is not None:
             return crash
         if isinstance(error, QemuGoneError):
-            return error
+            # A KVM under which a guest says nothing at all may be what is broken.
+            blameless = self._accel == "kvm" and not self._console.tail()
+            if not error.guest_reset or blameless:
+                return error
+            return self._crash_error(error.message, self._console.tail(), error.hint)
         # A guest that is ready runs; one that is only slow may owe that to the accelerator.
         at_fault = isinstance(error, SshError) and self._console.has_said("ready")
         return self._error(error.message, GuestBootError if at_fault else BootError)
@@ -80,14 +92,22 @@ class BootWatch:
                 raise self._error(f"QEMU paused the guest: {status}")
         deadline.check()
 
-    def _crash(self, findings: Sequence[Finding]) -> BootError | None:
+    def _crash(self, findings: Sequence[Finding]) -> GuestCrashError | None:
         """The error of a guest whose kernel is over; None while it is not."""
         crash = next((found for found in findings if found.severity == "crash"), None)
         if crash is None:
             return None
-        error = self._error(crash.title, GuestBootError)
-        error.guest_crashed = self._accel == "tcg"
-        return error
+        return self._crash_error(crash.title, crash.text, "console.log has the crash")
+
+    def _crash_error(self, title: str, text: str, hint: str) -> GuestCrashError:
+        return GuestCrashError(
+            f"the guest crashed while it booted under {self._accel}: {title}",
+            hint=hint,
+            evidence=[self._console.path],
+            title=title,
+            text=text,
+            defect=self._defects,
+        )
 
     def _error(self, seen: str, kind: type[BootError] = BootError) -> BootError:
         tail = self._console.tail()

@@ -78,6 +78,27 @@ def group_room(charge: Path) -> int | None:
     return min(rooms, default=None)
 
 
+def oom_kills(charge: Path) -> int:
+    """Processes of a control group that the kernel has killed for want of memory; 0: none known.
+
+    `charge` is the group's memory.current (v2) or memory.usage_in_bytes (v1). The count is
+    `oom_kill` of memory.events (v2, groups below included) or of memory.oom_control (v1, Linux
+    4.13).
+    """
+    name = "memory.events" if charge.name == "memory.current" else "memory.oom_control"
+    return _counter(charge.with_name(name))
+
+
+def host_oom_kills(root: Path = Path("/")) -> int:
+    """Processes that the kernel of this host has killed for want of memory (Linux 4.13)."""
+    return _counter(root / "proc/vmstat")
+
+
+def _counter(path: Path) -> int:
+    match = re.search(r"^oom_kill (\d+)$", _read(path), re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
 def _read(path: Path) -> str:
     """The text of a file; empty where it cannot be read."""
     try:

@@ -5,6 +5,7 @@ QEMU writes the file itself, so a flooded or forgotten console never stops the g
 """
 
 import contextlib
+import os
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError
+from harness.growing_file import GrowingFile
 from harness.machine.oops import RANK, Headline, Severity, headline_of, looks_suspicious, with_place
 
 EXCERPT_LINES = 100
@@ -26,7 +28,8 @@ LINE_BYTES = 4096
 """Longer lines are cut: the kernel's own are at most 1 KiB (LOG_LINE_MAX)."""
 
 MAX_FINDINGS = 100
-READ_BYTES = 1 << 20
+READS = 64
+"""Pieces taken in at one look: a guest that never stops writing must not hold the harness."""
 
 QUIET_SECONDS = 1.0
 """A console silent for so long has told all of a finding that has no end mark."""
@@ -164,14 +167,19 @@ class ConsoleWatcher:
         self.path = path
         self._gone = gone
         self._scanner = ConsoleScanner()
-        self._offset = 0
+        self._file = GrowingFile(path, "the guest's console")
         self._last_grown = time.monotonic()
         self._told = 0
 
     def poll(self) -> list[Finding]:
-        """Read what is new, and give every finding so far without counting it as told."""
-        size = self._size()
-        while self._offset < size and (data := self._read()):
+        """Read what is new, and give every finding so far without counting it as told.
+
+        Raises `ObserveError` if the file was deleted, replaced or cut.
+        """
+        for _ in range(READS):
+            data = self._file.read()
+            if not data:
+                break
             self._scanner.feed(data)
             self._last_grown = time.monotonic()
         if time.monotonic() - self._last_grown >= QUIET_SECONDS:
@@ -222,24 +230,8 @@ class ConsoleWatcher:
         """The last lines, for an error message."""
         try:
             with self.path.open("rb") as file:
-                file.seek(max(0, self._size() - 8 * LINE_BYTES))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 8 * LINE_BYTES))
                 text = file.read(8 * LINE_BYTES).decode("utf-8", errors="replace")
         except OSError:
             return ""
         return "\n".join(line.rstrip() for line in text.splitlines()[-lines:])
-
-    def _size(self) -> int:
-        try:
-            return self.path.stat().st_size
-        except OSError:
-            return 0
-
-    def _read(self) -> bytes:
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read(READ_BYTES)
-        except OSError:
-            return b""
-        self._offset += len(data)
-        return data

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from harness.errors import PreconditionError
-from harness.machine.cgroup import memory_file
+from harness.machine.cgroup import memory_file, oom_kills
 
 SYS_PROCESS_MADVISE = 440
 """The same number on every architecture (Linux 5.10)."""
@@ -148,6 +148,14 @@ class MemoryGroup:
                     raise PreconditionError(f"{path}: {error.strerror}") from error
                 return
         raise PreconditionError(f"{self.path} takes no limit")
+
+    @property
+    def kills(self) -> int:
+        """Processes that the kernel has killed in it for want of memory."""
+        for name in ("memory.current", "memory.usage_in_bytes"):
+            if (self.path / name).exists():
+                return oom_kills(self.path / name)
+        return 0
 
     def press(self, size: int) -> None:
         """Lower the limit `size` bytes below what is charged, and lift it again.

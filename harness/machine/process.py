@@ -7,8 +7,10 @@ harness killed outright leaves no QEMU. A VM must therefore be started and used 
 
 import contextlib
 import errno
+import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,8 +20,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
-from harness.errors import DeadlineError, HarnessError, LaunchError, QemuGoneError
+from harness.errors import DeadlineError, HarnessError, LaunchError
 from harness.units import format_size
+
+LOG = logging.getLogger(__name__)
 
 QUIT_SECONDS = 5.0
 TERM_SECONDS = 5.0
@@ -29,15 +33,6 @@ OWNER_FILE = "owner"
 LONGEST_SOCKET = "debug.sock"
 SOCKET_PATH_BYTES = 107
 """unix(7): 108 bytes of `sun_path`, the last a zero."""
-
-_HINTS = (
-    (("Cannot allocate memory", "cannot set up guest memory"), "give the guest less memory"),
-    (("Could not set up host forwarding",), "a port was refused: is loopback usable?"),
-    (("Could not access KVM", "failed to initialize kvm"), "use --accel tcg, or mend /dev/kvm"),
-    (("could not open kernel file", "could not load kernel"), "check --kernel"),
-    (("failed to set MSR",), "this host's KVM cannot run guests: use --accel tcg or auto"),
-    (("No space left on device",), "free the disk that holds the guest's memory file"),
-)
 
 _LOG_PREFIX = re.compile(r"^(?:\d{4}-\d\d-\d\dT\S+Z )?(?:qemu-system-x86_64: )?")
 """What `-msg timestamp=on` and QEMU's own name put before its words."""
@@ -138,6 +133,8 @@ class QemuProcess:
         # setpriv (util-linux) sets the death signal and becomes QEMU: a preexec_fn is not safe in
         # a process with threads.
         command = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
+        added = [f"{name}={value}" for name, value in environment.items()]
+        LOG.debug("starting QEMU: %s", shlex.join([*added, *command]))
         try:
             with log.open("wb") as output:
                 self._process = subprocess.Popen(
@@ -150,6 +147,7 @@ class QemuProcess:
                 )
         except OSError as error:
             raise LaunchError(f"cannot start QEMU: {error}", hint=launch_hint(error)) from error
+        LOG.debug("QEMU runs as process %d", self.pid)
         _live[directory.vm_id] = self
 
     @property
@@ -160,25 +158,13 @@ class QemuProcess:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def gone_error(self) -> QemuGoneError | None:
-        """Why QEMU is no longer there; None while it runs."""
-        status = self._process.poll()
-        if status is None:
-            return None
-        words = self._last_words()
-        how = (
-            f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited ({status})"
-        )
-        return QemuGoneError(
-            f"QEMU {how}" + (f": {words}" if words else ""),
-            hint=next(
-                (hint for patterns, hint in _HINTS if any(p in words for p in patterns)),
-                "see QEMU's log; `fpr-harness doctor` tries this host's accelerators",
-            ),
-            evidence=[self.log],
-        )
+    @property
+    def status(self) -> int | None:
+        """Its exit status, negative for a signal (subprocess.Popen); None while it runs."""
+        return self._process.poll()
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The last lines of its log, on one line."""
         try:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -195,7 +181,7 @@ class QemuProcess:
     def end(self, ask: Callable[[], None] | None) -> None:
         """End it: `ask` (QMP quit), SIGTERM, SIGKILL, each with its deadline; then nothing is left.
 
-        Raises `LaunchError` only if even SIGKILL does not end it (a process in the kernel's hands).
+        Raises `LaunchError` only if even SIGKILL does not end it (it hangs in a system call).
         """
         try:
             if ask is not None and self.alive:
@@ -203,6 +189,7 @@ class QemuProcess:
                     ask()
                     self._wait(QUIT_SECONDS)
             if self.alive:
+                LOG.debug("QEMU does not end by itself: SIGTERM")
                 # A stopped process (SIGSTOP) takes no SIGTERM.
                 self.signal(signal.SIGCONT)
                 self.signal(signal.SIGTERM)
@@ -211,8 +198,11 @@ class QemuProcess:
         finally:
             # Also when a wait above was interrupted: what is interrupted must end too.
             self._kill()
+            LOG.debug("QEMU has ended: status %s", self._process.returncode)
 
     def _kill(self) -> None:
+        if self.alive:
+            LOG.debug("QEMU still runs: SIGKILL")
         self.signal(signal.SIGKILL)
         _kill_processes(pid for pid in processes_of(self._directory.vm_id) if pid != self.pid)
         try:

@@ -5,6 +5,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -19,14 +20,20 @@ from qemu.qmp import (
     Message,
     QMPClient,
     QMPError,
+    Runstate,
     StateError,
 )
 
 from harness.deadline import Deadline
 from harness.errors import QmpError
 from harness.machine.gone import Gone, gone_soon
+from harness.run_log import RunThread
 
 CLOSE_SECONDS = 5.0
+SHUTDOWN_SECONDS = 1.0
+LOOK_SECONDS = 0.05
+
+LOG = logging.getLogger(__name__)
 
 
 class _LoggedClient(QMPClient):
@@ -48,9 +55,11 @@ class _LoggedClient(QMPClient):
         return super()._cb_outbound(msg)
 
     def _write(self, direction: str, msg: Message) -> None:
+        text = json.dumps(dict(msg))
+        LOG.debug("%s %s", direction, text)
         # Evidence only: a full disk must not take the monitor down. The recorder reports it.
         with contextlib.suppress(OSError, ValueError):
-            self._log.write(f"{time.monotonic():.6f} {direction} {json.dumps(dict(msg))}\n")
+            self._log.write(f"{time.monotonic():.6f} {direction} {text}\n")
 
 
 class QmpMonitor:
@@ -69,7 +78,7 @@ class QmpMonitor:
         except OSError:
             self._client.close_log()
             raise
-        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._thread = RunThread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
         self._listener = EventListener()
         self._client.register_listener(self._listener)
@@ -125,6 +134,28 @@ class QmpMonitor:
         """Every event so far."""
         with self._heard:
             return list(self._events)
+
+    def shutdown_reason(self, seconds: float = SHUTDOWN_SECONDS) -> str:
+        """Why QEMU shut its guest down, by its SHUTDOWN event; empty if there was none in time.
+
+        For a QEMU that has ended: what it sent last may still be on its way here.
+        """
+
+        def heard() -> str | None:
+            for event in self._events:
+                if event["event"] == "SHUTDOWN":
+                    return str(event.get("data", {}).get("reason", ""))
+            return None
+
+        connected = (Runstate.CONNECTING, Runstate.RUNNING)
+        deadline = Deadline(seconds, "QEMU's last event")
+        with self._heard:
+            while (reason := heard()) is None and not deadline.passed:
+                last = self._client.runstate not in connected
+                self._heard.wait(LOOK_SECONDS)
+                if last:
+                    break
+            return reason or heard() or ""
 
     def wait_event(self, names: Collection[str], deadline: Deadline) -> dict[str, Any]:
         """The next event with one of the names, after the one waited for before.

@@ -7,6 +7,7 @@ import io
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TypeVar
@@ -34,6 +35,8 @@ KILLED = -1
 CHUNK = 1 << 16
 
 T = TypeVar("T")
+
+LOG = logging.getLogger(__name__)
 
 # What matters of its log comes as an exception; without a handler Python prints it.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -80,6 +83,7 @@ class SshShell:
 
     def _start(self, command: str, deadline: Deadline) -> "SshProcess":
         channel: paramiko.Channel | None = None
+        LOG.debug("in the guest, at most %.1f s: %s", deadline.remaining, command)
 
         # paramiko's wait for the answer to exec has no deadline of its own; closing wakes it, and
         # says goodbye over a connection that may be broken.
@@ -109,12 +113,20 @@ class SshShell:
 
         Raises like `start`; `timeout` is for all of it.
         """
+        began = time.monotonic()
         deadline = Deadline(timeout, f"`{command}` in the guest")
         with self._start(command, deadline) as process:
             if stdin:
                 process.write(stdin, deadline.remaining)
             process.close_stdin()
             result = process.wait(deadline.remaining)
+        LOG.debug(
+            "after %.3f s in the guest (%s, %d bytes of output): %s",
+            time.monotonic() - began,
+            _how(result.status),
+            len(result.stdout),
+            command.strip().partition("\n")[0],
+        )
         if check and result.status != 0:
             words = result.stderr.decode(errors="replace").strip()
             raise GuestError(f"`{command}` in the guest failed ({_how(result.status)}): {words}")

@@ -2,6 +2,7 @@
 """One VM from its launch to its certain end."""
 
 import contextlib
+import logging
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -19,10 +20,12 @@ from harness.errors import (
     QmpError,
     SshError,
 )
-from harness.machine.accel import boot_seconds, cpu_model, host_khz
+from harness.machine.accel import boot_seconds, cpu_model, host_khz, known_defects
 from harness.machine.boot import BootWatch, check_cancelled
 from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
+from harness.machine.confirm import confirm_accelerator, forwarded_port
 from harness.machine.console import ConsoleWatcher
+from harness.machine.end_watch import EndWatch
 from harness.machine.host_pressure import MemoryGroup
 from harness.machine.interposer import check_preloaded, lazy_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
@@ -34,7 +37,7 @@ from harness.machine.ssh import SshShell
 
 CONNECT_SECONDS = 20.0
 SSH_KEY, KNOWN_HOSTS = "ssh_key", "known_hosts"
-FORWARD_FIELD = 3
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class VirtualMachine:
         self._runtime = RuntimeDirectory(ram_files)
         self._end.callback(self._runtime.remove)
         self._process: QemuProcess | None = None
+        self._watch = EndWatch(given.spec, self._runtime.path)
 
     @classmethod
     def boot(cls, given: Launch, accel: Literal["kvm", "tcg"]) -> Self:
@@ -152,8 +156,9 @@ class VirtualMachine:
         self._process = QemuProcess(self.argv, self._runtime, self.qemu_log, self._environment)
         self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
         self.console = ConsoleWatcher(self._files.console_log, self._gone)
+        self._watch.watch(self._process, self.monitor, self.console, lambda: self.memory_group)
         self.monitor.accept(Deadline(CONNECT_SECONDS, "QEMU to open its monitor"))
-        self._confirm_accelerator()
+        confirm_accelerator(self.monitor, self.accel)
         check_preloaded(self.pid, self._environment)
         if self.spec.under_pressure or self.spec.memory_limit:
             self._enter_memory_group()
@@ -184,26 +189,30 @@ class VirtualMachine:
         if self.memory_group is not None:
             self.memory_group.remove()
 
-    def _confirm_accelerator(self) -> None:
-        enabled = bool(self.monitor.execute("query-kvm")["enabled"])
-        if enabled != (self.accel == "kvm"):
-            raise LaunchError(f"QEMU was told to use {self.accel}, but query-kvm says {enabled}")
-
     # --- becoming ready -------------------------------------------------------------------------
 
     def _become_ready(self) -> None:
         seconds = self._given.boot_deadline or boot_seconds(self.accel)
         deadline = Deadline(seconds, f"the guest to become ready under {self.accel}")
-        watch = BootWatch(self.accel, self.console, self.monitor, self._gone, self._cancelled)
+        defects = "; ".join(defect.title for defect in known_defects(self._given.qemu, self.accel))
+        watch = BootWatch(
+            self.accel, self.console, self.monitor, self._gone, self._cancelled, defects
+        )
         try:
             watch.until_ready(deadline)
             self._connect(deadline)
         except (DeadlineError, SshError, QemuGoneError) as error:
             raise watch.explain(error) from error
         self.boot_seconds = time.monotonic() - self._began
+        LOG.info(
+            "the guest is ready under %s after %.1f s: Linux %s",
+            self.accel,
+            self.boot_seconds,
+            self.kernel_release,
+        )
 
     def _connect(self, deadline: Deadline) -> None:
-        self._port = self._forwarded_port()
+        self._port = forwarded_port(self.monitor)
         self.shell = SshShell(self._port, self._keys, self._gone, deadline)
         self._end.callback(self.shell.close)
         answer = self.shell.run("uname -r", timeout=max(1.0, deadline.remaining))
@@ -238,15 +247,6 @@ class VirtualMachine:
     def arrive(self, deadline: Deadline) -> None:
         """Log in to a guest that goes on here. Raises `SshError`, `DeadlineError`."""
         self._connect(deadline)
-
-    def _forwarded_port(self) -> int:
-        """The host port that slirp forwards to the guest's SSH. Raises `LaunchError`."""
-        text = self.monitor.human("info usernet")
-        for line in text.splitlines():
-            words = line.split()
-            if words and words[0].startswith("TCP[HOST_FORWARD]"):
-                return int(words[FORWARD_FIELD])
-        raise LaunchError(f"QEMU forwards no port to the guest:\n{text}")
 
     # --- while it runs --------------------------------------------------------------------------
 
@@ -314,7 +314,7 @@ class VirtualMachine:
         check_cancelled(self._cancelled)
 
     def _gone(self) -> HarnessError | None:
-        return self._process.gone_error() if self._process is not None else None
+        return self._watch.gone()
 
     # --- the end --------------------------------------------------------------------------------
 

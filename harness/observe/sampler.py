@@ -5,6 +5,7 @@ Two threads: one receives the guest's counters as they come and appends them raw
 looks at the host at fixed times and hands out a `Sample` that joins both.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from harness.guest.counter_stream import CounterStream
 from harness.machine.interfaces import GuestShell
 from harness.observe.instruments import DiscardReader, MappingReader
 from harness.record.events import Sample
+from harness.run_log import RunThread
 
 EXACT_SHARE = 0.01
 """Part of one core that exact readings of the host mapping may take (smaps walks page tables:
@@ -27,6 +29,8 @@ STALE_SECONDS = 1.0
 """A guest counter older than this is not a sample of now."""
 
 T = TypeVar("T")
+
+LOG = logging.getLogger(__name__)
 
 
 class Sampler:
@@ -64,8 +68,8 @@ class Sampler:
         self._guest_free: tuple[float, int | None] = (0.0, None)
         self._next_exact = 0.0
         self._threads = (
-            threading.Thread(target=self._guard, args=(self._receive,), name="guest-counters"),
-            threading.Thread(target=self._guard, args=(self._run,), name="sampler"),
+            RunThread(target=self._guard, args=(self._receive,), name="guest-counters"),
+            RunThread(target=self._guard, args=(self._run,), name="sampler"),
         )
         self.latest: Sample | None = None
         """The last sample, for a display."""
@@ -80,6 +84,7 @@ class Sampler:
 
     def start(self) -> None:
         """Begin sampling; returns at once."""
+        LOG.debug("sampling %g times a second", self._hz)
         for thread in self._threads:
             thread.daemon = True
             thread.start()
@@ -170,4 +175,6 @@ class Sampler:
 
     def _fail(self, name: str, error: HarnessError) -> None:
         with self._lock:
-            self._failures.setdefault(name, error)
+            first = self._failures.setdefault(name, error) is error
+        if first:
+            LOG.warning("%s failed: %s", name, error)

@@ -2,6 +2,7 @@
 """One run: boot, steps, verdict. Whatever happens in it ends in a `Judged` event."""
 
 import datetime
+import logging
 import platform
 import shlex
 import threading
@@ -15,6 +16,7 @@ from harness.act.run_record import RunRecord
 from harness.act.session import GuestSession
 from harness.deadline import Deadline
 from harness.errors import (
+    GuestCrashError,
     GuestError,
     HarnessError,
     InterruptedRunError,
@@ -37,6 +39,7 @@ from harness.record.events import (
     Judged,
     PhaseStarted,
     RunStarted,
+    Sample,
     StepsDone,
 )
 from harness.record.facts import Verdict
@@ -45,9 +48,15 @@ from harness.record.run_directory import RunDirectory
 from harness.run.autopsy import examine
 from harness.run.plan import PlannedRun, RunOptions, recorded_plan
 from harness.run.repro import write_repro
+from harness.run_log import RunLog, logging_to
 from harness.scenario.model import Scenario
 from harness.units import format_size
 from harness.verdict.judge import judge
+
+LOG = logging.getLogger(__name__)
+
+TOLD = (RunStarted, PhaseStarted, ConsoleFinding, Broke, Judged)
+"""Events that a person who follows a run wants to see (-v)."""
 
 ATTEMPTS = 3
 """A guest that crashes before the first step under TCG is tried again, at most twice: QEMU 7.2's
@@ -106,30 +115,42 @@ class _Attempt:
     """One try at a run, with its own record and directory."""
 
     def __init__(self, run: PlannedRun, bench: Bench, number: int) -> None:
-        self._run = run
+        self._planned = run
         self._bench = bench
         self._number = number
         self._directory = RunDirectory(bench.results / run.run_id, number)
-        self._record = RunRecord(lambda event: bench.emit(run.run_id, event))
+        self._record = RunRecord(self._emit)
+        self._log = RunLog(run.run_id, self._record.now)
         self.died_before_first_step = False
         """The guest crashed under TCG before it was asked to do anything: worth a new VM."""
 
     def run(self, boot: BootFiles | HarnessError) -> Judged:
+        """The verdict of this attempt; see `run_scenario`."""
+        with logging_to(self._log):
+            return self._run(boot)
+
+    def _emit(self, event: Event) -> None:
+        # Samples are many, and results.jsonl has them.
+        if not isinstance(event, Sample):
+            LOG.log(logging.INFO if isinstance(event, TOLD) else logging.DEBUG, "%s", event)
+        self._bench.emit(self._planned.run_id, event)
+
+    def _run(self, boot: BootFiles | HarnessError) -> Judged:
         record = self._record
-        qemu = self._bench.qemus[self._run.qemu.name]
+        qemu = self._bench.qemus[self._planned.qemu.name]
         began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=record.now())
         record.add(
             RunStarted(
                 t=record.now(),
-                scenario=self._run.scenario.name,
-                image=self._run.image.name,
-                qemu=self._run.qemu.name,
+                scenario=self._planned.scenario.name,
+                image=self._planned.image.name,
+                qemu=self._planned.qemu.name,
                 qemu_version=qemu.version if isinstance(qemu, Qemu) else "",
                 attempt=self._number,
                 wall=began.isoformat(timespec="microseconds"),
                 host={"kernel": platform.release(), "machine": platform.machine()},
                 harness=__version__,
-                plan=recorded_plan(self._run, self._bench.options, boot),
+                plan=recorded_plan(self._planned, self._bench.options, boot),
             )
         )
         try:
@@ -153,12 +174,13 @@ class _Attempt:
 
     def _boot(self, boot: BootFiles, qemu: Qemu) -> VirtualMachine:
         record, options = self._record, self._bench.options
-        spec = guest_spec(self._run.scenario)
-        if lacking := missing_needs(self._run.scenario.tags, spec):
+        spec = guest_spec(self._planned.scenario)
+        if lacking := missing_needs(self._planned.scenario.tags, spec):
             raise PreconditionError(lacking)
         if lacking := missing_in_qemu(spec, qemu):
             raise PreconditionError(lacking, hint="take another with --qemu")
-        memory, available = self._run.scenario.host_memory, HostNoiseReader().read().mem_available
+        memory = self._planned.scenario.host_memory
+        available = HostNoiseReader().read().mem_available
         if memory > available:
             raise LaunchError(
                 f"the guest's memory ({format_size(memory)}) is more than the host has available "
@@ -166,12 +188,13 @@ class _Attempt:
                 hint="give the guest less with --set guest.memory=SIZE, or free the host's memory",
             )
         self._directory.create()
-        record.add(PhaseStarted(record.now(), "boot", self._run.image.name))
+        self._log.open(self._directory.path)
+        record.add(PhaseStarted(record.now(), "boot", self._planned.image.name))
         try:
             boot = with_packages(
                 boot,
-                self._run.image,
-                self._run.scenario.guest.packages,
+                self._planned.image,
+                self._planned.scenario.guest.packages,
                 progress=lambda text: record.add(PhaseStarted(record.now(), "boot", text)),
             )
             return launch(
@@ -184,7 +207,7 @@ class _Attempt:
                 cancelled=self._bench.cancelled,
             )
         except HarnessError as error:
-            self.died_before_first_step = getattr(error, "guest_crashed", False)
+            self.died_before_first_step = isinstance(error, GuestCrashError)
             raise
 
     def _work(self, vm: VirtualMachine) -> None:
@@ -192,15 +215,15 @@ class _Attempt:
         record, directory = self._record, self._directory
         session: GuestSession | None = None
         try:
-            write_repro(directory.path, vm, self._run, self._bench.options)
+            write_repro(directory.path, vm, self._planned, self._bench.options)
             with GuestSession.open(
                 vm,
                 record,
                 directory.path,
                 self._bench.cancelled,
-                detached=self._run.scenario.leaves_its_connection,
+                detached=self._planned.scenario.leaves_its_connection,
             ) as session:
-                perform(session, self._run.scenario.steps)
+                perform(session, self._planned.scenario.steps)
                 session.read_noise()
                 session.read_console()
             record.add(StepsDone(record.now()))
@@ -231,7 +254,7 @@ class _Attempt:
 
     def _judge(self) -> Judged:
         history = fold(self._record.events)
-        judged = judge(history, self._run.scenario.asked, t=self._record.now())
+        judged = judge(history, self._planned.scenario.asked, t=self._record.now())
         self._record.add(judged)
         return judged
 

@@ -32,8 +32,12 @@ OOPS = """\
 LAST_WORDS = {
     "abort": "qemu: error: failed to set MSR 0x10a to 0x0",
     "no-memory": "qemu: cannot set up guest memory 'm0': Cannot allocate memory",
+    "no-option": "qemu: -device x: Property 'virtio-balloon-pci.free-page-reporting' not found",
+    "no-lock": "qemu: locking memory failed: mlockall: Cannot allocate memory",
     "no-kernel": "qemu: could not open kernel file '/nowhere': No such file or directory",
 }
+
+ENDINGS = frozenset({"panic", "vanish", "silent-reset", "triple-fault", "reboot", "bus-error"})
 
 
 def main() -> int:
@@ -105,8 +109,8 @@ def serve_monitor(kvm: bool, behaviour: str) -> None:
         with contextlib.suppress(OSError):
             connection.sendall(json.dumps(message).encode() + b"\r\n")
 
-    def event(name: str) -> None:
-        send({"event": name, "timestamp": {"seconds": 1, "microseconds": 0}})
+    def event(name: str, **data: Any) -> None:
+        send({"event": name, "data": data, "timestamp": {"seconds": 1, "microseconds": 0}})
 
     send({"QMP": {"version": VERSION, "capabilities": []}})
     port = 0
@@ -163,6 +167,10 @@ def _id(command: dict[str, Any]) -> dict[str, Any]:
 def run_guest(behaviour: str, event: Any) -> int:
     """Begin what the guest does; the port of its SSH server, if it has one."""
     event("RESUME")
+    if behaviour in ENDINGS:
+        threading.Timer(0.2, end_soon, (behaviour, event)).start()
+    if behaviour == "silent-reset":
+        return 0
     say("[    0.000000] Linux version 6.1.0-fake\n")
     match behaviour:
         case "ready" | "stubborn":
@@ -177,11 +185,8 @@ def run_guest(behaviour: str, event: Any) -> int:
             event("STOP")
         case "panic":
             say("[    1.500000] Kernel panic - not syncing: fake panic\n")
-            threading.Timer(0.2, os._exit, (0,)).start()
         case "oops":
             say(OOPS)
-        case "vanish":
-            threading.Timer(0.2, os._exit, (0,)).start()
         case "failed":
             say("fpr-init: start\nfpr-init: FAILED: load virtio_net.ko\n")
         case "stranger":
@@ -189,6 +194,18 @@ def run_guest(behaviour: str, event: Any) -> int:
             say("fpr-init: ready\n")
             return port
     return 0
+
+
+def end_soon(behaviour: str, event: Any) -> None:
+    """End as QEMU does, for its guest's sake or for the host's."""
+    if behaviour == "reboot":
+        say("[    2.000000] reboot: Restarting system\n")
+    if behaviour == "bus-error":
+        os.kill(os.getpid(), signal.SIGBUS)
+    if behaviour != "vanish":
+        # What `-no-reboot` makes of a guest that resets its machine.
+        event("SHUTDOWN", guest=True, reason="guest-reset")
+    os._exit(0)
 
 
 def serve_ssh(*, own_key: bool = False) -> int:

@@ -13,7 +13,7 @@ import pytest
 from machine_fakes import Bench
 
 from harness.deadline import Deadline, wait_for
-from harness.errors import InterruptedRunError, LaunchError, QemuGoneError
+from harness.errors import InterruptedRunError, LaunchError
 from harness.machine.process import (
     OWNER_FILE,
     QemuProcess,
@@ -228,14 +228,12 @@ def test_refusal_to_end_by_request_is_no_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("base")
-def test_why_it_is_gone(tmp_path: Path) -> None:
+def test_status_and_last_words(tmp_path: Path) -> None:
     directory = RuntimeDirectory()
     process = sleeper(directory, tmp_path / "log", "echo first; echo last words >&2; exit 7")
     wait_for(lambda: None if process.alive else True, Deadline(5.0, "its end"))
-    why = process.gone_error()
-    assert isinstance(why, QemuGoneError)
-    assert why.message == "QEMU exited (7): first / last words"
-    assert why.evidence == (tmp_path / "log",)
+    assert process.status == 7
+    assert process.last_words() == "first / last words"
     process.end(None)
     directory.remove()
 
