@@ -76,13 +76,15 @@ class GuestCrashError(GuestBootError):
         evidence: Sequence[Path] = (),
         title: str,
         text: str,
+        accel: str,
         defect: str = "",
     ) -> None:
-        """`title` and `text` are the crash's own; `defect` names what QEMU is known to do wrong
-        that may have brought it about."""
+        """`title` and `text` are the crash's own, `accel` is what ran the guest, and `defect` what
+        QEMU is known to do wrong that may have brought the crash about."""
         super().__init__(message, hint=hint, evidence=evidence)
         self.title = title
         self.text = text
+        self.accel = accel
         self.defect = defect
 
 

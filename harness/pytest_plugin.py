@@ -9,7 +9,7 @@ directory, and the controller follows results.jsonl. Tags are marks: `-m default
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from harness.act.discover import VERBS
 from harness.cli.options import (
     check_run_options,
     declare_boot_options,
@@ -36,19 +35,18 @@ from harness.errors import (
 )
 from harness.image.definition import load_definitions
 from harness.image.qemu_definition import load_qemus
-from harness.record.events import Judged
-from harness.record.facts import Verdict
+from harness.pytest_items import ScenarioFile, ScenarioItem
+from harness.record.events import Event, GuestReady, Judged
 from harness.record.reader import RESULTS_NAME, tail_events
 from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
-from harness.report.summary import Summary, exit_status
+from harness.report.summary import Summary
 from harness.report.terminal import ProgressView, print_table
 from harness.resources import SCENARIOS_DIR
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
-from harness.run.plan import PlannedRun, choose_images, longest_first, plan_runs
+from harness.run.plan import PlannedRun, choose_images, distinct, longest_first
 from harness.run.pool import RunPool, workers_at_once
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
-from harness.scenario.load import load_scenarios
 
 WORKER_RESULTS = "fpr_harness_results"
 SESSION = pytest.StashKey["ScenarioSession"]()
@@ -103,61 +101,6 @@ def _holds_a_scenario(file: Path, config: pytest.Config) -> bool:
     )
 
 
-class ScenarioFile(pytest.File):
-    """A scenario file: one test for each variant, image, QEMU and repetition."""
-
-    def collect(self) -> Iterator["ScenarioItem"]:
-        options = self.config.option
-        refused: UsageError | None = None
-        try:
-            try:
-                scenarios = load_scenarios(self.path, VERBS, options.overrides)
-            except UsageError as error:
-                # That matters only if the scenario is selected.
-                scenarios, refused = load_scenarios(self.path, VERBS), error
-            images = choose_images(load_definitions(), options.image)
-            qemus = choose_qemus(load_qemus(), options.qemu)
-        except (ScenarioFileError, UsageError) as error:
-            raise self.CollectError(str(error)) from error
-        for run in plan_runs(scenarios, images, options.repeat, qemus):
-            yield ScenarioItem.from_parent(self, name=run.test_name, run=run, refused=refused)
-
-
-class ScenarioItem(pytest.Item):
-    """One run. ERROR and MISS count as errors of the set-up, FAIL as a failure of the test."""
-
-    def __init__(self, *, run: PlannedRun, refused: UsageError | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.run = run
-        self.refused = refused
-        """Why the scenario cannot be had with the fields of `--set`."""
-        self.future: Future[Judged]
-        for tag in run.scenario.tags:
-            self.config.addinivalue_line("markers", f"{tag}: scenario tag")
-            self.add_marker(tag)
-
-    def setup(self) -> None:
-        if self.refused is not None:
-            pytest.fail(str(self.refused), pytrace=False)
-        judged = self.future.result()
-        if judged.verdict is Verdict.SKIP:
-            pytest.skip(judged.reason)
-        if judged.verdict in (Verdict.ERROR, Verdict.MISS):
-            pytest.fail(self._message(judged), pytrace=False)
-
-    def runtest(self) -> None:
-        judged = self.future.result()
-        if judged.verdict is Verdict.FAIL:
-            pytest.fail(self._message(judged), pytrace=False)
-
-    def _message(self, judged: Judged) -> str:
-        cause = f" {judged.cause}" if judged.cause else ""
-        return f"{judged.verdict}{cause}: {judged.reason}"
-
-    def reportinfo(self) -> tuple[Path, int | None, str]:
-        return self.path, None, self.name
-
-
 class ScenarioSession:
     """What the session's scenario tests share: results, images, pool and progress."""
 
@@ -168,6 +111,7 @@ class ScenarioSession:
         self._trouble = ""
         self._pool: RunPool | None = None
         self._futures: dict[str, Future[Judged]] = {}
+        self._guests: dict[str, GuestReady] = {}
         self._resources = ExitStack()
         self._follows = False
         self._following = threading.Event()
@@ -184,6 +128,8 @@ class ScenarioSession:
 
         An xdist worker that ended over it would be replaced: there each of them is an error.
         """
+        if getattr(self._config.option, "reruns", None) and not self._is_worker:
+            _refuse_reruns(items)
         for item in items if not self._is_worker else []:
             if isinstance(item, ScenarioItem) and item.refused is not None:
                 with _refusals():
@@ -204,6 +150,8 @@ class ScenarioSession:
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
         scenarios = [item for item in session.items if isinstance(item, ScenarioItem)]
         items = [item for item in scenarios if item.refused is None]
+        for item, run in zip(items, distinct([item.run for item in items]), strict=True):
+            item.run = run
         if items and not self._config.option.collectonly and not self._distributes():
             with _refusals():
                 self._open_pool([item.run for item in items])
@@ -229,11 +177,11 @@ class ScenarioSession:
             refuse_if_none(qemus)
         if self._is_worker:
             results = Path(self._config.workerinput[WORKER_RESULTS])  # type: ignore[attr-defined]
-            observers, note = [], lambda _text: None
+            observers, note = [self._hear], lambda _text: None
         else:
             results = self._results = make_results_directory(options.results)
             view = self._make_view(len(runs))
-            observers, note = [view.feed], view.note
+            observers, note = [self._hear, view.feed], view.note
         images = {run.image.name: run.image for run in runs}
         boots = prepare_images(images.values(), chosen, note)
         jobs = 1 if self._is_worker else options.jobs
@@ -254,7 +202,25 @@ class ScenarioSession:
                 self._config.pluginmanager.getplugin("terminalreporter").ensure_newline()
             item.future = self._futures.get(item.run.run_id) or self._pool.submit(item.run)
             wait([item.future])
+            item.guest = self._guests.get(item.run.run_id)
         return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Give it the run's own time, because the run is over before its test begins, and no log:
+        pytest takes in what other runs logged meanwhile (each has its harness.log)."""
+        report = yield
+        if isinstance(item, ScenarioItem) and item.refused is None:
+            if report.when == "call" or (report.when == "setup" and not report.passed):
+                report.duration = item.future.result().t
+            report.sections = [s for s in report.sections if not s[0].startswith("Captured log")]
+        return report
+
+    def _hear(self, run_id: str, event: Event) -> None:
+        if isinstance(event, GuestReady):
+            self._guests[run_id] = event
 
     # --- xdist: the controller makes the results and follows them -------------------------------
 
@@ -300,8 +266,9 @@ class ScenarioSession:
         if self._results is None or not (self._results / RESULTS_NAME).exists():
             return
         try:
-            self._summary = conclude(self._results, self._keep)
-            status = exit_status(run.verdict for run in self._summary.runs)
+            ended = conclude(self._results, self._keep)
+            self._trouble = "\n".join(str(trouble) for trouble in ended.troubles)
+            status = ended.status
         except RecordError as error:
             self._trouble = str(error)
             status = UNAVAILABLE
@@ -316,6 +283,16 @@ class ScenarioSession:
             print_table(self._summary, self._results, LastingSink(sys.stdout))
         if self._trouble:
             terminalreporter.write_line(f"fpr-harness: {self._trouble}")
+
+
+def _refuse_reruns(items: list[pytest.Item]) -> None:
+    """A guest that fails once in a while is broken: no second run may hide the first."""
+    if any(isinstance(item, ScenarioItem) for item in items):
+        with _refusals():
+            raise UsageError(
+                "--reruns does not go with scenarios: it would hide a failure that comes and goes",
+                hint="run them several times with --repeat N; every run then counts",
+            )
 
 
 def _interrupt() -> None:

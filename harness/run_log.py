@@ -44,6 +44,8 @@ class RunLog:
         The log is evidence, not a result: a disk that does not take it breaks no run.
         """
         with self._lock, contextlib.suppress(OSError):
+            if self._file is not None:
+                return
             # Ends in `close`.
             self._file = (directory / LOG_NAME).open("a", encoding="utf-8", buffering=1)
             self._file.writelines(self._early)

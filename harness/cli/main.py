@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import __version__
+from harness.bug_report import internal_error
 from harness.cli.options import add_boot_options, add_directory_option, add_run_options
+from harness.cli.streams import ensure_streams
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
+from harness.image.cache import cache_directory
+from harness.run_log import log_to_terminal
 
 PIPE_STATUS = 128 + signal.SIGPIPE
 """What a shell says of a program whose output nobody wants to read (`| head`)."""
@@ -109,7 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every error a user can meet becomes one message and an exit status."""
+    ensure_streams()
     options = build_parser().parse_args(arguments)
+    log_to_terminal(getattr(options, "verbose", 0))
     command = importlib.import_module(f"harness.cli.{options.command}_command")
     try:
         status = int(command.execute(options))
@@ -129,6 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _drop_output()
         print(f"fpr-harness: {error}", file=sys.stderr)
+        return UNAVAILABLE
+    except Exception as error:  # noqa: BLE001 - one message and a report, not a traceback
+        doing = f"carrying out `fpr-harness {options.command}`"
+        reports = cache_directory() / "bug-reports"
+        print(f"fpr-harness: {internal_error(error, doing, reports, attach=())}", file=sys.stderr)
         return UNAVAILABLE
     return status
 

@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     from harness.run.plan import RunOptions
 
 
+class Once(argparse.Action):
+    """An option that says one thing: given twice, it is not the last one that is meant."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        _option_string: str | None = None,
+    ) -> None:
+        earlier = getattr(namespace, self.dest, None)
+        if earlier is not None and earlier != values:
+            raise argparse.ArgumentError(self, f"given twice, as {earlier} and as {values}")
+        setattr(namespace, self.dest, values)
+
+
 def declare_boot_options(add: Callable[..., Any]) -> None:
     """Which guest to boot, and how. `add` is argparse's or pytest's `add_argument`."""
     add(
@@ -22,8 +38,20 @@ def declare_boot_options(add: Callable[..., Any]) -> None:
         metavar="NAME",
         help="guest image, or several with commas, or `all` (default: the default image)",
     )
-    add("--kernel", type=Path, metavar="PATH", help="a bzImage or kernel build tree to boot")
-    add("--modules", type=Path, metavar="DIR", help="the modules of --kernel (lib/modules/VERSION)")
+    add(
+        "--kernel",
+        action=Once,
+        type=Path,
+        metavar="PATH",
+        help="a bzImage or kernel build tree to boot",
+    )
+    add(
+        "--modules",
+        action=Once,
+        type=Path,
+        metavar="DIR",
+        help="the modules of --kernel (lib/modules/VERSION)",
+    )
     add(
         "--accel",
         choices=("auto", "kvm", "tcg"),
@@ -75,6 +103,14 @@ def declare_run_options(add: Callable[..., Any]) -> None:
 
 def add_boot_options(parser: argparse.ArgumentParser) -> None:
     declare_boot_options(parser.add_argument)
+    # Not for pytest, which has a -v of its own; a run's harness.log has it all in any case.
+    parser.add_argument(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="log steps and findings on standard error; -vv: everything that harness.log has",
+    )
 
 
 def add_directory_option(parser: argparse.ArgumentParser) -> None:
@@ -104,9 +140,34 @@ def scenarios_directory(options: Any) -> Path:
 
 
 def check_run_options(options: Any) -> None:
-    """Raises `UsageError` for numbers that cannot be meant."""
+    """Refuse what makes no sense before anything is made. Raises `UsageError`."""
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("--repeat and --jobs take a number of at least 1")
+    if options.keep_failed < 0:
+        raise UsageError("--keep-failed takes minutes, 0 or more")
+    images = {name for group in options.image for name in group.split(",") if name}
+    if options.kernel is not None and (len(images) > 1 or "all" in images):
+        raise UsageError(
+            "--kernel replaces the kernel of the image, so every image would run the same one",
+            hint="name one image with --image, or none",
+        )
+    if options.modules is not None and options.kernel is None:
+        raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
+    _check_paths(options)
+
+
+def _check_paths(options: Any) -> None:
+    """Raises `UsageError` for a path on which there is nothing of its kind."""
+    if options.kernel is not None and not options.kernel.exists():
+        raise UsageError(
+            f"--kernel {options.kernel}: no such file or directory",
+            hint="name a bzImage, or a kernel tree that was built",
+        )
+    if options.modules is not None and not options.modules.is_dir():
+        raise UsageError(
+            f"--modules {options.modules}: no such directory",
+            hint="name the directory lib/modules/VERSION of the kernel",
+        )
 
 
 def run_options(options: Any) -> "RunOptions":

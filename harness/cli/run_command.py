@@ -11,7 +11,6 @@ from harness.image.definition import load_definitions
 from harness.image.qemu_definition import load_qemus
 from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
-from harness.report.summary import exit_status
 from harness.report.terminal import ProgressView, print_table
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import choose_images, longest_first, plan_runs
@@ -47,5 +46,7 @@ def execute(options: argparse.Namespace) -> int:
         ):
             for future in [pool.submit(run) for run in longest_first(runs)]:
                 future.result()
-    summary = conclude(results, lambda summary: print_table(summary, results, output))
-    return exit_status(run.verdict for run in summary.runs)
+    ended = conclude(results, lambda summary: print_table(summary, results, output))
+    for trouble in ended.troubles:
+        print(f"fpr-harness: {trouble}", file=sys.stderr)
+    return ended.status

@@ -106,6 +106,7 @@ class BootWatch:
             evidence=[self._console.path],
             title=title,
             text=text,
+            accel=self._accel,
             defect=self._defects,
         )
 

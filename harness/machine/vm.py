@@ -68,6 +68,9 @@ class VirtualMachine:
         self.spec = given.spec
         self.accel = accel
         self.qemu_version = given.qemu.version
+        found = known_defects(given.qemu, accel)
+        self.defects = "; ".join(defect.title for defect in found)
+        """What this QEMU is known to do wrong to its guests; empty: nothing."""
         self.kernel_release = ""
         self.boot_seconds = 0.0
         self.discard_log = given.artefacts / "discards.log"
@@ -194,9 +197,8 @@ class VirtualMachine:
     def _become_ready(self) -> None:
         seconds = self._given.boot_deadline or boot_seconds(self.accel)
         deadline = Deadline(seconds, f"the guest to become ready under {self.accel}")
-        defects = "; ".join(defect.title for defect in known_defects(self._given.qemu, self.accel))
         watch = BootWatch(
-            self.accel, self.console, self.monitor, self._gone, self._cancelled, defects
+            self.accel, self.console, self.monitor, self._gone, self._cancelled, self.defects
         )
         try:
             watch.until_ready(deadline)

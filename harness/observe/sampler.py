@@ -64,6 +64,7 @@ class Sampler:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._failures: dict[str, HarnessError] = {}
+        self._defect: Exception | None = None
         self._stream: CounterStream | None = None
         self._guest_free: tuple[float, int | None] = (0.0, None)
         self._next_exact = 0.0
@@ -90,7 +91,10 @@ class Sampler:
             thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End both threads; one that does not end in time is a failure. May be called again."""
+        """End both threads; one that does not end in time is a failure. May be called again.
+
+        Raises an exception that ended a thread and that nobody expected.
+        """
         self._stopping.set()
         deadline = Deadline(timeout, "the sampler to end")
         with self._lock:
@@ -102,6 +106,9 @@ class Sampler:
                 thread.join(deadline.remaining)
                 if thread.is_alive():
                     self._fail(thread.name, deadline.error(f"{thread.name} still runs"))
+        if self._defect is not None:
+            defect, self._defect = self._defect, None
+            raise defect
 
     def _run(self) -> None:
         period = 1.0 / self._hz
@@ -172,6 +179,9 @@ class Sampler:
                 threading.current_thread().name,
                 ObserveError(f"cannot keep samples: {error}", evidence=(self._raw_path,)),
             )
+        except Exception as error:
+            LOG.exception("%s broke", threading.current_thread().name)
+            self._defect = self._defect or error
 
     def _fail(self, name: str, error: HarnessError) -> None:
         with self._lock:

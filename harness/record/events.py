@@ -100,6 +100,23 @@ class RunStarted:
 
 
 @dataclass(frozen=True)
+class AttemptCrashed:
+    """The guest's kernel crashed before the scenario's first step."""
+
+    t: float
+    attempt: int
+    accel: str
+    title: str
+    """The crash, as a console finding calls it."""
+    text: str
+    defect: str = ""
+    """What QEMU is known to do wrong that may have brought it about; empty: nothing is known."""
+    own: bool = True
+    """False: an earlier attempt at the same run, told again."""
+    kind: Literal["attempt-crashed"] = "attempt-crashed"
+
+
+@dataclass(frozen=True)
 class PhaseStarted:
     """A phase a person can follow: `boot`, or a step such as `settle` with its detail."""
 
@@ -225,6 +242,7 @@ class Judged:
 
 Event = Annotated[
     RunStarted
+    | AttemptCrashed
     | PhaseStarted
     | GuestReady
     | Sample
@@ -256,5 +274,5 @@ Event = Annotated[
 ]
 """Any line of results.jsonl; parse with `pydantic.TypeAdapter(Event)`."""
 
-LastWords = Broke | ConsoleFinding | Judged
+LastWords = AttemptCrashed | Broke | ConsoleFinding | Judged
 """What is still tried after the disk has filled: without them a run has no verdict."""

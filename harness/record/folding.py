@@ -10,6 +10,7 @@ from functools import singledispatch
 
 from harness.kernel.pages import AuditReport
 from harness.record.events import (
+    AttemptCrashed,
     Audited,
     Ballooned,
     Broke,
@@ -60,6 +61,11 @@ def _(event: PhaseStarted, history: History) -> History:
     if history.in_steps or event.phase in BOOT_PHASES:
         return history
     return replace(history, in_steps=True)
+
+
+@_after.register
+def _(event: AttemptCrashed, history: History) -> History:
+    return replace(history, crashed_boots=(*history.crashed_boots, event))
 
 
 @_after.register

@@ -8,6 +8,7 @@ it was at each audit, and at the end of each round. They share all they have in 
 from dataclasses import dataclass
 
 from harness.record.events import (
+    AttemptCrashed,
     Audited,
     Ballooned,
     Broke,
@@ -119,6 +120,8 @@ class History:
     own: tuple[Measured, ...] = ()
     """Numbers of the steps' own."""
 
+    crashed_boots: tuple[AttemptCrashed, ...] = ()
+    """Guests that crashed before the first step, those of earlier attempts first."""
     troubles: tuple[Trouble, ...] = ()
     noise: tuple[NoiseRead, ...] = ()
     broke: Broke | None = None

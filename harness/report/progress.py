@@ -119,6 +119,12 @@ class ProgressView:
                 run = _Run(event.image, time.monotonic() - event.t)
                 self._runs = {**self._runs, run_id: run}
                 return
+            if isinstance(event, PhaseStarted) and event.phase == "kept":
+                # After the verdict; whole, for people copy it.
+                self._console.print(
+                    Text(printable(f"{run_id}: its guest is kept {event.detail}")), soft_wrap=True
+                )
+                return
             if run_id not in self._runs:
                 return
             run = self._runs[run_id]

@@ -7,6 +7,7 @@ that need no SSH: QEMU's run state, its registers, and the balloon driver's stat
 """
 
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from harness.errors import (
     HarnessError,
     InterruptedRunError,
     ObserveError,
-    QmpError,
     SshError,
     ToolCrashedError,
 )
 from harness.machine.vm import VirtualMachine
 from harness.record.events import ConsoleFinding
+from harness.run.console_end import record_findings, record_reset
+from harness.run_log import escaped
+
+LOG = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 10.0
 """How long a guest's kernel may take to answer the balloon's statistics poll of 1 s."""
@@ -41,8 +45,8 @@ def examine(
     Returns what broke, as well as it is known now. Never raises for what it could not learn: that
     too goes into the file.
     """
-    for finding in vm.console.final_findings():
-        record.add(ConsoleFinding(record.now(), finding.severity, finding.title, finding.text))
+    _read_console(vm, record)
+    record_reset(record, error)
     if isinstance(error, ToolCrashedError):
         record.add(
             ConsoleFinding(record.now(), "crash", error.message, error.message, on_console=False)
@@ -53,16 +57,42 @@ def examine(
         return error
     evidence = [f"after: {error}"]
     try:
-        status = vm.monitor.execute("query-status", timeout=5.0)["status"]
-        evidence.append(f"QEMU's run state: {status}")
-        evidence.append(vm.monitor.human("info registers -a", timeout=5.0))
-        if status not in FOREIGN_STATES:
-            error = _in_the_guest(vm, record, error, evidence)
-    except QmpError as broken:
-        evidence.append(f"QEMU itself does not answer: {broken.message}")
+        error = _look(vm, record, error, evidence)
+    except HarnessError as broken:
+        # What was known before stands: that the guest ends under a look at it says more about it.
+        evidence.append(f"then the examination itself broke: {broken.message}")
+        _record_reset_after(vm, record, broken)
+    _read_console(vm, record)
     with contextlib.suppress(OSError):
-        (directory / "autopsy.txt").write_text("\n\n".join(evidence) + "\n", encoding="utf-8")
+        text = escaped("\n\n".join(evidence)) + "\n"
+        (directory / "autopsy.txt").write_text(text, encoding="utf-8")
     return error
+
+
+def _read_console(vm: VirtualMachine, record: RunRecord) -> None:
+    """Record what the console shows by now, if it can be read: the error that is known stays."""
+    try:
+        record_findings(vm, record)
+    except ObserveError as error:
+        LOG.warning("the console cannot be read: %s", error)
+
+
+def _record_reset_after(vm: VirtualMachine, record: RunRecord, broken: HarnessError) -> None:
+    """The guest went while it was examined: its console first, for it may say how."""
+    _read_console(vm, record)
+    record_reset(record, broken)
+
+
+def _look(
+    vm: VirtualMachine, record: RunRecord, error: HarnessError, evidence: list[str]
+) -> HarnessError:
+    """Ask QEMU, then the guest; adds to the evidence. Raises what asking raises."""
+    status = vm.monitor.execute("query-status", timeout=5.0)["status"]
+    evidence.append(f"QEMU's run state: {status}")
+    evidence.append(vm.monitor.human("info registers -a", timeout=5.0))
+    if status in FOREIGN_STATES:
+        return error
+    return _in_the_guest(vm, record, error, evidence)
 
 
 def _in_the_guest(

@@ -8,10 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from harness.errors import HarnessError
+from harness.bug_report import internal_error
+from harness.errors import UNAVAILABLE, HarnessError, InternalError
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import ImageDefinition
 from harness.machine.qemu import Qemu
@@ -19,10 +21,13 @@ from harness.record.events import Event
 from harness.record.reader import RESULTS_NAME, read_events
 from harness.record.recorder import Recorder
 from harness.report.junit import write_junit
-from harness.report.summary import Summary, build_summary, write_summary
+from harness.report.summary import Summary, build_summary, exit_status, write_summary
 from harness.run.plan import RunOptions
 from harness.run.pool import RunPool
 from harness.run.runner import Bench
+
+FAILED = 1
+"""Exit status of a FAIL."""
 
 
 def prepare_images(
@@ -37,6 +42,10 @@ def prepare_images(
             )
         except HarnessError as error:
             boots[image.name] = error
+        except Exception as error:  # noqa: BLE001 - runs on other images go on
+            broken = InternalError(f"preparing image {image.name}: {error!r}")
+            broken.__cause__ = error
+            boots[image.name] = broken
     return boots
 
 
@@ -104,14 +113,42 @@ def stopping_on_signals(pool: RunPool, then: Callable[[], None]) -> Iterator[Non
             signal.signal(number, handler)
 
 
-def conclude(results: Path, show: Callable[[Summary], None]) -> Summary:
+@dataclass(frozen=True)
+class Conclusion:
+    """How an invocation ended."""
+
+    summary: Summary
+    troubles: tuple[HarnessError, ...]
+    """Why the results are not all where they belong."""
+
+    @property
+    def status(self) -> int:
+        """The exit status: what could not be shown or written hides no FAIL, and is no success."""
+        status = exit_status(run.verdict for run in self.summary.runs)
+        return UNAVAILABLE if self.troubles and status != FAILED else status
+
+
+def conclude(results: Path, show: Callable[[Summary], None]) -> Conclusion:
     """Show what became of the runs, then write summary.json and junit.xml from results.jsonl.
 
-    Raises `RecordError`; a disk too full for the files has been shown the summary before.
+    Each is tried whatever becomes of the others. Raises `RecordError` where results.jsonl cannot
+    be read.
     """
     events = list(read_events(results / RESULTS_NAME))
     summary = build_summary(events)
-    show(summary)
-    write_summary(summary, results / "summary.json")
-    write_junit(events, results / "junit.xml")
-    return summary
+    troubles: list[HarnessError] = []
+    tasks: tuple[tuple[str, Callable[[], None]], ...] = (
+        ("showing the results", lambda: show(summary)),
+        ("writing summary.json", lambda: write_summary(summary, results / "summary.json")),
+        ("writing junit.xml", lambda: write_junit(events, results / "junit.xml")),
+    )
+    for doing, work in tasks:
+        try:
+            work()
+        except (BrokenPipeError, KeyboardInterrupt):
+            raise
+        except HarnessError as error:
+            troubles.append(error)
+        except Exception as error:  # noqa: BLE001 - the other files are still written
+            troubles.append(internal_error(error, doing, results, attach=[RESULTS_NAME]))
+    return Conclusion(summary, tuple(troubles))

@@ -3,7 +3,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -106,6 +106,20 @@ def _sha256(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+
+
+def distinct(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The same runs, each with a name of its own: scenarios of two directories may share theirs.
+
+    A name met before is followed by `~2`, `~3` and so on.
+    """
+    met: dict[str, int] = {}
+    named = []
+    for run in runs:
+        met[run.run_id] = met.get(run.run_id, 0) + 1
+        number = met[run.run_id]
+        named.append(run if number == 1 else replace(run, run_id=f"{run.run_id}~{number}"))
+    return named
 
 
 def longest_first(runs: Iterable[PlannedRun]) -> list[PlannedRun]:

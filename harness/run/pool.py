@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Self
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, RecordError
 from harness.image.build import BootFiles
 from harness.machine.cgroup import group_room, memory_file
 from harness.machine.needs import HUGE_PAGE, free_huge_pages
@@ -19,7 +19,7 @@ from harness.machine.process import kill_all, stop_all
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import Judged
 from harness.run.plan import PlannedRun
-from harness.run.runner import Bench, run_scenario
+from harness.run.runner import Bench, give_up, run_scenario
 from harness.scenario.model import Scenario
 from harness.units import GIB, MIB
 
@@ -118,8 +118,13 @@ class RunPool:
         return self._executor.submit(self._run, run)
 
     def _run(self, run: PlannedRun) -> Judged:
-        with self._admission.admit(run.scenario):
-            return run_scenario(run, self._boots[run.image.name], self._bench)
+        try:
+            with self._admission.admit(run.scenario):
+                return run_scenario(run, self._boots[run.image.name], self._bench)
+        except RecordError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
+            return give_up(run, self._bench, error)
 
     def stop(self) -> None:
         """Ask every run to end now; safe in a signal handler. A second call kills at once."""

@@ -1,24 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """One run: boot, steps, verdict. Whatever happens in it ends in a `Judged` event."""
 
-import datetime
 import logging
-import platform
-import shlex
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import __version__
 from harness.act.perform import perform
 from harness.act.run_record import RunRecord
 from harness.act.session import GuestSession
-from harness.deadline import Deadline
+from harness.bug_report import internal_error
 from harness.errors import (
     GuestCrashError,
     GuestError,
     HarnessError,
+    InternalError,
     InterruptedRunError,
     LaunchError,
     PreconditionError,
@@ -26,6 +23,7 @@ from harness.errors import (
     ScenarioError,
 )
 from harness.image.build import BootFiles, with_packages
+from harness.image.kernel import least_memory
 from harness.machine.launch import launch
 from harness.machine.needs import missing_in_qemu, missing_needs
 from harness.machine.qemu import Qemu
@@ -33,6 +31,7 @@ from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import (
+    AttemptCrashed,
     Broke,
     ConsoleFinding,
     Event,
@@ -46,21 +45,25 @@ from harness.record.facts import Verdict
 from harness.record.folding import fold
 from harness.record.run_directory import RunDirectory
 from harness.run.autopsy import examine
-from harness.run.plan import PlannedRun, RunOptions, recorded_plan
+from harness.run.console_end import read_console_to_end
+from harness.run.keep import keep
+from harness.run.plan import PlannedRun, RunOptions
 from harness.run.repro import write_repro
+from harness.run.started import run_started
 from harness.run_log import RunLog, logging_to
 from harness.scenario.model import Scenario
-from harness.units import format_size
+from harness.units import MIB, format_size
 from harness.verdict.judge import judge
 
 LOG = logging.getLogger(__name__)
 
-TOLD = (RunStarted, PhaseStarted, ConsoleFinding, Broke, Judged)
+TOLD = (RunStarted, AttemptCrashed, PhaseStarted, ConsoleFinding, Broke, Judged)
 """Events that a person who follows a run wants to see (-v)."""
 
-ATTEMPTS = 3
-"""A guest that crashes before the first step under TCG is tried again, at most twice: QEMU 7.2's
-TCG corrupts EFLAGS around cmpxchg16b now and then, which says nothing about reporting."""
+NO_MEMORY = "System is deadlocked on memory"
+"""What the kernel says where even its init finds no memory (mm/oom_kill.c, 5.10 to 7.3)."""
+
+LARGER = "give it more with --set guest.memory=SIZE; Debian's kernels boot with 96MiB"
 
 GOOD = frozenset({Verdict.PASS, Verdict.DONE, Verdict.SKIP})
 
@@ -100,34 +103,84 @@ def guest_spec(scenario: Scenario) -> GuestSpec:
 def run_scenario(run: PlannedRun, boot: BootFiles | HarnessError, bench: Bench) -> Judged:
     """Run one scenario to its verdict; `boot` may be the error that left the run without an image.
 
+    A guest that crashes before the first step is booted again where a known defect of QEMU may
+    explain it; the second crash is the guest's own (see `harness.verdict.judge`).
     Raises `RecordError` if not even the beginning can be written. `KeyboardInterrupt` passes on
     when the verdict has been recorded.
     """
-    for number in range(1, ATTEMPTS + 1):
-        attempt = _Attempt(run, bench, number)
+    crashes: list[AttemptCrashed] = []
+    while True:
+        attempt = _Attempt(run, bench, crashes)
         judged = attempt.run(boot)
-        if not attempt.died_before_first_step or bench.cancelled.is_set():
-            break
+        crash = attempt.crash
+        if crash is None or judged.verdict is Verdict.FAIL or bench.cancelled.is_set():
+            return judged
+        crashes.append(replace(crash, own=False))
+
+
+def give_up(run: PlannedRun, bench: Bench, error: Exception) -> Judged:
+    """The verdict of a run that could not even begin, for a defect of the harness.
+
+    Raises `RecordError`.
+    """
+    record = RunRecord(lambda event: bench.emit(run.run_id, event))
+    broken = internal_error(error, "starting the run", bench.results / run.run_id)
+    name = type(broken).__name__
+    qemu = bench.qemus[run.qemu.name]
+    record.add(run_started(run, bench.options, broken, qemu, attempt=1, t=record.now()))
+    record.add(Broke(record.now(), name, Verdict.ERROR, broken.message, broken.hint))
+    reason = f"{broken.message} ({broken.hint})"
+    judged = Judged(record.now(), Verdict.ERROR, None, reason)
+    record.add(judged)
     return judged
 
 
 class _Attempt:
     """One try at a run, with its own record and directory."""
 
-    def __init__(self, run: PlannedRun, bench: Bench, number: int) -> None:
+    def __init__(self, run: PlannedRun, bench: Bench, earlier: Sequence[AttemptCrashed]) -> None:
+        """`earlier`: how the attempts before it crashed."""
         self._planned = run
         self._bench = bench
-        self._number = number
-        self._directory = RunDirectory(bench.results / run.run_id, number)
+        self._earlier = tuple(earlier)
+        self._number = len(earlier) + 1
+        self._directory = RunDirectory(bench.results / run.run_id, self._number)
         self._record = RunRecord(self._emit)
         self._log = RunLog(run.run_id, self._record.now)
-        self.died_before_first_step = False
-        """The guest crashed under TCG before it was asked to do anything: worth a new VM."""
+        self.crash: AttemptCrashed | None = None
+        """How the guest crashed before it was asked to do anything, if it did."""
 
     def run(self, boot: BootFiles | HarnessError) -> Judged:
         """The verdict of this attempt; see `run_scenario`."""
         with logging_to(self._log):
-            return self._run(boot)
+            self._begin(boot)
+            try:
+                return self._run(boot)
+            except (KeyboardInterrupt, HarnessError) as error:
+                if isinstance(error, RecordError):
+                    raise
+                interrupted = InterruptedRunError("interrupted by the user")
+                self._broke(error if isinstance(error, HarnessError) else interrupted)
+                judged = self._judge()
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                return judged
+            except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
+                self._broke(self._defect(error, "running the scenario"))
+                return self._judge()
+
+    def _defect(self, error: BaseException, doing: str) -> InternalError:
+        """What the run broke by, with a report in its directory."""
+        planned, options = self._planned, self._bench.options
+        facts = {
+            "run": planned.run_id,
+            "attempt": str(self._number),
+            "image": planned.image.name,
+            "options": str(options),
+        }
+        found = internal_error(error, doing, self._directory.path, facts=facts)
+        self._log.open(self._directory.path)
+        return found
 
     def _emit(self, event: Event) -> None:
         # Samples are many, and results.jsonl has them.
@@ -135,42 +188,35 @@ class _Attempt:
             LOG.log(logging.INFO if isinstance(event, TOLD) else logging.DEBUG, "%s", event)
         self._bench.emit(self._planned.run_id, event)
 
-    def _run(self, boot: BootFiles | HarnessError) -> Judged:
-        record = self._record
-        qemu = self._bench.qemus[self._planned.qemu.name]
-        began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=record.now())
-        record.add(
-            RunStarted(
-                t=record.now(),
-                scenario=self._planned.scenario.name,
-                image=self._planned.image.name,
-                qemu=self._planned.qemu.name,
-                qemu_version=qemu.version if isinstance(qemu, Qemu) else "",
+    def _begin(self, boot: BootFiles | HarnessError) -> None:
+        self._record.add(
+            run_started(
+                self._planned,
+                self._bench.options,
+                boot,
+                self._bench.qemus[self._planned.qemu.name],
                 attempt=self._number,
-                wall=began.isoformat(timespec="microseconds"),
-                host={"kernel": platform.release(), "machine": platform.machine()},
-                harness=__version__,
-                plan=recorded_plan(self._planned, self._bench.options, boot),
+                t=self._record.now(),
             )
         )
-        try:
-            if isinstance(boot, HarnessError):
-                raise boot
-            if isinstance(qemu, HarnessError):
-                raise qemu
-            with self._boot(boot, qemu) as vm:
-                self._work(vm)
-                judged = self._judge()
-                if judged.verdict not in GOOD:
-                    self._keep(vm)
-                return judged
-        except KeyboardInterrupt:
-            self._broke(InterruptedRunError("interrupted by the user"))
-            self._judge()
-            raise
-        except HarnessError as error:
-            self._broke(error)
-            return self._judge()
+        for crash in self._earlier:
+            self._record.add(crash)
+
+    def _run(self, boot: BootFiles | HarnessError) -> Judged:
+        if isinstance(boot, InternalError):
+            raise self._defect(boot.__cause__ or boot, "preparing the guest image")
+        if isinstance(boot, HarnessError):
+            raise boot
+        qemu = self._bench.qemus[self._planned.qemu.name]
+        if isinstance(qemu, HarnessError):
+            raise qemu
+        with self._boot(boot, qemu) as vm:
+            self._work(vm)
+            judged = self._judge()
+            if judged.verdict not in GOOD:
+                seconds = self._bench.options.keep_failed
+                keep(vm, self._record, self._directory.path, seconds, self._bench.cancelled)
+            return judged
 
     def _boot(self, boot: BootFiles, qemu: Qemu) -> VirtualMachine:
         record, options = self._record, self._bench.options
@@ -186,6 +232,13 @@ class _Attempt:
                 f"the guest's memory ({format_size(memory)}) is more than the host has available "
                 f"({format_size(available)})",
                 hint="give the guest less with --set guest.memory=SIZE, or free the host's memory",
+            )
+        least = least_memory(boot.kernel, boot.initramfs)
+        if spec.memory < least:
+            raise ScenarioError(
+                f"a guest of {format_size(spec.memory)} is too small for this kernel, which needs "
+                f"{format_size(-(-least // MIB) * MIB)} to unpack itself and its initramfs",
+                hint=LARGER,
             )
         self._directory.create()
         self._log.open(self._directory.path)
@@ -206,9 +259,21 @@ class _Attempt:
                 progress=lambda text: record.add(PhaseStarted(record.now(), "boot", text)),
                 cancelled=self._bench.cancelled,
             )
-        except HarnessError as error:
-            self.died_before_first_step = isinstance(error, GuestCrashError)
+        except GuestCrashError as error:
+            if NO_MEMORY in error.title:
+                raise ScenarioError(
+                    f"a guest of {format_size(spec.memory)} is too small to boot: {error.title}",
+                    hint=LARGER,
+                    evidence=error.evidence,
+                ) from error
+            self._crashed(error.title, error.text, error.defect, error.accel)
             raise
+
+    def _crashed(self, title: str, text: str, defect: str, accel: str) -> None:
+        """The guest's kernel is over before the first step."""
+        t = self._record.now()
+        self.crash = AttemptCrashed(t, self._number, accel, title, text, defect)
+        self._record.add(self.crash)
 
     def _work(self, vm: VirtualMachine) -> None:
         """Instruments, then the steps; an error is recorded with what the guest still tells."""
@@ -225,7 +290,7 @@ class _Attempt:
             ) as session:
                 perform(session, self._planned.scenario.steps)
                 session.read_noise()
-                session.read_console()
+                read_console_to_end(session.vm, record)
             record.add(StepsDone(record.now()))
         except RecordError:
             raise
@@ -233,11 +298,13 @@ class _Attempt:
             # The guest may have moved to another QEMU.
             last = session.vm if session is not None else vm
             error = examine(last, record, directory.path, error)
-            crashed = any(
-                isinstance(e, ConsoleFinding) and e.severity == "crash" for e in record.events
-            )
-            self.died_before_first_step = session is None and crashed and vm.accel == "tcg"
+            found = [e for e in record.events if isinstance(e, ConsoleFinding)]
+            crash = next((e for e in found if e.severity == "crash"), None)
+            if session is None and crash is not None:
+                self._crashed(crash.title, crash.text, vm.defects, vm.accel)
             self._broke(error)
+        except Exception as error:  # noqa: BLE001 - see `run`
+            self._broke(self._defect(error, "carrying out the scenario's steps"))
 
     def _broke(self, error: HarnessError) -> None:
         if self._bench.cancelled.is_set() and not isinstance(error, InterruptedRunError):
@@ -253,30 +320,21 @@ class _Attempt:
         )
 
     def _judge(self) -> Judged:
-        history = fold(self._record.events)
-        judged = judge(history, self._planned.scenario.asked, t=self._record.now())
+        try:
+            history = fold(self._record.events)
+            judged = judge(history, self._planned.scenario.asked, t=self._record.now())
+        except Exception as error:  # noqa: BLE001 - see `run`
+            broken = self._defect(error, "judging the run")
+            reason = f"{broken.message} ({broken.hint})"
+            judged = Judged(self._record.now(), Verdict.ERROR, None, reason)
         self._record.add(judged)
         return judged
-
-    def _keep(self, vm: VirtualMachine) -> None:
-        """Leave the guest up for a look, as `--keep-failed` asks."""
-        seconds = self._bench.options.keep_failed
-        if not seconds or not vm.alive:
-            return
-        until = Deadline(seconds, "somebody to look at the guest")
-        self._record.add(
-            PhaseStarted(
-                self._record.now(), "kept", f"for {seconds / 60:.0f} min: {shlex.join(vm.ssh_argv)}"
-            )
-        )
-        while not until.passed and vm.alive and not self._bench.cancelled.wait(0.5):
-            pass
 
 
 def verdict_of(error: HarnessError) -> Verdict:
     """What an error alone makes of a run: who broke, the scenario or the infrastructure."""
     if isinstance(error, PreconditionError):
         return Verdict.SKIP
-    if isinstance(error, ScenarioError | GuestError):
+    if isinstance(error, ScenarioError | GuestError | InternalError):
         return Verdict.ERROR
     return Verdict.MISS

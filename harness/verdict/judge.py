@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verdict of a run, from its history and what was asked of it. Never a wrong PASS.
 
-In this order: proof of damage (lost data, a crash, a hang) wins over everything, even over a run
-that broke; so does what an audit before that had found wrong; then what broke; then a failed
-expectation with its cause, unless host noise can explain it; then what could not be judged. PASS is
-what remains.
+In this order: a defect of the harness itself, which says nothing about the guest; a guest that
+crashed while it booted; proof of damage (lost data, a crash, a hang), even in a run that broke;
+what an audit before that had found wrong; what broke; a failed expectation with its cause, unless
+host noise can explain it; what could not be judged. PASS is what remains.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from harness.errors import DeadlineError, GuestStuckError, InternalError
 from harness.measure.measures import measure, measured_by_steps
 from harness.record.asked import Asked
 from harness.record.events import Audited, ChurnVerified, Judged
@@ -27,6 +28,9 @@ from harness.verdict.checks import (
 )
 from harness.verdict.layers import Blame, never_on
 from harness.verdict.noise import clock_noise, collapse_noise, pressure_noise, swap_noise
+
+CRASHES_THAT_FAIL = 2
+"""Boots of at most three. A guest under a QEMU that is known to crash guests is booted again."""
 
 _PRESSURE_EXPLAINS = frozenset(
     {
@@ -58,7 +62,9 @@ def judge(history: History, asked: Asked, *, t: float = 0.0) -> Judged:
     """
     try:
         finding = (
-            _damage(history)
+            _own_defect(history)
+            or _crashed_at_boot(history)
+            or _damage(history)
             or _wrong_before_it_broke(history, asked)
             or _broke(history)
             or _by_expectations(history, asked)
@@ -69,7 +75,7 @@ def judge(history: History, asked: Asked, *, t: float = 0.0) -> Judged:
         t,
         finding.verdict,
         finding.cause,
-        finding.reason,
+        finding.reason + _earlier_crashes(history),
         measure(history),
         _answer(history, asked, finding.verdict),
         failed=finding.failed,
@@ -83,6 +89,48 @@ def _answer(history: History, asked: Asked, verdict: Verdict) -> dict[str, float
     return measured_by_steps(history) if verdict is Verdict.DONE else {}
 
 
+def _own_defect(history: History) -> _Finding | None:
+    """What the harness itself broke is never laid at the guest's door."""
+    broke = history.broke
+    if broke is None or broke.error != InternalError.__name__:
+        return None
+    damage = _damage(history)
+    before = f"; before that, {damage.reason}" if damage is not None else ""
+    return _Finding(Verdict.ERROR, f"{broke.message} ({broke.hint}){before}")
+
+
+def _crashed_at_boot(history: History) -> _Finding | None:
+    """A kernel that crashes before the first step: FAIL, unless a known defect of QEMU may explain
+    it and it has happened only once."""
+    crashes = history.crashed_boots
+    if history.in_steps or not crashes or not crashes[-1].own:
+        return None
+    last = crashes[-1]
+    if not last.defect:
+        reason = f"the guest's kernel crashed while it booted: {last.title}"
+        return _Finding(Verdict.FAIL, reason, Cause.GUEST_CRASH)
+    if len(crashes) >= CRASHES_THAT_FAIL:
+        return _Finding(
+            Verdict.FAIL,
+            f"the guest's kernel crashed in {len(crashes)} of {last.attempt} boots: {last.title}",
+            Cause.GUEST_CRASH,
+        )
+    return _Finding(
+        Verdict.MISS,
+        f"the guest's kernel crashed while it booted, which a known defect of this QEMU may "
+        f"explain ({last.defect}): {last.title}",
+    )
+
+
+def _earlier_crashes(history: History) -> str:
+    """What became of earlier attempts; a kernel that dies now and then is news."""
+    earlier = [crash for crash in history.crashed_boots if not crash.own]
+    if not earlier or _crashed_at_boot(history) is not None:
+        return ""
+    boots = "1 earlier boot" if len(earlier) == 1 else f"{len(earlier)} earlier boots"
+    return f"; {boots} of the same guest crashed before the first step: {earlier[-1].title}"
+
+
 def _damage(history: History) -> _Finding | None:
     """Proof that needs no expectation: lost data first, then a crash, then a hang."""
     if history.losses:
@@ -90,8 +138,22 @@ def _damage(history: History) -> _Finding | None:
     for severity, cause in (("crash", Cause.GUEST_CRASH), ("hang", Cause.GUEST_HANG)):
         for trouble in history.troubles:
             if trouble.finding.severity == severity:
-                return _trouble(trouble, cause)
+                found = _trouble(trouble, cause)
+                return replace(found, reason=found.reason + _what_stuck(history))
     return None
+
+
+def _what_stuck(history: History) -> str:
+    """What the guest did not get done before a crash or a hang, if a step waited for it."""
+    broke = history.broke
+    waited = broke is not None and broke.error in (DeadlineError.__name__, GuestStuckError.__name__)
+    if (
+        broke is None
+        or not waited
+        or any(broke.message in e.finding.title for e in history.troubles)
+    ):
+        return ""
+    return f"; it came to light when a step {broke.message}"
 
 
 def _loss_sentence(loss: ChurnVerified | Audited) -> str:

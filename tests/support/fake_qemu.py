@@ -202,6 +202,7 @@ def end_soon(behaviour: str, event: Any) -> None:
         say("[    2.000000] reboot: Restarting system\n")
     if behaviour == "bus-error":
         os.kill(os.getpid(), signal.SIGBUS)
+        time.sleep(STAY_SECONDS)
     if behaviour != "vanish":
         # What `-no-reboot` makes of a guest that resets its machine.
         event("SHUTDOWN", guest=True, reason="guest-reset")

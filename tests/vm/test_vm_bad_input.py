@@ -40,7 +40,7 @@ def refused(tmp_path: Path, *arguments: str, status: int = 69) -> str:
 
 
 def test_missing_kernel(tmp_path: Path) -> None:
-    words = refused(tmp_path, "--kernel", "/nonexistent/bzImage")
+    words = refused(tmp_path, "--kernel", "/nonexistent/bzImage", status=2)
     assert "/nonexistent/bzImage" in words
     assert "name a bzImage" in words
 

@@ -77,6 +77,7 @@ def test_the_files_are_those_of_the_contract(results: Path) -> None:
     for name in NAMES:
         assert {path.name for path in (results / name).iterdir()} == {
             "console.log",
+            "harness.log",
             "qemu.log",
             "qmp.log",
             "discards.log",

@@ -15,6 +15,11 @@ from harness.cli.main import main
         (["--repeat", "-1"], "at least 1"),
         (["--modules", "/nonexistent"], "--modules goes with --kernel"),
         (["--image", "nosuch"], "no image is called nosuch"),
+        (["--kernel", "/nonexistent"], "--kernel /nonexistent: no such file or directory"),
+        (["--kernel", "/", "--modules", "/nonexistent"], "--modules /nonexistent: no such"),
+        (["--kernel", "/", "--image", "all"], "every image would run the same one"),
+        (["--kernel", "/", "--image", "bookworm,trixie"], "every image would run the same one"),
+        (["--keep-failed", "-1"], "--keep-failed takes minutes"),
     ],
 )
 def test_bad_usage(
@@ -24,3 +29,13 @@ def test_bad_usage(
     assert main(["run", "reclaim-basic", "--results", str(results), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not results.exists()
+
+
+@pytest.mark.parametrize("option", ["--kernel", "--modules"])
+def test_option_given_twice_is_not_the_last_one(
+    capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", option, "/one", option, "/two"])
+    assert ended.value.code == 2
+    assert "given twice, as /one and as /two" in capsys.readouterr().err

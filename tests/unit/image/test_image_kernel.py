@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ImageError
-from harness.image.kernel import find_kernel, kernel_release
+from harness.image.kernel import find_kernel, kernel_release, least_memory
+from harness.units import MIB
 
 
 def bzimage(release: str = "6.13.0-test", body: int = 4096) -> bytes:
@@ -82,3 +83,28 @@ def test_an_empty_directory_and_a_missing_path_are_refused(tmp_path: Path) -> No
         find_kernel(tmp_path)
     with pytest.raises(ImageError, match="no such file or directory"):
         find_kernel(tmp_path / "absent")
+
+
+def test_least_memory_is_where_it_unpacks_to_what_it_needs_there_and_the_initramfs(
+    tmp_path: Path, image: Path
+) -> None:
+    """The figures are those of Debian's 6.1.0-50-cloud-amd64: a guest of 64 MiB cannot start it."""
+    initramfs = tmp_path / "initramfs"
+    initramfs.write_bytes(bytes(3 * MIB))
+    data = bytearray(image.read_bytes())
+    struct.pack_into("<H", data, 0x206, 0x20F)
+    struct.pack_into("<Q", data, 0x258, 16 * MIB)
+    struct.pack_into("<I", data, 0x260, 53968896)
+    image.write_bytes(data)
+    assert least_memory(image, initramfs) == 19 * MIB + 53968896
+    struct.pack_into("<H", data, 0x206, 0x209)
+    image.write_bytes(data)
+    assert least_memory(image, initramfs) == 0  # an older protocol does not say
+
+
+@pytest.mark.parametrize("content", [b"", b"ELF", bytes(0x270)])
+def test_least_memory_of_what_is_no_bzimage_is_not_known(tmp_path: Path, content: bytes) -> None:
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(content)
+    assert least_memory(kernel, kernel) == 0
+    assert least_memory(tmp_path / "absent", kernel) == 0

@@ -42,6 +42,8 @@ def scenarios(*arguments: str, qemu: Path | None = None) -> tuple[int, str]:
         (["--image", "nosuch"], "no image is called nosuch"),
         (["--image", "nosuch", "-n", "2"], "no image is called nosuch"),
         (["--modules", "/nonexistent"], "--modules goes with --kernel"),
+        (["--kernel", "/nonexistent"], "--kernel /nonexistent: no such file or directory"),
+        (["--kernel", "/bin/true", "--image", "all"], "every image would run the same one"),
         (["--set", "guest.bogus=3"], "reclaim-basic: guest.bogus: unknown field"),
     ],
 )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenario files as pytest sees them: a file that is collected, and a test for each run."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.act.discover import VERBS
+from harness.errors import ScenarioFileError, UsageError
+from harness.image.definition import load_definitions
+from harness.image.qemu_definition import load_qemus
+from harness.record.events import GuestReady, Judged
+from harness.record.facts import Verdict
+from harness.run.plan import PlannedRun, choose_images, plan_runs
+from harness.run.qemus import choose_qemus
+from harness.scenario.load import load_scenarios
+
+
+class ScenarioFile(pytest.File):
+    """A scenario file: one test for each variant, image, QEMU and repetition."""
+
+    def collect(self) -> Iterator["ScenarioItem"]:
+        options = self.config.option
+        refused: UsageError | None = None
+        try:
+            try:
+                scenarios = load_scenarios(self.path, VERBS, options.overrides)
+            except UsageError as error:
+                # That matters only if the scenario is selected.
+                scenarios, refused = load_scenarios(self.path, VERBS), error
+            images = choose_images(load_definitions(), options.image)
+            qemus = choose_qemus(load_qemus(), options.qemu)
+        except (ScenarioFileError, UsageError) as error:
+            raise self.CollectError(str(error)) from error
+        for run in plan_runs(scenarios, images, options.repeat, qemus):
+            yield ScenarioItem.from_parent(self, name=run.test_name, run=run, refused=refused)
+
+
+class ScenarioItem(pytest.Item):
+    """One run. ERROR and MISS count as errors of the set-up, FAIL as a failure of the test."""
+
+    def __init__(self, *, run: PlannedRun, refused: UsageError | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.run = run
+        self.refused = refused
+        """Why the scenario cannot be had with the fields of `--set`."""
+        self.future: Future[Judged]
+        self.guest: GuestReady | None = None
+        """What ran, where a guest answered."""
+        for tag in run.scenario.tags:
+            self.config.addinivalue_line("markers", f"{tag}: scenario tag")
+            self.add_marker(tag)
+
+    def setup(self) -> None:
+        if self.refused is not None:
+            pytest.fail(str(self.refused), pytrace=False)
+        judged = self.future.result()
+        self._describe(judged)
+        if judged.verdict is Verdict.SKIP:
+            pytest.skip(judged.reason)
+        if judged.verdict in (Verdict.ERROR, Verdict.MISS):
+            pytest.fail(self._message(judged), pytrace=False)
+
+    def runtest(self) -> None:
+        judged = self.future.result()
+        if judged.verdict is Verdict.FAIL:
+            pytest.fail(self._message(judged), pytrace=False)
+
+    def _describe(self, judged: Judged) -> None:
+        """Properties of the test in `--junitxml`."""
+        known = {"image": self.run.image.name, "verdict": str(judged.verdict)}
+        if judged.cause is not None:
+            known["cause"] = str(judged.cause)
+        if self.guest is not None:
+            known |= {
+                "kernel": self.guest.kernel,
+                "accel": self.guest.accel,
+                "qemu": self.guest.qemu,
+            }
+        self.user_properties += known.items()
+
+    def _message(self, judged: Judged) -> str:
+        cause = f" {judged.cause}" if judged.cause else ""
+        return f"{judged.verdict}{cause}: {judged.reason}"
+
+    def reportinfo(self) -> tuple[Path, int | None, str]:
+        return self.path, None, self.name
