@@ -29,8 +29,11 @@ $(INSTALLED): requirements.lock pyproject.toml | system
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# make itself exits with 2 whatever a recipe's status was, so the status is said.
 test-vm: $(INSTALLED)
-	$(BIN)/pytest scenarios -m default $(image_options) $(ARGS)
+	@$(BIN)/pytest scenarios -m default $(image_options) $(ARGS) || { status=$$?; \
+	echo "make $@: pytest exited with $$status (1 a FAIL, 2 bad usage, 69 an ERROR or a MISS, 77 all skipped); make exits with 2" >&2; \
+	exit $$status; }
 
 test: $(INSTALLED)
 	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red -n 2 --dist loadfile $(ARGS)

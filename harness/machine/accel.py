@@ -8,6 +8,7 @@ tries KVM with the first guest itself, and remembers a failure until the host bo
 import contextlib
 import ctypes
 import functools
+import grp
 import json
 import mmap
 import os
@@ -123,8 +124,23 @@ def kvm_unusable(device: Path = KVM_DEVICE) -> str | None:
     if not device.exists():
         return f"{device} does not exist (no virtualization, or the kvm module is not loaded)"
     if not os.access(device, os.R_OK | os.W_OK):
-        return f"{device} may not be opened by you (add yourself to its group: usermod -aG kvm)"
+        return f"{device} may not be opened by you ({kvm_remedy(device)})"
     return None
+
+
+def kvm_remedy(device: Path = KVM_DEVICE) -> str:
+    """What lets this user open the device: its group does only where it has one with the right."""
+    state = device.stat()
+    try:
+        group = grp.getgrgid(state.st_gid).gr_name
+    except KeyError:
+        group = ""
+    if group and state.st_gid != 0 and state.st_mode & 0o060 == 0o060:
+        return f"add yourself to its group (as root: usermod -aG {group} YOU) and log in again"
+    return (
+        f"its group gives you no right to it: as root, chgrp kvm {device} && chmod g+rw {device}, "
+        "and have udev keep it so; in a container, pass the device in with the group's number"
+    )
 
 
 class KvmMemory:

@@ -31,9 +31,17 @@ class Need:
 
 
 def missing_needs(tags: Iterable[str], spec: GuestSpec, root: Path = Path("/")) -> str | None:
-    """The first thing this host lacks for a guest with such tags, in words for a person."""
-    for tag in tags:
-        lacking = NEEDS[tag].missing(spec, root) if tag.startswith(PREFIX) else None
+    """The first thing this host lacks for such a guest, in words for a person.
+
+    `--set` changes a field and no tag, so what follows from a field is asked of the field.
+    """
+    wanted = [tag for tag in tags if tag.startswith(PREFIX) and tag != "needs-hugetlb"]
+    if spec.backend == "hugetlb":
+        wanted.append("needs-hugetlb")
+    if spec.memory_limit and "needs-cgroup" not in wanted:
+        wanted.append("needs-cgroup")
+    for tag in wanted:
+        lacking = NEEDS[tag].missing(spec, root)
         if lacking:
             return f"{tag}: {lacking}"
     return None

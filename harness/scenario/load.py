@@ -4,7 +4,7 @@
 import copy
 import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -242,14 +242,9 @@ def find_scenarios(
     paths: dict[str, Path] = {}
     unknown: list[str] = []
     for name in names:
-        files = [path for stem, path in known.items() if name.startswith(f"{stem}-")]
-        if "/" in name or name.endswith((".yaml", ".yml")):
-            paths[name] = Path(name)
-        elif name in known:
-            paths[name] = known[name]
-        elif files:
-            # The longest: `numa-two-nodes` may stand beside `numa`.
-            paths[name] = max(files, key=lambda path: len(path.stem))
+        file = _file_of(name, known)
+        if file is not None:
+            paths[name] = file
         else:
             unknown.append(f"{name!r}{near_miss(name, known)}")
     found: dict[str, tuple[Path, Scenario]] = {}
@@ -279,6 +274,17 @@ def find_scenarios(
             hint=f"scenarios are: {', '.join(known)} (`fpr-harness list`), or a file's path",
         )
     return [scenario for _path, scenario in found.values()]
+
+
+def _file_of(name: str, known: Mapping[str, Path]) -> Path | None:
+    """The file that a scenario's name, a variant's name or a path stands for."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return Path(name)
+    if name in known:
+        return known[name]
+    files = [path for stem, path in known.items() if name.startswith(f"{stem}-")]
+    # The longest: `numa-two-nodes` may stand beside `numa`.
+    return max(files, key=lambda path: len(path.stem), default=None)
 
 
 def _tagged(

@@ -27,6 +27,10 @@ from harness.scenario.load import load_scenarios
 SCENARIO = "name: {name}\ntitle: t\nguest: {{memory: 128MiB}}\nsteps: [settle: {{}}]\n"
 
 
+READY = SimpleNamespace(kernel=None, initramfs=None)
+"""An image that is there."""
+
+
 def planned(directory: Path, name: str = "a-run") -> PlannedRun:
     """A run of a small scenario."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -115,7 +119,7 @@ class FakeBench:
         encode(run_id, event)  # it must be possible to write it
         self.events.append(event)
 
-    def run(self, run: PlannedRun) -> Judged:
+    def run(self, run: PlannedRun, boot: Any = READY) -> Judged:
         bench = subject.Bench(
             options=RunOptions(keep_failed=self.keep_failed),
             results=self.results,
@@ -123,9 +127,7 @@ class FakeBench:
             emit=self.emit,
             cancelled=self.cancelled,
         )
-        return subject.run_scenario(
-            run, cast(BootFiles, SimpleNamespace(kernel=None, initramfs=None)), bench
-        )
+        return subject.run_scenario(run, cast(BootFiles, boot), bench)
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.events]

@@ -3,6 +3,7 @@
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from qemus import a_qemu
@@ -12,6 +13,7 @@ from harness.machine.accel import (
     cpu_model,
     host_khz,
     known_defects,
+    kvm_remedy,
     kvm_unusable,
     measured_khz,
 )
@@ -43,7 +45,7 @@ def test_kvm_device_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.M
     device.touch()
     assert kvm_unusable(device) is None
     monkeypatch.setattr(os, "access", lambda _path, _mode: False)
-    assert "usermod -aG kvm" in str(kvm_unusable(device))
+    assert "may not be opened by you" in str(kvm_unusable(device))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"another boot": "why"}'])
@@ -88,3 +90,27 @@ def test_the_clock_rate_is_measured_alike_again() -> None:
     measured_khz.cache_clear()
     assert measured_khz() == pytest.approx(first, rel=0.01)
     assert first > 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "gid", "words"),
+    [
+        (0o660, 106, "usermod -aG"),
+        (0o600, 106, "its group gives you no right"),
+        (0o660, 0, "its group gives you no right"),
+        (0o660, 4_000_000, "its group gives you no right"),
+    ],
+)
+def test_advice_on_a_device_that_may_not_be_opened_fits_its_group(
+    monkeypatch: pytest.MonkeyPatch, mode: int, gid: int, words: str
+) -> None:
+    """A group that has no name here, or no right, is none to join."""
+    device = Mock(stat=lambda: Mock(st_mode=mode, st_gid=gid))
+
+    def name_of(number: int) -> Mock:
+        if number == 4_000_000:
+            raise KeyError
+        return Mock(gr_name="kvm")
+
+    monkeypatch.setattr("grp.getgrgid", name_of)
+    assert words in kvm_remedy(device)

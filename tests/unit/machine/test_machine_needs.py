@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a host lacks for a scenario, on files as the kernel shows them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from harness.machine.needs import missing_needs
 from harness.machine.spec import GuestSpec
 from harness.units import MIB
 
-GUEST = GuestSpec(memory=5 * MIB, vcpus=1)
+GUEST = GuestSpec(memory=5 * MIB, vcpus=1, backend="hugetlb")
 
 
 def put(root: Path, path: str, text: str) -> None:
@@ -42,10 +43,11 @@ def put(root: Path, path: str, text: str) -> None:
 def test_what_is_missing_is_told_exactly(
     tmp_path: Path, tag: str, path: str, enough: str, lacking: str, words: str
 ) -> None:
+    guest = GUEST if tag == "needs-hugetlb" else replace(GUEST, backend="anonymous")
     put(tmp_path, path, enough)
-    assert missing_needs([tag], GUEST, tmp_path) is None
+    assert missing_needs([tag], guest, tmp_path) is None
     put(tmp_path, path, lacking)
-    told = missing_needs(["default", tag], GUEST, tmp_path)
+    told = missing_needs(["default", tag], guest, tmp_path)
     assert told is not None
     assert told.startswith(f"{tag}: ")
     assert words in told
@@ -58,10 +60,27 @@ def test_a_file_that_is_not_there_is_a_lack(tmp_path: Path) -> None:
 
 def test_a_control_group_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(needs, "memory_file", lambda _pid: tmp_path)
-    assert missing_needs(["needs-cgroup"], GUEST) is None
+    assert missing_needs(["needs-cgroup"], replace(GUEST, backend="anonymous")) is None
     monkeypatch.setattr(needs, "memory_file", lambda _pid: None)
-    assert "no control group" in str(missing_needs(["needs-cgroup"], GUEST))
+    assert "no control group" in str(
+        missing_needs(["needs-cgroup"], replace(GUEST, backend="anonymous"))
+    )
 
 
 def test_other_tags_need_nothing() -> None:
-    assert missing_needs(["default", "long"], GUEST) is None
+    assert missing_needs(["default", "long"], replace(GUEST, backend="anonymous")) is None
+
+
+def test_huge_pages_are_needed_by_the_backend_whatever_the_tags_say(tmp_path: Path) -> None:
+    put(tmp_path, needs._HUGE_POOL, "0\n")
+    assert "0 free huge pages" in (missing_needs([], GUEST, tmp_path) or "")
+    anonymous = replace(GUEST, backend="anonymous")
+    assert missing_needs(["needs-hugetlb"], anonymous, tmp_path) is None
+
+
+def test_limit_needs_a_control_group_whatever_the_tags_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(needs, "memory_file", lambda _pid: None)
+    limited = replace(GUEST, backend="anonymous", memory_limit=MIB)
+    assert "in no control group" in (missing_needs([], limited, tmp_path) or "")

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from run_fakes import FakeBench, planned
 
-from harness.record.events import Event, PhaseStarted
+from harness.image.definition import ImageDefinition, load_definitions
+from harness.record.events import Event, Judged, PhaseStarted, RunStarted
+from harness.record.facts import Verdict
 from harness.record.reader import read_events
-from harness.run.invocation import run_pool, stopping_on_signals
-from harness.run.plan import RunOptions
+from harness.record.recorder import Recorder
+from harness.report.summary import Summary
+from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
+from harness.run.plan import RunOptions, distinct
 from harness.run.pool import RunPool
 
 PHASE = PhaseStarted(0.0, "boot", "")
@@ -87,3 +92,72 @@ def test_every_descriptor_that_may_be_had_is_taken(tmp_path: Path) -> None:
             assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+# --- the end -------------------------------------------------------------------------------------
+
+
+def recorded(directory: Path, verdict: Verdict) -> Path:
+    """A results directory with one run."""
+    directory.mkdir()
+    with Recorder(directory) as recorder:
+        run = recorder.for_run("a-run")
+        run.emit(RunStarted(0.0, "a-run", "bookworm", 1, "", {}))
+        run.emit(Judged(1.0, verdict, None, "why"))
+    return directory
+
+
+def broken(_summary: Summary) -> None:
+    raise KeyError("column")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"),
+    [(Verdict.PASS, 69), (Verdict.SKIP, 69), (Verdict.MISS, 69), (Verdict.FAIL, 1)],
+)
+def test_display_that_breaks_at_the_end_costs_no_file_and_hides_no_fail(
+    tmp_path: Path, verdict: Verdict, status: int
+) -> None:
+    results = recorded(tmp_path / "results", verdict)
+    ended = conclude(results, broken)
+    assert ended.status == status
+    (trouble,) = ended.troubles
+    assert "defect of its own while showing the results: KeyError" in str(trouble)
+    assert {path.name for path in results.iterdir()} == {
+        "results.jsonl",
+        "summary.json",
+        "junit.xml",
+        "bug-report.txt",
+    }
+
+
+def test_good_end_has_no_trouble(tmp_path: Path) -> None:
+    ended = conclude(recorded(tmp_path / "results", Verdict.PASS), lambda _summary: None)
+    assert (ended.status, ended.troubles) == (0, ())
+
+
+def test_image_that_breaks_the_harness_is_its_runs_error_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ensure(image: ImageDefinition, **_: Any) -> str:
+        if image.name == "trixie":
+            raise TypeError("the manifest is a list")
+        return "boot"
+
+    monkeypatch.setattr("harness.run.invocation.ensure_image", ensure)
+    images = load_definitions()
+    boots: Any = prepare_images(
+        [images["bookworm"], images["trixie"]], RunOptions(), lambda _text: None
+    )
+    assert boots["bookworm"] == "boot"
+    bench = FakeBench(tmp_path / "results", monkeypatch)
+    bench.prepare()
+    judged = bench.run(planned(tmp_path), boots["trixie"])
+    assert judged.verdict is Verdict.ERROR
+    report = (tmp_path / "results" / "a-run" / "bug-report.txt").read_text(encoding="utf-8")
+    assert "TypeError: the manifest is a list" in report
+
+
+def test_scenarios_of_one_name_keep_their_runs_apart(tmp_path: Path) -> None:
+    runs = [planned(tmp_path / name) for name in "abc"]
+    assert [run.run_id for run in distinct(runs)] == ["a-run", "a-run~2", "a-run~3"]

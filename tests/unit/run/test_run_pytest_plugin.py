@@ -5,9 +5,11 @@ Each test runs the real pytest; no guest comes up.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,16 @@ ROOT = Path(__file__).parents[3]
 DEAD_QEMU = make_dead_qemu(Path(tempfile.mkdtemp(prefix="fpr-test-")))
 
 
-def scenarios(*arguments: str, qemu: Path | None = None) -> tuple[int, str]:
+def scenarios(
+    *arguments: str, qemu: Path | None = None, path: Path | None = None
+) -> tuple[int, str]:
     """Exit status and all output of a session that runs one scenario, on a QEMU that dies."""
     words = ["scenarios", "-k", "reclaim-basic", "--accel", "tcg"]
     words += ["--qemu", str(qemu or DEAD_QEMU)]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *words, *arguments],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(path)} if path is not None else None,
         capture_output=True,
         text=True,
         check=False,
@@ -114,3 +119,47 @@ def test_each_qemu_is_a_test_of_its_own(tmp_path: Path, more: list[str]) -> None
     runs = json.loads((tmp_path / "results" / "summary.json").read_text())["runs"]
     assert sorted(run["qemu"] or "" for run in runs) == ["", "9.1.2", "9.1.2"]
     assert "/nonexistent/qemu is not there" in output
+
+
+def test_scenarios_of_one_name_have_a_verdict_each_and_junit_says_what_ran(tmp_path: Path) -> None:
+    for name, memory in (("one", "128MiB"), ("two", "64MiB")):
+        directory = tmp_path / name / "scenarios"
+        directory.mkdir(parents=True)
+        (directory / "twin.yaml").write_text(
+            f"name: twin\ntitle: t\nguest: {{memory: {memory}}}\nsteps: [settle: {{}}]\n",
+            encoding="utf-8",
+        )
+    junit = tmp_path / "junit.xml"
+    words = [str(tmp_path / "one"), str(tmp_path / "two"), "--qemu", str(DEAD_QEMU)]
+    words += ["--accel", "tcg", "--junitxml", str(junit), "-p", "no:cacheprovider"]
+    words += ["--results", str(tmp_path / "results")]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120.0,
+    )
+    assert "2 errors in" in ended.stdout, ended.stdout
+    runs = json.loads((tmp_path / "results" / "summary.json").read_text())["runs"]
+    assert sorted(run["verdict"] for run in runs) == ["ERROR", "MISS"]
+    cases = list(ElementTree.parse(junit).getroot().iter("testcase"))
+    found = [
+        {each.get("name"): each.get("value") for each in case.iter("property")} for case in cases
+    ]
+    assert sorted(each["verdict"] or "" for each in found) == ["ERROR", "MISS"]
+    assert {each["image"] for each in found} == {"bookworm"}
+    assert any(float(case.get("time", "0")) > 0 for case in cases)
+
+
+def test_reruns_are_refused_because_they_hide_failures(tmp_path: Path) -> None:
+    plugin = tmp_path / "rerunning.py"
+    plugin.write_text("def pytest_addoption(parser):\n    parser.addoption('--reruns', type=int)\n")
+    status, output = scenarios(
+        "-p", "rerunning", "--reruns", "2", "--results", str(tmp_path / "results"), path=tmp_path
+    )
+    assert status == 2
+    assert "--reruns does not go with scenarios" in output
+    assert "--repeat" in output
+    assert not (tmp_path / "results").exists()
