@@ -5,14 +5,18 @@ Each test runs the real command on a real guest and really does the harm.
 """
 
 import os
+import shlex
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from leftovers import qmp, vm_directories
 from running import Running, qemus_of, wait_until_gone
+
+from harness.deadline import Deadline, wait_for
 
 pytestmark = pytest.mark.vm
 
@@ -119,6 +123,67 @@ def test_guest_that_does_not_get_a_step_done_is_a_hang(tmp_path: Path) -> None:
     assert "the guest runs and did not get it done: waited 0.0 s for the balloon" in output
     evidence = (run.results / "stuck" / "autopsy.txt").read_text(encoding="utf-8")
     assert "Show Blocked State" in evidence
+
+
+def run_to_its_end(tmp_path: Path, steps: str, *words: str, expect: str = "") -> Running:
+    """A small guest with these steps."""
+    path = tmp_path / "ending.yaml"
+    path.write_text(
+        "name: ending\ntitle: t\nguest: {memory: 256MiB, vcpus: 1}\n"
+        f"steps: [settle: {{}}, {steps}]\n{expect}"
+    )
+    return Running(tmp_path / "results", ["run", str(path), "--accel", "tcg", *words])
+
+
+def test_guest_that_resets_itself_without_a_word_has_crashed(tmp_path: Path) -> None:
+    run = run_to_its_end(tmp_path, 'run: {command: "echo b >/proc/sysrq-trigger; sleep 30"}')
+    code, output = run.end()
+    assert code == 1, output
+    summary = run.summary()
+    assert (summary["verdict"], summary["cause"]) == ("FAIL", "guest-crash")
+    assert "the guest reset its machine without a word" in summary["reason"]
+
+
+def test_trouble_printed_by_the_last_step_is_found(tmp_path: Path) -> None:
+    """The console is read until a mark of the guest's own is there."""
+    words = "<2>BUG: Bad page state in process x  pfn:1234"
+    run = run_to_its_end(
+        tmp_path,
+        f"run: {{command: \"echo '{words}' >/dev/kmsg\"}}",
+        expect='expect: {console_findings: "== 0"}\n',
+    )
+    code, output = run.end()
+    assert code == 1, output
+    assert "BUG: Bad page state" in run.summary()["reason"]
+    log = (run.results / "ending" / "harness.log").read_text(encoding="utf-8")
+    assert "fpr-harness: the end" in log
+    assert "starting QEMU: setpriv" in log
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [("console.log", Path.unlink), ("discards.log", lambda path: path.write_bytes(b""))],
+)
+def test_log_that_is_deleted_or_cut_in_the_middle_is_a_miss(
+    running: Running, name: str, harm: Callable[[Path], object]
+) -> None:
+    running.wait_for_phase("hold")
+    harm(running.results / "holding" / name)
+    summary = ends_as(running, "MISS", None, 69)
+    assert name in summary["reason"]
+
+
+def test_kept_guest_can_be_logged_in_to_and_is_released_early(tmp_path: Path) -> None:
+    run = run_to_its_end(tmp_path, 'run: {command: "false"}', "--keep-failed", "5")
+    kept = run.results / "ending" / "kept.txt"
+    wait_for(lambda: kept.exists() or None, Deadline(90.0, "the guest to be kept"))
+    login = shlex.split(kept.read_text(encoding="utf-8"))
+    assert subprocess.run([*login, "uname"], capture_output=True, check=True).stdout == b"Linux\n"
+    kept.unlink()
+    code, output = run.end(seconds=20.0)
+    assert code == 69, output
+    assert "log in with" in output
+    assert qemus_of(run.results) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
