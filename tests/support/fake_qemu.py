@@ -216,7 +216,12 @@ def serve_ssh(*, own_key: bool = False) -> int:
     import paramiko
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
+    from paramiko.common import (
+        AUTH_FAILED,
+        AUTH_SUCCESSFUL,
+        OPEN_SUCCEEDED,
+        cMSG_CHANNEL_SUCCESS,
+    )
 
     initramfs = Path(word_after("-initrd")).read_bytes()
     mark = b"\0\0\0\x0bssh-ed25519\0\0\0\x40"
@@ -233,6 +238,21 @@ def serve_ssh(*, own_key: bool = False) -> int:
     )
     key = paramiko.Ed25519Key(file_obj=io.StringIO(pem.decode()))
 
+    class Transport(paramiko.Transport):
+        """Counts the requests it has said yes to."""
+
+        accepted = threading.Semaphore(0)
+
+        def _send_user_message(self, data: paramiko.Message) -> None:
+            super()._send_user_message(data)  # type: ignore[misc]
+            if data.asbytes()[:1] == cMSG_CHANNEL_SUCCESS:
+                self.accepted.release()
+
+    def run_accepted(channel: paramiko.Channel, command: bytes) -> None:
+        """A command that ended before its request was accepted would seem to be refused."""
+        Transport.accepted.acquire(timeout=5.0)
+        run_command(channel, command)
+
     class Server(paramiko.ServerInterface):
         def get_allowed_auths(self, _username: str) -> str:
             return "publickey"
@@ -246,13 +266,13 @@ def serve_ssh(*, own_key: bool = False) -> int:
         def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
             if command == b"never-answers":
                 time.sleep(STAY_SECONDS)
-            threading.Thread(target=run_command, args=(channel, command), daemon=True).start()
+            threading.Thread(target=run_accepted, args=(channel, command), daemon=True).start()
             return True
 
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:
-        transport = paramiko.Transport(listener.accept()[0])
+        transport = Transport(listener.accept()[0])
         transport.add_server_key(key)
         transport.start_server(server=Server())
 
