@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 import pytest
 from guest_ram import GuestRamProcess
 
+from harness.deadline import Deadline, wait_for
 from harness.errors import ObserveError, RecordError, SshError
 from harness.machine.interfaces import GuestShell
 from harness.observe import sampler as sampler_module
@@ -299,3 +300,23 @@ def test_the_schedule_does_not_drift_and_what_is_lost_is_counted(
     assert [round(tick) for tick in ticks] == [1, 2, 3, 4, 5, *range(10, 25)]
     assert sampler.lost == 4
     assert max(abs(tick - round(tick)) for tick in ticks) < 0.1
+
+
+def test_exception_that_nobody_expected_ends_the_run_in_its_own_thread(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left in the sampler's thread it would end the samples without a word."""
+    sampler = bench.sampler()
+
+    def broken() -> None:
+        raise KeyError("DMA32")
+
+    monkeypatch.setattr(sampler, "_sample", broken)
+    sampler.start()
+    wait_for(
+        lambda: None if any(t.name == "sampler" for t in threading.enumerate()) else True,
+        Deadline(5.0, "the sampler to break"),
+    )
+    with pytest.raises(KeyError, match="DMA32"):
+        sampler.stop()
+    sampler.stop()  # it is told once

@@ -13,7 +13,7 @@ from recorded_runs import ALL, FAILED, KERNEL, PASSED, started
 from rich.console import Console
 
 from harness.deadline import Deadline, wait_for
-from harness.record.events import ConsoleFinding, Judged, Sample
+from harness.record.events import ConsoleFinding, Judged, PhaseStarted, Sample
 from harness.record.facts import Cause, Verdict
 from harness.report.progress import ProgressView
 from harness.report.summary import RunSummary, Summary, build_summary
@@ -291,3 +291,13 @@ def test_what_a_measurement_took_is_told() -> None:
     assert ["seen_reused_5s_fraction", "0.25"] in lines
     assert not any("rounds" in line for line in lines), "every run has those"
     assert "DONE hit-rate\n" not in table(Summary((replace(run, answer={}),)))
+
+
+def test_guest_that_is_kept_is_told_whole_and_after_its_verdict() -> None:
+    output = io.StringIO()
+    login = "ssh -i " + "x" * 200 + " root@127.0.0.1"
+    with ProgressView(total=1, file=output, live=False) as view:
+        view.feed("a-run", started("a-run"))
+        view.feed("a-run", Judged(9.0, Verdict.FAIL, Cause.GUEST_HANG, "why"))
+        view.feed("a-run", PhaseStarted(9.1, "kept", f"for 5 min; log in with\n  {login}"))
+    assert f"a-run: its guest is kept for 5 min; log in with\n  {login}\n" in output.getvalue()
