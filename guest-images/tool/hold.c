@@ -52,28 +52,32 @@ static uint64_t sum_text(void)
 	return sum;
 }
 
-void hold_open(struct hold *hold, uint64_t bytes, int advice)
+void *map_aligned(uint64_t bytes, int advice)
 {
 	size_t before;
-	char *room;
+	char *room = mmap(NULL, bytes + HUGE_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+	if (room == MAP_FAILED)
+		die("map %" PRIu64 " bytes", bytes);
+	/* What is mapped beside it would be filled by huge pages too. */
+	before = -(uintptr_t)room % HUGE_BYTES;
+	if ((before && munmap(room, before)) ||
+	    munmap(room + before + bytes, HUGE_BYTES - before))
+		die("unmap the room for alignment");
+	if (advice != MADV_NORMAL && madvise(room + before, bytes, advice))
+		die("madvise huge pages");
+	return room + before;
+}
+
+void hold_open(struct hold *hold, uint64_t bytes, int advice)
+{
 	*hold = (struct hold){ .pages = bytes / PAGE_BYTES, .text_sum = sum_text() };
 	hold->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (hold->pagemap < 0)
 		die("open /proc/self/pagemap");
 	ledger_open(&hold->ledger, hold->pages);
-	room = mmap(NULL, bytes + HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-		    -1, 0);
-	if (room == MAP_FAILED)
-		die("map %" PRIu64 " bytes", bytes);
-	/* What is mapped beside it would be filled by huge pages too. */
-	before = -(uintptr_t)room % HUGE_BYTES;
-	hold->memory = (uint64_t *)(room + before);
-	if ((before && munmap(room, before)) ||
-	    munmap(room + before + bytes, HUGE_BYTES - before))
-		die("unmap the room for alignment");
-	if (advice != MADV_NORMAL && madvise(hold->memory, bytes, advice))
-		die("madvise huge pages");
+	hold->memory = map_aligned(bytes, advice);
 }
 
 int hold_has(const struct hold *hold, uint64_t page)

@@ -30,7 +30,10 @@ struct findings {
 	atomic_int text_changed;
 };
 
-/* Maps `bytes`, whole pages, at a boundary of huge pages; holds nothing yet. Or die(). */
+/* Memory that begins at a boundary of huge pages, with nothing mapped beside it; or die(). */
+void *map_aligned(uint64_t bytes, int advice);
+
+/* Maps `bytes`, whole pages, and holds nothing yet. Or die(). */
 void hold_open(struct hold *hold, uint64_t bytes, int advice);
 
 /* Whether the page is held, by the ledger; one whose entry is lost may be. */

@@ -16,7 +16,11 @@ int main(int argc, char **argv)
 		return starve_main(argc - 2, argv + 2);
 	if (argc >= 2 && !strcmp(argv[1], "busy"))
 		return busy_main(argc - 2, argv + 2);
+	if (argc >= 2 && !strcmp(argv[1], "race"))
+		return race_main(argc - 2, argv + 2);
+	if (argc >= 2 && !strcmp(argv[1], "witness"))
+		return witness_main(argc - 2, argv + 2);
 	if (argc >= 2 && !strcmp(argv[1], "faults"))
 		return faults_main(argc - 2, argv + 2);
-	usage("expected a subcommand: pages, churn, counters, busy, faults or starve");
+	usage("expected a subcommand: pages, churn, counters, busy, race, witness, faults or starve");
 }

@@ -56,6 +56,8 @@ int pages_main(int argc, char **argv);
 int churn_main(int argc, char **argv);
 int counters_main(int argc, char **argv);
 int busy_main(int argc, char **argv);
+int race_main(int argc, char **argv);
+int witness_main(int argc, char **argv);
 int faults_main(int argc, char **argv);
 int starve_main(int argc, char **argv);
 

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Literal, Self
 
 from harness.errors import SshError
-from harness.guest.tool_lines import Mismatches, ToolLine, ToolOutput
+from harness.guest.held_pages import Mismatches, Verified, read_verified
+from harness.guest.tool_lines import ToolLine, ToolOutput
 from harness.machine.interfaces import GuestProcess, GuestShell
 
 FREE_SECONDS = 60.0
@@ -34,24 +35,6 @@ Progress = Callable[[int], None]
 """Called with the bytes filled so far, about twice a second."""
 
 Hugepages = Literal["default", "never", "always"]
-
-
-@dataclass(frozen=True)
-class Verified:
-    """What a check of every held word found."""
-
-    checked_bytes: int
-    """In pages that were compared with their pattern."""
-    held_bytes: int
-    """What the harness knows to be held, from what was filled and freed: where it is more than
-    `checked_bytes`, pages were not looked at."""
-    mismatched_pages: int
-    damaged: int
-    """Damaged entries of the tool's own bookkeeping, and 1 more where its code has changed: memory
-    of the guest like any other, lost like any other."""
-    details: tuple[str, ...]
-    """The tool's words on the first mismatches (page, PFN, offset, expected, found), and on its
-    own damage."""
 
 
 @dataclass(frozen=True)
@@ -109,18 +92,7 @@ class ChurnSession:
     def verify(self, timeout: float) -> Verified:
         """Compare every held word with its pattern."""
         self._lines.send("verify")
-        mismatches = Mismatches()
-        line = self._lines.await_line("verified", timeout, mismatches)
-        damaged = int(line.value("damaged_entries")) + int(line.value("text_changed"))
-        if damaged:
-            mismatches.words.append(f"the churn tool's own memory is damaged: {line.text}")
-        return Verified(
-            checked_bytes=int(line.value("bytes")),
-            held_bytes=self.held,
-            mismatched_pages=int(line.value("mismatched_pages")),
-            damaged=damaged,
-            details=tuple(mismatches.words),
-        )
+        return read_verified(self._lines, timeout, Mismatches(), self.held)
 
     def free_all(self) -> Freed:
         """Give everything back."""

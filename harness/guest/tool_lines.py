@@ -74,14 +74,3 @@ class ToolOutput:
         return crash_of(words) or GuestError(
             f"{self.name} ended while it was needed: {words}", hint=self.hint
         )
-
-
-class Mismatches:
-    """Keeps the tool's words on wrong pages: a `note` for `ToolOutput.await_line`."""
-
-    def __init__(self) -> None:
-        self.words: list[str] = []
-
-    def __call__(self, line: ToolLine) -> None:
-        if line.word == "mismatch":
-            self.words.append(line.text)

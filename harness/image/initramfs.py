@@ -3,6 +3,7 @@
 
 import gzip
 import stat
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from harness.image.modules import module_dependencies
 
 LOADER = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES = "lib/x86_64-linux-gnu"
+FILE_SUMS = "etc/file-sums"
 APPLETS = (
     "awk cat chmod cp cttyhack cut date dd dmesg echo env find free grep head hexdump insmod ip "
     "kill ln ls lsmod mkdir mkfifo mknod modprobe mount mv pidof poweroff printf ps reboot rm "
@@ -78,7 +80,21 @@ def build_initramfs(
         *_library_entries(unpacked, [busybox, dropbear]),
         *_module_entries(release, modules, loaded),
     ]
+    entries.append(file_entry(FILE_SUMS, file_sums(entries)))
     return gzip.compress(write_cpio(entries), compresslevel=9, mtime=0)
+
+
+def file_sums(entries: Iterable[CpioEntry]) -> bytes:
+    """A line for each regular file: CRC-32 in 8 hexadecimal digits, size in bytes, path.
+
+    What the guest's page cache holds of them has no other copy to be compared with
+    (guest-images/tool/witness.c).
+    """
+    return b"".join(
+        b"%08x %d /%s\n" % (zlib.crc32(entry.data), len(entry.data), entry.path.encode())
+        for entry in entries
+        if stat.S_ISREG(entry.mode)
+    )
 
 
 def _module_entries(

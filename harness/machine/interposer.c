@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -105,15 +106,50 @@ static int fail_with(const struct discard *discard, unsigned long number)
 	return -1;
 }
 
-static int delay(const struct discard *discard, unsigned long milliseconds)
+static void sleep_ms(unsigned long milliseconds)
 {
 	struct timespec left = { (time_t)(milliseconds / 1000),
 				 (long)(milliseconds % 1000) * 1000000 };
 
-	note(discard);
 	while (nanosleep(&left, &left) && errno == EINTR)
 		;
+}
+
+static int delay(const struct discard *discard, unsigned long milliseconds)
+{
+	note(discard);
+	sleep_ms(milliseconds);
 	return discard->carry_out(discard);
+}
+
+/* Answered at once and carried out by a thread of its own, so late. */
+struct late {
+	struct discard discard;
+	unsigned long milliseconds;
+};
+
+static void *carry_out_late(void *given)
+{
+	struct late *late = given;
+
+	sleep_ms(late->milliseconds);
+	late->discard.carry_out(&late->discard);
+	free(late);
+	return NULL;
+}
+
+static int late(const struct discard *discard, unsigned long milliseconds)
+{
+	struct late *late = malloc(sizeof(*late));
+	pthread_t thread;
+
+	if (!late)
+		die("no memory for a late discard");
+	*late = (struct late){ .discard = *discard, .milliseconds = milliseconds };
+	note(discard);
+	if (pthread_create(&thread, NULL, carry_out_late, late) || pthread_detach(thread))
+		die("no thread for a late discard");
+	return 0;
 }
 
 /* Taken lazily: gone only under memory pressure. */
@@ -174,6 +210,7 @@ static const struct {
 	{ "swallow-holes", swallow_holes, 1 },
 	{ "errno", fail_with, 1 },
 	{ "delay-ms", delay, 1 },
+	{ "late-ms", late, 1 },
 	{ "lazily", lazily, 0 },
 	{ "neighbour", neighbour, 0 },
 	{ "shift", shift, 0 },

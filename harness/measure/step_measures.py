@@ -97,6 +97,17 @@ MEASURES = (
         compute=lambda history: sum(b.rounds for b in history.busy) if history.busy else None,
     ),
     Measure(
+        name="raced_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes that `race` took again just after the guest had reported them; absent where "
+        "it got none of them, so that nothing was tried",
+        means_when_low=not_as_written("too little memory was taken again as it was reported"),
+        means_when_high=not_as_written(
+            "more memory was taken again as it was reported than the scenario expects"
+        ),
+        compute=lambda history: sum(race.reused for race in history.races) or None,
+    ),
+    Measure(
         name="moves",
         unit=Unit.COUNT,
         meaning="how many times the guest moved to another QEMU, or began to",

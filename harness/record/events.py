@@ -31,6 +31,7 @@ from harness.record.step_events import (
     Measured,
     OrderRead,
     Pressed,
+    Raced,
     Settled,
     Suspended,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "OrderRead",
     "PhaseStarted",
     "Pressed",
+    "Raced",
     "RunStarted",
     "Sample",
     "SamplingEnded",
@@ -258,6 +260,7 @@ Event = Annotated[
     | OrderRead
     | BusyStarted
     | BusyEnded
+    | Raced
     | Suspended
     | DevicePlugged
     | Ballooned

@@ -32,6 +32,7 @@ from harness.record.events import (
     OrderRead,
     PhaseStarted,
     Pressed,
+    Raced,
     Settled,
     StepsDone,
     Suspended,
@@ -181,6 +182,11 @@ def _(event: GuestMoved, history: History) -> History:
 @_after.register
 def _(event: BusyEnded, history: History) -> History:
     return replace(history, busy=(*history.busy, event))
+
+
+@_after.register
+def _(event: Raced, history: History) -> History:
+    return replace(history, races=(*history.races, event))
 
 
 @_after.register

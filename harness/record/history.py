@@ -28,6 +28,7 @@ from harness.record.events import (
     NoiseRead,
     OrderRead,
     Pressed,
+    Raced,
     Settled,
     Suspended,
 )
@@ -111,6 +112,7 @@ class History:
     pressed: Pressed | None = None
     ballooned: Ballooned | None = None
     busy: tuple[BusyEnded, ...] = ()
+    races: tuple[Raced, ...] = ()
     sleeps: tuple[Suspended, ...] = ()
     plugs: tuple[DevicePlugged, ...] = ()
     moves: tuple[GuestMoved, ...] = ()

@@ -153,6 +153,21 @@ class BusyEnded:
 
 
 @dataclass(frozen=True)
+class Raced:
+    """Memory was freed and taken again in the moment in which the guest had reported it."""
+
+    t: float
+    rounds: int
+    reported: int
+    """Bytes seen reported when they were about to be taken."""
+    reused: int
+    """The part of them that was taken."""
+    slowest: float
+    """Seconds that taking and writing one window took at most."""
+    kind: Literal["raced"] = "raced"
+
+
+@dataclass(frozen=True)
 class Suspended:
     """The guest slept and is back."""
 

@@ -48,6 +48,13 @@ SMALL = ("--set", "guest.memory=512MiB")
 RESIDENT = "reported_resident_bytes"
 ACKED = "acked-not-discarded"
 
+LATE = {
+    50: ("reclaim-repeat", "no-loss-isolated-plain"),
+    300: ("reclaim-repeat", "forward-progress-noisy", "no-loss-isolated-plain"),
+    3000: ("forward-progress-noisy", "no-loss-isolated-plain"),
+}
+"""Milliseconds by which discards are late, and the scenarios that must find it."""
+
 FAULTS = (
     Fault("none", "none", "a clean run", "reclaim-basic", "PASS"),
     Fault("none-off", "none", "reporting off", "control-reporting-off", "PASS"),
@@ -119,6 +126,36 @@ FAULTS = (
         deed="zero_a_held_page",
         at="hold",
         options=("--set", "steps[2].churn.hold=6s"),
+    ),
+    *(
+        _discards(
+            f"{deed.replace('_', '-')}-{scenario}",
+            about,
+            "data-loss",
+            scenario=scenario,
+            deed=deed,
+            at="hold",
+            options=("--set", f"steps[{churn}].churn.hold=6s"),
+            says="own memory",
+        )
+        for scenario, churn in (("reclaim-basic", 2), ("reclaim-partial", 2))
+        for deed, about in (
+            ("zero_the_ledger", "the churn tool's list of its pages is zeroed, both copies"),
+            ("zero_half_the_ledger", "one copy of the churn tool's list is zeroed"),
+        )
+    ),
+    *(
+        _discards(
+            f"late-{delay}-{scenario}",
+            f"discards are answered at once and made {delay} ms later",
+            "data-loss",
+            scenario=scenario,
+            discard=f"late-ms={delay}",
+            at="race",
+            says="race",
+        )
+        for delay, scenarios in LATE.items()
+        for scenario in scenarios
     ),
     _discards(
         "repopulate",

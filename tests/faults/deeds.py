@@ -5,7 +5,7 @@ import ctypes
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ SYS_PIDFD_GETFD = 438
 CHUNK = 64 * MIB
 HELD_PAGES = 512 * MIB // PAGE_SIZE
 """What the scenarios of 1 GiB hold."""
+LEDGER_ENTRIES = PAGE_SIZE // 16
+"""In a page of the churn tool's ledger."""
 
 
 def _vm(running: Running) -> Path:
@@ -65,23 +67,37 @@ def addresses_of(running: Running, where: str) -> tuple[int, int]:
     return piece.hva, piece.hva + (piece.pfn_end - piece.pfn_start) * PAGE_SIZE
 
 
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)
+
+
 def _first_words(seed: int, pages: int) -> npt.NDArray[np.uint64]:
     """What the churn tool wrote at the start of each page (guest-images/tool/pattern.c)."""
     with np.errstate(over="ignore"):
-        x = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15) + np.arange(pages, dtype=np.uint64)
-        x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-        return x ^ x >> np.uint64(31)
+        words = np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        return _mix(words + np.arange(pages, dtype=np.uint64))
 
 
-def _held_addresses(running: Running, wanted: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Host addresses of the pages that begin with one of these words, ascending."""
+def _ledger_proofs(seed: int, pages: int) -> npt.NDArray[np.uint64]:
+    """The second word of each page of the tool's ledger, of both copies (ledger.c)."""
+    first = np.arange(0, 2 * pages, 2 * LEDGER_ENTRIES, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        entries = np.concatenate([first, first + np.uint64(1)])
+        return _mix(np.uint64(seed) ^ _mix(np.uint64(0xD1B54A32D192ED03) + entries))
+
+
+def _held_addresses(
+    running: Running, wanted: npt.NDArray[np.uint64], *, word: int = 0
+) -> npt.NDArray[np.int64]:
+    """Host addresses of the pages in which that word is one of these, ascending."""
     found = []
     with Path(f"/proc/{running.qemu_pid()}/mem").open("rb", buffering=0) as memory:
         for block in ram_layout(running).blocks:
             for at in range(block.hva, block.hva + block.size, CHUNK):
                 memory.seek(at)
-                words = np.frombuffer(memory.read(CHUNK), "<u8")[:: PAGE_SIZE // 8]
+                words = np.frombuffer(memory.read(CHUNK), "<u8")[word :: PAGE_SIZE // 8]
                 found.append(at + np.flatnonzero(np.isin(words, wanted)) * PAGE_SIZE)
     return np.sort(np.concatenate(found))
 
@@ -100,11 +116,29 @@ def held_stretch(running: Running) -> tuple[int, int]:
 def zero_a_held_page(running: Running) -> None:
     """Page 4711 of the churn tool's first pattern, found in QEMU's memory by its first word."""
     (address,) = _held_addresses(running, _first_words(1, HELD_PAGES)[4711:4712]).tolist()
+    _zero(running, [address])
+
+
+def zero_the_ledger(running: Running) -> None:
+    """All that the churn tool knows of its pages, both copies."""
+    addresses = _held_addresses(running, _ledger_proofs(1, HELD_PAGES), word=1)
+    assert len(addresses) == 2 * HELD_PAGES // LEDGER_ENTRIES
+    _zero(running, addresses.tolist())
+
+
+def zero_half_the_ledger(running: Running) -> None:
+    """One copy of it."""
+    proofs = _ledger_proofs(1, HELD_PAGES)
+    _zero(running, _held_addresses(running, proofs[: len(proofs) // 2], word=1).tolist())
+
+
+def _zero(running: Running, addresses: Sequence[int]) -> None:
     with Path(f"/proc/{running.qemu_pid()}/mem").open("r+b", buffering=0) as memory:
-        memory.seek(address)
-        memory.write(bytes(PAGE_SIZE))
+        for address in addresses:
+            memory.seek(address)
+            memory.write(bytes(PAGE_SIZE))
     late = any(e["kind"] == "phase" and e["phase"] == "verify" for e in running.events())
-    assert not late, "the page was zeroed only after its check"
+    assert not late, "it was zeroed only after the check"
 
 
 def stop_vcpus(running: Running) -> None:
@@ -159,5 +193,7 @@ DEEDS: dict[str, Callable[[Running], None]] = {
         stop_qemu,
         stop_vcpus,
         zero_a_held_page,
+        zero_half_the_ledger,
+        zero_the_ledger,
     )
 }

@@ -27,6 +27,8 @@ KEPT = ROOT / "build" / "faults"
 
 EXIT_STATUS = {"PASS": 0, "FAIL": 1, "MISS": 69, "ERROR": 69}
 WITHIN = 0.01
+PHASE_SECONDS = 240.0
+"""For a run to reach the phase a fault waits for, on a loaded host."""
 TAKEN_AGAIN = 3 * 2 * MIB
 """Blocks that the guest takes again after it has reported them are in the interposer's log and
 rightly in no measure: so many are no error even where they are more than `WITHIN`."""
@@ -124,14 +126,14 @@ def _place(fault: Fault, directory: Path) -> Iterator[Path]:
 
 def _harm(fault: Fault, run: Running, directory: Path) -> None:
     if fault.deed:
-        run.wait_for_phase(fault.at)
+        run.wait_for_phase(fault.at, PHASE_SECONDS)
         DEEDS[fault.deed](run)
     if fault.discard:
         run.wait_for_phase("hold")
         range_of = addresses_of(run, fault.where) if fault.where else None
         text = f"{range_of[0]:x} {range_of[1]:x}\n" if range_of else ""
         (directory / "begin.new").write_text(text)
-        run.wait_for_phase(fault.at)
+        run.wait_for_phase(fault.at, PHASE_SECONDS)
         (directory / "begin.new").rename(directory / "begin")
 
 

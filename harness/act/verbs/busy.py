@@ -10,7 +10,8 @@ from harness.act.guest import Guest, Kept
 from harness.errors import ScenarioError, SshError
 from harness.guest.churn_client import OUT_OF_MEMORY
 from harness.guest.counter_stream import read_counters
-from harness.guest.tool_lines import Mismatches, ToolOutput
+from harness.guest.held_pages import Mismatches
+from harness.guest.tool_lines import ToolOutput
 from harness.kernel.zones import REPORTING_CAPACITY, block_size
 from harness.record.events import BusyEnded, BusyStarted, ChurnVerified
 from harness.scenario.fields import BusySize, Seconds

@@ -28,7 +28,8 @@ from local_guest import LocalShell
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import GuestError, ToolCrashedError
-from harness.guest.churn_client import Hugepages, Verified
+from harness.guest.churn_client import Hugepages
+from harness.guest.held_pages import Verified
 from harness.units import PAGE_SIZE
 
 

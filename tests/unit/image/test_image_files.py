@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import threading
+import zlib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from harness.image.cache import exclusive, made_whole
 from harness.image.compile import compile_c
 from harness.image.cpio import directory_entry, file_entry, link_entry, write_cpio
 from harness.image.definition import load_definitions
+from harness.image.initramfs import file_sums
 
 GOOD = """\
 name: other
@@ -66,6 +68,11 @@ def test_every_file_comes_out_of_the_archive_as_it_went_in(files: dict[str, byte
     archive = write_cpio(file_entry(name, data) for name, data in files.items())
     assert len(archive) % 4 == 0
     assert members(archive) == files
+
+
+def test_every_regular_file_has_its_sum_in_the_guest() -> None:
+    entries = [directory_entry("bin"), file_entry("bin/it", b"words"), link_entry("bin/sh", "it")]
+    assert file_sums(entries) == b"%08x 5 /bin/it\n" % zlib.crc32(b"words")
 
 
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="no cpio program")

@@ -27,7 +27,7 @@ EVERY: list[Measure | Family] = [*MEASURES.values(), *FAMILIES]
 
 PRECONDITIONS = {
     "ballooned_bytes", "batch_bytes", "block_bytes", "freed_bytes", "memory_bytes", "moves",
-    "order_read", "plugged_bytes", "rounds", "sleeps", "unslept",
+    "order_read", "plugged_bytes", "raced_bytes", "rounds", "sleeps", "unslept",
 }  # fmt: skip
 """What the scenario itself did, and not how memory fared: too little and too much are both its own
 doing."""

@@ -46,6 +46,7 @@ def test_each_step_leaves_its_numbers() -> None:
             "faults_process_base_off_ci_per_second": 12.7062 * 2**0.5 / 2**0.5,
             "cost_process_base_on_fraction": 1 - (0.98 + 100 / 102) / 2,
             "cost_process_base_on_ci_fraction": 12.7062 * abs(0.98 - 100 / 102) / 2,
+            "raced_bytes": 250 * MIB,
             "moves": 1,
             "slowest_move_seconds": 4.0,
             "crowd_guests": 2,

@@ -3,6 +3,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,16 @@ TODAY = {
 }
 
 
+OF_LATER_STEPS = {"raced_bytes"}
+"""What only steps measure that the scenarios of these runs did not have."""
+
+
 @pytest.mark.parametrize(("name", "events", "before"), _recorded("default"))
 def test_the_scenario_of_today_judges_it_alike(
     name: str, events: list[Event], before: Judged
 ) -> None:
     """What its file leaves to the invariants is not lost."""
-    again = judge(fold(events), TODAY[name], t=before.t)
+    asked = TODAY[name]
+    then = {key: value for key, value in asked.expect.items() if key not in OF_LATER_STEPS}
+    again = judge(fold(events), replace(asked, expect=then), t=before.t)
     assert (again.verdict, again.cause) == (before.verdict, before.cause), again.reason

@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * race: takes blocks again in the moment in which they have been reported, and verifies that
+ * whatever is written to them stays.
+ *
+ * It holds nearly all free memory, patterned. In each round it gives back one window of it, waits
+ * until the guest's kernel has reported blocks of the window, and takes as much again at once: what
+ * is free then is little besides the blocks just reported, so that they are what it gets, a huge
+ * page at a time. Of each page the first word is written at once and the rest when all are taken. A
+ * host that discards late, or a guest that gives blocks back before it has told the host, loses
+ * pages that are in use; all stays held, and is verified, until the window comes round again or the
+ * end.
+ *
+ * The moment is seen two ways: a block of the window bears the mark of a reported one
+ * (/proc/kpageflags), or free memory fell by blocks that are away to be reported and has come back.
+ *
+ *   race --cushion N --window N --rounds N --wait-ms N --hold-ms N --seed N
+ *
+ * Says `filled ...` (see churn.c), then for each round `raced round=N waited_ns=N reported_bytes=N
+ * reused_bytes=N taken_ns=N`: bytes of the window seen reported, the part of them that it took
+ * again, and how long after they were seen; `mismatch ...` for wrong pages, and `verified ...` as
+ * churn does for all checks together. --hold-ms: from the last round to the last check.
+ */
+#define _GNU_SOURCE
+#include "hold.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+#include <unistd.h>
+
+/* include/uapi/linux/kernel-page-flags.h; see pages.c for the mark. */
+#define KPF_UPTODATE (1ULL << 3)
+#define KPF_BUDDY (1ULL << 10)
+
+#define HUGE_ORDER 9U
+/* Free blocks that are left alone, so that the kernel need not compact memory for the last one. */
+#define SPARE_BLOCKS 3U
+#define POLL_NS 100000L
+/* A batch that is away is back within this, or it is not watched for any more. */
+#define AWAY_NS 200000000ULL
+/* Huge pages taken before anything else is looked at. */
+#define TAKEN_BLINDLY 2U
+
+/*
+ * Pages that a per-CPU list may keep, a share of a zone's: up to its low watermark by default, whole
+ * huge pages among them (mm/page_alloc.c, zone_highsize, 5.14 on). What stays there is not reported
+ * and is taken first. The kernel rounds up to four batches, less than a huge page.
+ */
+#define LISTS "/proc/sys/vm/percpu_pagelist_high_fraction"
+#define SHORTEST "2147483647"
+
+struct race {
+	struct hold hold;
+	struct findings findings;
+	uint64_t window_pages, wait_ns;
+	int kpageflags;
+	/* Of the window: the first page frames of whole huge-page blocks, and which were reported. */
+	uint64_t *blocks;
+	char *reported;
+	size_t block_count;
+};
+
+static void sleep_ns(long nanoseconds)
+{
+	struct timespec left = { nanoseconds / 1000000000, nanoseconds % 1000000000 };
+
+	while (nanosleep(&left, &left))
+		if (errno != EINTR)
+			die("sleep");
+}
+
+/* Writes the setting, and returns what it was; 0 where the kernel has none (before 5.14). */
+static int set_lists(const char *value, char *before, size_t size)
+{
+	int file = open(LISTS, O_RDWR | O_CLOEXEC);
+	ssize_t length;
+
+	if (file < 0) {
+		if (errno == ENOENT)
+			return 0;
+		die("open %s", LISTS);
+	}
+	length = pread(file, before, size - 1, 0);
+	if (length < 0)
+		die("read %s", LISTS);
+	before[length] = '\0';
+	if (pwrite(file, value, strlen(value), 0) < 0)
+		die("write %s to %s", value, LISTS);
+	close(file);
+	return 1;
+}
+
+/* Free blocks of a huge page's size in the zone that has the most of them. */
+static uint64_t free_blocks(void)
+{
+	FILE *file = fopen("/proc/buddyinfo", "re");
+	char line[512];
+	uint64_t most = 0;
+
+	if (!file)
+		die("open /proc/buddyinfo");
+	while (fgets(line, sizeof(line), file)) {
+		/* Node 0, zone    DMA32      3      2 ...: a number for each order from 0 on */
+		char *next = strstr(line, "zone");
+		uint64_t blocks = 0;
+
+		if (!next || !(next = strpbrk(next + 4, "ADHMN")) || !(next = strchr(next, ' ')))
+			continue;
+		for (unsigned int order = 0;; order++) {
+			char *end;
+			uint64_t count = strtoull(next, &end, 10);
+
+			if (end == next)
+				break;
+			if (order >= HUGE_ORDER)
+				blocks += count << (order - HUGE_ORDER);
+			next = end;
+		}
+		if (blocks > most)
+			most = blocks;
+	}
+	if (ferror(file))
+		die("read /proc/buddyinfo");
+	fclose(file);
+	return most;
+}
+
+/*
+ * Makes so much of the free memory useless for huge pages, by keeping one page of each block: what
+ * the watermarks want free lies there, and whole blocks can be taken to the last.
+ */
+static void make_cushion(uint64_t bytes)
+{
+	char *memory = map_aligned(bytes, MADV_HUGEPAGE);
+
+	for (size_t at = 0; at < bytes; at += HUGE_BYTES) {
+		char *rest = memory + at + PAGE_BYTES;
+
+		memory[at] = 1;
+		/* A part of a huge page is given back at once only when it has been split. */
+		if (madvise(rest, HUGE_BYTES - PAGE_BYTES, MADV_COLD) ||
+		    madvise(rest, HUGE_BYTES - PAGE_BYTES, MADV_DONTNEED))
+			die("give back parts of huge pages");
+	}
+}
+
+static uint64_t free_bytes(void)
+{
+	struct sysinfo info;
+
+	if (sysinfo(&info))
+		die("sysinfo");
+	return (uint64_t)info.freeram * info.mem_unit;
+}
+
+static int is_marked(const struct race *race, uint64_t pfn)
+{
+	uint64_t flags = 0;
+
+	read_at(race->kpageflags, &flags, sizeof(flags), pfn * 8, "/proc/kpageflags");
+	return (flags & (KPF_BUDDY | KPF_UPTODATE)) == (KPF_BUDDY | KPF_UPTODATE);
+}
+
+/* Whether a block lies in a free one, of its own size or of twice that, that bears the mark. */
+static int is_reported(const struct race *race, uint64_t pfn)
+{
+	return is_marked(race, pfn) ||
+	       (pfn / HUGE_PAGES % 2 && is_marked(race, pfn - HUGE_PAGES));
+}
+
+/* Notes the blocks of the window; what lies in parts of blocks cannot be seen reported. */
+static void note_blocks(struct race *race, uint64_t page)
+{
+	uint64_t *pfns = allocate(race->window_pages * 8);
+
+	hold_pfns(&race->hold, page, race->window_pages, pfns);
+	race->block_count = 0;
+	for (uint64_t i = 0; i + HUGE_PAGES <= race->window_pages; i++)
+		if (pfns[i] && pfns[i] % HUGE_PAGES == 0 &&
+		    pfns[i + HUGE_PAGES - 1] == pfns[i] + HUGE_PAGES - 1)
+			race->blocks[race->block_count++] = pfns[i];
+	memset(race->reported, 0, race->block_count);
+	free(pfns);
+}
+
+/* Free memory is less by blocks that are away: until it is back, or it never comes. */
+static void await_return(uint64_t before)
+{
+	uint64_t start = monotonic_ns(), low = free_bytes(), now = low;
+
+	while (monotonic_ns() - start < AWAY_NS && now < low + (before - low) / 2) {
+		now = free_bytes();
+		if (now < low)
+			low = now;
+	}
+}
+
+/* Waits for the moment; whether it came. */
+static int await_report(const struct race *race)
+{
+	uint64_t start = monotonic_ns(), most = free_bytes(), window = race->window_pages * PAGE_BYTES;
+	size_t next = 0;
+
+	while (monotonic_ns() - start < race->wait_ns) {
+		uint64_t now = free_bytes();
+
+		if (now > most)
+			most = now; /* what was given back trickles in from the per-CPU lists */
+		if (most - now > window / 4) {
+			await_return(most);
+			return 1;
+		}
+		/* A few at a time: blocks come back many at once. */
+		for (int i = 0; i < 4 && race->block_count; i++, next++)
+			if (is_reported(race, race->blocks[next % race->block_count]))
+				return 1;
+		sleep_ns(POLL_NS);
+	}
+	return 0;
+}
+
+static uint64_t note_reported(struct race *race)
+{
+	uint64_t count = 0;
+
+	for (size_t i = 0; i < race->block_count; i++)
+		count += race->reported[i] = (char)is_reported(race, race->blocks[i]);
+	return count * HUGE_BYTES;
+}
+
+/* Takes pages and writes the first word of each, which brings in a huge page at a time. */
+static void stamp(struct race *race, uint64_t page, uint64_t count, uint64_t seed)
+{
+	for (uint64_t end = page + count; page < end; page++) {
+		stamp_page(hold_words(&race->hold, page), seed, page);
+		ledger_set(&race->hold.ledger, page, seed);
+	}
+	race->hold.held += count;
+}
+
+/* Writes the rest of each page, unless its first word is lost already: that stays to be found. */
+static void complete(struct race *race, uint64_t page, uint64_t count, uint64_t seed)
+{
+	for (uint64_t end = page + count; page < end; page++) {
+		uint64_t *words = hold_words(&race->hold, page);
+
+		if (words[0] == pattern_word(seed, page, 0))
+			fill_page(words, seed, page);
+	}
+}
+
+static int compare(const void *left, const void *right)
+{
+	uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+
+	return (a > b) - (a < b);
+}
+
+/* Bytes of what was taken that lie in blocks seen reported. */
+static uint64_t reused_bytes(struct race *race, uint64_t page)
+{
+	uint64_t *pfns = allocate(race->window_pages * 8), reused = 0;
+
+	hold_pfns(&race->hold, page, race->window_pages, pfns);
+	qsort(pfns, race->window_pages, sizeof(*pfns), compare);
+	for (size_t i = 0; i < race->block_count; i++)
+		for (uint64_t pfn = race->blocks[i];
+		     race->reported[i] && pfn < race->blocks[i] + HUGE_PAGES; pfn++)
+			reused += !!bsearch(&pfn, pfns, race->window_pages, sizeof(*pfns), compare);
+	free(pfns);
+	return reused * PAGE_BYTES;
+}
+
+static void run_round(struct race *race, uint64_t round, uint64_t page, uint64_t seed)
+{
+	uint64_t count = race->window_pages, start = monotonic_ns(), seen, reported;
+	uint64_t blindly = TAKEN_BLINDLY * HUGE_PAGES < count ? TAKEN_BLINDLY * HUGE_PAGES : count;
+	int came;
+
+	note_blocks(race, page);
+	hold_check(&race->hold, page, count, &race->findings);
+	hold_drop(&race->hold, page, count);
+	came = await_report(race);
+	seen = monotonic_ns();
+	stamp(race, page, blindly, seed);
+	reported = note_reported(race);
+	stamp(race, page + blindly, count - blindly, seed);
+	complete(race, page, count, seed);
+	say("raced round=%" PRIu64 " waited_ns=%" PRIu64 " reported_bytes=%" PRIu64
+	    " reused_bytes=%" PRIu64 " taken_ns=%" PRIu64,
+	    round, seen - start, came ? reported : 0, came ? reused_bytes(race, page) : 0,
+	    monotonic_ns() - seen);
+}
+
+int race_main(int argc, char **argv)
+{
+	uint64_t blocks, cushion = 0, window = 0, rounds = 0, wait_ms = 0, hold_ms = 0, seed = 0, at = 0;
+	struct {
+		const char *name;
+		uint64_t *number;
+	} options[] = {
+		{ "--cushion", &cushion }, { "--window", &window },   { "--rounds", &rounds },
+		{ "--wait-ms", &wait_ms }, { "--hold-ms", &hold_ms }, { "--seed", &seed },
+	};
+	static struct race race;
+	char lists[32], unused[32];
+	int had_lists;
+
+	if (argc % 2)
+		usage("race: %s needs a value", argv[argc - 1]);
+	for (int i = 0; i < argc; i += 2) {
+		size_t option = 0, known = sizeof(options) / sizeof(options[0]);
+
+		while (option < known && strcmp(argv[i], options[option].name))
+			option++;
+		if (option == known)
+			usage("race: unknown option %s", argv[i]);
+		*options[option].number = parse_number(argv[i + 1], argv[i]);
+	}
+	if (!seed || !rounds || !window || window % HUGE_BYTES || cushion % HUGE_BYTES)
+		usage("race: --cushion and --window take whole huge pages, --window, --rounds and --seed "
+		      "a number other than 0");
+	work_in_a_child("race");
+	race.window_pages = window / PAGE_BYTES;
+	race.wait_ns = wait_ms * 1000000;
+	race.kpageflags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
+	if (race.kpageflags < 0)
+		die("open /proc/kpageflags");
+	race.blocks = allocate(race.window_pages / HUGE_PAGES * sizeof(*race.blocks));
+	race.reported = allocate(race.window_pages / HUGE_PAGES);
+	had_lists = set_lists(SHORTEST, lists, sizeof(lists));
+	make_cushion(cushion);
+	blocks = free_blocks();
+	if (blocks < SPARE_BLOCKS + window / HUGE_BYTES) {
+		errno = ENOMEM;
+		die("find %" PRIu64 " free huge pages, of which there are %" PRIu64,
+		    SPARE_BLOCKS + window / HUGE_BYTES, blocks);
+	}
+	hold_open(&race.hold, (blocks - SPARE_BLOCKS) * HUGE_BYTES, MADV_HUGEPAGE);
+	hold_fill(&race.hold, seed);
+	for (uint64_t round = 1; round <= rounds; round++) {
+		run_round(&race, round, at, seed + round);
+		at += race.window_pages;
+		if (at + race.window_pages > race.hold.pages)
+			at = 0;
+	}
+	sleep_ns((long)(hold_ms * 1000000));
+	if (had_lists)
+		set_lists(lists, unused, sizeof(unused));
+	atomic_store(&race.findings.checked, 0);
+	hold_verify(&race.hold, &race.findings);
+	return findings_bad(&race.findings) ? STATUS_MISMATCH : STATUS_OK;
+}

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * witness: can tell that used memory was lost which nobody else verifies.
+ *
+ *   canary  pages of its own, patterned as those of churn, one by one among others in use
+ *   text    the kernel's code and constants, read through /proc/kcore. The kernel patches its own
+ *           code (static keys, tracing), but never makes a page of it all zeros, as lost memory is.
+ *   files   what FILE lists, one a line: CRC-32 (8 hexadecimal digits), size, path. Files of an
+ *           initramfs have no other copy than the page cache.
+ *
+ *   witness --bytes N --seed N [--files FILE]
+ *
+ * Says `filled ...` (see churn.c), `without what=text|files why=...` for what it cannot look at, and
+ * `witness text_pages=N files=N`. `verify` on standard input is answered by `mismatch ...`, `lost
+ * what=text address=0xN`, `lost what=file path=...`, the `verified ...` of churn for the canary, and
+ * `witnessed text_pages=N text_lost=N text_patched=N files=N files_lost=N`; its end ends the tool.
+ */
+#include "hold.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define KCORE "/proc/kcore"
+#define RANGES 2
+#define MOST_SEGMENTS 512
+
+/* What was read once of a range of the kernel's addresses: a sum for each page. */
+struct range {
+	uint64_t start, pages, offset;
+	uint64_t *sums;
+};
+
+struct witness {
+	struct hold hold;
+	struct range text[RANGES];
+	int kcore;
+	const char *files;
+	uint64_t text_pages, file_count;
+};
+
+struct seen {
+	uint64_t text_pages, text_lost, text_patched, files, files_lost;
+};
+
+static uint64_t sum_page(const uint64_t *words)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < WORDS; i++)
+		sum = (sum ^ words[i]) * UINT64_C(0x9e3779b97f4a7c15) + i;
+	return sum;
+}
+
+static int is_zero(const uint64_t *words)
+{
+	uint64_t any = 0;
+
+	for (size_t i = 0; i < WORDS; i++)
+		any |= words[i];
+	return !any;
+}
+
+/* The addresses of the symbols, 0 for one that /proc/kallsyms does not tell. */
+static void find_symbols(const char *const *names, uint64_t *addresses, size_t count)
+{
+	FILE *file = fopen("/proc/kallsyms", "re");
+	char line[512], name[256];
+	uint64_t address;
+
+	memset(addresses, 0, count * sizeof(*addresses));
+	if (!file)
+		return;
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%" SCNx64 " %*c %255s", &address, name) != 2)
+			continue;
+		for (size_t i = 0; i < count; i++)
+			if (!strcmp(name, names[i]))
+				addresses[i] = address;
+	}
+	fclose(file);
+}
+
+/* Where in the core file an address lies; 0 where it does not. */
+static uint64_t find_offset(int kcore, uint64_t start, uint64_t end)
+{
+	static Elf64_Phdr segments[MOST_SEGMENTS];
+	Elf64_Ehdr header;
+	size_t count;
+
+	if (pread(kcore, &header, sizeof(header), 0) != sizeof(header))
+		return 0;
+	count = header.e_phnum < MOST_SEGMENTS ? header.e_phnum : MOST_SEGMENTS;
+	if (pread(kcore, segments, count * sizeof(*segments), (off_t)header.e_phoff) !=
+	    (ssize_t)(count * sizeof(*segments)))
+		return 0;
+	for (size_t i = 0; i < count; i++)
+		if (segments[i].p_type == PT_LOAD && start >= segments[i].p_vaddr &&
+		    end <= segments[i].p_vaddr + segments[i].p_memsz)
+			return segments[i].p_offset + (start - segments[i].p_vaddr);
+	return 0;
+}
+
+/* Why the kernel's text cannot be read; NULL when it was. */
+static const char *open_text(struct witness *witness)
+{
+	static const char *const names[] = { "_stext", "_etext", "__start_rodata",
+					     "__end_rodata" };
+	uint64_t addresses[2 * RANGES], words[WORDS];
+
+	find_symbols(names, addresses, 2 * RANGES);
+	witness->kcore = open(KCORE, O_RDONLY | O_CLOEXEC);
+	if (witness->kcore < 0)
+		return strerror(errno);
+	for (size_t i = 0; i < RANGES; i++) {
+		struct range *range = &witness->text[i];
+		uint64_t end = addresses[2 * i + 1] & -PAGE_BYTES;
+
+		range->start = (addresses[2 * i] + PAGE_BYTES - 1) & -PAGE_BYTES;
+		if (!addresses[2 * i] || range->start >= end)
+			return "/proc/kallsyms tells no addresses";
+		range->offset = find_offset(witness->kcore, range->start, end);
+		if (!range->offset)
+			return "/proc/kcore has no such addresses";
+		range->pages = (end - range->start) / PAGE_BYTES;
+		range->sums = allocate(range->pages * sizeof(*range->sums));
+		for (uint64_t page = 0; page < range->pages; page++) {
+			if (read_at(witness->kcore, words, PAGE_BYTES,
+				    range->offset + page * PAGE_BYTES, KCORE) != PAGE_BYTES)
+				return "/proc/kcore ends early";
+			/* A page of padding says nothing. */
+			range->sums[page] = is_zero(words) ? 0 : sum_page(words);
+			witness->text_pages += range->sums[page] != 0;
+		}
+	}
+	return NULL;
+}
+
+static void check_text(const struct witness *witness, struct seen *seen)
+{
+	uint64_t words[WORDS];
+
+	for (size_t i = 0; i < RANGES && witness->text_pages; i++) {
+		const struct range *range = &witness->text[i];
+
+		for (uint64_t page = 0; page < range->pages; page++) {
+			if (!range->sums[page])
+				continue;
+			if (read_at(witness->kcore, words, PAGE_BYTES,
+				    range->offset + page * PAGE_BYTES, KCORE) != PAGE_BYTES)
+				continue; /* not counted among the pages seen */
+			seen->text_pages++;
+			if (is_zero(words)) {
+				seen->text_lost++;
+				say("lost what=text address=0x%" PRIx64,
+				    range->start + page * PAGE_BYTES);
+			} else if (sum_page(words) != range->sums[page]) {
+				seen->text_patched++;
+			}
+		}
+	}
+}
+
+/* CRC-32 as zlib has it (IEEE 802.3, reflected). */
+static uint32_t crc32(uint32_t crc, const unsigned char *data, size_t size)
+{
+	static uint32_t table[256];
+
+	for (uint32_t i = 0; i < 256 && !table[255]; i++) {
+		uint32_t value = i;
+
+		for (int bit = 0; bit < 8; bit++)
+			value = value >> 1 ^ (value & 1 ? UINT32_C(0xedb88320) : 0);
+		table[i] = value;
+	}
+	crc = ~crc;
+	for (size_t i = 0; i < size; i++)
+		crc = table[(crc ^ data[i]) & 0xff] ^ crc >> 8;
+	return ~crc;
+}
+
+/* Whether the file is as it was when the list was made. */
+static int is_whole(const char *path, uint32_t wanted, uint64_t size)
+{
+	static unsigned char data[1 << 16];
+	int file = open(path, O_RDONLY | O_CLOEXEC);
+	uint64_t done = 0;
+	uint32_t crc = 0;
+	ssize_t got = 0;
+
+	if (file < 0)
+		return 0;
+	while ((got = read(file, data, sizeof(data))) > 0) {
+		crc = crc32(crc, data, (size_t)got);
+		done += (uint64_t)got;
+	}
+	close(file);
+	return !got && done == size && crc == wanted;
+}
+
+static void check_files(const struct witness *witness, struct seen *seen)
+{
+	FILE *list = witness->files ? fopen(witness->files, "re") : NULL;
+	char path[256];
+	uint32_t crc;
+	uint64_t size;
+
+	if (!list)
+		return;
+	while (fscanf(list, "%8" SCNx32 " %" SCNu64 " %255[^\n]\n", &crc, &size, path) == 3) {
+		seen->files++;
+		if (is_whole(path, crc, size))
+			continue;
+		seen->files_lost++;
+		say("lost what=file path=%s", path);
+	}
+	fclose(list);
+}
+
+static void look(const struct witness *witness, struct seen *seen)
+{
+	*seen = (struct seen){ 0 };
+	check_text(witness, seen);
+	check_files(witness, seen);
+}
+
+static int obey(const struct witness *witness)
+{
+	char line[64];
+	int status = STATUS_OK;
+
+	while (fgets(line, sizeof(line), stdin)) {
+		struct findings findings = { 0 };
+		struct seen seen;
+
+		if (strcmp(line, "verify\n"))
+			usage("witness: unknown command %.*s", (int)strcspn(line, "\n"), line);
+		look(witness, &seen);
+		hold_verify(&witness->hold, &findings);
+		say("witnessed text_pages=%" PRIu64 " text_lost=%" PRIu64 " text_patched=%" PRIu64
+		    " files=%" PRIu64 " files_lost=%" PRIu64,
+		    seen.text_pages, seen.text_lost, seen.text_patched, seen.files,
+		    seen.files_lost);
+		if (findings_bad(&findings) || seen.text_lost || seen.files_lost)
+			status = STATUS_MISMATCH;
+	}
+	return status;
+}
+
+int witness_main(int argc, char **argv)
+{
+	static struct witness witness;
+	uint64_t bytes = 0, seed = 0;
+	struct seen seen;
+	const char *why;
+
+	if (argc % 2)
+		usage("witness: %s needs a value", argv[argc - 1]);
+	for (int i = 0; i < argc; i += 2) {
+		if (!strcmp(argv[i], "--bytes"))
+			bytes = parse_number(argv[i + 1], "--bytes");
+		else if (!strcmp(argv[i], "--seed"))
+			seed = parse_number(argv[i + 1], "--seed");
+		else if (!strcmp(argv[i], "--files"))
+			witness.files = argv[i + 1];
+		else
+			usage("witness: unknown option %s", argv[i]);
+	}
+	if (!bytes || bytes % PAGE_BYTES || !seed)
+		usage("witness: --bytes takes whole pages, --seed a number other than 0");
+	hold_open(&witness.hold, bytes, MADV_NOHUGEPAGE);
+	hold_fill(&witness.hold, seed);
+	why = open_text(&witness);
+	if (why) {
+		witness.text_pages = 0;
+		say("without what=text why=%s", why);
+	}
+	look(&witness, &seen);
+	if (!seen.files)
+		say("without what=files why=%s",
+		    witness.files ? "the list is empty or cannot be read" : "no list");
+	say("witness text_pages=%" PRIu64 " files=%" PRIu64, seen.text_pages, seen.files);
+	return obey(&witness);
+}

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the guest tool says of memory that it held and verified (guest-images/tool/hold.c)."""
+
+from dataclasses import dataclass
+
+from harness.guest.tool_lines import ToolLine, ToolOutput
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a check of every held word found."""
+
+    checked_bytes: int
+    """In pages that were compared with their pattern."""
+    held_bytes: int
+    """What the harness knows to be held, from what was filled and freed: where it is more than
+    `checked_bytes`, pages were not looked at."""
+    mismatched_pages: int
+    damaged: int
+    """Damaged entries of the tool's own bookkeeping, and 1 more where its code has changed: memory
+    of the guest like any other, lost like any other."""
+    details: tuple[str, ...]
+    """The tool's words on the first mismatches (page, PFN, offset, expected, found), and on its
+    own damage."""
+
+
+def read_verified(
+    lines: ToolOutput, timeout: float, mismatches: "Mismatches", held: int
+) -> Verified:
+    """The next `verified` line. `held`: bytes that the harness knows to be held.
+
+    Raises what `ToolOutput.await_line` raises.
+    """
+    line = lines.await_line("verified", timeout, mismatches)
+    damaged = int(line.value("damaged_entries")) + int(line.value("text_changed"))
+    if damaged:
+        mismatches.words.append(f"{lines.name}'s own memory is damaged: {line.text}")
+    return Verified(
+        checked_bytes=int(line.value("bytes")),
+        held_bytes=held,
+        mismatched_pages=int(line.value("mismatched_pages")),
+        damaged=damaged,
+        details=tuple(mismatches.words),
+    )
+
+
+class Mismatches:
+    """Keeps the tool's words on wrong pages: a `note` for `ToolOutput.await_line`."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def __call__(self, line: ToolLine) -> None:
+        if line.word == "mismatch":
+            self.words.append(line.text)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest tool's `race`, whose lines are described at the head of guest-images/tool/race.c."""
+
+from dataclasses import dataclass
+
+from harness.guest.churn_client import OUT_OF_MEMORY
+from harness.guest.held_pages import Mismatches, Verified, read_verified
+from harness.guest.tool_lines import ToolOutput
+from harness.machine.interfaces import GuestShell
+
+SEED = 1 << 32
+"""Beyond those of churn, so that no page of one can pass for a page of the other."""
+
+
+@dataclass(frozen=True)
+class RaceRound:
+    """One window of memory, given back and taken again."""
+
+    reported_bytes: int
+    """Of the window, seen reported when the tool began to take."""
+    reused_bytes: int
+    """The part of them that it took."""
+    taken_seconds: float
+    """How long taking and writing the whole window took."""
+
+
+@dataclass(frozen=True)
+class RaceReport:
+    """A whole race."""
+
+    rounds: tuple[RaceRound, ...]
+    verified: Verified
+    """All that was held at the end; mismatches and damage are those of all checks."""
+
+
+def run_race(
+    shell: GuestShell,
+    *,
+    cushion: int,
+    window: int,
+    rounds: int,
+    wait_seconds: float,
+    hold_seconds: float,
+    fill_timeout: float,
+    round_timeout: float,
+) -> RaceReport:
+    """Race to the end. Sizes in bytes, whole huge pages; `wait_seconds` for a report, each round.
+
+    Raises `GuestError`, `ToolCrashedError`, `SshError`, `DeadlineError`.
+    """
+    command = (
+        f"fpr-guest race --cushion {cushion} --window {window} --rounds {rounds} --seed {SEED} "
+        f"--wait-ms {wait_seconds * 1000:.0f} --hold-ms {hold_seconds * 1000:.0f}"
+    )
+    mismatches, seen = Mismatches(), []
+    with shell.start(command) as process:
+        lines = ToolOutput(process, "the race tool", OUT_OF_MEMORY)
+        held = int(lines.await_line("filled", fill_timeout, mismatches).value("bytes"))
+        for _round in range(rounds):
+            line = lines.await_line("raced", round_timeout, mismatches)
+            seen.append(
+                RaceRound(
+                    reported_bytes=int(line.value("reported_bytes")),
+                    reused_bytes=int(line.value("reused_bytes")),
+                    taken_seconds=line.value("taken_ns") / 1e9,
+                )
+            )
+        verified = read_verified(lines, round_timeout, mismatches, held)
+    return RaceReport(tuple(seen), verified)

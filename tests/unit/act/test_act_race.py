@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`race`: blocks are taken again in the moment in which they have been reported."""
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from fake_guest import FakeGuest
+from fake_process import FakeProcess
+from guest_words import counters
+from run_builders import zone
+
+from harness.act.verbs.race import SLACK, Race
+from harness.errors import GuestError, PreconditionError
+from harness.kernel.zones import Zone
+from harness.record.events import ChurnVerified, Raced
+from harness.units import MIB, PAGE_SIZE
+
+HELD = 800 * MIB
+
+
+def a_zone(name: str, *, free: int, low: int) -> Zone:
+    return zone(name=name, free=free // PAGE_SIZE, low=low // PAGE_SIZE)
+
+
+ZONES = (
+    a_zone("DMA", free=15 * MIB, low=MIB),
+    a_zone("DMA32", free=900 * MIB, low=54 * MIB),
+)
+
+
+def said(*, reused: Sequence[int] = (60, 64), checked: int = HELD, wrong: int = 0) -> str:
+    """The words of a race of so many rounds; MiB that each took of 64 it saw reported."""
+    rounds = "".join(
+        f"raced round={number} waited_ns=2000000000 reported_bytes={64 * MIB} "
+        f"reused_bytes={mib * MIB} taken_ns={number}00000000 mono_ns=1\n"
+        for number, mib in enumerate(reused, 1)
+    )
+    return (
+        f"filled bytes={HELD} pid=7 seconds=2.0 mono_ns=1\n{rounds}"
+        f"{'mismatch page=3 pfn=0x9 ' if wrong else 'verifying '}bytes=1\n"
+        f"verified bytes={checked} held_bytes={HELD} mismatched_pages={wrong} damaged_entries=0 "
+        "unproven_pages=0 text_changed=0 mono_ns=2\n"
+    )
+
+
+def race(guest: FakeGuest, words: str, *, rounds: int = 2, zones: Sequence[Zone] = ZONES) -> None:
+    guest.vm.says["counters --once"] = counters(zones)
+    guest.vm.says["fpr-guest race"] = FakeProcess(words, stderr="out of memory", status=1)
+    Race.model_validate({"rounds": rounds}).perform(guest)
+
+
+def test_nearly_all_is_held_and_a_batch_of_it_raced_for(guest: FakeGuest) -> None:
+    """The watermark of a zone that is not reported takes no part."""
+    race(guest, said())
+    told = re.fullmatch(
+        r"fpr-guest race --cushion (\d+) --window (\d+) --rounds 2 --seed \d+ --wait-ms (\d+) "
+        r"--hold-ms 500",
+        guest.vm.commands[-1],
+    )
+    assert told is not None
+    cushion, window, wait = (int(number) for number in told.groups())
+    assert (cushion, window) == (54 * MIB + SLACK, 64 * MIB)
+    assert wait == 7000, "two passes of 2 s and some"
+
+
+def test_what_was_raced_for_and_verified_is_recorded(guest: FakeGuest) -> None:
+    race(guest, said())
+    (raced,), (verified,) = guest.recorded(Raced), guest.recorded(ChurnVerified)
+    assert (raced.rounds, raced.reported, raced.reused) == (2, 128 * MIB, 124 * MIB)
+    assert raced.slowest == pytest.approx(0.2)
+    assert (verified.by, verified.bytes, verified.unchecked) == ("race", HELD, 0)
+
+
+def test_lost_pages_are_recorded_not_raised(guest: FakeGuest) -> None:
+    race(guest, said(wrong=5))
+    (verified,) = guest.recorded(ChurnVerified)
+    assert verified.mismatched_pages == 5
+    assert verified.detail[0].startswith("mismatch page=3 pfn=0x9")
+
+
+def test_what_was_held_and_not_checked_is_recorded_as_that(guest: FakeGuest) -> None:
+    race(guest, said(checked=HELD - MIB))
+    assert guest.recorded(ChurnVerified)[0].unchecked == MIB
+
+
+def test_a_tool_that_ends_early_is_told_with_its_last_words(guest: FakeGuest) -> None:
+    with pytest.raises(GuestError, match=r"the race tool ended .*out of memory"):
+        race(guest, "filled bytes=1 pid=7 seconds=2.0 mono_ns=1\n")
+
+
+def test_a_guest_that_can_report_nothing_is_not_raced(guest: FakeGuest) -> None:
+    """Too full, or without a reporting order: what else the scenario expects says so."""
+    race(guest, said(), zones=[a_zone("DMA32", free=100 * MIB, low=54 * MIB)])
+    assert not guest.recorded(Raced)
+    assert not guest.recorded(ChurnVerified)
+
+
+def test_a_kernel_without_huge_pages_cannot_be_raced(guest: FakeGuest) -> None:
+    guest.vm.says["transparent_hugepage"] = 1
+    with pytest.raises(PreconditionError, match="has no transparent huge pages"):
+        race(guest, said())
