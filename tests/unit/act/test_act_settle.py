@@ -12,7 +12,7 @@ from run_builders import BLOCK, BLOCKS, mapping, zone
 from harness.act.verbs.settle import Drained, Settle
 from harness.errors import ObserveError
 from harness.kernel.pages import GuestState, StateArray
-from harness.kernel.settling import SettleOutcome
+from harness.kernel.settling import MERGE_PASSES, SettleOutcome
 from harness.record.events import Settled
 from harness.units import MIB
 
@@ -49,6 +49,17 @@ def test_it_waits_as_long_as_blocks_go(guest: FakeGuest) -> None:
     assert event.outcome is SettleOutcome.DRAINED
     assert event.seconds == pytest.approx(3.0, abs=1.5), "a look a second, and three falls"
     assert event.zone_t90.keys() == {"node0/DMA32"}
+
+
+def test_blocks_that_lack_a_few_pages_are_given_time_to_merge(guest: FakeGuest) -> None:
+    """They lie on per-CPU lists, which let go of them as pages come and go."""
+    found = states(16)
+    found[BLOCK // 2 : BLOCK * 16 : BLOCK] = GuestState.USED
+    say(guest, [found])
+    event = settle(guest)
+    assert (event.outcome, event.remaining) == (SettleOutcome.DRAINED, 0)
+    wanted = MERGE_PASSES * guest.pass_seconds
+    assert wanted < guest.record.now() < wanted + 2.0
 
 
 def test_what_does_not_move_for_two_passes_is_idle(guest: FakeGuest) -> None:

@@ -48,6 +48,21 @@ def test_a_page_discarded_twice_without_use_was_given_back_once(guest: FakeGuest
     assert measured(guest)["seen_discarded_bytes"] == 8 * PAGE_SIZE
 
 
+def test_its_time_counts_from_the_first_of_both(guest: FakeGuest) -> None:
+    start = guest.clock.seconds
+    guest.host.host[:] = HostState.ABSENT
+    guest.host.discarded = [[(start, 0, 8)], [], [], [(start + 0.9, 0, 8)], []]
+
+    def use_it_later() -> None:
+        if guest.clock.seconds > start + 1.4:
+            guest.host.host[:8] = HostState.RESIDENT
+
+    guest.vm.meanwhile = use_it_later
+    watch(guest, "10s")
+    found = measured(guest)
+    assert (found["seen_reused_1s_fraction"], found["seen_reused_5s_fraction"]) == (0.0, 1.0)
+
+
 def test_a_page_used_in_between_was_given_back_twice(guest: FakeGuest) -> None:
     start = guest.clock.seconds
     guest.host.discarded = [[(start, 0, 8)], [(start + 0.3, 0, 8)]]
