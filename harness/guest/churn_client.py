@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, Self
 
-from harness.errors import SshError
+from harness.errors import GuestError, SshError
 from harness.guest.held_pages import Mismatches, Verified, read_verified
 from harness.guest.tool_lines import ToolLine, ToolOutput
 from harness.machine.interfaces import GuestProcess, GuestShell
@@ -50,8 +50,9 @@ class Freed:
 class ChurnSession:
     """One churn process. A tool that dies (OOM, crash) raises `GuestError` with its last words."""
 
-    def __init__(self, process: GuestProcess, *, detached: bool = False) -> None:
+    def __init__(self, process: GuestProcess, size: int, *, detached: bool = False) -> None:
         self._process = process
+        self._size = size
         self._lines = ToolOutput(process, "the churn tool", OUT_OF_MEMORY)
         self._detached = detached
         self.pid = 0
@@ -81,7 +82,7 @@ class ChurnSession:
         command = f"fpr-guest churn --bytes {size} --seed {seed} --hugepages {hugepages}"
         if detached:
             shell.run(_DETACHED.format(command=command))
-        session = cls(shell.start(_ATTACH if detached else command), detached=detached)
+        session = cls(shell.start(_ATTACH if detached else command), size, detached=detached)
         try:
             session._await_filled(timeout, on_progress)
         except BaseException:
@@ -135,13 +136,23 @@ class ChurnSession:
                 on_progress(int(line.value("bytes")))
 
         line = self._lines.await_line("filled", timeout, note)
-        self.pid, self.held = int(line.value("pid")), int(line.value("bytes"))
+        self.pid, self.held = int(line.value("pid")), self._bytes(line, "bytes")
         self.fill_seconds = line.value("seconds")
 
     def _await_freed(self) -> Freed:
         line = self._lines.await_line("freed", FREE_SECONDS)
-        self.held = int(line.value("held_bytes"))
-        return Freed(int(line.value("bytes")), int(line.value("blocks")), self.held)
+        self.held = self._bytes(line, "held_bytes")
+        return Freed(self._bytes(line, "bytes"), int(line.value("blocks")), self.held)
+
+    def _bytes(self, line: ToolLine, key: str) -> int:
+        """A size the tool tells, which is never more than it was asked to take: deadlines and
+        measures follow from it. Raises `GuestError`."""
+        size = int(line.value(key))
+        if size > self._size:
+            raise GuestError(
+                f"the churn tool was asked to hold {self._size} bytes and said {line.text!r:.200}"
+            )
+        return size
 
     def __enter__(self) -> Self:
         return self

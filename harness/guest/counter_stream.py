@@ -21,6 +21,13 @@ VERSION = 1
 PINGS = 5
 """Round trips of the hand-shake; the shortest is the best witness."""
 
+TEXTS_BYTES = 1 << 20
+"""All four texts of a frame: the tool's own buffer (counters.c)."""
+
+BURST_FRAMES = 50
+"""How many frames may come at once after a guest stood still: the tool sends none twice and leaves
+out those it missed, so only what the connection held back."""
+
 START_SECONDS = 20.0
 ONCE_SECONDS = 20.0
 
@@ -87,11 +94,13 @@ class CounterStream:
         self._shell = shell
         self._hz = hz
         self._process: GuestProcess | None = None
-        self._ahead: list[CounterFrame] = []
+        self._began = time.monotonic()
+        self._frames = 0
         self.clock = ClockMap(0.0, 0.0)
 
     def __enter__(self) -> Self:
         self._process = self._shell.start(f"fpr-guest counters --hz {self._hz:g}")
+        self._began = time.monotonic()
         try:
             self.clock = self._shake_hands()
         except BaseException:
@@ -117,6 +126,12 @@ class CounterStream:
         answer = self._next(timeout=START_SECONDS)
         if not isinstance(answer, CounterFrame):
             raise ObserveError("the guest tool answered a ping nobody sent")
+        self._frames += 1
+        due = self._hz * (time.monotonic() - self._began) + BURST_FRAMES
+        if self._frames > due:
+            raise ObserveError(
+                f"the guest tool sent {self._frames} frames where {due:.0f} at most were due"
+            )
         return answer
 
     def _shake_hands(self) -> ClockMap:
@@ -141,17 +156,26 @@ class CounterStream:
     def _next(self, timeout: float) -> "CounterFrame | tuple[int, int]":
         """A frame, or a pong's number and guest time."""
         assert self._process is not None
-        head = self._process.read_exactly(_MAGIC.size, timeout)
+        deadline = Deadline(timeout, "a frame of `fpr-guest counters`")
+        head = self._process.read_exactly(_MAGIC.size, deadline.remaining)
         magic, version = _MAGIC.unpack(head)
         if version != VERSION or magic not in (b"FPRC", b"FPRP"):
             raise ObserveError(f"the guest tool speaks another language: {magic!r} {version}")
         if magic == b"FPRP":
-            number, now = _PONG.unpack(self._process.read_exactly(_PONG.size, timeout))
+            number, now = _PONG.unpack(self._process.read_exactly(_PONG.size, deadline.remaining))
             return number, now
-        fields = self._process.read_exactly(_FRAME.size, timeout)
+        fields = self._process.read_exactly(_FRAME.size, deadline.remaining)
         sequence, missed, planned, actual, *lengths = _FRAME.unpack(fields)
-        body = self._process.read_exactly(sum(lengths), timeout)
+        _check_lengths(lengths)
+        body = self._process.read_exactly(sum(lengths), deadline.remaining)
         return _frame(sequence, missed, planned, actual, lengths, body, head + fields, self.clock)
+
+
+def _check_lengths(lengths: list[int]) -> None:
+    if sum(lengths) > TEXTS_BYTES:
+        raise ObserveError(
+            f"the guest tool claims texts of {sum(lengths)} bytes, more than it has room for"
+        )
 
 
 def _frame(

@@ -17,11 +17,14 @@ from harness.errors import ObserveError, SshError
 from harness.guest.tool_end import last_words
 from harness.kernel.pages import GuestState, StateArray
 from harness.machine.interfaces import GuestProcess, GuestShell
-from harness.units import PAGE_SIZE
+from harness.units import GIB, PAGE_SIZE
 
 VERSION = 2
-MOST_PAGES = 1 << 32
-"""Page frames of the largest guest the tool reads, 16 TiB; more is a damaged header."""
+
+SLACK_PAGES = 16 * GIB // PAGE_SIZE
+"""Page frames that the guest may count beyond its memory: a hole of up to 2 GiB lies below 4 GiB,
+plugged memory begins at a whole GiB, and the kernel rounds up to a section of 128 MiB
+(fs/proc/page.c, `get_max_dump_pfn`)."""
 
 READ_SECONDS = 30.0
 """For one reading: 0.1 s a GiB under emulation, more on a loaded host."""
@@ -51,11 +54,14 @@ class _Header:
     runs: int
 
 
-def decode_pages(data: bytes) -> PageReading:
-    """Decode one whole round. Raises `ObserveError` if it is cut off or damaged."""
+def decode_pages(data: bytes, pfn_end: int) -> PageReading:
+    """Decode one whole round of a guest with about `pfn_end` page frames (see `PageReader`).
+
+    Raises `ObserveError` if it is cut off or damaged.
+    """
     if len(data) < _HEADER.size:
         raise ObserveError(f"the guest's page states are cut off after {len(data)} bytes")
-    header = _read_header(data[: _HEADER.size])
+    header = _read_header(data[: _HEADER.size], pfn_end)
     runs = data[_HEADER.size :]
     if len(runs) != header.runs * _RUN_BYTES:
         raise ObserveError(
@@ -65,7 +71,8 @@ def decode_pages(data: bytes) -> PageReading:
     return _decode(header, runs)
 
 
-def _read_header(data: bytes) -> _Header:
+def _read_header(data: bytes, pfn_end: int) -> _Header:
+    """What the guest claims, held against what it was given before anything is allocated for it."""
     magic, version, page_bytes, pages, start_ns, end_ns, runs = _HEADER.unpack(data)
     if (magic, version, page_bytes) != (_MAGIC, VERSION, PAGE_SIZE):
         raise ObserveError(
@@ -73,9 +80,10 @@ def _read_header(data: bytes) -> _Header:
             f"pages of {page_bytes} bytes",
             hint="is the guest tool older than the harness? fpr-harness image build makes it new",
         )
-    if runs > pages or pages > MOST_PAGES:
+    if runs > pages or pages > pfn_end + SLACK_PAGES:
         raise ObserveError(
-            f"the guest's page states are damaged: {runs} runs for {pages} page frames"
+            f"the guest's page states are damaged: {runs} runs for {pages} page frames, and it "
+            f"was given {pfn_end}"
         )
     return _Header(pages, start_ns, end_ns, runs)
 
@@ -98,10 +106,13 @@ def _decode(header: _Header, runs: bytes) -> PageReading:
 class PageReader:
     """Reads the states again and again over one connection to one process.
 
-    Pages that the guest processes `held_by` map read HELD. Raises what the shell raises.
+    `pfn_end`: about where the guest's memory ends, as QEMU knows it or was asked for it: the bound
+    for what the guest may claim. Pages that the guest processes `held_by` map read HELD. Raises
+    what the shell raises.
     """
 
-    def __init__(self, shell: GuestShell, held_by: Sequence[int] = ()) -> None:
+    def __init__(self, shell: GuestShell, pfn_end: int, held_by: Sequence[int] = ()) -> None:
+        self._pfn_end = pfn_end
         options = "".join(f" --held-by {pid}" for pid in held_by)
         self._command = f"fpr-guest pages{options}"
         self._shell = shell
@@ -122,7 +133,8 @@ class PageReader:
             self._process = self._shell.start(self._command)
         else:
             self._process.write(b"\n")
-        header = _read_header(self._process.read_exactly(_HEADER.size, deadline.remaining))
+        data = self._process.read_exactly(_HEADER.size, deadline.remaining)
+        header = _read_header(data, self._pfn_end)
         size = header.runs * _RUN_BYTES
         return _decode(header, self._process.read_exactly(size, deadline.remaining))
 

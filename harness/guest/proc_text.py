@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of the guest's /proc texts. Pure; anything unexpected is an `ObserveError`."""
+"""Parsers of the guest's /proc texts. Pure; anything unexpected is an `ObserveError`.
+
+The text is a guest's, who may be hostile: every pattern takes time proportional to its length. Its
+repeats therefore never run over the end of a line, from where the next attempt begins.
+"""
 
 import re
 
@@ -8,15 +12,22 @@ from harness.kernel.zones import Zone
 
 # A counter has 64 bits, so at most 20 digits; more is garbage, and Python refuses thousands.
 _NUMBER = r"([0-9]{1,20})"
-_MEMINFO = re.compile(rf"^([A-Za-z0-9_()]+):\s+{_NUMBER}( kB)?$", re.MULTILINE)
+
+MOST_ZONES = 1024 * 6
+"""MAX_NUMNODES of x86 (CONFIG_NODES_SHIFT 10) times MAX_NR_ZONES (include/linux/mmzone.h)."""
+
+MOST_PAGES = 1 << 40
+"""Page frames below the highest physical address of x86_64, 52 bits: no zone counts more."""
+
+_MEMINFO = re.compile(rf"^([A-Za-z0-9_()]+): +{_NUMBER}( kB)?$", re.MULTILINE)
 _VMSTAT = re.compile(rf"^(\w+) {_NUMBER}$", re.MULTILINE)
 _BUDDY = re.compile(
-    rf"^Node {_NUMBER}, zone\s+(\w+)((?:\s+[0-9]{{1,20}}(?![0-9]))+)\s*$", re.MULTILINE
+    rf"^Node {_NUMBER}, zone +(\w+)((?: +[0-9]{{1,20}}(?![0-9]))+) *$", re.MULTILINE
 )
-_ZONE = re.compile(rf"^Node {_NUMBER}, zone\s+(\w+)\s*$", re.MULTILINE)
-_PER_CPU = re.compile(rf"^\s+count:\s+{_NUMBER}\s*$", re.MULTILINE)
+_ZONE = re.compile(rf"^Node {_NUMBER}, zone +(\w+) *$", re.MULTILINE)
+_PER_CPU = re.compile(rf"^ +count: +{_NUMBER} *$", re.MULTILINE)
 _FIELD = re.compile(
-    rf"^\s+(?:pages )?(free|min|low|high|spanned|present|managed|start_pfn):?\s+{_NUMBER}\s*$",
+    rf"^ +(?:pages )?(free|min|low|high|spanned|present|managed|start_pfn):? +{_NUMBER} *$",
     re.MULTILINE,
 )
 
@@ -55,6 +66,8 @@ def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
     """
     blocks = parse_buddyinfo(buddyinfo)
     headers = list(_ZONE.finditer(zoneinfo))
+    if len(headers) > MOST_ZONES:
+        raise ObserveError(f"the guest's zoneinfo names {len(headers)} zones: no kernel has")
     starts = [match.start() for match in headers]
     zones = []
     for header, end in zip(headers, [*starts[1:], len(zoneinfo)], strict=False):
@@ -64,6 +77,9 @@ def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
             fields.setdefault(field, int(number))
         if not fields.get("present"):
             continue
+        per_cpu = sum(map(int, _PER_CPU.findall(zoneinfo, header.end(), end)))
+        if max(per_cpu, *fields.values(), *blocks.get((node, name), ())) > MOST_PAGES:
+            raise ObserveError(f"the guest's zone {name} of node {node} counts impossible pages")
         try:
             zones.append(
                 Zone(
@@ -78,7 +94,7 @@ def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
                     low=fields["low"],
                     high=fields["high"],
                     free_blocks=blocks[node, name],
-                    per_cpu=sum(map(int, _PER_CPU.findall(zoneinfo, header.end(), end))),
+                    per_cpu=per_cpu,
                 )
             )
         except KeyError as error:

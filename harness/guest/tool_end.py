@@ -4,7 +4,7 @@
 import re
 import signal
 
-from harness.errors import DeadlineError, SshError, ToolCrashedError
+from harness.errors import DeadlineError, GuestError, SshError, ToolCrashedError
 from harness.machine.interfaces import GuestProcess
 
 END_SECONDS = 5.0
@@ -18,7 +18,7 @@ def last_words(process: GuestProcess, error: SshError) -> str | None:
     """
     try:
         result = process.wait(END_SECONDS)
-    except (SshError, DeadlineError):
+    except (SshError, DeadlineError, GuestError):
         return None
     words = result.stderr.decode(errors="replace").strip()
     return f"it ended (status {result.status}): {words}" if words else error.message

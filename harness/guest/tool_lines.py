@@ -26,7 +26,7 @@ class ToolLine:
         """Raises `GuestError` when there is no such number."""
         match = re.search(rf" {key}=(\d{{1,20}}(?:\.\d{{1,20}})?)(?: |$)", self.text)
         if match is None:
-            raise GuestError(f"the guest tool said {self.text!r}, without a number `{key}`")
+            raise GuestError(f"the guest tool said {self.text!r:.200}, without a number `{key}`")
         return float(match[1])
 
 

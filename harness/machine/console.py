@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
-from harness.errors import DeadlineError
+from harness.errors import DeadlineError, GuestError
 from harness.growing_file import GrowingFile
 from harness.machine.oops import RANK, Headline, Severity, headline_of, looks_suspicious, with_place
 
@@ -27,9 +27,16 @@ RETOLD_LINES = 3
 LINE_BYTES = 4096
 """Longer lines are cut: the kernel's own are at most 1 KiB (LOG_LINE_MAX)."""
 
+MAX_BYTES = 64 << 20
+"""What a guest may write on its console: a clean run leaves 30 KiB."""
+
 MAX_FINDINGS = 100
 READS = 64
 """Pieces taken in at one look: a guest that never stops writing must not hold the harness."""
+
+MAX_SAID = 100
+"""Different words that are kept of the guest's init, which has fewer than ten."""
+
 
 QUIET_SECONDS = 1.0
 """A console silent for so long has told all of a finding that has no end mark."""
@@ -37,11 +44,12 @@ QUIET_SECONDS = 1.0
 FINAL_SECONDS = 3.0
 
 # The last one on a line: a program's words without an end of line may stand before it.
-_STAMP = re.compile(r"^.*\[\s*\d+\.\d{6}\](?:\[[\sCT]*\d+\])? ?")
+_STAMP = re.compile(r"^.*\[ {0,4}\d{1,9}\.\d{6}\](?:\[[ CT]{0,9}\d{1,9}\])? ?")
 _PLACE = re.compile(r"^RIP: 0010:([A-Za-z_][\w.]*)\+")
 _END = re.compile(r"^---\[ end |^(?:Memory cgroup o|O)ut of memory: Killed process")
-_ANY_STAMP = re.compile(r"\[\s*\d+\.\d{6}\]")
-_LINE_END = re.compile(rb"\r*\n|\r")
+_ANY_STAMP = re.compile(r"\[ {0,4}\d{1,9}\.\d{6}\]")
+# Not `\r*\n|\r`, which would look for the `\n` from each `\r` again.
+_LINE_END = re.compile(rb"\r+\n?|\n")
 _MARKER = re.compile(r"fpr-init: (\w+)(?:: (.*))?")
 
 
@@ -113,6 +121,8 @@ class ConsoleScanner:
         if not newline or (self._open is None and not self._cut and not looks_suspicious(body)):
             return
         for line in _LINE_END.split(body.rstrip(b"\r")):
+            if self._open is None and not self._cut and not looks_suspicious(line):
+                continue
             text = line[:LINE_BYTES].decode("utf-8", errors="replace")
             self._hear_init(text)
             self._line(_STAMP.sub("", text))
@@ -138,7 +148,8 @@ class ConsoleScanner:
         own = text if stamp is None else text[: stamp.start()]
         joined = self._cut + own
         for words in (text, joined):
-            if said := _MARKER.search(words):
+            said = _MARKER.search(words)
+            if said and (said[1] in self.said or len(self.said) < MAX_SAID):
                 self.said[said[1]] = said[2] or ""
         if stamp is None:
             self._cut = ""
@@ -217,9 +228,24 @@ class ConsoleWatcher:
     def count(self, words: str) -> int:
         """How often these words stand on the console by now."""
         try:
-            return self.path.read_bytes().count(words.encode())
+            with self.path.open("rb") as file:
+                return file.read(MAX_BYTES).count(words.encode())
         except OSError:
             return 0
+
+    def overflow(self) -> GuestError | None:
+        """The error for a console on which the guest wrote more than `MAX_BYTES`."""
+        try:
+            size = self.path.stat().st_size
+        except OSError:
+            return None  # `poll` tells of a file that is gone
+        if size <= MAX_BYTES:
+            return None
+        return GuestError(
+            f"the guest wrote more than {MAX_BYTES >> 20} MiB on its console",
+            hint="see console.log for what it repeats; a quieter guest.cmdline may help",
+            evidence=[self.path],
+        )
 
     @property
     def init_failure(self) -> str | None:

@@ -25,7 +25,9 @@ class Headline:
     title: str
 
 
-# First match wins, from the start of a line without its time stamp.
+# First match wins, from the start of a line without its time stamp. A guest may be hostile: the
+# time each pattern takes is proportional to the line, so no two repeats in it can share one text
+# between them in many ways.
 _KINDS: tuple[tuple[Severity, str, str], ...] = (
     # The kernel, or one of its threads of execution, is over.
     ("crash", r"(Kernel panic - not syncing.*)", r"\1"),
@@ -36,7 +38,11 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
     ("crash", r"(kernel tried to execute [\w-]+ page)", r"\1"),
     ("crash", r"(PANIC: [a-z ]+)", r"\1"),
     # Every die() ends in such a line: "divide error: 0000 [#1] PREEMPT SMP".
-    ("crash", r"(?:Oops: )*([A-Za-z][\w /-]*).*: (?:0x)?[0-9a-f]{4} \[#\d+\]", r"\1"),
+    (
+        "crash",
+        r"(?=.*: (?:0x)?[0-9a-f]{4} \[#[0-9]{1,9}\])(?:Oops: ){0,4}([A-Za-z][\w /-]*)",
+        r"\1",
+    ),
     # It does not get on.
     ("hang", r"(?:NMI )?(?:watchdog: )?BUG: soft lockup", r"BUG: soft lockup"),
     ("hang", r"(?:NMI )?(?:watchdog: )?(?:CPU\d+: )?Watchdog detected hard LOCKUP", r"hard LOCKUP"),
@@ -54,7 +60,7 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
     ("warning", r"\[ BUG: (.+?)[.!]? \]", r"BUG: \1"),
     (
         "warning",
-        r"WARNING: .*?(?:CPU: \d+ PID: \d+ at )?(\S+:\d+) (?:at )?([\w.]+)\+0x",
+        r"WARNING: (?:CPU: [0-9]{1,9} PID: [0-9]{1,9} at )?(\S+:[0-9]+) (?:at )?([\w.]+)\+0x",
         r"WARNING: \1 in \2",
     ),
     ("warning", r"WARNING: (.+)", r"WARNING: \1"),

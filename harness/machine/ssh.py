@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import paramiko
 
@@ -34,6 +34,21 @@ KILLED = -1
 
 CHUNK = 1 << 16
 
+OUTPUT_BYTES = 8 << 20
+"""What a command may print unless its caller allows less: /proc of the largest guest is shorter."""
+
+LINE_BYTES = 1 << 16
+"""The longest line that is waited for."""
+
+ERROR_BYTES = 1 << 16
+"""Kept of standard error: its last words."""
+
+WINDOW_BYTES = 1 << 21
+"""What a channel holds at most before it is read (paramiko's DEFAULT_WINDOW_SIZE)."""
+
+HANDSHAKE_BYTES = 1 << 20
+"""What the guest's server may send before the harness is logged in; it takes about 3 KiB."""
+
 T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
@@ -48,8 +63,35 @@ _DIGESTS = ("hmac-sha2-256",)
 _EXCHANGES = ("curve25519-sha256@libssh.org",)
 
 
+class _CountedSocket:
+    """A socket of which only so much is read until it is trusted.
+
+    paramiko waits for the end of the server's greeting without a limit (packet.py, `readline`).
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._left = HANDSHAKE_BYTES
+        self.trusted = False
+
+    def recv(self, size: int) -> bytes:
+        """Raises `OSError` beyond the limit."""
+        data = self._connection.recv(size)
+        if not self.trusted:
+            self._left -= len(data)
+            if self._left < 0:
+                raise OSError(f"the guest sent over {HANDSHAKE_BYTES} bytes before a log-in")
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
 class SshShell:
-    """The one connection."""
+    """The one connection.
+
+    A guest that says more than it was asked for raises `GuestError`, however fast it says it.
+    """
 
     def __init__(self, port: int, keys: RunKeys, gone: Gone, deadline: Deadline) -> None:
         self._gone = gone
@@ -60,7 +102,8 @@ class SshShell:
             try:
                 connection = socket.create_connection(("127.0.0.1", port), deadline.remaining)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                transport = paramiko.Transport(connection)
+                counted = _CountedSocket(connection)
+                transport = paramiko.Transport(cast(socket.socket, counted))
                 undo.callback(transport.close)
                 options = transport.get_security_options()
                 options.ciphers, options.digests, options.kex = _CIPHERS, _DIGESTS, _EXCHANGES
@@ -69,6 +112,7 @@ class SshShell:
                 _check_host_key(transport.get_remote_server_key(), keys)
                 client = paramiko.Ed25519Key(file_obj=io.StringIO(keys.client_pem))
                 transport.auth_publickey("root", client)
+                counted.trusted = True
             except (paramiko.SSHException, OSError, EOFError) as error:
                 raise self._gone() or SshError(
                     f"cannot log in to the guest over SSH: {error or type(error).__name__}",
@@ -107,9 +151,16 @@ class SshShell:
         return SshProcess(channel, command, self._gone)
 
     def run(
-        self, command: str, *, timeout: float = 10.0, stdin: bytes = b"", check: bool = True
+        self,
+        command: str,
+        *,
+        timeout: float = 10.0,
+        stdin: bytes = b"",
+        check: bool = True,
+        limit: int = OUTPUT_BYTES,
     ) -> CommandResult:
-        """Run to the end. With `check` a status other than 0 raises `GuestError`.
+        """Run to the end. With `check` a status other than 0 raises `GuestError`, and so does
+        output of more than `limit` bytes in any case.
 
         Raises like `start`; `timeout` is for all of it.
         """
@@ -119,7 +170,7 @@ class SshShell:
             if stdin:
                 process.write(stdin, deadline.remaining)
             process.close_stdin()
-            result = process.wait(deadline.remaining)
+            result = process.wait(deadline.remaining, limit)
         LOG.debug(
             "after %.3f s in the guest (%s, %d bytes of output): %s",
             time.monotonic() - began,
@@ -166,10 +217,15 @@ class SshProcess:
         return data
 
     def read_line(self, timeout: float) -> str:
-        """A line without its end. Raises like `read_exactly`."""
+        """A line without its end. Raises like `read_exactly`, and `GuestError` if it is longer than
+        `LINE_BYTES`."""
         deadline = Deadline(timeout, f"a line of `{self._command}`")
-        while (end := self._buffer.find(b"\n")) < 0:
+        looked = 0
+        while (end := self._buffer.find(b"\n", looked)) < 0 and len(self._buffer) <= LINE_BYTES:
+            looked = len(self._buffer)
             self._buffer += self._receive(deadline) or self._ended()
+        if not 0 <= end <= LINE_BYTES:
+            raise self._too_much(f"a line of more than {LINE_BYTES} bytes")
         line = self._buffer[:end].decode(errors="replace")
         del self._buffer[: end + 1]
         return line
@@ -179,11 +235,14 @@ class SshProcess:
         with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
             self._channel.shutdown_write()
 
-    def wait(self, timeout: float) -> CommandResult:
-        """Its status and unread output. Raises `DeadlineError`, `SshError`."""
+    def wait(self, timeout: float, limit: int = OUTPUT_BYTES) -> CommandResult:
+        """Its status and unread output. Raises `DeadlineError`, `SshError`, and `GuestError` for
+        output of more than `limit` bytes."""
         deadline = Deadline(timeout, f"`{self._command}` in the guest to end")
         while chunk := self._receive(deadline):
             self._buffer += chunk
+            if len(self._buffer) > limit:
+                raise self._too_much(f"more than {limit} bytes")
         self._drain_stderr(deadline)
         while not self._channel.status_event.wait(min(LOOK_SECONDS, deadline.remaining)):
             if gone := self._gone():
@@ -211,27 +270,44 @@ class SshProcess:
 
     def _drain_stderr(self, deadline: Deadline) -> None:
         while chunk := self._poll(lambda: self._channel.recv_stderr(CHUNK), deadline, reading=True):
-            self._stderr += chunk
+            self._keep_stderr(chunk)
 
     def _poll(self, attempt: Callable[[], T], deadline: Deadline, *, reading: bool) -> T:
+        """What `attempt` gives; the deadline runs whether the guest is silent or not."""
         while True:
+            deadline.check(self._last_words())
             self._channel.settimeout(max(0.001, min(LOOK_SECONDS, deadline.remaining)))
             try:
                 return attempt()
             except TimeoutError:
                 if gone := self._gone():
                     raise gone from None
-                deadline.check(bytes(self._buffer[-200:]).decode(errors="replace"))
                 self._take_aside(output=not reading)
             except (paramiko.SSHException, OSError, EOFError) as error:
                 raise broken(self._gone, f"using `{self._command}`", error) from error
 
     def _take_aside(self, *, output: bool) -> None:
         """Take in what nobody reads just now, or the channel's window fills and all stands."""
-        while self._channel.recv_stderr_ready():
-            self._stderr += self._channel.recv_stderr(CHUNK)
-        while output and self._channel.recv_ready():
-            self._buffer += self._channel.recv(CHUNK)
+        if self._channel.recv_stderr_ready():
+            self._keep_stderr(self._channel.recv_stderr(WINDOW_BYTES))
+        if output and self._channel.recv_ready():
+            self._buffer += self._channel.recv(WINDOW_BYTES)
+            if len(self._buffer) > OUTPUT_BYTES:
+                raise self._too_much(f"more than {OUTPUT_BYTES} bytes that nobody asked for")
+
+    def _keep_stderr(self, data: bytes) -> None:
+        self._stderr += data
+        del self._stderr[:-ERROR_BYTES]
+
+    def _last_words(self) -> str:
+        return bytes(self._buffer[-200:]).decode(errors="replace")
+
+    def _too_much(self, what: str) -> GuestError:
+        return GuestError(
+            f"`{self._command}` in the guest printed {what}; it began: "
+            f"{bytes(self._buffer[:80])!r}",
+            hint="is the guest's shell or tool what the image was built with?",
+        )
 
     def _ended(self) -> bytes:
         """The command has closed its output though more was expected: say what it said."""

@@ -34,6 +34,7 @@ from harness.machine.qemu import Qemu
 from harness.machine.qmp import QmpMonitor
 from harness.machine.spec import BootLike, GuestSpec
 from harness.machine.ssh import SshShell
+from harness.machine.uname import ANSWER_BYTES, parse_release
 
 CONNECT_SECONDS = 20.0
 SSH_KEY, KNOWN_HOSTS = "ssh_key", "known_hosts"
@@ -156,9 +157,9 @@ class VirtualMachine:
         self._end.callback(self._leave_memory_group)
         # Once more: whoever asked the runs to stop has ended the QEMUs of then, and not this one.
         self._check_cancelled()
+        self.console = ConsoleWatcher(self._files.console_log, self._gone)
         self._process = QemuProcess(self.argv, self._runtime, self.qemu_log, self._environment)
         self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
-        self.console = ConsoleWatcher(self._files.console_log, self._gone)
         self._watch.watch(self._process, self.monitor, self.console, lambda: self.memory_group)
         self.monitor.accept(Deadline(CONNECT_SECONDS, "QEMU to open its monitor"))
         confirm_accelerator(self.monitor, self.accel)
@@ -217,8 +218,9 @@ class VirtualMachine:
         self._port = forwarded_port(self.monitor)
         self.shell = SshShell(self._port, self._keys, self._gone, deadline)
         self._end.callback(self.shell.close)
-        answer = self.shell.run("uname -r", timeout=max(1.0, deadline.remaining))
-        self.kernel_release = answer.stdout.decode().strip()
+        seconds = max(1.0, deadline.remaining)
+        answer = self.shell.run("uname -r", timeout=seconds, limit=ANSWER_BYTES)
+        self.kernel_release = parse_release(answer.stdout)
 
     # --- leaving and coming back -----------------------------------------------------------------
 
@@ -316,7 +318,9 @@ class VirtualMachine:
         check_cancelled(self._cancelled)
 
     def _gone(self) -> HarnessError | None:
-        return self._watch.gone()
+        """Why there is nothing more to hear from this guest, or nothing worth it."""
+        gone = self._watch.gone()
+        return gone or (self.console.overflow() if self._process is not None else None)
 
     # --- the end --------------------------------------------------------------------------------
 

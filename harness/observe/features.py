@@ -29,6 +29,9 @@ while read -r line; do
   case "$line" in "Page block order:"*) echo "block_order=${line##* }"; break;; esac
 done < /proc/pagetypeinfo
 """
+MOST_PASS_SECONDS = 60.0
+"""Between two passes: a guest that claims more would hold the harness for as long as it likes."""
+
 _LINE = re.compile(r"^(features|driver|order|delay|block_order)=(\S+)$", re.MULTILINE)
 
 
@@ -75,14 +78,20 @@ def parse_state(text: str, *, offered: bool) -> BalloonState:
             f"the guest did not tell its reporting order or the balloon's features: {text!r:.400}",
             hint="the guest kernel needs sysfs and a /proc/pagetypeinfo readable as root",
         )
+    delay = fields.get("delay", "")
+    pass_seconds = int(delay) / 1000 if re.fullmatch(r"[0-9]{1,12}", delay) else PASS_SECONDS
+    if pass_seconds > MOST_PASS_SECONDS:
+        raise ObserveError(
+            f"the guest looks for memory to report every {pass_seconds:g} s only, and deadlines "
+            f"follow from that up to {MOST_PASS_SECONDS:g} s",
+            hint="set page_reporting.page_reporting_delay_ms to less",
+        )
     return BalloonState(
         offered=offered,
         features=features,
         driver=fields.get("driver"),
         page_reporting_order=orders[0],
-        pass_seconds=int(fields["delay"]) / 1000
-        if re.fullmatch(r"[0-9]{1,9}", fields.get("delay", ""))
-        else PASS_SECONDS,
+        pass_seconds=pass_seconds,
     )
 
 

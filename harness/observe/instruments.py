@@ -30,6 +30,10 @@ class MappingReader(Protocol):
 class ResidencyReader(Protocol):
     """Which guest pages the host holds."""
 
+    @property
+    def layout(self) -> RamLayout:
+        """Where the pages lie."""
+
     def read(self) -> StateArray:
         """A `HostState` for each page frame. Raises `ObserveError`."""
 

@@ -24,7 +24,7 @@ def take_audit(
 
     Raises ObserveError, GuestError, SshError, DeadlineError.
     """
-    with PageReader(shell, held_by=held_by) as reader:
+    with PageReader(shell, residency.layout.pfn_end, held_by) as reader:
         before = reader.read()
         start = time.monotonic()
         host = residency.read()

@@ -80,10 +80,10 @@ class FakeInstruments:
 
     def opened(self) -> Instruments:
         pages = len(self.host)
-        residency = SimpleNamespace(read=lambda: self.host.copy())
         discards = NoDiscards(self.trace, self.untraced) if self.untraced else FakeDiscards(self)
         layout = RamLayout(
             (RamPiece(0, pages, "ram", 0, 0x10000000),),
             (RamBlock("ram", pages * PAGE_SIZE, PAGE_SIZE, 0x10000000),),
         )
+        residency = SimpleNamespace(read=lambda: self.host.copy(), layout=layout)
         return Instruments(layout, self, residency, discards)

@@ -189,6 +189,11 @@ def run_guest(behaviour: str, event: Any) -> int:
             say(OOPS)
         case "failed":
             say("fpr-init: start\nfpr-init: FAILED: load virtio_net.ko\n")
+        case "flood":
+            threading.Thread(target=flood, daemon=True).start()
+        case "babbler":
+            say("fpr-init: ready\n")
+            return serve_babble()
         case "stranger":
             port = serve_ssh(own_key=True)
             say("fpr-init: ready\n")
@@ -207,6 +212,27 @@ def end_soon(behaviour: str, event: Any) -> None:
         # What `-no-reboot` makes of a guest that resets its machine.
         event("SHUTDOWN", guest=True, reason="guest-reset")
     os._exit(0)
+
+
+def flood() -> None:
+    """A console that never falls silent, and never ends a line."""
+    while True:
+        say("a line without an end " * 1000)
+
+
+def serve_babble() -> int:
+    """A port on which the greeting of an SSH server never ends."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def babble() -> None:
+        connection = listener.accept()[0]
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b"SSH-2.0-and so on " * 1000)
+
+    threading.Thread(target=babble, daemon=True).start()
+    port: int = listener.getsockname()[1]
+    return port
 
 
 def serve_ssh(*, own_key: bool = False) -> int:
@@ -284,7 +310,7 @@ def serve_ssh(*, own_key: bool = False) -> int:
 def run_command(channel: Any, command: bytes) -> None:
     """A command of the guest, run here; one killed by a signal ends without a status (RFC 4254)."""
     if command == b"uname -r":
-        command = b"echo 6.1.0-fake"
+        command = os.environ.get("FAKE_UNAME", "echo 6.1.0-fake").encode()
     process = subprocess.Popen(
         ["sh", "-c", command],
         stdin=subprocess.PIPE,

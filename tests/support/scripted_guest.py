@@ -81,3 +81,14 @@ class ScriptedGuest:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class LineGuest(ScriptedGuest):
+    """A guest whose tool speaks in lines; it has ended when they are used up."""
+
+    def read_line(self, timeout: float) -> str:
+        del timeout
+        line, _, self._output = self._output.partition(b"\n")
+        if not line and not self._output:
+            raise HarnessError("the tool has ended")
+        return line.decode(errors="replace")

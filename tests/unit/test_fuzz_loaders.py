@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scripted_guest import ScriptedGuest
+from scripted_guest import LineGuest
 
 from harness.act.discover import VERBS
 from harness.errors import HarnessError
@@ -86,19 +86,8 @@ def _size(text: str) -> object:
     return None
 
 
-class _Lines(ScriptedGuest):
-    """A churn tool whose lines are these."""
-
-    def read_line(self, timeout: float) -> str:
-        del timeout
-        line, _, self._output = self._output.partition(b"\n")
-        if not line and not self._output:
-            raise HarnessError("the tool has ended")
-        return line.decode(errors="replace")
-
-
 def _churn(text: str) -> object:
-    guest = _Lines(text.encode(errors="replace"))
+    guest = LineGuest(text.encode(errors="replace"))
     with ChurnSession.start(guest, size=1 << 23, seed=1, hugepages="never", timeout=1.0) as churn:
         return churn.free_all(), churn.verify(1.0)
 

@@ -23,6 +23,7 @@ from harness.kernel.zones import PASS_SECONDS, REPORTING_CAPACITY, block_size
 from harness.record.events import Settled
 from harness.scenario.fields import Seconds
 from harness.scenario.steps import Verb
+from harness.units import PAGE_SIZE
 
 LOOK_SECONDS = 0.1
 """Pause between looks at the host's side: cheap, and a burst of discards lasts longer."""
@@ -111,7 +112,8 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
     tracker = SettleTracker(block, leave=leave, pass_seconds=guest.pass_seconds)
     drains = ZoneDrains()
     idle = IDLE_PASSES * guest.pass_seconds
-    with PageReader(guest.vm.shell) as pages:
+    memory = guest.vm.spec.memory + guest.vm.spec.hotplug
+    with PageReader(guest.vm.shell, memory // PAGE_SIZE) as pages:
         looked_at = -RESCAN_SECONDS
         while True:
             at = time.monotonic() - start

@@ -83,7 +83,7 @@ def test_without_a_trace_of_discards_the_pages_are_judged_and_the_ledger_is_abse
 
 
 def test_what_the_churn_tool_holds_is_asked_for_and_missed(guest: FakeGuest) -> None:
-    tool = ChurnSession(FakeProcess())
+    tool = ChurnSession(FakeProcess(), size=1 * MIB)
     tool.pid = 77
     guest.kept(Held).tool = tool
     say(guest, [states(0, held=4)])

@@ -3,6 +3,7 @@
 
 import struct
 import time
+from collections import deque
 from dataclasses import replace
 from itertools import cycle
 
@@ -195,6 +196,23 @@ def test_garbage_raises_nothing_strange(data: bytes) -> None:
             stream.read()
     except HarnessError as error:
         assert error.message  # noqa: PT017 - either outcome is right
+
+
+def test_a_claim_of_longer_texts_than_the_tool_has_room_for_is_refused() -> None:
+    """The four lengths of a header can claim 16 GiB."""
+    head = struct.pack("<4sIQQQQ4I", b"FPRC", VERSION, 0, 0, 0, 0, *[0xFFFFFFFF] * 4)
+    with (
+        CounterStream(ScriptedGuest(HAND_SHAKE + head), hz=10.0) as stream,
+        pytest.raises(ObserveError, match="17179869180 bytes, more than it has room for"),
+    ):
+        stream.read()
+
+
+def test_more_frames_than_are_due_end_the_stream() -> None:
+    """They are kept on disk, and a guest could fill it."""
+    guest = ScriptedGuest(HAND_SHAKE + frame() * 200)
+    with CounterStream(guest, hz=1.0) as stream, pytest.raises(ObserveError, match="were due"):
+        deque(iter(stream.read, None))
 
 
 def test_the_clock_is_an_offset() -> None:

@@ -2,6 +2,7 @@
 """The guest's word on each page frame, and what becomes of a tool that ends."""
 
 import struct
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scripted_guest import ScriptedGuest
 
 from harness.errors import DeadlineError, HarnessError, ObserveError, QemuGoneError, SshError
-from harness.guest.page_stream import MOST_PAGES, VERSION, PageReader, decode_pages
+from harness.guest.page_stream import SLACK_PAGES, VERSION, PageReader, decode_pages
 from harness.guest.tool_end import last_words
 from harness.kernel.pages import GuestState
 from harness.units import PAGE_SIZE
@@ -36,6 +37,9 @@ def encode(
     return header + b"".join(struct.pack("<I", length << 3 | state) for state, length in runs)
 
 
+PFN_END = 1 << 18
+"""A guest of 1 GiB."""
+
 ROUND = encode([(FREE, 3), (REPORTED, 1), (FREE, 511), (HELD, 2)])
 runs = st.lists(st.tuples(st.sampled_from(list(GuestState)), st.integers(1, 5000)), max_size=30)
 
@@ -43,7 +47,7 @@ runs = st.lists(st.tuples(st.sampled_from(list(GuestState)), st.integers(1, 5000
 @settings(deadline=None)
 @given(runs)
 def test_every_page_frame_gets_the_state_of_its_run(runs: list[tuple[int, int]]) -> None:
-    reading = decode_pages(encode(runs))
+    reading = decode_pages(encode(runs), PFN_END)
     expected = [state for state, length in runs for _ in range(length)]
     assert reading.states.dtype == np.uint8
     assert reading.states.tolist() == expected
@@ -61,7 +65,10 @@ def test_every_page_frame_gets_the_state_of_its_run(runs: list[tuple[int, int]])
         (encode([(FREE, 4)], pages=3), "the runs make 4 page frames, not 3"),
         (encode([(7, 4)]), "an unknown one: 7"),
         (encode([(FREE, 4)], count=5), "5 runs for 4 page frames"),
-        (encode([], pages=MOST_PAGES + 1), f"0 runs for {MOST_PAGES + 1} page frames"),
+        (
+            encode([], pages=PFN_END + SLACK_PAGES + 1),
+            f"0 runs for {PFN_END + SLACK_PAGES + 1} page frames, and it was given {PFN_END}",
+        ),
         (encode([], magic=b"FPRPAGER"), "another format: b'FPRPAGER'"),
         (encode([], version=VERSION + 1), f"version {VERSION + 1}"),
         (encode([], page_bytes=16384), "pages of 16384 bytes"),
@@ -69,14 +76,14 @@ def test_every_page_frame_gets_the_state_of_its_run(runs: list[tuple[int, int]])
 )
 def test_a_damaged_round_is_no_reading(data: bytes, words: str) -> None:
     with pytest.raises(ObserveError, match=words):
-        decode_pages(data)
+        decode_pages(data, PFN_END)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda tail: ROUND[:48] + tail))
 def test_garbage_is_told_as_such(data: bytes) -> None:
     try:
-        decode_pages(data)
+        decode_pages(data, PFN_END)
     except HarnessError as error:
         assert error.message  # noqa: PT017 - either outcome is right
 
@@ -89,7 +96,7 @@ def test_a_damaged_byte_either_shows_or_keeps_the_number_of_page_frames(
     data = bytearray(ROUND)
     data[position] ^= change
     try:
-        states = decode_pages(bytes(data)).states
+        states = decode_pages(bytes(data), PFN_END).states
     except ObserveError:
         return
     assert len(states) == 517
@@ -99,8 +106,8 @@ def test_a_damaged_byte_either_shows_or_keeps_the_number_of_page_frames(
 def test_a_reader_keeps_its_process_from_one_reading_to_the_next() -> None:
     second = encode([(HELD, 517)])
     guest = ScriptedGuest(ROUND + second)
-    with PageReader(guest, held_by=[41, 42]) as reader:
-        assert (reader.read().states == decode_pages(ROUND).states).all()
+    with PageReader(guest, PFN_END, held_by=[41, 42]) as reader:
+        assert (reader.read().states == decode_pages(ROUND, PFN_END).states).all()
         assert guest.written == b""
         assert (reader.read().states == HELD).all()
         assert guest.written == b"\n"
@@ -114,7 +121,7 @@ def test_a_reader_keeps_its_process_from_one_reading_to_the_next() -> None:
 def test_a_round_that_breaks_off_is_the_tools_fault_if_the_tool_ended(length: int) -> None:
     guest = ScriptedGuest(ROUND[:length], stderr=b"fpr-guest: open: No such file\n", status=1)
     with (
-        PageReader(guest) as reader,
+        PageReader(guest, PFN_END) as reader,
         pytest.raises(ObserveError, match=r"ended \(status 1\): fpr-guest: open: No such file$"),
     ):
         reader.read()
@@ -123,7 +130,7 @@ def test_a_round_that_breaks_off_is_the_tools_fault_if_the_tool_ended(length: in
 @settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_garbage_from_a_tool_raises_nothing_strange(data: bytes) -> None:
-    with PageReader(ScriptedGuest(data)) as reader:
+    with PageReader(ScriptedGuest(data), PFN_END) as reader:
         try:
             reader.read()
         except HarnessError as error:
@@ -132,7 +139,7 @@ def test_garbage_from_a_tool_raises_nothing_strange(data: bytes) -> None:
 
 def test_a_connection_that_breaks_is_not_the_tools_fault() -> None:
     guest = ScriptedGuest(ROUND[:20], broken=SshError("the connection broke"))
-    with PageReader(guest) as reader, pytest.raises(SshError, match="ended early"):
+    with PageReader(guest, PFN_END) as reader, pytest.raises(SshError, match="ended early"):
         reader.read()
 
 
@@ -141,7 +148,7 @@ def test_a_tool_that_cannot_be_started_is_not_asked_for_last_words() -> None:
         def start(self, command: str) -> ScriptedGuest:
             raise SshError(f"no channel for {command}")
 
-    with PageReader(Refusing(b"")) as reader, pytest.raises(SshError, match="no channel"):
+    with PageReader(Refusing(b""), PFN_END) as reader, pytest.raises(SshError, match="no channel"):
         reader.read()
 
 
@@ -176,3 +183,18 @@ def test_a_tool_that_has_not_ended_has_no_last_words(broken: HarnessError) -> No
 def test_qemus_end_is_told_instead_of_last_words() -> None:
     with pytest.raises(QemuGoneError):
         _words_of(ScriptedGuest(b"", broken=QemuGoneError("QEMU ended")))
+
+
+def test_a_claim_beyond_the_guests_memory_is_refused_before_anything_is_read_or_made() -> None:
+    """84 bytes that claim 2^29 page frames once took 10.9 GiB and 127 s."""
+    claim = encode([(FREE, (1 << 29) - 1)] * 9)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ObserveError, match="damaged"):
+            decode_pages(claim, PFN_END)
+        guest = ScriptedGuest(claim[: HEADER.size])
+        with PageReader(guest, PFN_END) as reader, pytest.raises(ObserveError, match="damaged"):
+            reader.read()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The guest's /proc texts."""
 
+import contextlib
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -224,3 +226,29 @@ def test_a_text_with_garbage_within_raises_nothing_strange(
 @given(parsers, st.text(alphabet="Node 019,zone DMA32\n:pagesfrhighcount٣²", max_size=200))
 def test_nonsense_raises_nothing_strange(parse: Callable[[str], object], text: str) -> None:
     _try(parse, text)
+
+
+def test_more_zones_than_a_kernel_can_have_are_none() -> None:
+    lines = "".join(f"Node {node}, zone DMA\n" for node in range(70_000))
+    with pytest.raises(ObserveError, match="70000 zones"):
+        _zones(lines)
+
+
+@pytest.mark.parametrize("number", [1 << 41, 1 << 63, 10**20 - 1])
+def test_more_pages_than_an_address_has_bits_for_are_none(number: int) -> None:
+    with pytest.raises(ObserveError, match="impossible pages"):
+        _zones(ZONEINFO.replace("3840", str(number)))
+
+
+@pytest.mark.parametrize("head", ["", "MemTotal: ", "Node 0, zone DMA\n", "Node 0, zone ", "  "])
+def test_the_parsers_take_a_time_proportional_to_the_text(head: str) -> None:
+    """A square of 256 KiB would be minutes."""
+    pieces = ["\n", " ", "\t", "a", "1", "a:", "a: ", " 1", "Node 0, zone ", "      count: 1"]
+    pieces += ["  pages free ", "Node 0, zone a\n", "Node 0, zone  DMA 1 1 ", "free 1\n", "a 1\n"]
+    for piece in pieces:
+        text = (head + piece * (1 << 18))[: 1 << 18]
+        for parse in (parse_meminfo, parse_vmstat, parse_buddyinfo, _zones):
+            began = time.thread_time()
+            with contextlib.suppress(ObserveError):
+                parse(text)
+            assert time.thread_time() - began < 1.0, (parse, piece)

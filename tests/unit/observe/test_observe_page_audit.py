@@ -37,7 +37,8 @@ class ScriptedGuest:
         self.held_by: list[int] = []
         self.closed = False
 
-    def __call__(self, _shell: GuestShell, held_by: Sequence[int] = ()) -> Self:
+    def __call__(self, _shell: GuestShell, pfn_end: int, held_by: Sequence[int] = ()) -> Self:
+        assert pfn_end == self.child.layout.pfn_end
         self.held_by = list(held_by)
         return self
 
