@@ -116,7 +116,9 @@ def test_a_path_below_the_current_directory_is_shown_short(
     assert caught.value.message == "car.yaml:1: name: must be text, not ['x']"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300
+)
 @given(
     st.binary(max_size=80)
     | st.text(alphabet="nameizwhl: -[]{}&*!|>'\"%@#?,\n\t0x1~<._\\", max_size=80).map(str.encode)
