@@ -16,7 +16,9 @@ from harness.record.events import GuestReady, Judged
 from harness.record.facts import Verdict
 from harness.run.plan import PlannedRun, choose_images, plan_runs
 from harness.run.qemus import choose_qemus
+from harness.safe_text import safe_line, safe_text
 from harness.scenario.load import load_scenarios
+from harness.scenario.permission import refuse_unallowed
 
 
 class ScenarioFile(pytest.File):
@@ -34,9 +36,19 @@ class ScenarioFile(pytest.File):
             images = choose_images(load_definitions(), options.image)
             qemus = choose_qemus(load_qemus(), options.qemu)
         except (ScenarioFileError, UsageError) as error:
-            raise self.CollectError(str(error)) from error
+            raise self.CollectError(safe_text(str(error))) from error
         for run in plan_runs(scenarios, images, options.repeat, qemus):
-            yield ScenarioItem.from_parent(self, name=run.test_name, run=run, refused=refused)
+            why = refused or _unallowed(run, options.allow_qmp)
+            yield ScenarioItem.from_parent(self, name=run.test_name, run=run, refused=why)
+
+
+def _unallowed(run: PlannedRun, allowed: list[str]) -> UsageError | None:
+    """Why the run asks for more than a scenario may; told only if it is selected."""
+    try:
+        refuse_unallowed([run.scenario], allowed)
+    except UsageError as error:
+        return error
+    return None
 
 
 class ScenarioItem(pytest.Item):
@@ -46,7 +58,7 @@ class ScenarioItem(pytest.Item):
         super().__init__(**kwargs)
         self.run = run
         self.refused = refused
-        """Why the scenario cannot be had with the fields of `--set`."""
+        """Why the scenario cannot be had with the fields of `--set`, or may not be run."""
         self.future: Future[Judged]
         self.guest: GuestReady | None = None
         """What ran, where a guest answered."""
@@ -56,11 +68,11 @@ class ScenarioItem(pytest.Item):
 
     def setup(self) -> None:
         if self.refused is not None:
-            pytest.fail(str(self.refused), pytrace=False)
+            pytest.fail(safe_text(str(self.refused)), pytrace=False)
         judged = self.future.result()
         self._describe(judged)
         if judged.verdict is Verdict.SKIP:
-            pytest.skip(judged.reason)
+            pytest.skip(safe_line(judged.reason))
         if judged.verdict in (Verdict.ERROR, Verdict.MISS):
             pytest.fail(self._message(judged), pytrace=False)
 
@@ -84,7 +96,7 @@ class ScenarioItem(pytest.Item):
 
     def _message(self, judged: Judged) -> str:
         cause = f" {judged.cause}" if judged.cause else ""
-        return f"{judged.verdict}{cause}: {judged.reason}"
+        return safe_text(f"{judged.verdict}{cause}: {judged.reason}")
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name

@@ -43,10 +43,12 @@ from harness.report.sink import LastingSink
 from harness.report.summary import Summary
 from harness.report.terminal import ProgressView, print_table
 from harness.resources import SCENARIOS_DIR
+from harness.run.host_paths import check_host_paths
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import PlannedRun, choose_images, distinct, longest_first
 from harness.run.pool import RunPool, workers_at_once
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
+from harness.safe_text import safe_text
 
 WORKER_RESULTS = "fpr_harness_results"
 SESSION = pytest.StashKey["ScenarioSession"]()
@@ -87,7 +89,9 @@ def _refusals() -> Iterator[None]:
         yield
     except HarnessError as error:
         bad_usage = isinstance(error, UsageError | ScenarioFileError)
-        pytest.exit(f"fpr-harness: {error}", returncode=USAGE if bad_usage else UNAVAILABLE)
+        pytest.exit(
+            f"fpr-harness: {safe_text(str(error))}", returncode=USAGE if bad_usage else UNAVAILABLE
+        )
 
 
 def _holds_a_scenario(file: Path, config: pytest.Config) -> bool:
@@ -140,6 +144,7 @@ class ScenarioSession:
         """Under xdist the results directory must be there before the first worker."""
         if self._distributes() and any(map(self._may_hold_scenarios, self._config.args)):
             with _refusals():
+                check_host_paths(self._config.option.results, [])
                 choices = choose_qemus(load_qemus(), self._config.option.qemu)
                 refuse_if_none(prepare_qemus(choices, self._note))
                 self._results = make_results_directory(self._config.option.results)
@@ -179,6 +184,7 @@ class ScenarioSession:
             results = Path(self._config.workerinput[WORKER_RESULTS])  # type: ignore[attr-defined]
             observers, note = [self._hear], lambda _text: None
         else:
+            check_host_paths(options.results, [run.scenario for run in runs])
             results = self._results = make_results_directory(options.results)
             view = self._make_view(len(runs))
             observers, note = [self._hear, view.feed], view.note
@@ -267,10 +273,10 @@ class ScenarioSession:
             return
         try:
             ended = conclude(self._results, self._keep)
-            self._trouble = "\n".join(str(trouble) for trouble in ended.troubles)
+            self._trouble = safe_text("\n".join(str(trouble) for trouble in ended.troubles))
             status = ended.status
         except RecordError as error:
-            self._trouble = str(error)
+            self._trouble = safe_text(str(error))
             status = UNAVAILABLE
         if status and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = status

@@ -26,6 +26,10 @@ Loc = tuple[str | int, ...]
 MAX_BYTES = 64 * 1024
 """Far above any file written by hand."""
 MAX_DEPTH = 20
+MAX_VALUE = 4096
+"""Characters of one value on a command line."""
+MAX_MISTAKES = 50
+"""Told of one file: whoever has more has not read the first ones."""
 
 _SCALARS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
@@ -101,10 +105,13 @@ def file_error(path: Path, mistakes: Iterable[Mistake]) -> ScenarioFileError:
     shown = path
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         shown = path.relative_to(Path.cwd())
+    found = sorted(mistakes, key=lambda mistake: mistake.line)
     lines = [
         f"{shown}:{mistake.line}: {mistake}" if mistake.line else f"{shown}: {mistake}"
-        for mistake in sorted(mistakes, key=lambda mistake: mistake.line)
+        for mistake in found[:MAX_MISTAKES]
     ]
+    if len(found) > MAX_MISTAKES:
+        lines.append(f"{shown}: and {len(found) - MAX_MISTAKES} more")
     return ScenarioFileError("\n".join(lines))
 
 
@@ -113,7 +120,9 @@ def check(document: Document, model: type[M]) -> tuple[M | None, list[Mistake]]:
     try:
         value = model.model_validate(document.data, context={"path": document.path})
     except ValidationError as error:
-        found = [_mistake(document, model, details) for details in error.errors(include_url=False)]
+        # To word a mistake takes a search for what was meant: no more of them than are told.
+        told = error.errors(include_url=False)[: MAX_MISTAKES + 1]
+        found = [_mistake(document, model, details) for details in told]
         return None, [*document.mistakes, *found]
     return (None if document.mistakes else value), list(document.mistakes)
 
@@ -238,7 +247,7 @@ class _Builder:
             return node.value
         try:
             return yaml.constructor.SafeConstructor().construct_object(node)
-        except (ValueError, KeyError, yaml.YAMLError):
+        except (ValueError, KeyError, ArithmeticError, yaml.YAMLError):
             text = f"{str(node.value)[:40]!r} cannot be read as {node.tag.rpartition(':')[2]}"
             self.mistakes.append(Mistake(self.lines[loc], loc, text))
             return node.value
@@ -249,13 +258,19 @@ def parse_value(text: str) -> Any:
 
     Raises `ValueError` for a list, mapping or quoted text that is not YAML.
     """
+    if len(text) > MAX_VALUE:
+        raise ValueError(f"a value of {len(text)} characters is longer than {MAX_VALUE}")
     structured = text[:1] in ("[", "{", '"', "'")
     try:
+        if structured:
+            _refuse_references(Path("value"), text)
         node = yaml.SafeLoader(text).get_single_node()
     except (yaml.YAMLError, RecursionError) as error:
         if structured:
             raise ValueError(f"{text!r} is not YAML") from error
         return text
+    except ScenarioFileError as error:
+        raise ValueError(error.message) from error
     # Unquoted, what YAML would read as more than a plain word (`>= 0.95`) is just text.
     plain = isinstance(node, yaml.ScalarNode) and node.value == text
     if node is None or not (structured or plain):

@@ -23,8 +23,14 @@ _KINDS = {
 }
 
 
+LONGEST_WORD = 64
+"""What is longer is no slip of the pen."""
+
+
 def near_miss(word: str, known: Collection[str]) -> str:
     """`; did you mean 'memory'`, or nothing where nothing is near."""
+    if len(word) > LONGEST_WORD:
+        return ""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}" if close else ""
 

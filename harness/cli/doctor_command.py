@@ -37,11 +37,12 @@ from harness.machine.spec import GuestSpec
 from harness.observe.host_report import Finding, read_disk, read_host, read_memory
 from harness.observe.page_walk import scan_support
 from harness.record.results_directory import DEFAULT_BASE
-from harness.report.screen import make_console, printable
+from harness.report.screen import make_console
 from harness.run.invocation import prepare_images
 from harness.run.plan import choose_images
 from harness.run.pool import MEMORY_SHARE, QEMU_OVERHEAD
 from harness.run.qemus import choose_one_qemu, prepare_qemu
+from harness.safe_text import safe_line, safe_text
 from harness.units import GIB, MIB
 
 TRIAL_MEMORY = 256 * MIB
@@ -177,7 +178,7 @@ class _Doctor:
     def _show(self, finding: Finding) -> None:
         self._states.append(finding.state)
         text = f"{finding.seen} -- to do: {finding.advice}" if finding.advice else finding.seen
-        text = printable(" ".join(text.split()))
+        text = safe_line(" ".join(text.split()))
         line = Text.assemble(
             (f"{finding.state:<6}", STYLES[finding.state]), f"{finding.name:<{NAME_WIDTH}} "
         )
@@ -201,4 +202,4 @@ class _Doctor:
 
 def _tell(text: str) -> None:
     """Progress goes to standard error; standard output has the findings alone."""
-    print(f"... {text}", file=sys.stderr, flush=True)
+    print(f"... {safe_text(text)}", file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 from harness.act.discover import VERBS
 from harness.cli.options import scenarios_directory
 from harness.machine.needs import NEEDS, PREFIX
+from harness.safe_text import safe_text
 from harness.scenario.load import DEFAULT_TAG, load_all
 from harness.scenario.model import Scenario
 from harness.units import format_size
@@ -32,7 +33,7 @@ def execute(options: argparse.Namespace) -> int:
     """
     console = Console(markup=False, highlight=False)
     for line in lines(load_all(sorted(scenarios_directory(options).glob("*.yaml")), VERBS)):
-        console.print(line, soft_wrap=True)
+        console.print(safe_text(line), soft_wrap=True)
     return 0
 
 

@@ -17,6 +17,7 @@ from harness.cli.streams import ensure_streams
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
 from harness.image.cache import cache_directory
 from harness.run_log import log_to_terminal
+from harness.safe_text import safe_text
 
 PIPE_STATUS = 128 + signal.SIGPIPE
 """What a shell says of a program whose output nobody wants to read (`| head`)."""
@@ -121,10 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = int(command.execute(options))
         sys.stdout.flush()
     except (UsageError, ScenarioFileError) as error:
-        print(f"fpr-harness: {error}", file=sys.stderr)
+        print(f"fpr-harness: {safe_text(str(error))}", file=sys.stderr)
         return USAGE
     except HarnessError as error:
-        print(f"fpr-harness: {error}", file=sys.stderr)
+        print(f"fpr-harness: {safe_text(str(error))}", file=sys.stderr)
         return UNAVAILABLE
     except KeyboardInterrupt:
         print("fpr-harness: interrupted", file=sys.stderr)
@@ -134,12 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return PIPE_STATUS
     except OSError as error:
         _drop_output()
-        print(f"fpr-harness: {error}", file=sys.stderr)
+        print(f"fpr-harness: {safe_text(str(error))}", file=sys.stderr)
         return UNAVAILABLE
     except Exception as error:  # noqa: BLE001 - one message and a report, not a traceback
         doing = f"carrying out `fpr-harness {options.command}`"
         reports = cache_directory() / "bug-reports"
-        print(f"fpr-harness: {internal_error(error, doing, reports, attach=())}", file=sys.stderr)
+        told = internal_error(error, doing, reports, attach=())
+        print(f"fpr-harness: {safe_text(str(told))}", file=sys.stderr)
         return UNAVAILABLE
     return status
 

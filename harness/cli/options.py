@@ -92,6 +92,13 @@ def declare_run_options(add: Callable[..., Any]) -> None:
         help="leave a guest that did not pass up for so long",
     )
     add(
+        "--allow-qmp",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="let scenarios give QEMU this QMP command, which may reach beyond the guest",
+    )
+    add(
         "--set",
         action="append",
         default=[],

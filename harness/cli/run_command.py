@@ -12,10 +12,12 @@ from harness.image.qemu_definition import load_qemus
 from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
 from harness.report.terminal import ProgressView, print_table
+from harness.run.host_paths import check_host_paths
 from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
 from harness.run.plan import choose_images, longest_first, plan_runs
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
 from harness.scenario.load import find_scenarios
+from harness.scenario.permission import refuse_unallowed
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -31,6 +33,8 @@ def execute(options: argparse.Namespace) -> int:
         scenarios_directory(options),
         tags=options.tag,
     )
+    refuse_unallowed(scenarios, options.allow_qmp)
+    check_host_paths(options.results, scenarios)
     images = choose_images(load_definitions(), options.image)
     choices = choose_qemus(load_qemus(), options.qemu)
     runs = plan_runs(scenarios, images, options.repeat, choices)

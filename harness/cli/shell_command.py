@@ -40,6 +40,7 @@ from harness.machine.vm import VirtualMachine
 from harness.run.invocation import prepare_images
 from harness.run.plan import choose_images
 from harness.run.qemus import choose_one_qemu, prepare_qemu
+from harness.safe_text import safe_text
 from harness.scenario.model import Guest
 from harness.units import parse_size
 
@@ -330,4 +331,4 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 def _tell(text: str) -> None:
     """To standard error: standard output is the guest's."""
-    print(text, file=sys.stderr, flush=True)
+    print(safe_text(text), file=sys.stderr, flush=True)

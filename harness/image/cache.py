@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.deadline import Deadline
-from harness.errors import ImageError
+from harness.errors import ImageError, UsageError
 
 LOCK_SECONDS = 600.0
 """Another builder may be fetching packages over a slow line."""
@@ -20,9 +20,14 @@ _MAKING = ".making."
 
 
 def cache_directory() -> Path:
-    """Where everything this project may make again lies."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "fpr-harness"
+    """Where everything this project may make again lies. Raises `UsageError`."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if not base.is_absolute():
+        raise UsageError(
+            f"XDG_CACHE_HOME={base} is no absolute path",
+            hint="the XDG base directory specification asks for one",
+        )
+    return base / "fpr-harness"
 
 
 @contextlib.contextmanager

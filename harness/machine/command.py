@@ -67,9 +67,9 @@ def qemu_command(
         *(("-incoming", "defer") if incoming else ()),
         "-serial",
         f"file:{files.console_log}",
-        *("-qmp", f"unix:{files.runtime}/qmp.sock"),
+        *("-qmp", f"unix:{_escaped(files.runtime)}/qmp.sock"),
         # For people, and for tests that do harm from outside.
-        *("-qmp", f"unix:{files.runtime}/debug.sock,server=on,wait=off"),
+        *("-qmp", f"unix:{_escaped(files.runtime)}/debug.sock,server=on,wait=off"),
         "-S",
         "-no-reboot",
         *("-msg", "timestamp=on"),
@@ -125,7 +125,8 @@ def _machine_words(
     balloon = balloon_properties(spec, reporting=spec.balloon.free_page_reporting)
     yield from ("-device", _words(balloon))
     if spec.disk:
-        disk = f"driver=raw,node-name=disk0,file.driver=file,file.filename={files.runtime}/disk"
+        path = _escaped(files.runtime / "disk")
+        disk = f"driver=raw,node-name=disk0,file.driver=file,file.filename={path}"
         yield from ("-blockdev", disk, "-device", "virtio-blk-pci,drive=disk0")
 
 
@@ -184,6 +185,11 @@ def _memory_words(spec: GuestSpec, files: LaunchFiles) -> Iterator[str]:
         yield from ("-numa", f"node,nodeid={number},memdev=m{number}{cpus}")
 
 
+def _escaped(path: Path) -> str:
+    """A path inside an option string, where QEMU takes a doubled comma for one (keyval.c)."""
+    return str(path).replace(",", ",,")
+
+
 def _backend_words(backend: Backend, name: str, size: int, runtime: Path) -> str:
     share = "on" if backend.endswith("-shared") else "off"
     match backend:
@@ -193,6 +199,8 @@ def _backend_words(backend: Backend, name: str, size: int, runtime: Path) -> str
             return f"memory-backend-memfd,id={name},size={size},share={share}"
         case "file-shared" | "file-private":
             path = runtime / f"{name}.ram"
-            return f"memory-backend-file,id={name},size={size},mem-path={path},share={share}"
+            return (
+                f"memory-backend-file,id={name},size={size},mem-path={_escaped(path)},share={share}"
+            )
         case "hugetlb":
             return f"memory-backend-memfd,id={name},size={size},hugetlb=on,hugetlbsize=2M"

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""junit.xml: the same verdicts for the tools of a CI."""
+"""junit.xml: the same verdicts for the tools of a CI.
 
-import re
+What is safe to show is also what XML 1.0 can hold (section 2.2).
+"""
+
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +12,7 @@ from harness.record.events import Event
 from harness.record.facts import Verdict
 from harness.record.results_directory import write_whole
 from harness.report.summary import RunSummary, build_summary, plain_number
-
-_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML 1.0 (section 2.2) has no way to hold, not even escaped."""
+from harness.safe_text import safe_line, safe_text
 
 _ELEMENTS = {
     Verdict.FAIL: "failure",
@@ -44,26 +44,22 @@ def write_junit(events: Iterable[tuple[str, Event]], path: Path) -> None:
 def _case(run: RunSummary, results: Path) -> ElementTree.Element:
     case = ElementTree.Element(
         "testcase",
-        classname=_clean(f"{run.scenario}.{run.image}"),
-        name=_clean(run.run_id),
+        classname=safe_line(f"{run.scenario}.{run.image}"),
+        name=safe_line(run.run_id),
         time=f"{run.seconds:.3f}",
     )
     known = {"kernel": run.kernel, "accel": run.accel, "qemu": run.qemu, "image": run.image}
     properties = ElementTree.SubElement(case, "properties")
     for name, value in known.items():
         if value is not None:
-            ElementTree.SubElement(properties, "property", name=name, value=_clean(value))
+            ElementTree.SubElement(properties, "property", name=name, value=safe_line(value))
     element = _ELEMENTS.get(run.verdict)
     if element is not None:
         kind = run.cause or run.verdict
-        outcome = ElementTree.SubElement(case, element, message=_clean(run.reason), type=kind)
+        outcome = ElementTree.SubElement(case, element, message=safe_line(run.reason), type=kind)
         told = (run.reason, *run.failed, run.hint)
-        outcome.text = _clean("\n".join(line for line in told if line))
+        outcome.text = safe_text("\n".join(line for line in told if line))
     lines = [f"verdict: {run.verdict}", f"evidence: {results / run.run_id}"]
     lines += [f"{name}: {plain_number(name, value)}" for name, value in run.measures.items()]
-    ElementTree.SubElement(case, "system-out").text = _clean("\n".join(lines))
+    ElementTree.SubElement(case, "system-out").text = safe_text("\n".join(lines))
     return case
-
-
-def _clean(text: str) -> str:
-    return _NOT_XML.sub("\ufffd", text)

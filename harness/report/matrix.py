@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.record.facts import Verdict
-from harness.report.screen import STYLES, new_table, printable, short_release
+from harness.report.screen import STYLES, new_table, short_release
 from harness.report.summary import RunSummary, Summary
+from harness.safe_text import safe_line
 
 _WORST = (Verdict.FAIL, Verdict.ERROR, Verdict.MISS, Verdict.SKIP, Verdict.DONE, Verdict.PASS)
 
@@ -38,11 +39,11 @@ def matrix_table(summary: Summary) -> Table | None:
     for image, qemu in columns:
         lines = [image, short_release(kernels[image]) or "-"] if len(kernels) > 1 else []
         lines += [f"QEMU {qemu}", qemus[qemu] or "-"] if len(qemus) > 1 else []
-        table.add_column("\n".join(map(printable, lines)))
+        table.add_column("\n".join(map(safe_line, lines)))
     for scenario in dict.fromkeys(run.scenario for run in summary.runs):
         runs = [run for run in summary.runs if run.scenario == scenario]
         cells = [_cell([r for r in runs if (r.image, r.qemu_name) == column]) for column in columns]
-        table.add_row(Text(printable(scenario)), *cells)
+        table.add_row(Text(safe_line(scenario)), *cells)
     return table
 
 

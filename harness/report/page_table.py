@@ -8,7 +8,8 @@ from rich.text import Text
 
 from harness.kernel.zones import zone_name
 from harness.record.page_life import CoveringDiscard, PageAtAudit
-from harness.report.screen import TextSink, make_console, new_table, print_whole, printable
+from harness.report.screen import TextSink, make_console, new_table, print_whole
+from harness.safe_text import safe_line
 from harness.units import PAGE_SIZE, format_size
 from harness.verdict.one_page import conclude, guest_word
 
@@ -29,7 +30,7 @@ class PageLife:
 def print_page(life: PageLife, file: TextSink | None = None) -> None:
     """Print where the page is, what happened to it, and what that means."""
     console = make_console(file)
-    console.print(Text(printable(_where(life))), soft_wrap=True)
+    console.print(Text(safe_line(_where(life))), soft_wrap=True)
     table = new_table()
     table.add_column("at", justify="right")
     for name in ("what", "guest", "host", "cell", "free block"):
@@ -39,15 +40,15 @@ def print_page(life: PageLife, file: TextSink | None = None) -> None:
     rows += [(-1.0 if each.at is None else each.at, _discard_row(each)) for each in life.discards]
     for at, cells in sorted(rows, key=lambda row: row[0]):
         when = f"{at:.3f}s" if at >= 0 else "?"
-        table.add_row(when, *(Text(printable(cell)) for cell in cells))
+        table.add_row(when, *(Text(safe_line(cell)) for cell in cells))
     console.print()
     print_whole(console, table)
     discards = sorted(life.discards, key=lambda each: each.at or 0.0)
     console.print()
     sentence = conclude(life.looks, discards)
-    console.print(Text(printable(f"{sentence[0].upper()}{sentence[1:]}.")), soft_wrap=True)
+    console.print(Text(safe_line(f"{sentence[0].upper()}{sentence[1:]}.")), soft_wrap=True)
     for remark in life.remarks:
-        console.print(Text(printable(f"note: {remark}")), soft_wrap=True)
+        console.print(Text(safe_line(f"note: {remark}")), soft_wrap=True)
 
 
 def _where(life: PageLife) -> str:

@@ -4,8 +4,9 @@
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.screen import new_table, printable
+from harness.report.screen import new_table
 from harness.report.summary import RunSummary, Summary
+from harness.safe_text import safe_line
 from harness.units import format_size
 
 POLICIES = {"dontneed": "MADV_DONTNEED", "free": "MADV_FREE"}
@@ -32,7 +33,7 @@ def _cells(run: RunSummary) -> list[Text]:
     settle = values.get("settle_seconds")
     return [
         Text(POLICIES[run.discard or ""]),
-        Text(printable(run.run_id)),
+        Text(safe_line(run.run_id)),
         Text("-" if settle is None else f"{settle:.1f}s"),
         Text("-" if pressed is None else format_size(round(pressed))),
         Text(_microseconds(values.get("first_fill_page_seconds"))),

@@ -24,7 +24,8 @@ from harness.record.events import (
     Settled,
 )
 from harness.record.facts import Verdict
-from harness.report.screen import STYLES, TextSink, make_console, printable
+from harness.report.screen import STYLES, TextSink, make_console
+from harness.safe_text import safe_line, safe_text
 from harness.units import format_size
 from harness.verdict.expressions import in_words
 
@@ -60,7 +61,7 @@ class _Run:
 
     @property
     def doing(self) -> str:
-        return printable(f"{self.phase} {self.detail}".strip())
+        return safe_line(f"{self.phase} {self.detail}".strip())
 
 
 class ProgressView:
@@ -107,7 +108,7 @@ class ProgressView:
     def note(self, text: str) -> None:
         """A line of its own, about no run."""
         with self._lock:
-            self._console.print(Text(printable(text)))
+            self._console.print(Text(safe_text(text)))
 
     def feed(self, run_id: str, event: Event) -> None:
         """Take in one event of a run."""
@@ -122,7 +123,7 @@ class ProgressView:
             if isinstance(event, PhaseStarted) and event.phase == "kept":
                 # After the verdict; whole, for people copy it.
                 self._console.print(
-                    Text(printable(f"{run_id}: its guest is kept {event.detail}")), soft_wrap=True
+                    Text(safe_line(f"{run_id}: its guest is kept {event.detail}")), soft_wrap=True
                 )
                 return
             if run_id not in self._runs:
@@ -167,7 +168,7 @@ class ProgressView:
         return known
 
     def _tell(self, run_id: str, t: float, text: str) -> None:
-        self._console.print(Text(f"{t:7.1f}s  {printable(run_id)}  {printable(text)}"))
+        self._console.print(Text(f"{t:7.1f}s  {safe_line(run_id)}  {safe_line(text)}"))
 
     def _tell_end(self, run_id: str, judged: Judged) -> None:
         self._done += 1
@@ -179,7 +180,7 @@ class ProgressView:
             Text.assemble(
                 f"{judged.t:7.1f}s  {count}",
                 (f"{judged.verdict}{cause}", STYLES[judged.verdict]),
-                f"  {printable(run_id)}  {printable(in_words(answer))}".rstrip(),
+                f"  {safe_line(run_id)}  {safe_line(in_words(answer))}".rstrip(),
             ),
             soft_wrap=True,
         )
@@ -192,5 +193,5 @@ class ProgressView:
         for run_id, run in self._runs.items():
             elapsed = f"{now - run.began:.0f}s"
             cells = (elapsed, run_id, run.image, run.doing, run.back)
-            table.add_row(*(Text(printable(cell)) for cell in cells))
+            table.add_row(*(Text(safe_line(cell)) for cell in cells))
         return table

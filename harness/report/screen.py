@@ -62,8 +62,3 @@ def print_whole(console: Console, table: Table) -> None:
 def short_release(release: str) -> str:
     """A kernel's release without the flavour that Debian's have: `6.1.0-50`."""
     return release.removesuffix("-amd64").removesuffix("-cloud")
-
-
-def printable(text: str) -> str:
-    """`text` without what would steer a terminal: a guest's console may say anything."""
-    return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)

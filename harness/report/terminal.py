@@ -17,10 +17,10 @@ from harness.report.screen import (
     make_console,
     new_table,
     print_whole,
-    printable,
     short_release,
 )
 from harness.report.summary import RunSummary, Summary
+from harness.safe_text import safe_line, safe_text
 from harness.units import format_size
 from harness.verdict.expressions import format_measure
 
@@ -84,7 +84,7 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
             _tell_measured(console, run)
     _explain(console, summary, results)
     under = f" under {accels.pop()}" if len(accels) == 1 else ""
-    count = Text(f"\n{_count(summary)}{under}; evidence in {results}/<scenario>/")
+    count = Text(f"\n{_count(summary)}{under}; evidence in {safe_line(str(results))}/<scenario>/")
     console.print(count, soft_wrap=True)
 
 
@@ -96,9 +96,9 @@ def _cells(run: RunSummary, several: Mapping[str, bool]) -> list[Text]:
     settle = measures.get("settle_seconds")
     came_back = "-" if reclaimed is None else format_size(round(reclaimed))
     return [
-        Text(printable(run.run_id)),
-        Text(printable(short_release(run.kernel or "-"))),
-        *([Text(printable(run.qemu or "-"))] if several["QEMU"] else []),
+        Text(safe_line(run.run_id)),
+        Text(safe_line(short_release(run.kernel or "-"))),
+        *([Text(safe_line(run.qemu or "-"))] if several["QEMU"] else []),
         *([Text(run.accel or "-")] if several["accel"] else []),
         Text(_verdict(run), style=STYLES[run.verdict]),
         Text("-" if freed is None else format_size(round(freed))),
@@ -135,27 +135,27 @@ def _explanation(run: RunSummary) -> list[str]:
 
 
 def _tell_alike(console: Console, runs: Sequence[RunSummary], results: Path) -> None:
-    names = printable(", ".join(run.run_id for run in runs))
+    names = safe_line(", ".join(run.run_id for run in runs))
     console.print()
     console.print(Text.assemble(_styled(runs[0]), " ", names), soft_wrap=True)
-    told = Text(printable("\n".join(_explanation(runs[0]))))
+    told = Text(safe_text("\n".join(_explanation(runs[0]))))
     for line in told.wrap(console, console.width - len(_INDENT)):
         line.rstrip()
         console.print(Text(_INDENT).append(line), soft_wrap=True)
     kept = [path for run in runs if (path := results / run.run_id).exists()]
     if kept:
         more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
-        console.print(Text(f"{_INDENT}evidence: {kept[0]}/{more}"), soft_wrap=True)
+        console.print(Text(f"{_INDENT}evidence: {safe_line(str(kept[0]))}/{more}"), soft_wrap=True)
 
 
 def _tell_measured(console: Console, run: RunSummary) -> None:
     """What a measurement took."""
     if run.answer:
         console.print()
-        console.print(Text.assemble(_styled(run), " ", printable(run.run_id)), soft_wrap=True)
+        console.print(Text.assemble(_styled(run), " ", safe_line(run.run_id)), soft_wrap=True)
         table = new_table(headed=False)
         for name, value in run.answer.items():
-            table.add_row(f"{_INDENT}{printable(name)}", format_measure(name, value))
+            table.add_row(f"{_INDENT}{safe_line(name)}", format_measure(name, value))
         print_whole(console, table)
 
 

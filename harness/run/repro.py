@@ -27,16 +27,19 @@ def write_repro(directory: Path, vm: VirtualMachine, run: PlannedRun, options: R
     if run.qemu != QemuChoice():
         again += ["--qemu", run.qemu.word]
     printed = shlex.join(["sh", str(path.absolute()), "scenario"])
+    end = _END_OF_SCENARIO
+    while end in run.scenario.as_yaml:
+        end += "_"
     script = "\n".join(
         [
             "#!/bin/sh",
             f"# Boots the guest of {run.run_id} by hand: its console comes to this terminal",
             "# (Ctrl-A x ends it), its QMP socket and discard trace to the current directory.",
             "# The whole scenario again, with its verdict:",
-            f"#   {printed} >{run.scenario.name}.yaml",
-            f"#   {shlex.join(again)}",
-            f"if [ \"$1\" = scenario ]; then cat <<'{_END_OF_SCENARIO}'",
-            run.scenario.as_yaml + _END_OF_SCENARIO,
+            f"#   {_in_comment(printed)} >{run.scenario.name}.yaml",
+            f"#   {_in_comment(shlex.join(again))}",
+            f"if [ \"$1\" = scenario ]; then cat <<'{end}'",
+            run.scenario.as_yaml + end,
             "exit",
             "fi",
             "exec " + " \\\n    ".join(shlex.quote(word) for word in vm.argv_by_hand()) + ' "$@"',
@@ -48,3 +51,8 @@ def write_repro(directory: Path, vm: VirtualMachine, run: PlannedRun, options: R
         path.chmod(0o755)
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror}", hint="free the disk") from error
+
+
+def _in_comment(words: str) -> str:
+    """Words that stay in the comment they begin in, whatever a path holds."""
+    return words.replace("\n", "\n#   ").replace("\r", "\n#   ")

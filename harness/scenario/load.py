@@ -12,6 +12,7 @@ from typing import Any
 from harness.errors import ScenarioFileError, UsageError
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.model import Scenario
+from harness.scenario.steps import unrolled
 from harness.scenario.vocabulary import Verbs
 from harness.yamlfile import (
     Document,
@@ -35,6 +36,13 @@ PLAIN = "plain"
 
 MAX_SWITCHES = 8
 """Beyond these 256 variants nobody meant all of them."""
+
+MOST_NODES = 50_000
+"""Values of a file times its variants, each of which is a scenario to check: some seconds. The
+project's largest file has 16 variants of 150."""
+
+MOST_UNROLLED = 50_000
+"""Steps of all variants of a file, their repetitions counted."""
 
 _FIELD = re.compile(r"[A-Za-z_]\w*(\[\d{1,6}\])*(\.[A-Za-z_]\w*(\[\d{1,6}\])*)*")
 _PART = re.compile(r"[A-Za-z_]\w*|\d+")
@@ -67,11 +75,19 @@ def load_scenarios(
     variants = _variants(document)
     if variants is None:
         return [_load(document, verbs, [], "", overrides)]
-    return [
-        _load(document, verbs, changes, label, overrides)
-        for label, changes in variants.items()
-        if only is None or f"{path.stem}-{label}" in only
-    ]
+    if len(document.lines) * len(variants) > MOST_NODES:
+        text = f"{len(document.lines)} values in {len(variants)} variants are too many"
+        raise file_error(path, [Mistake(0, (), text)])
+    found: list[Scenario] = []
+    steps = 0
+    for label, changes in variants.items():
+        if only is None or f"{path.stem}-{label}" in only:
+            found.append(_load(document, verbs, changes, label, overrides))
+            steps += sum(1 for _ in unrolled(found[-1].steps))
+            if steps > MOST_UNROLLED:
+                text = f"its variants make more than {MOST_UNROLLED} steps"
+                raise file_error(path, [Mistake(0, (), text)])
+    return found
 
 
 def _variants(document: Document) -> dict[str, list[_Change]] | None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scenario file as a frozen, validated model: what to do, on what guest, and what to expect."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -32,6 +33,10 @@ from harness.yamlwords import near_miss
 
 NEEDS = ("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-swap", "needs-thp")
 """Tags that name what a host must have: without it the run is a SKIP."""
+
+MOST_STEPS = 10_000
+"""All repetitions counted: the longest scenario of the project has 300, and a day has 43,000 passes
+of page reporting."""
 
 SMALLEST_GUEST = 64 * MIB
 """Below this the kernel and its initramfs leave no zone above its watermark."""
@@ -260,6 +265,10 @@ class Scenario(Part):
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
+        beyond = next(itertools.islice(unrolled(self.steps), MOST_STEPS, None), None)
+        if beyond is not None:
+            text = f"makes more than {MOST_STEPS} steps, all repetitions counted"
+            return raise_mistakes(self, [(beyond[0][:2], text)])
         mistakes = [*self._unknown_needs(), *self._step_mistakes()]
         if not any(step.audit_name for _loc, step in unrolled(self.steps)):
             mistakes += [

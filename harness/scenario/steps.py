@@ -99,6 +99,11 @@ class Verb(Part, ABC):
         return ()
 
     @property
+    def qmp_commands(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
+        """The QMP commands that the file's writer chose, each with its arguments."""
+        return ()
+
+    @property
     def audit_name(self) -> str | None:
         """The name of the page audit that it takes, if it takes one."""
         return None
