@@ -33,7 +33,7 @@ def job(guest: FakeGuest, *states: str, **more: Any) -> None:
 def held(guest: FakeGuest) -> FakeProcess:
     """A churn tool holds memory, over the connection that will break."""
     process = FakeProcess()
-    guest.kept(Held).tool = ChurnSession(process, detached=True)
+    guest.kept(Held).tool = ChurnSession(process, size=1 << 20, detached=True)
     guest.vm.says["exec cat >/run/churn.in"] = FakeProcess()
     return process
 
