@@ -4,18 +4,21 @@
 Mirror and keyring are the host's own; apt verifies every signature and checksum.
 """
 
+import contextlib
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from debian.deb822 import Deb822
 
 from harness.errors import ImageError, PreconditionError
+from harness.image.cache import is_intact, seal
 
 APT_SECONDS = 300.0
 _SIDE_SUITES = ("-security", "-updates", "-backports", "-proposed")
@@ -78,6 +81,29 @@ class AptRoot:
         mirror = host_mirror()
         self._progress(f"reading the package lists of {self._suite}")
         root = self._directory
+        with self._lists_anew():
+            self._update(root, mirror)
+            seal(root / "lists")
+        self._apt("apt-get", "autoclean")
+
+    @contextlib.contextmanager
+    def _lists_anew(self) -> Iterator[None]:
+        """Begin without lists: apt fetches none again whose signed description has not changed,
+        be the list itself damaged. If the block fails, the known lists are there again."""
+        lists, known = self._directory / "lists", self._directory / "lists.known"
+        try:
+            shutil.rmtree(known, ignore_errors=True)
+            if lists.exists():
+                lists.rename(known)
+            yield
+        except BaseException:
+            if known.exists():
+                shutil.rmtree(lists, ignore_errors=True)
+                known.rename(lists)
+            raise
+        shutil.rmtree(known, ignore_errors=True)
+
+    def _update(self, root: Path, mirror: "Mirror") -> None:
         for name in ("lists/partial", "cache", "state", "packages/partial"):
             (root / name).mkdir(parents=True, exist_ok=True)
         (root / "status").touch()
@@ -98,12 +124,12 @@ class AptRoot:
                     hint="use another image, or a mirror that has the suite",
                 ) from error
             raise
-        self._apt("apt-get", "autoclean")
 
     @property
     def is_ready(self) -> bool:
-        """Whether the lists were ever fetched."""
-        return any((self._directory / "lists").glob("*_Packages*"))
+        """Whether lists are there, as they were fetched."""
+        lists = self._directory / "lists"
+        return any(lists.glob("*_Packages*")) and is_intact(lists)
 
     def closure(self, names: Sequence[str]) -> list[str]:
         """The packages and all they depend on, without virtual ones."""
@@ -194,7 +220,9 @@ def run_tool(command: Sequence[str], *, cwd: Path | None = None) -> str:
         seen = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
         raise ImageError(
             f"{command[0]} failed with status {done.returncode}:\n{seen}",
-            hint="see what it says above; is the archive reachable, the disk full?",
+            hint="see what it says above; is the archive reachable, the disk full?"
+            if command[0] == "apt-get"
+            else "see what it says above; is the disk full?",
         )
     return done.stdout
 

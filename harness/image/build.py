@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import ImageError, UsageError
-from harness.image.cache import cache_directory, exclusive, made_whole
+from harness.image.cache import cache_directory, exclusive, is_intact, made_whole
 from harness.image.compile import COMPILER, STATIC, compile_c, tool_sources
 from harness.image.definition import ImageDefinition
 from harness.image.initramfs import build_initramfs, program_archive
@@ -99,9 +99,9 @@ def with_packages(
         hashed.update(path.read_bytes())
     target = cache_directory() / "packages" / hashed.hexdigest()[:16]
     archive = target / _PROGRAMS
-    if not archive.exists():
+    if not is_intact(target, _PROGRAMS):
         with exclusive(target.parent / ".lock", f"the programs of {', '.join(names)}"):
-            if not archive.exists():
+            if not is_intact(target, _PROGRAMS):
                 progress(f"fetching {', '.join(names)} for the guest")
                 with made_whole(target) as directory:
                     unpacked = directory / "scratch"
@@ -190,15 +190,15 @@ def _digest(definition: ImageDefinition, given: Kernel | None) -> str:
 
 
 def _read_built(name: str, target: Path) -> BootFiles | None:
-    """The image in `target` if it is whole: every file with the content its manifest says."""
+    """The image in `target` if it is whole: every file as it was made."""
     manifest = target / _MANIFEST
     try:
-        facts = json.loads(manifest.read_text(encoding="utf-8"))
-        if any(_file_facts(target / file) != seen for file, seen in facts["files"].items()):
+        if not is_intact(target, _KERNEL, _INITRAMFS, _MANIFEST):
             return None
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
         os.utime(manifest)
         release, digest = facts["release"], facts["digest"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return BootFiles(name, target / _KERNEL, target / _INITRAMFS, release, digest, manifest)
 

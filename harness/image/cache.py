@@ -2,8 +2,11 @@
 """The cache, `$XDG_CACHE_HOME/fpr-harness`: made whole or not at all, one builder at a time."""
 
 import contextlib
+import hashlib
+import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +20,7 @@ LOCK_SECONDS = 600.0
 """Another builder may be fetching packages over a slow line."""
 
 _MAKING = ".making."
+_SEAL = "sha256.json"
 
 
 def cache_directory() -> Path:
@@ -57,8 +61,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 def made_whole(target: Path) -> Iterator[Path]:
     """A temporary directory that becomes `target` if the block succeeds, and vanishes if not.
 
-    Call it under a lock on the parent: what killed builders left half-made there is removed.
-    Raises `ImageError` when the disk refuses.
+    It is sealed: see `is_intact`. Call it under a lock on the parent: what killed builders left
+    half-made there is removed. Raises `ImageError` when the disk refuses.
     """
     for stale in target.parent.glob(f"{_MAKING}*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -72,7 +76,10 @@ def made_whole(target: Path) -> Iterator[Path]:
         ) from error
     try:
         yield temporary
-        if target.exists():
+        seal(temporary)
+        if target.is_symlink():
+            target.unlink()
+        elif target.exists():
             shutil.rmtree(target)
         temporary.rename(target)
     except OSError as error:
@@ -82,3 +89,45 @@ def made_whole(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def seal(directory: Path) -> None:
+    """Write down the SHA-256 of each file in a directory. Raises `OSError`."""
+    sums = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.is_file()}
+    (directory / _SEAL).write_text(json.dumps(sums, indent=1), encoding="utf-8")
+
+
+def is_intact(directory: Path, *names: str) -> bool:
+    """Whether a sealed directory holds these files, and every file as it was sealed."""
+    try:
+        sums = json.loads((directory / _SEAL).read_text(encoding="utf-8"))
+        return (
+            isinstance(sums, dict)
+            and set(names) <= set(sums)
+            and all(file_sha256(directory / name) == known for name, known in sums.items())
+        )
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def file_sha256(path: Path) -> str:
+    """In hexadecimal. Raises `OSError`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_own(directory: Path) -> None:
+    """Refuse a directory in the cache that another user could change, before a program is taken
+    from it. Raises `ImageError`."""
+    for path in (cache_directory(), *directory.relative_to(cache_directory()).parents, directory):
+        place = cache_directory() / path
+        try:
+            status = place.stat()
+        except FileNotFoundError:
+            continue
+        if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
+            raise ImageError(
+                f"the cache {place} belongs to another user, or any user may write to it, and a "
+                "program is to be taken from it",
+                hint="set XDG_CACHE_HOME to a directory of yours",
+            )

@@ -4,6 +4,7 @@
 Header fields: Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
 """
 
+import re
 import struct
 from pathlib import Path
 
@@ -20,6 +21,9 @@ _SYSSIZE_OFFSET = 0x1F4
 _VERSION_OFFSET = 0x20E
 _SECTOR = 512
 _PARAGRAPH = 16
+_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}")
+"""What `make kernelrelease` gives: it names directories, so it holds no slash."""
+
 _CANDIDATES = ("arch/x86/boot/bzImage", "bzImage", "vmlinuz")
 
 
@@ -79,7 +83,7 @@ def kernel_release(path: Path) -> str:
     (pointer,) = struct.unpack_from("<H", data, _VERSION_OFFSET)
     version = data[pointer + _SECTOR : pointer + _SECTOR + 256].split(b"\0")[0]
     words = version.decode("ascii", errors="replace").split()
-    if not pointer or not words:
+    if not pointer or not words or not _RELEASE.fullmatch(words[0]):
         raise ImageError(f"{path} does not say its release in its header", hint="build it again")
     return words[0]
 

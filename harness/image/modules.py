@@ -2,17 +2,21 @@
 """A kernel's loadable modules: which ones a guest needs, in what order, and their contents."""
 
 import gzip
-import io
 import lzma
 import subprocess
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
+from typing import IO
 
 from harness.errors import ImageError
+from harness.image.elf import elf_section
+
+MODULE_BYTES = 64 << 20
+"""A virtio module with all its debugging information has 3 MiB."""
+
+UNPACK_SECONDS = 60.0
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
@@ -65,7 +69,14 @@ class ModuleTree:
                 "`make modules_install INSTALL_MOD_PATH=DIR` and add --modules DIR",
             )
         data = read_module(self.files[name])
-        for needed in module_dependencies(data):
+        try:
+            dependencies = module_dependencies(data)
+        except ImageError as error:
+            raise ImageError(
+                f"cannot read the module {self.files[name]}: {error.message}",
+                hint="install the modules again",
+            ) from error
+        for needed in dependencies:
             self._visit(needed, order)
         order[name] = data
 
@@ -82,13 +93,7 @@ def _read_builtin(directory: Path) -> frozenset[str]:
 
 def module_dependencies(data: bytes) -> list[str]:
     """The modules that a module (its ELF contents) needs. Raises `ImageError`."""
-    try:
-        section = ELFFile(io.BytesIO(data)).get_section_by_name(".modinfo")
-    except ELFError as error:
-        raise ImageError(
-            f"a module is damaged: {error}", hint="install the modules again"
-        ) from error
-    fields = section.data().split(b"\0") if section is not None else []
+    fields = elf_section(data, ".modinfo").split(b"\0")
     depends = next((f for f in fields if f.startswith(b"depends=")), b"depends=")
     names = depends.removeprefix(b"depends=").decode("ascii", errors="replace")
     return [name.replace("-", "_") for name in names.split(",") if name]
@@ -111,29 +116,55 @@ def parse_builtin(text: str) -> frozenset[str]:
 def read_module(path: Path) -> bytes:
     """A module's ELF contents, unpacked. Raises `ImageError`."""
     try:
-        data = path.read_bytes()
-        match path.suffix:
-            case ".xz":
-                data = lzma.decompress(data)
-            case ".gz":
-                data = gzip.decompress(data)
-            case ".zst":
-                done = subprocess.run(
-                    ["zstd", "-dc"], input=data, capture_output=True, timeout=60, check=True
-                )
-                data = done.stdout
+        data = _unpacked(path)
     except FileNotFoundError as error:
         what = "zstd" if error.filename == "zstd" else str(path)
         raise ImageError(
             f"cannot read the module {path}: {what} is missing",
             hint="install zstd" if what == "zstd" else "give the right --modules",
         ) from error
-    except (OSError, lzma.LZMAError, EOFError, subprocess.SubprocessError) as error:
+    except (OSError, lzma.LZMAError, zlib.error, EOFError, subprocess.SubprocessError) as error:
         raise ImageError(
             f"cannot read the module {path}: {error}", hint="install the modules again"
         ) from error
+    if len(data) > MODULE_BYTES:
+        raise ImageError(
+            f"the module {path} is larger than {MODULE_BYTES >> 20} MiB, unpacked",
+            hint="install the modules stripped: `make modules_install INSTALL_MOD_STRIP=1`",
+        )
     if not data.startswith(b"\x7fELF"):
         raise ImageError(f"{path} is no ELF file", hint="install the modules again")
+    return data
+
+
+def _unpacked(path: Path) -> bytes:
+    """At most a byte more than a module may have, however little of it lies on the disk."""
+    most = MODULE_BYTES + 1
+    with path.open("rb") as file:
+        match path.suffix:
+            case ".xz":
+                with lzma.open(file) as unpacked:
+                    return unpacked.read(most)
+            case ".gz":
+                with gzip.open(file) as unpacked:
+                    return unpacked.read(most)
+            case ".zst":
+                return _zstd(file, most)
+        return file.read(most)
+
+
+def _zstd(packed: IO[bytes], most: int) -> bytes:
+    """Raises `OSError`, `SubprocessError`."""
+    command = ["zstd", "-dc", "--memory=128MB"]
+    with subprocess.Popen(
+        command, stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        data = process.stdout.read(most)
+        if len(data) == most:
+            process.kill()
+        elif process.wait(UNPACK_SECONDS):
+            raise subprocess.CalledProcessError(process.returncode, command)
     return data
 
 

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from harness.errors import LaunchError
-from harness.image.cache import cache_directory, exclusive, made_whole
+from harness.image.cache import cache_directory, check_own, exclusive, is_intact, made_whole
 from harness.image.compile import SHARED, compile_c
 from harness.resources import INTERPOSER_SOURCE
 
@@ -18,9 +18,10 @@ def build_interposer() -> Path:
     key = hashlib.sha256(made_from).hexdigest()[:16]
     shelf = cache_directory() / "interposer"
     target = shelf / key
-    if not (target / LIBRARY).exists():
+    check_own(target)
+    if not is_intact(target, LIBRARY):
         with exclusive(shelf / "lock", "the interposer"):
-            if not (target / LIBRARY).exists():
+            if not is_intact(target, LIBRARY):
                 with made_whole(target) as directory:
                     compile_c([INTERPOSER_SOURCE], directory / LIBRARY, SHARED)
     return target / LIBRARY

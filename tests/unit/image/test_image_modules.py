@@ -1,16 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kernel's modules: their order, what is built in, how Debian packs them, what is refused."""
 
+import contextlib
 import gzip
 import lzma
+import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness.errors import ImageError
-from harness.image.modules import ModuleTree, find_module_tree, module_name, parse_builtin
+from harness.image.modules import (
+    MODULE_BYTES,
+    ModuleTree,
+    find_module_tree,
+    module_dependencies,
+    module_name,
+    parse_builtin,
+    read_module,
+)
 
 DATA = Path(__file__).parents[2] / "data" / "image"
 WANTED = ("virtio_pci", "virtio_net", "virtio_balloon")
@@ -108,3 +121,59 @@ def test_modules_of_another_kernel_are_refused(tmp_path: Path) -> None:
 def test_names_are_written_as_the_kernel_does() -> None:
     assert module_name("kernel/drivers/char/hw_random/virtio-rng.ko.xz") == "virtio_rng"
     assert "rng_core" in parse_builtin((DATA / "modules.builtin-6.1").read_text())
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def bomb(suffix: str) -> bytes:
+    zeros = b"\x7fELF" + bytes(MODULE_BYTES + 1)
+    match suffix:
+        case ".xz":
+            return lzma.compress(zeros, preset=0)
+        case ".gz":
+            return gzip.compress(zeros, compresslevel=1)
+    return subprocess.run(["zstd", "-qc"], input=zeros, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("suffix", [".xz", ".gz", ".zst"])
+def test_a_module_that_unpacks_without_end_is_given_up(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".zst" and shutil.which("zstd") is None:
+        pytest.skip("no zstd")
+    path = tmp_path / f"virtio.ko{suffix}"
+    path.write_bytes(bomb(suffix))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(ImageError, match=r"larger than 64 MiB, unpacked"):
+        read_module(path)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_no_damage_of_a_module_raises_anything_else(compiled: Compile, data: st.DataObject) -> None:
+    good = bytearray(compiled("virtio,virtio-ring"))
+    for _ in range(data.draw(st.integers(1, 8))):
+        at = data.draw(st.integers(0, len(good) - 1) | st.integers(0, 63))
+        good[at] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ImageError):
+        module_dependencies(bytes(good[: data.draw(st.integers(0, len(good)))]))
+
+
+def test_a_module_that_claims_endless_sections(compiled: Compile) -> None:
+    """e_shnum 0: the number stands in the first section's size (elf(5)), here 2^62."""
+    data = bytearray(compiled("virtio"))
+    table = struct.unpack_from("<Q", data, 0x28)[0]
+    struct.pack_into("<H", data, 0x3C, 0)
+    struct.pack_into("<Q", data, table + 0x20, 1 << 62)
+    with pytest.raises(ImageError, match="sections"):
+        module_dependencies(bytes(data))
+
+
+def test_a_section_that_claims_more_than_there_is(compiled: Compile) -> None:
+    data = bytearray(compiled("virtio"))
+    table, count = struct.unpack_from("<Q", data, 0x28)[0], struct.unpack_from("<H", data, 0x3C)[0]
+    for number in range(1, count):
+        header = table + 64 * number
+        struct.pack_into("<I", data, header + 4, 8)  # SHT_NOBITS: contents of zeros
+        struct.pack_into("<Q", data, header + 0x20, 1 << 40)
+    with contextlib.suppress(ImageError):
+        module_dependencies(bytes(data))
