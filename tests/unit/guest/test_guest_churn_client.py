@@ -5,9 +5,11 @@ import pytest
 from scripted_guest import LineGuest
 
 from harness.errors import GuestError
-from harness.guest.churn_client import TOLD_MISMATCHES, ChurnSession
+from harness.guest.churn_client import ChurnSession
+from harness.guest.tool_lines import TOLD_MISMATCHES
 
 SIZE = 8 << 20
+GOOD = "damaged_entries=0 text_changed=0"
 FILLED = f"filled bytes={SIZE} pid=12 seconds=0.5\n"
 
 
@@ -18,10 +20,11 @@ def start(said: str) -> ChurnSession:
 
 def test_an_honest_tool_is_believed() -> None:
     churn = start(
-        f"{FILLED}verified bytes={SIZE} mismatched_pages=0\nfreed bytes=4096 blocks=1 "
+        f"{FILLED}verified bytes={SIZE} mismatched_pages=0 {GOOD}\n"
+        "freed bytes=4096 blocks=1 "
         f"held_bytes={SIZE - 4096}\n"
     )
-    assert churn.verify(1.0).bytes == SIZE
+    assert churn.verify(1.0).checked_bytes == SIZE
     assert churn.free_all().held_bytes == churn.held == SIZE - 4096
 
 
@@ -29,7 +32,7 @@ def test_an_honest_tool_is_believed() -> None:
     "said",
     [
         "filled bytes=99999999999999999999 pid=12 seconds=0.5\n",
-        f"{FILLED}verified bytes={SIZE + 1} mismatched_pages=0\n",
+        f"{FILLED}verified bytes={SIZE + 1} mismatched_pages=0 damaged_entries=0 text_changed=0\n",
         f"{FILLED}freed bytes={SIZE + 1} blocks=0 held_bytes=0\n",
         f"{FILLED}freed bytes=0 blocks=0 held_bytes={SIZE + 1}\n",
     ],
@@ -48,5 +51,7 @@ def test_a_size_beyond_the_one_asked_for_is_no_answer(said: str) -> None:
 
 def test_only_so_many_mismatches_are_kept() -> None:
     flood = "mismatch page=1 pfn=0x2 offset=0 expected=1 found=2\n" * 5000
-    churn = start(f"{FILLED}{flood}verified bytes={SIZE} mismatched_pages=1\n")
-    assert len(churn.verify(60.0).mismatches) == TOLD_MISMATCHES
+    churn = start(
+        f"{FILLED}{flood}verified bytes={SIZE} mismatched_pages=1 damaged_entries=0 text_changed=0\n"
+    )
+    assert len(churn.verify(60.0).details) == TOLD_MISMATCHES

@@ -30,6 +30,9 @@ from harness.kernel.pages import GuestState
 from harness.observe.ram_layout import parse_system_ram
 from harness.units import PAGE_SIZE
 
+PFN_END = 1 << 32
+"""This host plays the guest: whatever it has is believed."""
+
 
 @needs_page_flags
 def test_every_page_frame_has_a_state(shell: LocalShell) -> None:
@@ -40,7 +43,7 @@ def test_every_page_frame_has_a_state(shell: LocalShell) -> None:
     assert (magic, version, page_bytes) == (b"FPRPAGES", 2, PAGE_SIZE)
     assert start < end <= time.monotonic_ns()
     assert len(result.stdout) == 48 + 4 * runs
-    states, flags = decode_pages(result.stdout).states, page_flags()
+    states, flags = decode_pages(result.stdout, PFN_END).states, page_flags()
     assert len(states) == len(flags) == pages
     assert (states[flags & KPF_NOPAGE != 0] == GuestState.NO_PAGE).all()
     free = (states == GuestState.FREE) | (states == GuestState.REPORTED)
@@ -68,7 +71,7 @@ def test_what_somebody_has_written_has_content(
         file.truncate(size)
         memory = mmap.mmap(-1 if kind == "anonymous" else file.fileno(), size)
         memory[:] = b"x" * size
-        states = decode_pages(shell.run("fpr-guest pages", timeout=SECONDS).stdout).states
+        states = decode_pages(shell.run("fpr-guest pages", timeout=SECONDS).stdout, PFN_END).states
         assert (states[_pfns(memory)] == GuestState.CONTENT).all()
 
 
@@ -76,7 +79,7 @@ def test_what_somebody_has_written_has_content(
 def test_what_is_no_memory_is_no_page_whatever_its_flags(shell: LocalShell) -> None:
     """From 6.16 on a hole has no flag at all, and a kernel's own page has none either; 5.10 calls
     the rest of a section that is cut short reserved."""
-    states = decode_pages(shell.run("fpr-guest pages", timeout=SECONDS).stdout).states
+    states = decode_pages(shell.run("fpr-guest pages", timeout=SECONDS).stdout, PFN_END).states
     bare = page_flags() == 0
     ram = np.zeros(len(states), np.bool_)
     for start, end in parse_system_ram(Path("/proc/iomem").read_text()):
@@ -89,7 +92,7 @@ def test_what_is_no_memory_is_no_page_whatever_its_flags(shell: LocalShell) -> N
 @needs_page_flags
 def test_another_round_sees_what_has_changed(shell: LocalShell) -> None:
     """The pages of the named process are HELD as long as it has them."""
-    with start_churn(shell) as churn, PageReader(shell, held_by=[churn.pid]) as reader:
+    with start_churn(shell) as churn, PageReader(shell, PFN_END, held_by=[churn.pid]) as reader:
         pfns = ChurnMemory(churn.pid, seed=7).pfns()
         first = reader.read()
         churn.free_all()
@@ -109,7 +112,7 @@ def test_pages_of_several_processes_are_held(shell: LocalShell) -> None:
     with (
         start_churn(shell) as one,
         start_churn(shell, seed=9) as two,
-        PageReader(shell, held_by=[one.pid, two.pid]) as reader,
+        PageReader(shell, PFN_END, held_by=[one.pid, two.pid]) as reader,
     ):
         states = reader.read().states
         for pid, seed in ((one.pid, 7), (two.pid, 9)):
@@ -121,7 +124,7 @@ def test_a_named_process_that_is_gone_is_told(shell: LocalShell) -> None:
     with start_churn(shell) as churn:
         pid = churn.pid
     with (
-        PageReader(shell, held_by=[pid]) as reader,
+        PageReader(shell, PFN_END, held_by=[pid]) as reader,
         pytest.raises(ObserveError, match=rf"status 1.*open /proc/{pid}/pagemap: No such file"),
     ):
         reader.read()
@@ -130,7 +133,7 @@ def test_a_named_process_that_is_gone_is_told(shell: LocalShell) -> None:
 @needs_root
 def test_pages_are_for_root_only(tool: Path) -> None:
     with (
-        PageReader(LocalShell(tool, NOBODY)) as reader,
+        PageReader(LocalShell(tool, NOBODY), PFN_END) as reader,
         pytest.raises(ObserveError, match=r"status 1.*/proc/kpageflags: Permission denied"),
     ):
         reader.read()
