@@ -229,3 +229,9 @@ def test_this_host_can_be_read(tmp_path: Path) -> None:
     assert HostNoiseReader().read().mem_available > 0
     with pytest.raises(ObserveError, match="cannot read the host's counters"):
         HostNoiseReader(tmp_path).read()
+
+
+@pytest.mark.parametrize("delay", ["60001", "4294967295", "999999999999"])
+def test_passes_so_rare_that_a_wait_would_not_end_are_refused(delay: str) -> None:
+    with pytest.raises(ObserveError, match="every"):
+        parse_state(f"delay={delay}\nblock_order=9\n", offered=True)
