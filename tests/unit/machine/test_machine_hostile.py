@@ -60,12 +60,12 @@ def test_lines_longer_than_asked_for_are_no_answer(vm: VirtualMachine) -> None:
 
 @pytest.mark.parametrize("stream", ["", " >&2"], ids=["stdout", "stderr"])
 def test_the_deadline_of_a_command_runs_while_it_prints(vm: VirtualMachine, stream: str) -> None:
-    with pytest.raises(DeadlineError, match=r"waited 1\.0 s"):
+    with pytest.raises(DeadlineError, match=r"waited \d\.\d s"):
         vm.shell.run(f"({TRICKLE}){stream}", timeout=1.0)
 
 
 def test_a_flood_of_errors_is_kept_in_part(vm: VirtualMachine) -> None:
-    with pytest.raises(DeadlineError, match=r"waited 1\.0 s"):
+    with pytest.raises(DeadlineError, match=r"waited \d\.\d s"):
         vm.shell.run("yes oh >&2", timeout=1.0)
 
 
@@ -82,7 +82,7 @@ def test_errors_that_go_on_after_the_output_has_ended(vm: VirtualMachine) -> Non
 def test_the_deadline_of_a_read_runs_while_bytes_come(
     vm: VirtualMachine, read: Callable[[SshProcess], object]
 ) -> None:
-    with vm.shell.start(TRICKLE) as talk, pytest.raises(DeadlineError, match=r"waited 1\.0 s"):
+    with vm.shell.start(TRICKLE) as talk, pytest.raises(DeadlineError, match=r"waited \d\.\d s"):
         read(talk)
 
 
