@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: setup test-vm test test-quick test-installed test-faults test-red soak docs lint bench clean system
+.PHONY: setup test-vm test test-quick test-installed test-faults test-red test-hostile fuzz soak docs lint bench clean system
 
 setup: $(INSTALLED)
 	$(BIN)/fpr-harness image build $(image_options)
@@ -36,7 +36,7 @@ test-vm: $(INSTALLED)
 	exit $$status; }
 
 test: $(INSTALLED)
-	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red --ignore tests/hostile -n 2 --dist loadfile $(ARGS)
 
 # What needs no guest: at most two minutes.
 test-quick: $(INSTALLED)
@@ -51,6 +51,16 @@ test-installed: $(INSTALLED)
 test-faults: $(INSTALLED)
 	FPR_FAULTS_RESUME=1 $(BIN)/pytest tests/faults -n 2 $(ARGS); status=$$?; \
 	$(BIN)/python tests/faults/detection.py && exit $$status
+
+# Real guests that mean harm: endless answers, false claims, a flooded console.
+test-hostile: $(INSTALLED)
+	$(BIN)/pytest tests/hostile -n 2 -rA $(ARGS)
+
+# What no honest guest, host or file says, for every reader: SECONDS each. With atheris installed in
+# the virtual environment, `make fuzz ARGS=pages` is guided by coverage.
+SECONDS ?= 20
+fuzz: $(INSTALLED)
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) $(ARGS)
 
 # Every scenario with the fields that its file says it must not pass with.
 test-red: $(INSTALLED)

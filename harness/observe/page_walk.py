@@ -93,7 +93,7 @@ def copy_pagemap(pagemap: int, start: int, states: StateArray) -> None:
     while done < len(states):
         wanted = min(len(buffer), len(states) - done)
         size = os.preadv(pagemap, [buffer.data[:wanted]], (start // PAGE_SIZE + done) * 8)
-        if size == 0:
+        if size < buffer.itemsize:
             raise OSError("pagemap ended early: the process has gone")
         entries = buffer[: size // 8]
         states[done : done + len(entries)] = _PAGEMAP_STATE[entries >> np.uint64(62)]
