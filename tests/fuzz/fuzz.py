@@ -9,6 +9,7 @@ to seeds/TARGET/, where the unit tests find it too, and the exit status is 1.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -20,8 +21,14 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+atheris = importlib.import_module("atheris") if importlib.util.find_spec("atheris") else None
+
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
-from targets import SEEDS, TARGETS, Target
+with atheris.instrument_imports(include=["harness"]) if atheris else contextlib.nullcontext():
+    from targets import SEEDS, TARGETS, Target
+
+FOUND = Path(__file__).parents[2] / "build" / "fuzz"
+"""Inputs that reach code no other did, kept from one run of atheris to the next."""
 
 LONGEST = 4096
 MOST_SECONDS = 2.0
@@ -108,9 +115,10 @@ def fuzz(target: Target, seconds: float) -> int:
 
 def with_atheris(target: Target, seconds: float) -> None:
     """Never returns: libFuzzer ends the process."""
-    atheris = importlib.import_module("atheris")
-    atheris.instrument_all()
-    words = [sys.argv[0], f"-max_total_time={seconds:.0f}", str(SEEDS / target.name)]
+    assert atheris is not None
+    found = FOUND / target.name
+    found.mkdir(parents=True, exist_ok=True)
+    words = [sys.argv[0], f"-max_total_time={seconds:.0f}", str(found), str(SEEDS / target.name)]
     atheris.Setup(words, lambda data: attempt(target, data))
     atheris.Fuzz()
 
@@ -121,7 +129,7 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", choices=[[], *TARGETS], metavar="TARGET")
     options = parser.parse_args()
     chosen = [TARGETS[name] for name in options.targets or TARGETS]
-    if len(chosen) == 1 and importlib.util.find_spec("atheris"):
+    if atheris is not None and len(chosen) == 1:
         with_atheris(chosen[0], options.seconds)
     status = total = 0
     for target in chosen:
