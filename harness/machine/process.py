@@ -230,12 +230,13 @@ def launch_hint(error: OSError) -> str:
 
 
 def processes_of(vm_id: str) -> list[int]:
-    """Processes whose command line names this VM."""
+    """Processes of this user whose command line names this VM: anybody can write that name."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if f"guest={vm_id}".encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if f"guest={vm_id}".encode() in words and entry.stat().st_uid == os.geteuid():
                     found.append(int(entry.name))
     return found
 

@@ -40,7 +40,8 @@ class Recorder:
         self._told: set[str] = set()
         self._reserve: IO[bytes] | None = None
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._file = os.open(self.path, flags, 0o600)
         except OSError as error:
             raise self._error(error) from error
         # The reserve is a nicety: a file system that cannot make one still takes results.

@@ -23,17 +23,25 @@ def make_results_directory(explicit: Path | None, base: Path = DEFAULT_BASE) -> 
         if explicit is None:
             return _make_timed(base)
         explicit.mkdir(parents=True, exist_ok=True)
+        _claim(explicit)
     except OSError as error:
         raise RecordError(
             f"cannot make the results directory {error.filename or explicit}: {error.strerror}",
             hint="choose another with --results DIR",
         ) from error
-    if (explicit / RESULTS_NAME).exists():
-        raise UsageError(
-            f"{explicit} already holds the results of another run",
-            hint="remove it, or name another directory with --results",
-        )
     return explicit
+
+
+def _claim(directory: Path) -> None:
+    """Make results.jsonl, which must not be there: of two that start at once only one can."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        os.close(os.open(directory / RESULTS_NAME, flags, 0o600))
+    except FileExistsError as error:
+        raise UsageError(
+            f"{directory} already holds the results of another run",
+            hint="remove it, or name another directory with --results",
+        ) from error
 
 
 def _make_timed(base: Path) -> Path:

@@ -77,6 +77,19 @@ def killed_harness(log: Path) -> tuple[int, Path]:
     return int(pid), Path(path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_process_of_another_user_by_the_name_of_a_vm_is_none_of_it() -> None:
+    """Anybody can call a process so; it once ended the run with `Operation not permitted`."""
+    name = "fpr-0123456789ab"
+    command = ["sh", "-c", "sleep 60", f"guest={name}"]
+    with subprocess.Popen(command, user=65534) as other, subprocess.Popen(command) as own:
+        try:
+            assert processes_of(name) == [own.pid]
+        finally:
+            other.kill()
+            own.kill()
+
+
 def test_harness_killed_outright_leaves_no_qemu(base: Path, tmp_path: Path) -> None:
     pid, path = killed_harness(tmp_path / "log")
     wait_for(lambda: is_gone(pid), Deadline(5.0, "QEMU to die with its harness"))

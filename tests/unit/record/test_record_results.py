@@ -2,6 +2,8 @@
 """Where results go, and the files made from the record."""
 
 import json
+import stat
+import threading
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from recorded_runs import ALL, KERNEL, KILLED, PASSED
 from harness.errors import RecordError, UsageError
 from harness.record.events import Judged
 from harness.record.facts import Verdict
+from harness.record.recorder import Recorder
 from harness.record.results_directory import make_results_directory, write_whole
 from harness.report.junit import write_junit
 from harness.report.summary import build_summary, exit_status, write_summary
@@ -33,7 +36,7 @@ def test_results_go_into_a_directory_of_their_time_and_latest_points_there(tmp_p
 def test_results_go_exactly_where_they_are_asked_to(tmp_path: Path) -> None:
     wanted = tmp_path / "deep" / "er"
     assert make_results_directory(wanted) == wanted
-    assert list(wanted.iterdir()) == []
+    assert [path.name for path in wanted.iterdir()] == ["results.jsonl"]
 
 
 def test_two_invocations_results_are_never_mixed(tmp_path: Path) -> None:
@@ -154,3 +157,43 @@ def test_junit_is_xml_whatever_a_guest_said(tmp_path: Path, text: str) -> None:
     judged = Judged(1.0, Verdict.FAIL, None, text, {})
     write_junit([*KILLED, ("cut", judged)], tmp_path / "junit.xml")
     assert ElementTree.parse(tmp_path / "junit.xml").getroot().find(".//failure") is not None
+
+
+def test_of_two_that_start_at_once_one_gets_the_directory(tmp_path: Path) -> None:
+    """One that looked first and wrote later once mixed its records with another's."""
+    outcomes: list[object] = []
+    together = threading.Barrier(8)
+
+    def start() -> None:
+        together.wait()
+        try:
+            outcomes.append(make_results_directory(tmp_path / "results"))
+        except UsageError as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10.0)
+    assert sum(isinstance(outcome, Path) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, UsageError) for outcome in outcomes) == 7
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "results.jsonl").symlink_to(victim)
+    with pytest.raises(UsageError, match="already holds"):
+        make_results_directory(results)
+    with pytest.raises(RecordError):
+        Recorder(results)
+    assert victim.read_text() == "mine"
+
+
+def test_results_are_for_their_owner_alone(tmp_path: Path) -> None:
+    directory = make_results_directory(tmp_path / "results")
+    with Recorder(directory):
+        assert stat.S_IMODE((directory / "results.jsonl").stat().st_mode) == 0o600
