@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import ImageError, UsageError
-from harness.image.cache import cache_directory, exclusive, is_intact, made_whole
+from harness.image.cache import cache_directory, exclusive, is_intact, made_whole, seal
 from harness.image.compile import COMPILER, STATIC, compile_c, tool_sources
 from harness.image.definition import ImageDefinition
 from harness.image.initramfs import build_initramfs, program_archive
@@ -74,6 +74,7 @@ def ensure_image(
         with made_whole(target) as directory:
             archive = Archive(definition, refresh, progress)
             _build(definition, given, archive, directory, target.name)
+            seal(directory)
         _prune(target)
     built = _read_built(definition.name, target)
     if built is None:
@@ -109,6 +110,7 @@ def with_packages(
                     own = [unpacked / name for name in names]
                     (directory / _PROGRAMS).write_bytes(program_archive(unpacked, own))
                     shutil.rmtree(unpacked)
+                    seal(directory)
     return replace(boot, more=(*boot.more, archive))
 
 

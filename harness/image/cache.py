@@ -61,8 +61,8 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 def made_whole(target: Path) -> Iterator[Path]:
     """A temporary directory that becomes `target` if the block succeeds, and vanishes if not.
 
-    It is sealed: see `is_intact`. Call it under a lock on the parent: what killed builders left
-    half-made there is removed. Raises `ImageError` when the disk refuses.
+    Call it under a lock on the parent: what killed builders left half-made there is removed.
+    Raises `ImageError` when the disk refuses.
     """
     for stale in target.parent.glob(f"{_MAKING}*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -76,7 +76,6 @@ def made_whole(target: Path) -> Iterator[Path]:
         ) from error
     try:
         yield temporary
-        seal(temporary)
         if target.is_symlink():
             target.unlink()
         elif target.exists():
@@ -92,7 +91,7 @@ def made_whole(target: Path) -> Iterator[Path]:
 
 
 def seal(directory: Path) -> None:
-    """Write down the SHA-256 of each file in a directory. Raises `OSError`."""
+    """Write down the SHA-256 of each file in a directory, for `is_intact`. Raises `OSError`."""
     sums = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.is_file()}
     (directory / _SEAL).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 
 from harness.errors import LaunchError
-from harness.image.cache import cache_directory, check_own, exclusive, is_intact, made_whole
+from harness.image.cache import cache_directory, check_own, exclusive, is_intact, made_whole, seal
 from harness.image.compile import SHARED, compile_c
 from harness.resources import INTERPOSER_SOURCE
 
@@ -24,6 +24,7 @@ def build_interposer() -> Path:
             if not is_intact(target, LIBRARY):
                 with made_whole(target) as directory:
                     compile_c([INTERPOSER_SOURCE], directory / LIBRARY, SHARED)
+                    seal(directory)
     return target / LIBRARY
 
 

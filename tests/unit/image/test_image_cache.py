@@ -13,7 +13,7 @@ from harness.errors import ImageError
 from harness.image import archive as archive_module
 from harness.image import build
 from harness.image.archive import AptRoot, Mirror
-from harness.image.cache import cache_directory, check_own, is_intact, made_whole
+from harness.image.cache import cache_directory, check_own, is_intact, made_whole, seal
 from harness.image.definition import ImageDefinition, load_definitions
 from harness.machine.interposer import build_interposer
 
@@ -50,6 +50,7 @@ def sealed(directory: Path) -> Path:
     with made_whole(directory) as temporary:
         (temporary / "one").write_bytes(b"first")
         (temporary / "two").write_bytes(b"second")
+        seal(temporary)
     return directory
 
 
