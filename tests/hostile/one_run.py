@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from misbehaviours import hostile_archive
 
@@ -21,7 +22,9 @@ from harness.image.build import ensure_image
 from harness.image.definition import load_definitions
 from harness.machine import console
 from harness.machine.qemu_probe import find_qemu
+from harness.machine.vm import VirtualMachine
 from harness.record.events import Broke, Event, PhaseStarted
+from harness.run import runner
 from harness.run.plan import RunOptions, plan_runs
 from harness.run.runner import Bench, run_scenario
 from harness.scenario.load import load_scenarios
@@ -40,6 +43,17 @@ def main(name: str, directory: Path) -> None:
     (run,) = plan_runs(scenarios, [image], repeat=1)
     began = time.monotonic()
     phase, waited = began, 0.0
+
+    boots = vars(runner)["launch"]
+
+    def launch(*arguments: Any, **options: Any) -> VirtualMachine:
+        """The wait for what is asked first begins when the guest is up; no event says so."""
+        nonlocal phase
+        vm = boots(*arguments, **options)
+        phase = time.monotonic()
+        return vm
+
+    vars(runner)["launch"] = launch
 
     def hear(_run_id: str, event: Event) -> None:
         nonlocal phase, waited
