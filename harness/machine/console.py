@@ -16,6 +16,7 @@ from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, GuestError
 from harness.growing_file import GrowingFile
 from harness.machine.oops import RANK, Headline, Severity, headline_of, looks_suspicious, with_place
+from harness.units import format_size
 
 EXCERPT_LINES = 100
 """An oops with registers, code and call trace has about 50 lines, an OOM report up to 100."""
@@ -242,7 +243,7 @@ class ConsoleWatcher:
         if size <= MAX_BYTES:
             return None
         return GuestError(
-            f"the guest wrote more than {MAX_BYTES >> 20} MiB on its console",
+            f"the guest wrote more than {format_size(MAX_BYTES)} on its console",
             hint="see console.log for what it repeats; a quieter guest.cmdline may help",
             evidence=[self.path],
         )

@@ -31,7 +31,7 @@ from harness.scenario.load import load_scenarios
 
 VICTIM = Path(__file__).with_name("victim.yaml")
 
-console.MAX_BYTES = 4 << 20
+console.MAX_BYTES = 256 << 10
 """The serial line of an emulated guest brings some MB a minute: too few for the true limit."""
 
 
@@ -49,7 +49,7 @@ def main(name: str, directory: Path) -> None:
     def launch(*arguments: Any, **options: Any) -> VirtualMachine:
         """The wait for what is asked first begins when the guest is up; no event says so."""
         nonlocal phase
-        vm = boots(*arguments, **options)
+        vm: VirtualMachine = boots(*arguments, **options)
         phase = time.monotonic()
         return vm
 

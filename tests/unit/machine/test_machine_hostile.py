@@ -137,7 +137,7 @@ def test_a_greeting_that_never_ends(bench: Bench) -> None:
 def test_a_console_beyond_its_limit_ends_the_run_at_once(bench: Bench) -> None:
     bench.monkeypatch.setattr("harness.machine.console.MAX_BYTES", 4 << 20)
     began = time.monotonic()
-    with pytest.raises(GuestError, match="more than 4 MiB on its console") as caught:
+    with pytest.raises(GuestError, match="more than 4MiB on its console") as caught:
         bench.launch("tcg", tcg="flood", boot_deadline=60.0)
     assert time.monotonic() - began < 20.0
     assert bench.artefacts / "console.log" in caught.value.evidence
