@@ -6,7 +6,7 @@ from scripted_guest import LineGuest
 
 from harness.errors import GuestError
 from harness.guest.churn_client import ChurnSession
-from harness.guest.tool_lines import TOLD_MISMATCHES
+from harness.guest.held_pages import TOLD_MISMATCHES
 
 SIZE = 8 << 20
 GOOD = "damaged_entries=0 text_changed=0"
