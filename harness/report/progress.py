@@ -123,7 +123,7 @@ class ProgressView:
             if isinstance(event, PhaseStarted) and event.phase == "kept":
                 # After the verdict; whole, for people copy it.
                 self._console.print(
-                    Text(safe_line(f"{run_id}: its guest is kept {event.detail}")), soft_wrap=True
+                    Text(safe_text(f"{run_id}: its guest is kept {event.detail}")), soft_wrap=True
                 )
                 return
             if run_id not in self._runs:
