@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 
+from harness.errors import GuestError
 from harness.guest.tool_lines import ToolLine, ToolOutput
 
 TOLD_MISMATCHES = 16
@@ -32,14 +33,20 @@ def read_verified(
 ) -> Verified:
     """The next `verified` line. `held`: bytes that the harness knows to be held.
 
-    Raises what `ToolOutput.await_line` raises.
+    Raises what `ToolOutput.await_line` raises, and `GuestError` for more than that.
     """
     line = lines.await_line("verified", timeout, mismatches)
+    checked = int(line.value("bytes"))
+    if checked > held:
+        raise GuestError(
+            f"{lines.name} was asked to hold {held} bytes and says that it checked {checked}",
+            hint=lines.hint,
+        )
     damaged = int(line.value("damaged_entries")) + int(line.value("text_changed"))
     if damaged:
         mismatches.words.append(f"{lines.name}'s own memory is damaged: {line.text}")
     return Verified(
-        checked_bytes=int(line.value("bytes")),
+        checked_bytes=checked,
         held_bytes=held,
         mismatched_pages=int(line.value("mismatched_pages")),
         damaged=damaged,

@@ -39,7 +39,8 @@ def check_host_paths(results: Path | None, scenarios: Iterable[Scenario]) -> Non
 
 
 def _check_plain(name: str, path: str) -> None:
-    if not path.isprintable():
+    # Bytes that are no UTF-8 (surrogates here) are a name like any other.
+    if any(not (char.isprintable() or 0xDC80 <= ord(char) <= 0xDCFF) for char in path):
         raise UsageError(
             f"{name} holds characters that no terminal, script or log shows as they are: {path!r}",
             hint="name a directory of printable characters",
