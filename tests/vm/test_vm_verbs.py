@@ -101,6 +101,7 @@ name: lacking
 title: t
 tags: [needs-hugetlb]
 guest: {memory: 900GiB}
+host: {backend: hugetlb}
 steps: [settle: {}]
 """
 
