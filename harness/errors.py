@@ -34,7 +34,7 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The command line asks for something that cannot be meant. Exit status 2."""
+    """The command line is wrong: an unknown name, options that exclude each other. Status 2."""
 
 
 class ScenarioFileError(HarnessError):

@@ -124,7 +124,7 @@ class ScenarioSession:
     def _is_worker(self) -> bool:
         return hasattr(self._config, "workerinput")
 
-    # --- what cannot be meant ---------------------------------------------------------------------
+    # --- refusing wrong options --------------------------------------------------------------
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness doctor`: what this host can do, and what to mend. A line for each finding."""
+"""`fpr-harness doctor`: what this host can do, and what to fix. A line for each finding."""
 
 import argparse
 import shutil
@@ -141,7 +141,7 @@ class _Doctor:
                     accel.upper(),
                     "bad",
                     f"not tried, for there is no {'QEMU' if qemu is None else 'guest image'}",
-                    "mend that first, see above",
+                    "fix that first, see above",
                 )
             )
         return usable
@@ -194,7 +194,7 @@ class _Doctor:
             for state, word in (("bad", "problem"), ("warn", "warning"))
             if (count := self._states.count(state))
         ]
-        rest = f"; {' and '.join(counts)}, see above" if counts else "; nothing to mend"
+        rest = f"; {' and '.join(counts)}, see above" if counts else "; nothing to fix"
         where = " and ".join(accel.upper() for accel in usable)
         can = f"guests can run here, under {where}" if usable else "no guest can run here"
         self._console.print(Text(can + rest, style="bold"), soft_wrap=True)

@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     listing = commands.add_parser("list", help="list the scenarios")
     add_directory_option(listing)
-    doctor = commands.add_parser("doctor", help="say what this host can do, and what to mend")
+    doctor = commands.add_parser("doctor", help="say what this host can do, and what to fix")
     add_boot_options(doctor)
 
     image = commands.add_parser("image", help="build or list guest images")

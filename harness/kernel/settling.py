@@ -240,7 +240,7 @@ class SettleTracker:
 
     @property
     def t90(self) -> float | None:
-        """Seconds until nine tenths of what came back so far had; None likewise."""
+        """Seconds until nine tenths of what came back so far had; None if less than a block did."""
         return self._seconds_until(0.9)
 
     def observe(

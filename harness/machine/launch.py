@@ -33,7 +33,7 @@ def launch(
     given = Launch(spec, boot, find_qemu(qemu), artefacts, cancelled, boot_deadline)
     if accel != "auto":
         if accel == "kvm" and (why := kvm_unusable()):
-            raise LaunchError(f"--accel kvm: {why}", hint="mend it, or use --accel auto or tcg")
+            raise LaunchError(f"--accel kvm: {why}", hint="fix it, or use --accel auto or tcg")
         return VirtualMachine.boot(given, accel)
     memory = KvmMemory(given.qemu)
     learned = False

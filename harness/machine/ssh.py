@@ -2,54 +2,30 @@
 """Commands in the guest over one SSH connection, every wait with a deadline."""
 
 import contextlib
-import functools
 import io
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, cast
 
 import paramiko
 
 from harness.deadline import Deadline
-from harness.errors import GuestError, HarnessError, SshError
-from harness.machine.gone import Gone, gone_soon
+from harness.errors import GuestError, SshError
+from harness.machine.gone import Gone
 from harness.machine.interfaces import CommandResult
 from harness.machine.keys import RunKeys
-
-LOOK_SECONDS = 0.25
-"""How often a waiting read looks whether QEMU is still there."""
-
-OPEN_SECONDS = 10.0
-"""For a channel and a command to be accepted: two round trips to a guest under load."""
-
-GRACE_SECONDS = 2.0
-"""For a command to end by itself when its input has ended."""
-
-KILLED = -1
-"""Status of a command that a signal ended: by RFC 4254 it has none."""
-
-CHUNK = 1 << 16
-
-OUTPUT_BYTES = 8 << 20
-"""What a command may print unless its caller allows less: /proc of the largest guest is shorter."""
-
-LINE_BYTES = 1 << 16
-"""The longest line that is waited for."""
-
-ERROR_BYTES = 1 << 16
-"""Kept of standard error: its last words."""
-
-WINDOW_BYTES = 1 << 21
-"""What a channel holds at most before it is read (paramiko's DEFAULT_WINDOW_SIZE)."""
+from harness.machine.ssh_process import (
+    OPEN_SECONDS,
+    OUTPUT_BYTES,
+    SshProcess,
+    broken,
+    how,
+)
 
 HANDSHAKE_BYTES = 1 << 20
 """What the guest's server may send before the harness is logged in; it takes about 3 KiB."""
-
-T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 
@@ -174,13 +150,13 @@ class SshShell:
         LOG.debug(
             "after %.3f s in the guest (%s, %d bytes of output): %s",
             time.monotonic() - began,
-            _how(result.status),
+            how(result.status),
             len(result.stdout),
             command.strip().partition("\n")[0],
         )
         if check and result.status != 0:
             words = result.stderr.decode(errors="replace").strip()
-            raise GuestError(f"`{command}` in the guest failed ({_how(result.status)}): {words}")
+            raise GuestError(f"`{command}` in the guest failed ({how(result.status)}): {words}")
         return result
 
     def close(self) -> None:
@@ -189,173 +165,9 @@ class SshShell:
             self._transport.close()
 
 
-class SshProcess:
-    """A command running in the guest over a channel of its own."""
-
-    def __init__(self, channel: paramiko.Channel, command: str, gone: Gone) -> None:
-        self._channel = channel
-        self._command = command
-        self._gone = gone
-        self._buffer = bytearray()
-        self._stderr = bytearray()
-
-    def write(self, data: bytes, timeout: float = OPEN_SECONDS) -> None:
-        """Send to its standard input. Raises `SshError`, `DeadlineError` if it does not read."""
-        deadline = Deadline(timeout, f"`{self._command}` to read {len(data)} bytes")
-        sent = 0
-        while sent < len(data):
-            send = functools.partial(self._channel.send, data[sent : sent + CHUNK])
-            sent += self._poll(send, deadline, reading=False)
-
-    def read_exactly(self, size: int, timeout: float) -> bytes:
-        """`size` bytes of output. Raises `SshError` if it ends first, `DeadlineError`."""
-        deadline = Deadline(timeout, f"{size} bytes of `{self._command}`")
-        while len(self._buffer) < size:
-            self._buffer += self._receive(deadline) or self._ended()
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
-
-    def read_line(self, timeout: float) -> str:
-        """A line without its end. Raises like `read_exactly`, and `GuestError` if it is longer than
-        `LINE_BYTES`."""
-        deadline = Deadline(timeout, f"a line of `{self._command}`")
-        looked = 0
-        while (end := self._buffer.find(b"\n", looked)) < 0 and len(self._buffer) <= LINE_BYTES:
-            looked = len(self._buffer)
-            self._buffer += self._receive(deadline) or self._ended()
-        if not 0 <= end <= LINE_BYTES:
-            raise self._too_much(f"a line of more than {LINE_BYTES} bytes")
-        line = self._buffer[:end].decode(errors="replace")
-        del self._buffer[: end + 1]
-        return line
-
-    def close_stdin(self) -> None:
-        """End its standard input."""
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-            self._channel.shutdown_write()
-
-    def wait(self, timeout: float, limit: int = OUTPUT_BYTES) -> CommandResult:
-        """Its status and unread output. Raises `DeadlineError`, `SshError`, and `GuestError` for
-        output of more than `limit` bytes."""
-        deadline = Deadline(timeout, f"`{self._command}` in the guest to end")
-        while chunk := self._receive(deadline):
-            self._buffer += chunk
-            if len(self._buffer) > limit:
-                raise self._too_much(f"more than {limit} bytes")
-        self._drain_stderr(deadline)
-        while not self._channel.status_event.wait(min(LOOK_SECONDS, deadline.remaining)):
-            if gone := self._gone():
-                raise gone
-            deadline.check()
-        status = self._status("no exit status")
-        output, stderr = bytes(self._buffer), bytes(self._stderr)
-        self._buffer.clear()
-        return CommandResult(self._command, status, output, stderr)
-
-    def close(self) -> None:
-        """End it: its input ends, and a moment later the channel is closed; never raises.
-
-        The moment matters: dropbear 2022.83 now and then drops the whole connection when a channel
-        is closed while its command still runs.
-        """
-        with contextlib.suppress(Exception):
-            self._channel.shutdown_write()
-            self._channel.status_event.wait(GRACE_SECONDS)
-            self._channel.close()
-
-    def _receive(self, deadline: Deadline) -> bytes:
-        """The next bytes of output; empty at its end."""
-        return self._poll(lambda: self._channel.recv(CHUNK), deadline, reading=True)
-
-    def _drain_stderr(self, deadline: Deadline) -> None:
-        while chunk := self._poll(lambda: self._channel.recv_stderr(CHUNK), deadline, reading=True):
-            self._keep_stderr(chunk)
-
-    def _poll(self, attempt: Callable[[], T], deadline: Deadline, *, reading: bool) -> T:
-        """What `attempt` gives; the deadline runs whether the guest is silent or not."""
-        while True:
-            deadline.check(self._last_words())
-            self._channel.settimeout(max(0.001, min(LOOK_SECONDS, deadline.remaining)))
-            try:
-                return attempt()
-            except TimeoutError:
-                if gone := self._gone():
-                    raise gone from None
-                self._take_aside(output=not reading)
-            except (paramiko.SSHException, OSError, EOFError) as error:
-                raise broken(self._gone, f"using `{self._command}`", error) from error
-
-    def _take_aside(self, *, output: bool) -> None:
-        """Take in what nobody reads just now, or the channel's window fills and all stands."""
-        if self._channel.recv_stderr_ready():
-            self._keep_stderr(self._channel.recv_stderr(WINDOW_BYTES))
-        if output and self._channel.recv_ready():
-            self._buffer += self._channel.recv(WINDOW_BYTES)
-            if len(self._buffer) > OUTPUT_BYTES:
-                raise self._too_much(f"more than {OUTPUT_BYTES} bytes that nobody asked for")
-
-    def _keep_stderr(self, data: bytes) -> None:
-        self._stderr += data
-        del self._stderr[:-ERROR_BYTES]
-
-    def _last_words(self) -> str:
-        return bytes(self._buffer[-200:]).decode(errors="replace")
-
-    def _too_much(self, what: str) -> GuestError:
-        return GuestError(
-            f"`{self._command}` in the guest printed {what}; it began: "
-            f"{bytes(self._buffer[:80])!r}",
-            hint="is the guest's shell or tool what the image was built with?",
-        )
-
-    def _ended(self) -> bytes:
-        """The command has closed its output though more was expected: say what it said."""
-        self._drain_stderr(Deadline(5.0, "its last words"))
-        words = self._stderr.decode(errors="replace").strip() or "nothing on stderr"
-        self._channel.status_event.wait(GRACE_SECONDS)
-        status = _how(self._status(words))
-        raise SshError(f"`{self._command}` in the guest ended early ({status}): {words}")
-
-    def _status(self, words: str) -> int:
-        """How the command ended. Raises `SshError`, or QEMU's own end, if only the channel did.
-
-        The server's end of file tells a command that a signal ended from a connection that broke.
-        """
-        channel = self._channel
-        if channel.exit_status >= 0:
-            return channel.exit_status
-        if channel.eof_received and channel.get_transport().is_active() and not self._gone():
-            return KILLED
-        raise broken(self._gone, f"using `{self._command}`", EOFError(words))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-def _how(status: int) -> str:
-    return "killed by a signal" if status == KILLED else f"status {status}"
-
-
 def _check_host_key(seen: paramiko.PKey, keys: RunKeys) -> None:
     if seen.asbytes() != keys.host_public:
         raise SshError(
             "the guest shows another host key than the one made for it",
             hint="something else answers on the forwarded port; nothing was sent to it",
         )
-
-
-def broken(gone: Gone, doing: str, error: BaseException) -> HarnessError:
-    """Why the connection failed while `doing`: QEMU's end, if that is it."""
-    return gone_soon(gone) or SshError(
-        f"the SSH connection broke while {doing}: {error or type(error).__name__}",
-        hint="QEMU still runs: see console.log",
-    )

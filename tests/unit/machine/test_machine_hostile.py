@@ -14,7 +14,8 @@ from machine_fakes import Bench
 from harness.errors import BootError, DeadlineError, GuestError, HarnessError, SshError
 from harness.machine.console import ConsoleScanner
 from harness.machine.oops import headline_of
-from harness.machine.ssh import HANDSHAKE_BYTES, LINE_BYTES, OUTPUT_BYTES, SshProcess
+from harness.machine.ssh import HANDSHAKE_BYTES
+from harness.machine.ssh_process import LINE_BYTES, OUTPUT_BYTES, SshProcess
 from harness.machine.uname import parse_release
 from harness.machine.vm import VirtualMachine
 

@@ -28,7 +28,7 @@ from harness.errors import (
     SshError,
 )
 from harness.machine.spec import Accelerator
-from harness.machine.ssh import ERROR_BYTES
+from harness.machine.ssh_process import ERROR_BYTES
 
 QUICK = 8.0
 """Seconds within which what needs no deadline must be over, on a loaded machine."""
