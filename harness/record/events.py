@@ -209,6 +209,8 @@ class StepsDone:
     """Every step of the scenario ran to its end."""
 
     t: float
+    events: int | None = None
+    """Of the run that stand before this one; None: whoever wrote it did not count."""
     kind: Literal["steps-done"] = "steps-done"
 
 

@@ -24,7 +24,7 @@ def audit_again(events: Sequence[Event], directory: Path) -> tuple[tuple[Event, 
             audits += 1
             path = audit_path(directory, audits, event.name)
             try:
-                report, _ = load_audit(path).reduce()
+                report = _report(path, event)
             except ObserveError as error:
                 remarks.append(
                     f"audit {event.name!r} is judged by its recorded report: {error.message} "
@@ -40,6 +40,17 @@ def audit_again(events: Sequence[Event], directory: Path) -> tuple[tuple[Event, 
                 event = replace(event, report=report)
         made.append(event)
     return tuple(made), remarks
+
+
+def _report(path: Path, event: Audited) -> AuditReport:
+    """Made from the audit's file. Raises `ObserveError` if that cannot be had."""
+    inputs = load_audit(path)
+    if inputs.facts.at != event.report.at:
+        raise ObserveError(
+            f"the file is of another audit, taken at {inputs.facts.at:.3f} s and not at "
+            f"{event.report.at:.3f} s"
+        )
+    return inputs.reduce()[0]
 
 
 def _differences(recorded: AuditReport, again: AuditReport) -> list[str]:

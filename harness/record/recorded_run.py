@@ -6,17 +6,19 @@ from pathlib import Path
 
 from harness.errors import RecordError, UsageError
 from harness.record.event_lines import run_of_torn
-from harness.record.events import Event, Judged, RunStarted
+from harness.record.events import Event, Judged, RunStarted, StepsDone
 from harness.record.reader import RESULTS_NAME, read_numbered
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A line that somebody cut: an event of the run may be lost."""
+    """A place where an event of the run may be lost."""
 
     line: int
     index: int
     """How many of the run's events stand before it."""
+    what: str = "is torn"
+    """What is wrong with the line."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,19 @@ def _take(
             hint="the beginning of the file is missing",
             evidence=[path],
         )
-    reading.gap = reading.gap or reading.open_gap
+    reading.gap = reading.gap or reading.open_gap or _miscounted(reading, number, event)
     if isinstance(event, Judged):
         reading.judged, reading.judged_at = event, len(reading.events)
     else:
         reading.events.append(event)
+
+
+def _miscounted(reading: _Reading, number: int, event: Event) -> Gap | None:
+    """Whole lines that somebody took out, or put in: only the run's last event can tell."""
+    there = len(reading.events)
+    if not isinstance(event, StepsDone) or event.events in (None, there):
+        return None
+    return Gap(number, there, f"counts {event.events} events before it, and there are {there}")
 
 
 def _tear(readings: dict[str, _Reading], number: int, run_id: str | None) -> None:

@@ -291,7 +291,7 @@ class _Attempt:
                 perform(session, self._planned.scenario.steps)
                 session.read_noise()
                 read_console_to_end(session.vm, record)
-            record.add(StepsDone(record.now()))
+            record.add(StepsDone(record.now(), len(record.events)))
         except RecordError:
             raise
         except HarnessError as error:

@@ -37,7 +37,7 @@ def judge_again(run: RecordedRun, events: Sequence[Event], terms: Terms) -> Judg
             t=before[-1].t,
             error="RecordError",
             verdict=Verdict.MISS,
-            message=f"line {run.gap.line} of results.jsonl is torn, so the run's record has a gap",
+            message=f"line {run.gap.line} of results.jsonl {run.gap.what}: the record is not whole",
             hint="run the scenario again",
         )
         events = (*before, torn)

@@ -12,7 +12,7 @@ from run_builders import BLOCK, BLOCKS, Guest, a_run, covering, healthy
 from harness.record.address_map import RamPiece
 from harness.record.asked import Asked
 from harness.record.audit_file import AuditFacts, AuditInputs, AuditReading, save_audit
-from harness.record.events import Audited, Event, RunStarted
+from harness.record.events import Audited, Event, RunStarted, StepsDone
 from harness.record.recorder import Recorder
 from harness.record.run_directory import audit_path
 from harness.record.run_plan import RunPlan
@@ -65,6 +65,9 @@ class Recorded:
             audits[-1] = replace(audits[-1], checks=self.checks)
         last = list(self.guests.values())[-1:]
         events = a_run(audits=audits, settled_as=held_after(last[0]) if last else None)
+        done = events.pop()
+        assert isinstance(done, StepsDone)
+        events.append(replace(done, events=len(events)))
         start = events[0]
         assert isinstance(start, RunStarted)
         plan = RunPlan({"name": scenario}, asked)

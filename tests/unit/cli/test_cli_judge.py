@@ -2,6 +2,7 @@
 """`fpr-harness judge`: recorded runs judged again, by what they were asked or by something else."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,42 @@ def test_a_torn_line_makes_no_pass(capsys: pytest.CaptureFixture[str], tmp_path:
     assert f"line {len(lines) - 1} of results.jsonl is torn" in said
 
 
+LOST_OR_DOUBLED = ("taken out", "doubled", "moved behind the last step")
+
+
+@pytest.mark.parametrize("change", LOST_OR_DOUBLED)
+def test_a_record_with_other_lines_than_were_written_makes_no_pass(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: str
+) -> None:
+    """A whole line leaves no trace where it stood: a warning of the guest's kernel, say."""
+    results = write_results(tmp_path / "results", {"good": Recorded()})
+    lines = lines_of(results)
+    assert '"steps-done"' in lines[-2]
+    for number in range(1, len(lines) - 2):
+        before, line, after = lines[:number], lines[number], lines[number + 1 : -1]
+        changed = {
+            "taken out": [*before, *after],
+            "doubled": [*before, line, line, *after],
+            "moved behind the last step": [*before, *after, line],
+        }
+        rewrite(results, [*changed[change], lines[-1]])
+        status, said = judge(capsys, results)
+        assert status == 69, f"{line}{said}"
+        assert f"counts {len(lines) - 2} events before it, and there are" in said
+
+
+def test_damage_stays_a_fail_in_a_record_that_lacks_a_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lost = healthy()
+    lost.host[18 * 512] = HostState.ABSENT
+    results = write_results(tmp_path / "results", {"lost": Recorded({"final": lost})})
+    lines = lines_of(results)
+    rewrite(results, [*lines[:-3], *lines[-2:]])
+    status, said = judge(capsys, results)
+    assert (status, "FAIL data-loss" in said) == (1, True)
+
+
 def test_damage_before_a_torn_line_is_still_a_fail(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -132,6 +169,21 @@ def test_audits_are_made_anew_and_a_report_that_differs_is_told(
     assert (status, "FAIL acked-not-discarded" in said) == (1, True)
     assert "note: good: audit 'final': its pages give another report than the recorded one" in said
     assert "reported_resident 160MiB, not 0B" in said
+
+
+def test_the_file_of_another_audit_is_not_taken_for_its_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A healthy audit's pages must not stand in for those of a bad one."""
+    guests = {"early": healthy(), "final": swallowed()}
+    results = write_results(tmp_path / "results", {"bad": Recorded(guests)})
+    shutil.copy(
+        audit_path(results / "bad", 1, "early"),
+        audit_path(results / "bad", 2, "final"),
+    )
+    status, said = judge(capsys, results)
+    assert (status, "FAIL acked-not-discarded" in said) == (1, True)
+    assert "the file is of another audit, taken at 50.000 s and not at 51.000 s" in said
 
 
 def test_without_its_file_an_audit_is_judged_by_its_recorded_report(
