@@ -56,8 +56,8 @@ def _report(path: Path, event: Audited) -> AuditReport:
 def _differences(recorded: AuditReport, again: AuditReport) -> list[str]:
     """Each cell of the guest's total that differs; where none does, the fields."""
     cells = [
-        f"{cell.name} {format_size(getattr(again.total, cell.name))}, "
-        f"not {format_size(getattr(recorded.total, cell.name))}"
+        f"{cell.name} {_size(getattr(again.total, cell.name))}, "
+        f"not {_size(getattr(recorded.total, cell.name))}"
         for cell in fields(CellTotals)
         if getattr(recorded.total, cell.name) != getattr(again.total, cell.name)
     ]
@@ -66,3 +66,7 @@ def _differences(recorded: AuditReport, again: AuditReport) -> list[str]:
         for each in fields(AuditReport)
         if getattr(recorded, each.name) != getattr(again, each.name)
     ]
+
+
+def _size(size: int | None) -> str:
+    return "unknown" if size is None else format_size(size)

@@ -171,6 +171,16 @@ def test_audits_are_made_anew_and_a_report_that_differs_is_told(
     assert "reported_resident 160MiB, not 0B" in said
 
 
+def test_a_report_that_lacks_a_cell_is_told_apart_too(
+    capsys: pytest.CaptureFixture[str], results: Path
+) -> None:
+    """As an earlier version may have written it."""
+    text = "".join(lines_of(results))
+    assert '"offline_resident": 0' in text
+    rewrite(results, [text.replace('"offline_resident": 0', '"offline_resident": null')])
+    assert "offline_resident 0B, not unknown" in judge(capsys, results)[1]
+
+
 def test_the_file_of_another_audit_is_not_taken_for_its_own(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from harness.errors import (
     QemuGoneError,
 )
 from harness.machine.console import Finding
-from harness.record.events import AttemptCrashed, Broke, ConsoleFinding, PhaseStarted
+from harness.record.events import AttemptCrashed, Broke, ConsoleFinding, PhaseStarted, StepsDone
 from harness.record.facts import Cause, Verdict
 from harness.run import runner as subject
 from harness.units import MIB
@@ -172,6 +172,15 @@ def test_trouble_printed_after_the_last_step_is_found(bench: FakeBench, tmp_path
     bench.run(planned(tmp_path))
     kinds = bench.kinds()
     assert kinds.index("console-finding") < kinds.index("steps-done")
+
+
+def test_end_of_the_steps_counts_the_events_before_it(bench: FakeBench, tmp_path: Path) -> None:
+    """So that a line which is missing from the record is noticed."""
+    bench.boots = [fake_vm]
+    bench.run(planned(tmp_path))
+    (done,) = [event for event in bench.events if isinstance(event, StepsDone)]
+    assert done.events == bench.events.index(done)
+    assert done.events > 1
 
 
 def test_console_that_does_not_show_what_is_printed_is_a_miss(
