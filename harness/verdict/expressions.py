@@ -8,6 +8,7 @@ or cannot be judged because a measure was not taken; the last is never taken for
 """
 
 import difflib
+import math
 import operator
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -30,6 +31,9 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<size>\d+(?:\.\d+)?\s*(?:KiB|MiB|GiB|B)\b)|(?P<percent>\d+(?:\.\d+)?\s*%)"
     r"|(?P<number>\d+(?:\.\d+)?(?![\w.]))|(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)|(?P<sign>[-+*/()]))"
 )
+_MOST_TOKENS = 100
+"""Of an expression: each may be one level deeper, and Python's stack takes some 1000 calls."""
+
 _ALLOWED = (
     "write a comparison (>= <= == != > <) and then numbers, sizes such as 64MiB, percentages and "
     "measures, joined by + - * / and parentheses: >= 0.95 * freed_bytes"
@@ -145,8 +149,11 @@ class _Parser:
         self._kind, self._value = next(self._tokens)
 
     def _tokenize(self, at: int) -> Iterator[tuple[str, str]]:
-        end = len(self._text.rstrip())
+        end, tokens = len(self._text.rstrip()), 0
         while at < end:
+            tokens += 1
+            if tokens > _MOST_TOKENS:
+                raise self._error(f"there are more than {_MOST_TOKENS} numbers and signs")
             match = _TOKEN.match(self._text, at)
             if match is None:
                 raise self._error(f"cannot read {self._text[at:].strip()!r}")
@@ -244,6 +251,11 @@ def evaluate(measure: str, condition: Condition, values: Mapping[str, float]) ->
         expected = _value(condition.expression, values)
     except ZeroDivisionError:
         sentence = f"{measure} {condition.text} cannot be judged: it divides by zero"
+        return Outcome(measure, condition, Status.UNKNOWN, sentence)
+    except OverflowError:
+        expected = math.inf
+    if not math.isfinite(expected):
+        sentence = f"{measure} {condition.text} cannot be judged: its numbers are too large"
         return Outcome(measure, condition, Status.UNKNOWN, sentence)
     holds = _COMPARISONS[condition.comparison](actual, expected)
     shown, wanted = format_measure(measure, actual), format_measure(measure, expected)

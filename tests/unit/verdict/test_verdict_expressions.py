@@ -177,6 +177,28 @@ def test_division_by_zero_cannot_be_judged() -> None:
     assert "divides by zero" in outcome.sentence
 
 
+HUGE = "9" * 400
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [f">= {HUGE}", f"!= {HUGE} - {HUGE}", f"< {'9' * 300} * {'9' * 300}", f"> {HUGE} / 2"],
+)
+def test_numbers_beyond_all_measure_cannot_be_judged(condition: str) -> None:
+    """Infinity less infinity differs from everything, which must not make a PASS."""
+    outcome = judged("reclaimed_bytes", condition, reclaimed_bytes=1)
+    assert outcome.status is Status.UNKNOWN
+    assert "too large" in outcome.sentence
+
+
+@pytest.mark.parametrize(
+    "text", [">= " + "(" * 5000, ">= " + "-" * 5000 + "1", "> 1" + "+1" * 5000]
+)
+def test_an_expression_too_deep_to_evaluate_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="more than 100 numbers and signs"):
+        parse_condition(text)
+
+
 def test_every_measure_is_documented_and_known() -> None:
     assert all(MEASURES.values())
     assert set(MEASURES) >= AUDIT_MEASURES
