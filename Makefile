@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: setup test-vm test test-quick test-installed test-faults test-red test-hostile fuzz soak docs lint bench clean system
+.PHONY: setup test-vm test test-quick test-installed test-faults test-red test-qemus test-kvm test-hostile fuzz soak docs lint bench clean system
 
 setup: $(INSTALLED)
 	$(BIN)/fpr-harness image build $(image_options)
@@ -36,7 +36,7 @@ test-vm: $(INSTALLED)
 	exit $$status; }
 
 test: $(INSTALLED)
-	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red --ignore tests/hostile -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red --ignore tests/hostile --ignore tests/kvm -n 2 --dist loadfile $(ARGS)
 
 # What needs no guest: at most two minutes.
 test-quick: $(INSTALLED)
@@ -65,6 +65,15 @@ fuzz: $(INSTALLED)
 # Every scenario with the fields that its file says it must not pass with.
 test-red: $(INSTALLED)
 	$(BIN)/pytest tests/red -n 2 -rA $(ARGS)
+
+# The default scenarios on QEMUs of several Debian suites, fetched into the cache.
+QEMUS ?= bookworm,trixie,sid
+test-qemus: $(INSTALLED)
+	$(BIN)/pytest scenarios -m default --qemu $(QEMUS) $(image_options) $(ARGS)
+
+# The default scenarios, injected faults and endings under KVM, in a host that QEMU emulates.
+test-kvm: $(INSTALLED)
+	$(BIN)/pytest tests/kvm -rA $(ARGS)
 
 # The generated documents, with what RESULTS="results/... ..." say of each scenario on each image,
 # and the JSON Schemas.

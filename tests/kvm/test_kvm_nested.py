@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The harness under real KVM, without a KVM host: in a host that a QEMU emulates, SVM and all.
+
+Each test boots that host, has the harness work in it, brings the results out and judges them here.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from l1_host import Job, run_job
+from l1_image import QEMU, HostImage, ensure_host_image
+
+from harness.act.discover import VERBS
+from harness.image.qemu_build import ensure_qemu
+from harness.image.qemu_definition import load_qemus
+from harness.scenario.load import find_scenarios
+
+pytestmark = pytest.mark.vm
+
+Run = Callable[..., Job]
+
+CHUNKS = (
+    "backends-memfd-shared balloon-and-reporting control-driver-unbound numa-two-nodes",
+    "control-reporting-off poison-inhibits page-cache-retains order-boundaries-boot-2",
+    "feature-matrix-hint-oom-statistics feature-matrix-microvm-hint-oom-statistics "
+    "small-guests-256m odd-sizes-1001m",
+    "disable-races-unbind forward-progress-noisy memory-hotplug-dimm",
+    "huge-pages-kept no-loss-isolated-plain reclaim-partial reclaim-repeat",
+)
+"""The default set without reclaim-basic, which has a test of its own; so many as end in some
+minutes each."""
+
+FAULTS = ("swallow-half", "einval", "neighbour", "lazily", "memfd-holes", "repopulate")
+"""One of every way in which a discard can go wrong between QEMU and the host's kernel."""
+
+ENDINGS = ("qemu_killed", "guest_panic", "stops_answering", "second_ctrl_c", "killed_outright")
+
+
+@pytest.fixture(scope="session")
+def image() -> HostImage:
+    return ensure_host_image(print)
+
+
+@pytest.fixture
+def run(image: HostImage, tmp_path: Path) -> Run:
+    """Runs a script in the host; it must have ended by itself."""
+
+    def run(script: str, *, seconds: float) -> Job:
+        qemu = ensure_qemu(load_qemus()[QEMU], progress=print)
+        job = run_job(script, tmp_path, image, qemu, seconds=seconds)
+        print(job.console)
+        print(f"{job.seconds:.0f} s from power-on to power-off")
+        assert job.status is not None, f"it did not end in {seconds:g} s; see {tmp_path}/l1.log"
+        return job
+
+    return run
+
+
+def runs_of(job: Job) -> list[dict[str, Any]]:
+    """What became of each run; all were under KVM."""
+    runs = json.loads((job.results / "r" / "summary.json").read_text())["runs"]
+    assert {run["accel"] for run in runs} == {"kvm"}, job.console
+    found: list[dict[str, Any]] = runs
+    return found
+
+
+def test_the_chunks_are_the_default_set() -> None:
+    named = [name for chunk in CHUNKS for name in chunk.split()]
+    default = find_scenarios([], VERBS)
+    assert sorted([*named, "reclaim-basic"]) == sorted(scenario.name for scenario in default)
+
+
+def test_auto_takes_kvm_and_memory_comes_back(run: Run) -> None:
+    """The part of this that CI runs at each change."""
+    job = run("fpr-harness run reclaim-basic --results /results/r", seconds=480)
+    (found,) = runs_of(job)
+    assert (found["verdict"], job.status) == ("PASS", 0), found["reason"]
+    events = (job.results / "r" / "results.jsonl").read_text()
+    assert "accelerator KVM: the guest became ready under it" in events
+    assert found["measures"]["reclaimed_fraction"] > 0.9
+
+
+@pytest.mark.parametrize("scenarios", CHUNKS, ids=lambda names: names.split()[0])
+def test_the_default_set_passes(run: Run, scenarios: str) -> None:
+    script = f"fpr-harness run {scenarios} --accel kvm --jobs 2 --results /results/r"
+    job = run(script, seconds=1500)
+    found = {run["scenario"]: (run["verdict"], run["reason"]) for run in runs_of(job)}
+    assert {name: words for name, words in found.items() if words[0] != "PASS"} == {}
+    assert found.keys() == set(scenarios.split())
+
+
+def passed(job: Job) -> set[str]:
+    """The tests that pytest has passed there; there must be no other."""
+    suite = ElementTree.parse(job.results / "junit.xml").getroot()[0]
+    cases = {case.attrib["name"]: list(case) for case in suite.iter("testcase")}
+    bad = [name for name, children in cases.items() if any(c.tag != "properties" for c in children)]
+    assert bad == [], job.console
+    return set(cases)
+
+
+PYTEST = "python3 -m pytest -q -p no:cacheprovider --junitxml /results/junit.xml"
+
+
+def test_injected_faults_are_found(run: Run) -> None:
+    tests = " ".join(
+        f"'tests/faults/test_faults_found.py::test_fault_is_found_and_named[{name}]'"
+        for name in FAULTS
+    )
+    job = run(f"{PYTEST} {tests}", seconds=1500)
+    names = passed(job)
+    assert {name for name in FAULTS if not any(f"[{name}]" in test for test in names)} == set()
+
+
+def test_whatever_ends_a_run_ends_it_cleanly(run: Run) -> None:
+    script = f'FPR_ACCEL=kvm {PYTEST} tests/vm/test_vm_bad_luck.py -k "{" or ".join(ENDINGS)}"'
+    job = run(script, seconds=1500)
+    names = passed(job)
+    assert {name for name in ENDINGS if not any(name in test for test in names)} == set()
