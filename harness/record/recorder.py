@@ -21,6 +21,7 @@ from harness.errors import DeadlineError, RecordError
 from harness.record.event_lines import encode
 from harness.record.events import Event, Judged, LastWords, RunStarted
 from harness.record.reader import RESULTS_NAME
+from harness.units import PAGE_SIZE
 
 RESERVE_BYTES = 64 * 1024
 """Room for the last words of every run of an invocation."""
@@ -63,12 +64,16 @@ class Recorder:
             if isinstance(event, RunStarted):
                 self._told.discard(run_id)
             if self._failure is None or isinstance(event, LastWords):
-                self._try(encode(run_id, event), sync=isinstance(event, Judged))
+                self._try(
+                    encode(run_id, event),
+                    last_words=isinstance(event, LastWords),
+                    sync=isinstance(event, Judged),
+                )
             if self._failure is not None and run_id not in self._told:
                 self._told.add(run_id)
                 raise self._failure
 
-    def _try(self, line: bytes, *, sync: bool) -> None:
+    def _try(self, line: bytes, *, last_words: bool, sync: bool) -> None:
         for attempt in ("first", "from the reserve"):
             try:
                 self._append(line)
@@ -76,11 +81,21 @@ class Recorder:
                     os.fsync(self._file)
             except (OSError, DeadlineError) as error:
                 self._failure = self._failure or self._error(error)
-                if attempt == "first" and self._reserve is not None:
-                    self._reserve.close()
-                    self._reserve = None
+                if attempt == "first" and last_words and self._give_up(len(line)):
                     continue
             return
+
+    def _give_up(self, size: int) -> bool:
+        """Free so much of the reserve as `size` bytes need; False if nothing of it is left.
+
+        Not all at once: the guest's own logs, on the same disk, would take it before the verdict.
+        """
+        if self._reserve is None:
+            return False
+        reserve = self._reserve.fileno()
+        left = os.fstat(reserve).st_size
+        os.ftruncate(reserve, max(0, left - size - 2 * PAGE_SIZE))
+        return left > 0
 
     def _append(self, line: bytes) -> None:
         """One whole line, or none. Raises `OSError`, `DeadlineError`."""

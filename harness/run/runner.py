@@ -157,8 +157,6 @@ class _Attempt:
             try:
                 return self._run(boot)
             except (KeyboardInterrupt, HarnessError) as error:
-                if isinstance(error, RecordError):
-                    raise
                 interrupted = InterruptedRunError("interrupted by the user")
                 self._broke(error if isinstance(error, HarnessError) else interrupted)
                 judged = self._judge()
