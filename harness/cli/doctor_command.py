@@ -140,7 +140,7 @@ class _Doctor:
                 else Finding(
                     accel.upper(),
                     "bad",
-                    f"not tried, for there is no {'QEMU' if qemu is None else 'guest image'}",
+                    f"not tried: there is no {'QEMU' if qemu is None else 'guest image'}",
                     "fix that first, see above",
                 )
             )

@@ -146,7 +146,7 @@ def _began(run: RecordedRun) -> float:
         return datetime.datetime.fromisoformat(run.started.wall).timestamp()
     except ValueError as error:
         raise RecordError(
-            f"when run {run.run_id} began is no time: {run.started.wall!r}"
+            f"when run {run.run_id} began is not a time: {run.started.wall!r}"
         ) from error
 
 

@@ -125,7 +125,7 @@ class CounterStream:
         """The next frame. Raises `ObserveError`, `SshError`, `DeadlineError`."""
         answer = self._next(timeout=START_SECONDS)
         if not isinstance(answer, CounterFrame):
-            raise ObserveError("the guest tool answered a ping nobody sent")
+            raise ObserveError("the guest tool answered a ping that was not sent")
         self._frames += 1
         due = self._hz * (time.monotonic() - self._began) + BURST_FRAMES
         if self._frames > due:
@@ -207,7 +207,7 @@ def read_counters(shell: GuestShell) -> GuestCounters:
     data = shell.run("fpr-guest counters --once", timeout=ONCE_SECONDS).stdout
     head, fields = data[: _MAGIC.size], data[_MAGIC.size : _MAGIC.size + _FRAME.size]
     if len(fields) != _FRAME.size or _MAGIC.unpack(head) != (b"FPRC", VERSION):
-        raise ObserveError(f"the guest tool answered {len(data)} bytes that are no counters")
+        raise ObserveError(f"the guest tool answered {len(data)} bytes that are not counters")
     sequence, missed, planned, actual, *lengths = _FRAME.unpack(fields)
     body = data[_MAGIC.size + _FRAME.size :]
     if len(body) != sum(lengths):

@@ -28,8 +28,8 @@ def cache_directory() -> Path:
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     if not base.is_absolute():
         raise UsageError(
-            f"XDG_CACHE_HOME={base} is no absolute path",
-            hint="the XDG base directory specification asks for one",
+            f"XDG_CACHE_HOME={base} is not an absolute path",
+            hint="the XDG base directory specification requires one",
         )
     return base / "fpr-harness"
 

@@ -69,7 +69,7 @@ def kernel_release(path: Path) -> str:
         ) from error
     if data[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] != _MAGIC:
         raise ImageError(
-            f"{path} is no bzImage (no 'HdrS' at offset {_MAGIC_OFFSET:#x})",
+            f"{path} is not a bzImage (no 'HdrS' at offset {_MAGIC_OFFSET:#x})",
             hint="name arch/x86/boot/bzImage of the build tree; vmlinux is another format",
         )
     setup_sectors = data[_SETUP_SECTS_OFFSET] or 4

@@ -133,7 +133,7 @@ def read_module(path: Path) -> bytes:
             hint="install the modules stripped: `make modules_install INSTALL_MOD_STRIP=1`",
         )
     if not data.startswith(b"\x7fELF"):
-        raise ImageError(f"{path} is no ELF file", hint="install the modules again")
+        raise ImageError(f"{path} is not an ELF file", hint="install the modules again")
     return data
 
 

@@ -54,7 +54,7 @@ def launch(
         else:
             progress("accelerator KVM: the guest became ready under it")
             return vm
-    progress(f"accelerator TCG, KVM is no use here: {why}")
+    progress(f"accelerator TCG, KVM is not usable here: {why}")
     vm = VirtualMachine.boot(given, "tcg")
     # Only now is it known that KVM was at fault, and not the image, the memory or the disk.
     if learned:

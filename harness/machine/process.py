@@ -213,7 +213,7 @@ class QemuProcess:
             )
         except DeadlineError as error:
             raise LaunchError(
-                f"QEMU (pid {self.pid}) does not end, not even by SIGKILL: {error.message}",
+                f"QEMU (pid {self.pid}) does not end, not even on SIGKILL: {error.message}",
                 hint="it hangs in the host's kernel: see /proc/PID/stack and dmesg",
             ) from error
         _live.pop(self._directory.vm_id, None)

@@ -87,7 +87,7 @@ def _bus_error(end: QemuEnd, plain: str) -> tuple[str, str]:
     if end.backend == "hugetlb":
         return (
             f"{plain}: the host's pool of huge pages was empty when the guest touched its memory",
-            "somebody took huge pages meanwhile: raise vm.nr_hugepages (as root), or run alone",
+            "another process took huge pages: raise vm.nr_hugepages (as root), or run alone",
         )
     if end.backend.startswith("file-"):
         full = end.room is not None and end.room < LOW_ROOM

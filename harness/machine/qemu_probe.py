@@ -89,7 +89,7 @@ def _program(given: Path | None) -> Path:
 
 
 def probe(path: Path) -> Qemu:
-    """What the program says of itself. Raises `LaunchError` if it is no QEMU."""
+    """What the program says about itself. Raises `LaunchError` if it is not QEMU."""
     with path.open("rb") if os.access(path, os.R_OK) else contextlib.nullcontext() as file:
         start = file.read(_ELF_CLASS + 1) if file is not None else b""
     if start.startswith(_ELF):

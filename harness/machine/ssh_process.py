@@ -147,7 +147,7 @@ class SshProcess:
         if output and self._channel.recv_ready():
             self._buffer += self._channel.recv(WINDOW_BYTES)
             if len(self._buffer) > OUTPUT_BYTES:
-                raise self._too_much(f"more than {OUTPUT_BYTES} bytes that nobody asked for")
+                raise self._too_much(f"more than {OUTPUT_BYTES} bytes that were not asked for")
 
     def _keep_stderr(self, data: bytes) -> None:
         self._stderr += data

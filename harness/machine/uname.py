@@ -17,7 +17,7 @@ def parse_release(answer: bytes) -> str:
     word = answer.removesuffix(b"\n")
     if not _RELEASE.fullmatch(word):
         raise GuestError(
-            f"the guest's `uname -r` is no kernel release: {answer[:80]!r}",
+            f"the guest's `uname -r` is not a kernel release: {answer[:80]!r}",
             hint="a release is 1 to 64 printable ASCII characters without spaces",
         )
     return word.decode("ascii")

@@ -243,7 +243,7 @@ def _length(member: IO[bytes], name: str) -> int:
         raise ValueError(f"{name} is a .npy of version {version}")
     shape, _fortran, dtype = np.lib.format.read_array_header_1_0(member)
     if dtype != np.uint8 or len(shape) != 1:
-        raise ValueError(f"{name} is no vector of bytes but {dtype} {shape}")
+        raise ValueError(f"{name} is not a vector of bytes but {dtype} {shape}")
     return int(shape[0])
 
 

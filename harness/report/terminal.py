@@ -27,8 +27,8 @@ from harness.verdict.expressions import format_measure
 __all__ = ["ProgressView", "print_table"]
 
 _WHERE_TO_LOOK = {
-    Cause.FEATURE_OFF: "`guest-ready` in results.jsonl says what device and driver agreed on, "
-    "console.log what the guest's kernel said",
+    Cause.FEATURE_OFF: "`guest-ready` in results.jsonl says what device and driver negotiated, "
+    "console.log what the guest's kernel printed",
     Cause.NOT_REPORTED: "`audited` in results.jsonl has what stayed in each zone, audits/ the "
     "state of every page",
     Cause.ACKED_NOT_DISCARDED: "discards.log has what QEMU discarded, qemu.log its own words",
@@ -39,11 +39,11 @@ _WHERE_TO_LOOK = {
     "has the state of every page",
     Cause.GUEST_RETAINED: "`audited` in results.jsonl has what the guest kept, by zone and by "
     "order, audits/ the state of every page",
-    Cause.NOT_SETTLED: "the `sample` lines of results.jsonl show what still moved; a longer "
-    "deadline may settle it",
+    Cause.NOT_SETTLED: "the `sample` lines of results.jsonl show what was still moving. Try "
+    "a longer deadline",
     Cause.GUEST_CRASH: "console.log has the crash",
-    Cause.GUEST_HANG: "console.log has the guest's last words, autopsy.txt, where no step got "
-    "further, its registers and what was blocked",
+    Cause.GUEST_HANG: "console.log has the guest's last output; if a step made no progress, "
+    "autopsy.txt has the guest's registers and what was blocked",
     Cause.KERNEL_WARNING: "console.log has the warning",
     Cause.OVERHEAD: "`judged` in results.jsonl has every figure of the run",
     Cause.CONTROL_BROKEN: "discards.log has what QEMU discarded, the `sample` lines of "

@@ -33,7 +33,7 @@ def swap_noise(history: History) -> str | None:
         return None
     return (
         f"the host swapped out {format_size(out * PAGE_SIZE)} during the run, and "
-        f"{format_size(swapped)} of guest memory lie in its swap"
+        f"{format_size(swapped)} of guest memory are in its swap"
     )
 
 
@@ -61,8 +61,8 @@ def pressure_noise(history: History) -> str | None:
 def collapse_noise(history: History) -> str | None:
     """What says that khugepaged has brought back what the host holds of reported memory, or None.
 
-    It fills up huge pages of which something is resident. So what it can have brought back lies in
-    such huge pages, and was discarded before: it excuses nothing that was not.
+    It fills huge pages of which a part is resident. So what it may have brought back is in such
+    huge pages, and was discarded before: memory that was never discarded is not excused.
     """
     audit, collapses = history.audit, _moved(history, "thp_collapse")
     if audit is None or not collapses:
@@ -75,7 +75,7 @@ def collapse_noise(history: History) -> str | None:
         return None
     return (
         f"khugepaged on the host made {collapses} huge pages during the run, and all of the "
-        f"{format_size(resident)} lie in huge pages that it can have filled up"
+        f"{format_size(resident)} are in huge pages that it may have filled"
     )
 
 
@@ -85,8 +85,8 @@ def clock_noise(history: History) -> str | None:
     if rate is None or rate >= CLOCK_RATE:
         return None
     return (
-        f"the guest's clock went on by only {rate:.0%} of the host's while it was to settle: QEMU "
-        "was stopped, or got too little of a processor"
+        f"the guest's clock advanced by only {rate:.0%} of the host's during the settle: QEMU "
+        "was stopped, or got too little CPU time"
     )
 
 

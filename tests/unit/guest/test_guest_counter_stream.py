@@ -151,7 +151,7 @@ def test_a_frame_holds_all_counters() -> None:
 def test_a_ping_nobody_sent_is_told() -> None:
     with (
         CounterStream(ScriptedGuest(HAND_SHAKE + pong(6)), hz=10.0) as stream,
-        pytest.raises(ObserveError, match="a ping nobody sent"),
+        pytest.raises(ObserveError, match="a ping that was not sent"),
     ):
         stream.read()
 
@@ -233,10 +233,10 @@ def test_counters_can_be_read_once() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"", "0 bytes that are no counters"),
-        (frame()[:55], "55 bytes that are no counters"),
-        (pong(1) + bytes(100), "no counters"),
-        (frame(version=2), "no counters"),
+        (b"", "0 bytes that are not counters"),
+        (frame()[:55], "55 bytes that are not counters"),
+        (pong(1) + bytes(100), "not counters"),
+        (frame(version=2), "not counters"),
         (frame()[:-1], "cut off"),
         (frame() + b"!", "cut off"),
     ],

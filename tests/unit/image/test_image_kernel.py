@@ -45,7 +45,7 @@ def test_a_truncated_kernel_is_refused_with_both_sizes(image: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x7fELF" + bytes(4096), b"HdrS"])
 def test_what_is_no_bzimage_is_refused(image: Path, content: bytes) -> None:
     image.write_bytes(content)
-    with pytest.raises(ImageError, match="is no bzImage") as refused:
+    with pytest.raises(ImageError, match="is not a bzImage") as refused:
         kernel_release(image)
     assert "arch/x86/boot/bzImage" in refused.value.hint
 

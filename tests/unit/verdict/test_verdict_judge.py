@@ -349,7 +349,7 @@ class TestNoise:
         guest = healthy().blocks(2, 1, G.USED, S.SWAPPED)
         verdict, _, reason = check(run_on(guest, noise_as=loud))
         assert verdict is Verdict.MISS, "not even a run whose expectations hold"
-        assert "2MiB of guest memory lie in its swap" in reason
+        assert "2MiB of guest memory are in its swap" in reason
 
     def test_a_scenario_that_limits_qemu_has_asked_for_swap(self) -> None:
         loud = noise(55.0, pswpout=1000, pgsteal_kswapd=900)
@@ -402,7 +402,7 @@ class TestNoise:
         waited = replace(held_after(unreported), clock_rate=rate)
         found, _cause, reason = check(run_on(unreported, settled_as=waited), FRACTION)
         assert found is verdict
-        assert ("the guest's clock went on by only 21%" in reason) is (verdict is Verdict.MISS)
+        assert ("the guest's clock advanced by only 21%" in reason) is (verdict is Verdict.MISS)
 
     def test_a_failure_noise_cannot_explain_stands_beside_one_it_can(self) -> None:
         loud = noise(55.0, mem_available=100 * MIB, pgsteal_kswapd=1)
