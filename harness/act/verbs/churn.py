@@ -11,6 +11,7 @@ from harness.errors import ScenarioError
 from harness.guest.churn_client import ChurnSession
 from harness.guest.counter_stream import read_counters
 from harness.kernel.zones import MAX_ORDER
+from harness.machine.pace import slowness
 from harness.record.events import ChurnFreed, ChurnHeld, ChurnVerified
 from harness.scenario.fields import MemoryShare, Seconds
 from harness.scenario.steps import Situation, Verb
@@ -164,7 +165,7 @@ class Held(Kept):
 
 def phase_seconds(size: int) -> float:
     """A deadline for writing or verifying `size` bytes."""
-    return SLACK_SECONDS + size / SLOWEST_RATE
+    return (SLACK_SECONDS + size / SLOWEST_RATE) * slowness()
 
 
 def _nothing_held(before: Situation) -> Iterator[tuple[Loc, str]]:
