@@ -33,6 +33,7 @@ from harness.record.events import (
     Measured,
     OrderRead,
     PhaseStarted,
+    Suspended,
 )
 from harness.record.facts import DiscardTotals, Verdict
 from harness.record.folding import _after, fold
@@ -75,6 +76,7 @@ def test_a_whole_run() -> None:
         (Ballooned(70.0, MIB, 1.0), False, True),
         (DevicePlugged(70.0, "balloon", 0, present=False, seconds=1.0), False, True),
         (GuestMoved(70.0, "cancelled", 1.0), False, True),
+        (Suspended(70.0, "mem", 1.0, slept=True), False, True),
         (ChurnVerified(70.0, MIB, 0), True, True),
         (DriverChanged(70.0, bound=False), True, True),
     ],
