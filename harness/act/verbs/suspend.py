@@ -48,6 +48,7 @@ class Suspend(Verb):
     """
 
     verb: ClassVar[str] = "suspend"
+    moves_memory: ClassVar[bool] = True
     state: Literal["mem", "freeze"]
     """`mem` is S3, `freeze` is s2idle (Documentation/admin-guide/pm/sleep-states.rst)."""
     wake: Literal["qmp", "rtc"] = "qmp"
