@@ -111,6 +111,16 @@ FAULTS = (
         where="held",
         quick=True,
     ),
+    *(
+        _discards(
+            f"neighbour-of-anybody-{scenario}",
+            "the page after each block is discarded too, whoever uses it",
+            "data-loss",
+            scenario=scenario,
+            discard=f"neighbour={4 * KIB}",
+        )
+        for scenario in ("reclaim-basic", "reclaim-partial")
+    ),
     _discards(
         "wrong-block",
         "the next block of equal length is discarded instead",
