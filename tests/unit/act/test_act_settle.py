@@ -101,6 +101,6 @@ def test_a_step_later_the_settle_says_nothing_of_now(guest: FakeGuest) -> None:
 def test_a_guest_whose_pages_cannot_be_read_has_not_settled(guest: FakeGuest) -> None:
     say(guest, [states(0)])
     guest.vm.says["counters --once"] = b"nonsense"
-    with pytest.raises(ObserveError, match="no counters"):
+    with pytest.raises(ObserveError, match="are not counters"):
         settle(guest)
     assert not guest.recorded(Settled)
