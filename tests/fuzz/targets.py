@@ -185,7 +185,7 @@ TARGETS = _names(
         Target("seal", _in_file("sha256.json", lambda path: is_intact(path.parent, "x"))),
         Target("scenario", _in_file("x.yaml", lambda path: load_scenarios(path, VERBS))),
         Target("image", _in_file("bookworm.yaml", lambda path: load_definitions(path.parent))),
-        Target("sources", _text(lambda text: signed_by(text, "http://deb.debian.org/debian"))),
+        Target("sources", _text(lambda text: signed_by(text, "http://archive.example/debian"))),
         Target("indextargets", _text(choose_archive), allowed=(ValueError,)),
         # text of a person
         Target("set", _text(parse_value), allowed=(ValueError,)),
