@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pages the guest uses and has lost, and which reports came to nothing.
+"""Finds used pages whose content the host has lost, and reports that led to no discard.
 
-A page that was used and resident at an earlier audit, and is used and absent now, is *suspect*. It
-may have been freed, reported, discarded and handed out again without having been touched, as pages
-on the per-CPU lists are. It is *lost* if it was resident at the audit before and no discard has
-covered it since. Absent pages that somebody has certainly written are lost in any case: anonymous
-memory, page tables and up-to-date pages of files are never handed out untouched. Not where a
-discard of them came while the audit looked (they may have changed hands twice), nor where the guest
-has moved to another QEMU, which is sent no pages of zeros.
+A page is *suspect* if it was used and resident at an earlier audit and is used and absent at this
+one. That alone proves nothing: the guest may have freed, reported and reallocated it without
+touching it yet, as happens to pages on the per-CPU lists.
 
-What else explains absence: the balloon's pages are in a state of their own; swapped and merged
-pages count as resident; the zero page holds what a page of zeros held (Linux 6.13 and later map the
-zero-filled parts of a huge page there when they split it, mm/huge_memory.c).
+A page is *lost* if it is used and absent, was resident at the previous audit, and no discard has
+covered it since. An absent page that has certainly been written is lost as well: the kernel never
+hands out anonymous memory, page tables or up-to-date file pages untouched. There are two
+exceptions: a discard covered the page during the audit (it may have changed hands twice), or the
+guest has moved to another QEMU (migration does not send pages of zeros).
+
+Other reasons for absence are ruled out beforehand: pages in the balloon have a state of their own,
+and swapped and merged pages count as resident. The zero page holds what a page of zeros held (from
+Linux 6.13, splitting a huge page maps its zero-filled parts to the zero page, mm/huge_memory.c).
 """
 
 from dataclasses import dataclass
@@ -26,44 +28,50 @@ from harness.units import PAGE_SIZE
 
 @dataclass(frozen=True, eq=False)
 class DiscardCoverage:
-    """Which pages the discards in QEMU's trace covered, index = PFN; shorter arrays say no more."""
+    """Pages covered by the discards in QEMU's trace, index = PFN.
+
+    An array may be shorter than the guest's memory; the pages beyond its end were not covered.
+    """
 
     ever: BoolArray
     since_earlier: BoolArray
-    """Since the audit before began; where that moment says nothing, ever."""
+    """Covered since the start of the previous audit; same as `ever` if that cannot be told."""
     during: BoolArray
-    """While this audit looked."""
+    """Covered while this audit read the page states."""
 
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """One audit's look at every page; arrays of one length, index = PFN."""
+    """What one audit saw of every page; arrays of equal length, index = PFN."""
 
     used: BoolArray
     free: BoolArray
-    """And not reported."""
+    """Free and not reported."""
     written: BoolArray
-    """Used, and somebody has certainly written it."""
+    """Used and certainly written."""
     resident: BoolArray
     absent: BoolArray
     zero: BoolArray
-    """On the host's zero page."""
+    """Mapped to the host's zero page."""
     seen: StateArray
-    """What the audits before saw, as `Seen`."""
+    """What earlier audits saw, as `Seen`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """Pages that are, or may be, lost; arrays of one length, index = PFN."""
+    """Pages that are or may be lost; arrays of equal length, index = PFN."""
 
     suspect: BoolArray
     lost: BoolArray
     undiscarded: BoolArray
-    """The part of `lost` that no discard in QEMU's trace explains."""
+    """The part of `lost` for which QEMU's trace shows no discard."""
 
 
 def find_losses(looked: Looked, discards: DiscardCoverage | None, *, moved: bool) -> Losses:
-    """Judge every used page that is absent. `discards`: None without QEMU's trace."""
+    """Judge every used page that is absent.
+
+    `discards`: None without QEMU's trace; `moved`: the guest has moved to another QEMU.
+    """
     pages = len(looked.used)
     seen_used = (looked.seen == Seen.RESIDENT) | (looked.seen == Seen.RESIDENT_EARLIER)
     suspect = looked.used & (looked.absent | looked.zero) & seen_used
@@ -80,8 +88,11 @@ def find_losses(looked: Looked, discards: DiscardCoverage | None, *, moved: bool
 
 
 def seen_after(looked: Looked) -> StateArray:
-    """What the next audit is told. A page once seen resident stays on record only while it stays
-    used: a free page may be given back and be handed out again without having been touched."""
+    """Return what the next audit needs to know, as `Seen` by PFN.
+
+    A page seen resident is remembered only while it stays used: once free, it may be returned to
+    the host and allocated again without being touched.
+    """
     seen_used = (looked.seen == Seen.RESIDENT) | (looked.seen == Seen.RESIDENT_EARLIER)
     seen = np.full(len(looked.used), Seen.NOTHING, np.uint8)
     seen[looked.used & seen_used] = Seen.RESIDENT_EARLIER
@@ -91,10 +102,10 @@ def seen_after(looked: Looked) -> StateArray:
 
 
 def undiscarded(reported: BoolArray, looked: Looked, discards: DiscardCoverage) -> BoolArray:
-    """Reported pages whose report led to no discard.
+    """Find reported pages whose report led to no discard.
 
-    One discard ever is enough for a page that is absent. One that the host holds, and held at the
-    audit before as well, must have been discarded since.
+    For an absent page, one discard at any time is enough. A page that is resident, and was resident
+    at the previous audit too, must have been discarded in between.
     """
     pages = len(reported)
     never = reported & ~padded_mask(discards.ever, pages)
@@ -106,9 +117,11 @@ def undiscarded(reported: BoolArray, looked: Looked, discards: DiscardCoverage) 
 
 
 def collapsible(reported: BoolArray, resident: BoolArray) -> BoolArray:
-    """Reported, resident pages that khugepaged can have brought back: those in a huge page's worth
-    of memory that is wholly resident, and not wholly reported, because it collapses nothing where
-    nothing is (mm/khugepaged.c, hpage_collapse_scan_pmd())."""
+    """Find reported, resident pages that the host's khugepaged may have faulted back in.
+
+    These lie in an aligned huge page of memory that is entirely resident but not entirely reported:
+    khugepaged does not collapse an empty range (mm/khugepaged.c, hpage_collapse_scan_pmd()).
+    """
     size = HUGE_PAGE // PAGE_SIZE
     whole = len(reported) // size * size
     per_page = (resident[:whole].reshape(-1, size), reported[:whole].reshape(-1, size))
@@ -120,7 +133,7 @@ def collapsible(reported: BoolArray, resident: BoolArray) -> BoolArray:
 
 
 def padded_mask(mask: BoolArray, pages: int) -> BoolArray:
-    """The mask over exactly `pages` pages; False where it says nothing."""
+    """Return the mask cut or extended to exactly `pages` pages; extended with False."""
     result = np.zeros(pages, np.bool_)
     result[: len(mask)] = mask[:pages]
     return result

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page oracle: what the guest says of each page against what the host holds.
+"""The page oracle: compares the guest's state of each page with what the host holds.
 
-The guest is read before and after the host; only pages whose state is the same in both readings
-are judged. Swapped-out pages count as resident (the host is still charged with them), pages mapped
-to the zero page as absent. But a held page mapped to the zero page is no proof of a loss: a host
-that splits a huge page gives its zero-filled parts the zero page (mm/huge_memory.c, 6.13), and the
-churn tool's process has such pages beside its pattern. The pattern's own check proves those.
+The guest is read before and after the host, and only pages with the same state in both readings are
+judged. A swapped-out page counts as resident (the host is still charged for it), a page mapped to
+the zero page as absent. A held page mapped to the zero page, however, does not prove a loss: a host
+that splits a huge page maps its zero-filled parts to the zero page (mm/huge_memory.c, 6.13), and
+the churn tool's process has such pages besides its pattern. Verifying the pattern settles those.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,9 +46,9 @@ from harness.kernel.zones import (
 from harness.units import PAGE_SIZE
 
 SHOWN_PFNS = 16
-"""How many example PFNs a report keeps of each kind of trouble."""
+"""The most example PFNs that a report keeps of each kind of fault."""
 
-# Classes of a page on either side; their product indexes the cells.
+# A page's class in the guest and on the host; the pair selects its cell.
 _NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _OFFLINE, _UNSTABLE = range(8)
 _ABSENT, _RESIDENT, _UNKNOWN, _ZERO = range(4)
 
@@ -68,7 +68,7 @@ CELLS = (
     "unstable",
     "unknown",
 )
-"""Names of the cells, as in `CellTotals`; `nothing` where the guest has no page."""
+"""Names of the cells, as in `CellTotals`; `nothing`: the guest has no page there."""
 _CELL_OF = np.array(
     [
         CELLS.index(name)
@@ -86,7 +86,7 @@ _CELL_OF = np.array(
     ],
     dtype=np.uint8,
 )
-"""Cell number by guest class * 4 + host class."""
+"""Cell number, indexed by guest class * 4 + host class."""
 
 _NOTHING_SEEN: StateArray = np.zeros(0, np.uint8)
 
@@ -98,18 +98,19 @@ _HOST_CLASS[[HostState.RESIDENT, HostState.SWAPPED]] = _RESIDENT
 
 @dataclass(frozen=True, eq=False)
 class PageClasses:
-    """What each page is; arrays of one length, index = PFN."""
+    """How each page is classified; arrays of equal length, index = PFN."""
 
     cells: npt.NDArray[np.uint8]
-    """Which cell of the oracle's table it falls into: index into `CELLS`."""
+    """Cell of the oracle's table, as an index into `CELLS`."""
     orders: npt.NDArray[np.uint8]
-    """Of its free block, the lower of both readings; NO_ORDER where it is not free in both."""
+    """Order of the page's free block, the lower of the two readings; NO_ORDER if it is free in
+    neither."""
     zones: npt.NDArray[np.uint16]
-    """As `zone_index`."""
+    """As from `zone_index`."""
     guest: npt.NDArray[np.uint8]
-    """Row of the table: both readings together."""
+    """Guest class over both readings: the row of the table."""
     host: npt.NDArray[np.uint8]
-    """Column of the table."""
+    """Host class: the column of the table."""
 
 
 def classify(
@@ -119,7 +120,7 @@ def classify(
     zones: Sequence[Zone],
     reporting_order: int,
 ) -> PageClasses:
-    """The cell of every page. Arguments as for `reduce_audit`."""
+    """Find the cell of every page. Arguments as for `reduce_audit`."""
     pages = max(len(before), len(host), len(after))
     host_class = _HOST_CLASS[_padded(host, pages, HostState.UNKNOWN)]
     index = zone_index(zones, pages)
@@ -148,15 +149,16 @@ def reduce_audit(
     guest_seconds: float,
     host_seconds: float,
 ) -> tuple[AuditReport, StateArray]:
-    """Judge every page; returns the report and the `seen` of the next audit.
+    """Judge every page; return the report and the `seen` of the next audit.
 
-    `before`, `after`: GuestState per PFN as the guest tool sends it, REPORTED on heads only;
-    `host`: HostState per PFN, read between the two. Lengths may differ: what the guest does not
-    list is NO_PAGE, what the host does not is UNKNOWN. `discards`: None without QEMU's trace.
-    `moved`: the guest came from another QEMU, which sends no pages of zeros, so that absence alone
-    proves nothing. `at` is kept as it is.
-
-    `seen`: per page a `Seen` of the earlier audits, from the audit before; None for the first.
+    `before`, `after`: GuestState by PFN as the guest tool sends it, REPORTED on heads only;
+    `host`: HostState by PFN, read between the two. Lengths may differ: a page missing from the
+    guest's list is NO_PAGE, one missing from the host's is UNKNOWN.
+    `seen`: `Seen` by PFN, as the previous audit returned it; None for the first audit.
+    `discards`: None without QEMU's trace.
+    `moved`: the guest was migrated to this QEMU. Migration does not send pages of zeros, so that
+    absence alone proves nothing.
+    `at`, `guest_seconds`, `host_seconds`: copied into the report.
     """
     classes = classify(before, host, after, zones, reporting_order)
     cells, orders, index = classes.cells, classes.orders, classes.zones
@@ -230,11 +232,11 @@ def _guest_classes(
     index: npt.NDArray[np.uint16],
     reporting_order: int,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Class and block order of each page over both readings; the lower order where they differ."""
+    """Find class and block order of each page over both readings; of two orders, the lower."""
     cuts = zone_cuts(zones)
     first, second = block_structure(before, cuts), block_structure(after, cuts)
     orders = np.minimum(first.orders, second.orders)
-    # Pages in no known zone are excused by no watermark.
+    # Index 0 is NO_ZONE: no watermark excuses a page in no known zone.
     watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
     large = (orders >= effective_order(reporting_order)) & (orders != NO_ORDER) & watched[index]
 
@@ -253,7 +255,7 @@ def _guest_classes(
 
 
 def _nearly_free(guest_class: npt.NDArray[np.uint8], reporting_order: int) -> tuple[int, int]:
-    """Free pages in blocks of the order that lack few, and how many those lack."""
+    """Count the free pages in nearly free blocks, and the pages missing from these blocks."""
     used = (guest_class == _USED) | (guest_class == _HELD)
     return nearly_free(
         guest_class == _SMALL, used, min(effective_order(reporting_order), MAX_ORDER)
@@ -261,19 +263,19 @@ def _nearly_free(guest_class: npt.NDArray[np.uint8], reporting_order: int) -> tu
 
 
 def _plain(blocks: Blocks) -> StateArray:
-    """The states with HELD and CONTENT as USED: who uses a page does not make it another state."""
+    """Return the states with HELD and CONTENT as USED: a new owner is no change of state."""
     return np.where(_has_content(blocks.states), np.uint8(GuestState.USED), blocks.states)
 
 
 def _has_content(states: StateArray) -> BoolArray:
-    """Pages that somebody has certainly written."""
+    """Find the pages that have certainly been written."""
     return np.equal(states, GuestState.HELD) | np.equal(states, GuestState.CONTENT)
 
 
 def _in_both(
     test: Callable[[StateArray], BoolArray], before: StateArray, after: StateArray
 ) -> BoolArray:
-    """Where a test of the states holds in both readings."""
+    """Find the pages for which a test of the states holds in both readings."""
     length = min(len(before), len(after))
     return test(before[:length]) & test(after[:length])
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The states of a guest's pages on both sides, and an audit of them reduced to bytes.
+"""The states of a guest's pages in the guest and on the host, and an audit reduced to bytes.
 
 Sizes in bytes. `None` means *not measured*, never zero.
 """
@@ -15,20 +15,19 @@ StateArray = npt.NDArray[np.uint8]
 
 
 class GuestState(IntEnum):
-    """What the guest says of one page (also the wire values of the guest tool)."""
+    """The guest's state of one page; the values are those the guest tool sends."""
 
     USED = 0
     FREE = 1
     REPORTED = 2
-    """On the wire: the *head* of a reported free block. After expansion: every page of it."""
+    """As sent: the *head* of a reported free block. In `Blocks.states`: every page of it."""
     NO_PAGE = 3
     HELD = 4
-    """Used, and mapped by the churn tool's process at the moment of reading."""
+    """Used, and mapped by the churn tool's process when read."""
     CONTENT = 5
-    """Used, and written by somebody: anonymous memory, a file's page that is up to date, or a page
-    table."""
+    """Used and certainly written: anonymous memory, an up-to-date file page, or a page table."""
     OFFLINE = 6
-    """In the balloon, or plugged and not in use (KPF_OFFLINE)."""
+    """In the balloon, or hot-plugged but not online (KPF_OFFLINE)."""
 
 
 class Seen(IntEnum):
@@ -36,11 +35,11 @@ class Seen(IntEnum):
 
     NOTHING = 0
     RESIDENT_EARLIER = 1
-    """Used and resident, and used ever since, but absent at the latest audit."""
+    """Used and resident at an earlier audit, used ever since, but absent at the latest."""
     RESIDENT = 2
     """Used and resident at the latest audit."""
     FREE_RESIDENT = 3
-    """Free and unreported at the latest audit, and resident."""
+    """Free, not reported and resident at the latest audit."""
 
 
 class HostState(IntEnum):
@@ -50,9 +49,9 @@ class HostState(IntEnum):
     RESIDENT = 1
     SWAPPED = 2
     ZERO = 3
-    """Mapped to the shared zero page: costs nothing, counts as absent."""
+    """Mapped to the shared zero page: takes no memory, counts as absent."""
     UNKNOWN = 4
-    """No RAM block of QEMU backs this PFN, or it could not be read."""
+    """No RAM block of QEMU backs this PFN, or its state could not be read."""
 
 
 @dataclass(frozen=True)
@@ -62,28 +61,28 @@ class CellTotals:
     used_resident: int
     used_absent: int
     free_small_resident: int
-    """Free, in a block below the order, or in a zone under its watermark: retained, expected."""
+    """Free, but in a block below the order or in a zone below its watermark: expected to stay."""
     free_small_absent: int
     free_large_resident: int
-    """Free, unreported, in a block of at least the order in a zone above its watermark."""
+    """Free, not reported, in a block of at least the order in a zone above its watermark."""
     free_large_absent: int
     reported_resident: int
     reported_absent: int
     held_absent: int
-    """Part of used_absent that the churn tool holds and has written: data loss."""
+    """The part of used_absent that the churn tool has written and holds: data loss."""
     unstable: int
-    """Pages whose guest state changed between the two readings; in no other cell."""
+    """Pages whose guest state changed between the two readings; counted in no other cell."""
     unknown: int
-    """Pages with no readable host state; in no other cell."""
+    """Pages whose host state is unknown; counted in no other cell."""
     offline_resident: int | None = None
-    """In the balloon or plugged and not in use, and held by the host all the same; None in records
-    before such pages were told apart."""
+    """In the balloon or hot-plugged but not online, yet resident; None in records of older
+    versions, which lack this cell."""
     offline_absent: int | None = None
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """A page audit, reduced: totals for the guest, and per zone, node and order."""
+    """A page audit reduced to totals: for the guest, and by zone, node and order."""
 
     at: float
     total: CellTotals
@@ -93,40 +92,39 @@ class AuditReport:
     reported_by_order: dict[int, int]
     """Bytes in reported blocks of each order."""
     free_by_order: dict[int, int]
-    """Bytes in free, unreported blocks of each order."""
+    """Bytes in free blocks of each order that are not reported."""
     suspect_bytes: int
-    """Used now and absent now, but used and resident in an earlier audit: suspicion, not proof."""
+    """Used and absent, but used and resident in an earlier audit: suspected, not proven, lost."""
     suspect_pfns: tuple[int, ...]
-    """The first few of them (at most 16)."""
+    """The first suspect pages (at most 16)."""
     reported_undiscarded: int | None
-    """Bytes reported that no discard in QEMU's trace covered since the host was last seen to hold
-    them, or ever; None without a trace."""
+    """Reported bytes that no discard in QEMU's trace ever covered, or none since they were last
+    seen resident; None without a trace."""
     guest_seconds: float
     host_seconds: float
     reported_resident_pfns: tuple[int, ...] = ()
-    """The first few reported and resident pages (at most 16): where to look."""
+    """The first reported and resident pages (at most 16), for a look at them."""
     held_absent_pfns: tuple[int, ...] = ()
-    """The first few lost pages (at most 16)."""
+    """The first held and absent pages (at most 16)."""
     tail_reported: int | None = None
-    """Bytes reported in the last block of the order of each zone, where the zone ends within it."""
+    """Reported bytes in zone tails: the incomplete block of the order at the end of a zone."""
     nearly_free: int = 0
-    """Bytes free in blocks of the order that lack few pages (harness.kernel.blocks.FEW)."""
+    """Free bytes in blocks of the order with few pages in use (harness.kernel.blocks.FEW)."""
     nearly_free_lack: int = 0
-    """Pages that all these blocks together lack."""
+    """Pages in use in all these blocks together."""
     tail_discarded: int | None = None
-    """Bytes there that a discard in QEMU's trace ever covered; None without a trace."""
+    """Bytes in zone tails that a discard in QEMU's trace ever covered; None without a trace."""
     collapsible: int = 0
-    """Reported and resident, in a huge page's worth of the host that is all resident and not all
-    reported: what khugepaged can have brought back (mm/khugepaged.c, hpage_collapse_scan_pmd())."""
+    """Reported and resident, in a huge page of the host that is entirely resident but not entirely
+    reported: khugepaged may have faulted it in (mm/khugepaged.c, hpage_collapse_scan_pmd())."""
     lost_bytes: int | None = None
-    """Used, absent, and certainly not as the guest left it (`harness.kernel.losses`): data loss.
-    None in records before it was judged."""
+    """Used and absent, with the content certainly lost (`harness.kernel.losses`): data loss. None
+    in records of older versions, which do not judge it."""
     lost_undiscarded: int = 0
-    """The part of it that no discard in QEMU's trace explains."""
+    """The part of `lost_bytes` for which QEMU's trace shows no discard."""
     lost_pfns: tuple[int, ...] = ()
-    """The first few lost pages (at most 16)."""
+    """The first lost pages (at most 16)."""
     listed: int | None = None
-    """Bytes of memory that the guest listed, in whatever state; None in records before it was
-    counted."""
+    """Bytes of memory in the guest's list, in any state; None in records of older versions."""
     present: int | None = None
-    """Bytes of memory that the guest's zones have (`present` of /proc/zoneinfo)."""
+    """Bytes of memory present in the guest's zones (`present` in /proc/zoneinfo)."""

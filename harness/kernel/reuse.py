@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How soon a guest uses again what it has reported: the wasted reports of a busy guest."""
+"""How soon a guest reuses the memory it reported: a busy guest's wasted reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 REUSE_SECONDS = (1, 5, 30)
-"""A discard whose memory is used again within so long gave the host little."""
+"""Horizons of the reuse curve: memory reused this soon after its discard gained the host little."""
 
 
 @dataclass(frozen=True)
 class Discarded:
-    """Bytes that QEMU discarded at `at`, and when the guest was first seen to use them again."""
+    """Bytes that QEMU discarded at `at` (seconds), and when the guest was first seen reusing them."""
 
     at: float
     bytes: int
     reused_at: float | None
-    """None: not until the end of the watch."""
+    """Seconds; None if not by the end of the watch."""
 
 
 def reuse_curve(discards: Sequence[Discarded], end: float) -> dict[int, float]:
-    """Share of the discarded bytes used again within each of `REUSE_SECONDS`, over those discards
-    that were watched for so long before `end`; a horizon nobody watched is absent.
+    """Compute the share of the discarded bytes reused within each of `REUSE_SECONDS`.
+
+    Each horizon counts only the discards watched for that long before `end`; without any, it is
+    absent.
     """
     curve = {}
     for seconds in REUSE_SECONDS:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When has a guest given back what it will? The rule of the settle step, as a pure state machine.
+"""The rule of the settle step: when the guest has returned what it will, as a pure state machine.
 
-A wait ends *drained* when nothing that the reporting rule covers remains unreported and nothing is
-about to, *idle* when something remains but nothing moved for more than two reporting passes, and
-*moving* when its deadline passes first. Which kernel rules it builds on: `harness.kernel.zones`.
+A wait ends *drained* when nothing that can be reported remains and no nearly free block is about to
+merge, *idle* when something remains but nothing moved for more than two reporting passes, and
+*moving* when its deadline passes first. The kernel's rules are in `harness.kernel.zones`.
 """
 
 import math
@@ -39,21 +39,21 @@ class SettleOutcome(StrEnum):
 
 
 IDLE_PASSES = 2.0
-"""More than this without movement is idle: a pass that was due has come and found nothing."""
+"""A wait is idle after more than this many passes without movement: a full pass found nothing."""
 
 MERGE_PASSES = 1.5
-"""How long blocks that lack a few pages are given: a CPU's list of free pages holds those, and lets
-go of them as pages come and go (free_pcppages_bulk(), mm/page_alloc.c). The next pass reports what
-has merged."""
+"""How many passes nearly free blocks get to merge: the pages they lack lie on a per-CPU list, which
+releases them as other pages are freed (free_pcppages_bulk(), mm/page_alloc.c). The next pass
+reports the merged blocks."""
 
 MERGING_BLOCKS = REPORTING_CAPACITY // 4
-"""So many of them are worth the time."""
+"""The wait goes on for nearly free blocks only if more than this many could merge."""
 
 
 def reportable_remaining(zones: Sequence[Zone], reporting_order: int) -> int:
-    """Upper bound in bytes of what can still be reported, from buddyinfo and the watermarks.
+    """Compute an upper bound of the reportable bytes, from buddyinfo and the watermarks.
 
-    It counts blocks that have been reported already: buddyinfo does not tell them apart.
+    It includes blocks already reported: buddyinfo does not tell them apart.
     """
     order = effective_order(reporting_order)
     return sum(
@@ -66,9 +66,10 @@ def reportable_remaining(zones: Sequence[Zone], reporting_order: int) -> int:
 
 
 def remaining_from_states(states: StateArray, zones: Sequence[Zone], reporting_order: int) -> int:
-    """Exactly what can still be reported, in bytes, from page states as the guest tool sends them.
+    """Count exactly the bytes that can still be reported, from the guest tool's page states.
 
-    Pages in no zone of `zones` count: no watermark excuses them.
+    `states`: GuestState by PFN, REPORTED on heads only. Pages in none of `zones` count too: no
+    watermark excuses them.
     """
     return sum(remaining_by_zone(states, zones, reporting_order).values())
 
@@ -76,7 +77,7 @@ def remaining_from_states(states: StateArray, zones: Sequence[Zone], reporting_o
 def remaining_by_zone(
     states: StateArray, zones: Sequence[Zone], reporting_order: int
 ) -> dict[str, int]:
-    """The same by zone, `node0/DMA32`; pages in no zone of `zones` under an empty name."""
+    """Count the same by zone, key `node0/DMA32`; pages in none of `zones` under an empty key."""
     blocks = block_structure(states, zone_cuts(zones))
     watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
     index = zone_index(zones, len(states))
@@ -92,7 +93,11 @@ def remaining_by_zone(
 
 
 def merging(states: StateArray, zones: Sequence[Zone], reporting_order: int) -> int:
-    """Bytes that a few pages keep from being reported, in zones above their watermark."""
+    """Count the free bytes in nearly free blocks of the order, in zones above their watermark.
+
+    `states`: GuestState by PFN, REPORTED on heads only. A few pages in use keep these bytes from
+    being reported.
+    """
     order = effective_order(reporting_order)
     if order > MAX_ORDER:
         return 0
@@ -106,7 +111,7 @@ def merging(states: StateArray, zones: Sequence[Zone], reporting_order: int) -> 
 
 
 class ZoneDrains:
-    """When each zone had given back most of what it had: from looks at what remains there."""
+    """Finds when each zone had reported most of its memory, from repeated looks at the rest."""
 
     def __init__(self) -> None:
         self._looks: dict[str, list[tuple[float, int]]] = {}
@@ -117,8 +122,10 @@ class ZoneDrains:
             self._looks.setdefault(name, []).append((at, size))
 
     def t90(self, least: int) -> dict[str, float]:
-        """By zone, when it had fallen by nine tenths of its highest and stayed there; a zone that
-        never had `least` bytes to report is absent, and one that never fell so far too."""
+        """By zone: the seconds at which what remains had fallen by 90 % of its peak for good.
+
+        Absent are zones that never had `least` bytes to report, and zones that never fell so far.
+        """
         found = {}
         for name, looks in self._looks.items():
             highest = max(size for _at, size in looks)
@@ -137,14 +144,14 @@ class ZoneDrains:
 
 
 def predict_drain_seconds(zones: Sequence[Zone], reporting_order: int) -> float:
-    """Upper bound of the time an idle guest needs to report everything, by the pass rule.
+    """Compute an upper bound of the seconds an idle guest needs to report everything.
 
-    page_reporting_cycle() hands over at least DIV_ROUND_UP(nr_free, 32 * 16) full calls of 32
-    blocks from each free list in a pass, where nr_free counts all blocks of that order, reported
-    or not. All lists are worked on in each pass, so the longest decides. buddyinfo adds up the
-    migratetypes of an order; the bound takes them for one list. One pass more goes to the delay
-    before the first, and one to blocks that merge while being handed back and are reported again.
-    The time the host needs to discard comes on top. 0.0 where nothing can be reported.
+    In one pass, page_reporting_cycle() (mm/page_reporting.c) makes at least DIV_ROUND_UP(nr_free,
+    32 * 16) calls of 32 blocks for each free list; nr_free counts all blocks of that order,
+    reported or not. Every pass works on all lists, so the longest list decides. buddyinfo adds up
+    the migratetypes of an order; the bound treats them as one list. It adds one pass for the delay
+    before the first pass, and one for blocks that merge when they are returned and are reported
+    again. It leaves out the time that the host needs to discard. 0.0 if nothing can be reported.
     """
     order = effective_order(reporting_order)
     passes = 0
@@ -158,20 +165,23 @@ def predict_drain_seconds(zones: Sequence[Zone], reporting_order: int) -> float:
 
 
 class _GuestClock:
-    """How the guest's clock goes against the host's, by looks at both."""
+    """Relates the guest's clock to the host's, from pairs of readings."""
 
     def __init__(self) -> None:
         self._host: list[float] = []
         self._guest: list[float] = []
 
     def look(self, host: float, guest: float) -> None:
-        """Take in both clocks at one moment."""
+        """Take in both clocks at one moment, monotonic seconds."""
         self._host.append(host)
         self._guest.append(guest)
 
     def passed_since(self, moment: float) -> float:
-        """Guest seconds from a moment of the host's clock to the last look; without bound if there
-        was none. Before the first look the clocks are taken to have gone alike."""
+        """Return the guest seconds from a moment of the host's clock to the last look.
+
+        Infinite if there was no look. Before the first look, both clocks are assumed to run at the
+        same rate.
+        """
         if not self._host:
             return math.inf
         before_first = max(0.0, self._host[0] - moment)
@@ -180,30 +190,31 @@ class _GuestClock:
 
     @property
     def rate(self) -> float | None:
-        """Guest seconds for each second of the host, over all looks; None with fewer than two."""
+        """Guest seconds per host second over all looks; None with fewer than two looks."""
         if len(self._host) < 2 or self._host[-1] <= self._host[0]:
             return None
         return (self._guest[-1] - self._guest[0]) / (self._host[-1] - self._host[0])
 
 
 class SettleTracker:
-    """Feed it observations in order; it says when the wait is over and how it went.
+    """Takes observations in order and tells when the wait is over and how it ended.
 
-    Times are seconds since the wait began, which must be after the freeing it waits for: an
-    observation made earlier is refused, because "nothing remains" seen before a free says nothing.
-    Movement is: discards grew; or the held bytes fell by at least a block below their last peak;
-    or the remaining bytes fell to a new low.
+    Times are seconds since the wait began. The wait must begin after the freeing it waits for, so
+    an earlier observation is refused: "nothing remains" before a free proves nothing. Movement
+    means that the discards grew, that the held bytes fell by at least a block below their last
+    peak, or that the remaining bytes reached a new low.
 
-    Passes come by the guest's clock, and that may stand still while the host's goes on (QEMU was
-    stopped, or the guest got no processor): nothing is idle before both say so.
+    Passes follow the guest's clock, which may stand still while the host's runs on (QEMU was
+    stopped, or the guest got no CPU time). The wait is idle only when both clocks say so.
     """
 
     def __init__(
         self, block_bytes: int, leave: int = 0, pass_seconds: float = PASS_SECONDS
     ) -> None:
-        """`block_bytes`: a block of the reporting order; less than that is noise in `held`.
+        """Start a wait.
 
-        `leave`: bytes that may remain when the wait is over; `pass_seconds`: between two passes.
+        `block_bytes`: size of a block of the reporting order; a smaller change of `held` is noise;
+        `leave`: bytes that may remain when the wait is over; `pass_seconds`: time between passes.
         """
         self._block = block_bytes
         self._leave = leave
@@ -220,7 +231,7 @@ class SettleTracker:
 
     @property
     def last_moved(self) -> float:
-        """When something last moved, seconds; 0.0 if nothing has."""
+        """When something last moved, in seconds; 0.0 if nothing has."""
         return self._last_moved
 
     @property
@@ -235,12 +246,12 @@ class SettleTracker:
 
     @property
     def t50(self) -> float | None:
-        """Seconds until half of what came back so far had; None if less than a block did."""
+        """Seconds until half of the fall of `held`; None if it fell by less than a block."""
         return self._seconds_until(0.5)
 
     @property
     def t90(self) -> float | None:
-        """Seconds until nine tenths of what came back so far had; None if less than a block did."""
+        """Seconds until 90 % of the fall of `held`; None if it fell by less than a block."""
         return self._seconds_until(0.9)
 
     def observe(
@@ -253,18 +264,18 @@ class SettleTracker:
         merging: int = 0,
         guest_at: float | None = None,
     ) -> SettleOutcome | None:
-        """Take in what was seen at `at`; the outcome, or None while the wait should go on.
+        """Take in what was seen at `at`; return the outcome, or None while the wait goes on.
 
         `held`: HostMapping.held; `discarded`: DiscardTotals.bytes; `remaining`: bytes that can
-        still be reported, exact or an upper bound; `merging`: bytes that a few pages keep from
-        that, seen in the same look; `guest_at`: the guest's monotonic clock then, seconds. None:
-        not looked at this time. Raises `ValueError` for a time before the wait or before the
-        observation before.
+        still be reported, exact or an upper bound; `merging`: bytes in nearly free blocks, from the
+        same look as `remaining`; `guest_at`: the guest's monotonic clock at that time, seconds.
+        None means not looked at this time. Raises `ValueError` if `at` lies before the wait began
+        or before the previous observation.
         """
         if at < self._now:
             raise ValueError(
-                f"an observation of {at:.3f} s came after {self._now:.3f} s; "
-                "a wait takes only what was seen after it began, in order"
+                f"the observation at {at:.3f} s came after that at {self._now:.3f} s; "
+                "a wait takes only observations made after it began, in order"
             )
         self._now = at
         moved = [
@@ -287,11 +298,11 @@ class SettleTracker:
 
     @property
     def clock_rate(self) -> float | None:
-        """Seconds of the guest's clock for each of the host's during the wait; None if unknown."""
+        """Guest seconds per host second during the wait; None if unknown."""
         return self._guest_clock.rate
 
     def give_up(self) -> SettleOutcome:
-        """The outcome when the deadline passes first: neither drained nor seen to be idle."""
+        """Return the outcome if the deadline passes first: neither drained nor idle."""
         return SettleOutcome.MOVING
 
     def _discards_grew(self, discarded: int | None) -> bool:
@@ -319,7 +330,7 @@ class SettleTracker:
         return fell
 
     def _seconds_until(self, share: float) -> float | None:
-        """Seconds until `share` of the held bytes' fall had happened, between samples linear."""
+        """Find when `held` had fallen by `share` of its fall, interpolating between samples."""
         if not self._held:
             return None
         first, last = self._held[0][1], self._held[-1][1]
@@ -331,4 +342,4 @@ class SettleTracker:
             if held <= level:
                 return before_at + (before - level) / (before - held) * (at - before_at)
             before_at, before = at, held
-        raise AssertionError("the last sample lies at or below every share of the fall")
+        raise AssertionError("the last sample is at or below the level of every share")

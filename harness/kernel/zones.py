@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zones and the rules of a reporting pass over them.
+"""Zones, and the rules by which a reporting pass works on them.
 
-All rules are those of the Linux kernel's mm/page_reporting.c, unchanged from 5.7 to 7.x.
+The rules are those of the Linux kernel's mm/page_reporting.c, unchanged from 5.7 to 7.x.
 """
 
 from collections.abc import Sequence
@@ -13,24 +13,27 @@ import numpy.typing as npt
 from harness.units import MIB, PAGE_SIZE
 
 MAX_ORDER = 10
-"""Highest buddy order on x86: MAX_PAGE_ORDER (mm, 6.8 on), MAX_ORDER (6.4 to 6.7), MAX_ORDER - 1
-(before, when the name meant the number of orders)."""
+"""Highest buddy order on x86 (include/linux/mmzone.h): MAX_PAGE_ORDER from 6.8, MAX_ORDER from 6.4
+to 6.7, MAX_ORDER - 1 up to 6.3, where MAX_ORDER is the number of orders."""
 
 REPORTING_CAPACITY = 32
-"""Blocks handed over in one call: PAGE_REPORTING_CAPACITY, include/linux/page_reporting.h."""
+"""Blocks reported in one call: PAGE_REPORTING_CAPACITY, include/linux/page_reporting.h."""
 
 PASS_SECONDS = 2.0
-"""Between two passes, and from a free to the first: PAGE_REPORTING_DELAY, mm/page_reporting.c. From
-7.3 on it is only the default of `page_reporting_delay_ms`, which the guest tells."""
+"""Time between two passes, and from a free to the first pass: PAGE_REPORTING_DELAY,
+mm/page_reporting.c. From 7.3 it is the default of the parameter `page_reporting_delay_ms`, which
+the harness reads from the guest."""
 
 PASS_SHARE = 16
-"""A pass makes DIV_ROUND_UP(nr_free, 32 * 16) calls for each free list: page_reporting_cycle()."""
+"""A pass makes DIV_ROUND_UP(nr_free, 32 * 16) calls for each free list: page_reporting_cycle(),
+mm/page_reporting.c."""
 
 HUGE_PAGE = 2 * MIB
-"""HPAGE_PMD_SIZE on x86: what khugepaged collapses small pages into, absent ones included."""
+"""HPAGE_PMD_SIZE on x86: the size into which khugepaged collapses small pages, filling in absent
+ones."""
 
 NO_ZONE = 0
-"""Index of pages in no zone; zone number i of a sequence has index i + 1."""
+"""Index of a page in no zone; zone i of a sequence has index i + 1."""
 
 
 @dataclass(frozen=True)
@@ -48,40 +51,43 @@ class Zone:
     low: int
     high: int
     free_blocks: tuple[int, ...]
-    """Free blocks per order, index = order (buddyinfo)."""
+    """Number of free blocks by order (buddyinfo)."""
     per_cpu: int
-    """Free pages on the per-CPU lists: in no free list, so never reported and in no `free`."""
+    """Free pages on the per-CPU lists: on no buddy free list, so not reported or part of `free`."""
 
 
 def effective_order(reporting_order: int) -> int:
-    """The order as a bound for block orders: MAX_ORDER + 1 where nothing can be reported.
+    """Return the lowest order that can be reported; MAX_ORDER + 1 if nothing can be.
 
-    A kernel in which no driver ever registered shows an order beyond MAX_ORDER (6.1: 11, later
+    Where no driver ever registered, the kernel shows an order beyond MAX_ORDER (6.1: 11; later
     kernels: -1 as an unsigned number).
     """
     return reporting_order if 0 <= reporting_order <= MAX_ORDER else MAX_ORDER + 1
 
 
 def block_size(reporting_order: int) -> int:
-    """Bytes in a block of the order, or of the largest order where nothing can be reported."""
+    """Return the bytes in a block of the order; of MAX_ORDER if nothing can be reported."""
     return PAGE_SIZE << min(effective_order(reporting_order), MAX_ORDER)
 
 
 def above_watermark(zone: Zone, reporting_order: int) -> bool:
-    """Whether a reporting pass looks at this zone.
+    """Tell whether a reporting pass works on this zone.
 
-    page_reporting_process_zone() asks zone_watermark_ok() for low_wmark_pages(zone) +
-    (PAGE_REPORTING_CAPACITY << order), which refuses while free <= that sum. The kernel also
-    leaves pages reserved for high-order atomic allocations out of `free`; zoneinfo does not show
-    them, so a zone within a few blocks of the watermark may be skipped although this says True.
+    page_reporting_process_zone() (mm/page_reporting.c) calls zone_watermark_ok() with
+    low_wmark_pages(zone) + (PAGE_REPORTING_CAPACITY << order), which fails while free <= that sum.
+    The kernel does not count pages reserved for high-order atomic allocations as free; zoneinfo
+    does not show them, so a pass may skip a zone within a few blocks of the watermark although
+    this returns True.
     """
     order = effective_order(reporting_order)
     return order <= MAX_ORDER and zone.free > zone.low + (REPORTING_CAPACITY << order)
 
 
 def passed_over(zone: Zone, reporting_order: int) -> int:
-    """Pages of its free lists that a reporting pass leaves alone: all of a zone under its
-    watermark, else those in blocks below the order."""
+    """Count the free pages that a reporting pass skips.
+
+    All of them in a zone below its watermark, otherwise those in blocks below the order.
+    """
     if not above_watermark(zone, reporting_order):
         return zone.free
     small = zone.free_blocks[: effective_order(reporting_order)]
@@ -89,15 +95,15 @@ def passed_over(zone: Zone, reporting_order: int) -> int:
 
 
 def zone_name(zone: Zone) -> str:
-    """`node0/DMA32`."""
+    """Return the name of the zone in reports, as `node0/DMA32`."""
     return f"node{zone.node}/{zone.name}"
 
 
 def zone_index(zones: Sequence[Zone], pages: int) -> npt.NDArray[np.uint16]:
-    """Index of the zone of each PFN, 1-based; NO_ZONE where no zone spans it.
+    """Find the zone of each PFN, as a 1-based index into `zones`; NO_ZONE where no zone spans it.
 
-    Spans of interleaved nodes overlap. The shorter span wins: a zone whose span encloses another
-    has a hole there.
+    The spans of interleaved nodes overlap. The shorter span wins: a zone whose span encloses
+    another zone's has a hole there.
     """
     index = np.full(pages, NO_ZONE, dtype=np.uint16)
     for number, zone in sorted(enumerate(zones, 1), key=lambda pair: -pair[1].spanned):
@@ -106,7 +112,7 @@ def zone_index(zones: Sequence[Zone], pages: int) -> npt.NDArray[np.uint16]:
 
 
 def zone_cuts(zones: Sequence[Zone]) -> tuple[int, ...]:
-    """PFNs no block can span, because a zone begins or ends there."""
+    """List the PFNs where a zone begins or ends, which no block spans."""
     return tuple(
         sorted(
             {zone.start_pfn for zone in zones if zone.spanned}
@@ -116,9 +122,9 @@ def zone_cuts(zones: Sequence[Zone]) -> tuple[int, ...]:
 
 
 def zone_tails(zones: Sequence[Zone], reporting_order: int, pages: int) -> npt.NDArray[np.bool_]:
-    """Pages from the last boundary of a block of the order to the zone's end, of every zone.
+    """Find the tail of every zone: the pages from its last block boundary of the order to its end.
 
-    No free block of the order fits there, so nothing of it is ever reported.
+    No free block of the order fits there, so the kernel never reports any of it.
     """
     tails = np.zeros(pages, dtype=np.bool_)
     block = 1 << min(effective_order(reporting_order), MAX_ORDER)
