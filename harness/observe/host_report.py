@@ -90,20 +90,22 @@ def judge_ksm(run: str | None, pages_sharing: str | None) -> Finding:
     )
 
 
+_BY_RSS = (
+    "audits are slower, and cannot judge zero pages while KSM merges pages of the guest: a kernel "
+    "of 6.16 or later does better"
+)
+
+
 def judge_kernel(release: str, support: ScanSupport) -> Finding:
     """How well this kernel tells the state of a guest's pages."""
     seen = {
         ScanSupport.FULL: "PAGEMAP_SCAN tells the zero page and the huge zero page",
         ScanSupport.ZERO_PAGE: "PAGEMAP_SCAN takes the huge zero page for memory",
-        ScanSupport.NONE: "no PAGEMAP_SCAN (Linux 6.7): every zero page is taken for memory",
+        ScanSupport.NONE: "no PAGEMAP_SCAN (Linux 6.7)",
     }[support]
-    advice = {
-        ScanSupport.FULL: "",
-        ScanSupport.ZERO_PAGE: "pages only ever read may count as held by the host: a kernel of "
-        "6.16 or later tells them",
-        ScanSupport.NONE: "pages only ever read count as held by the host, and audits are slower: "
-        "a kernel of 6.16 or later does better",
-    }[support]
+    if support is not ScanSupport.FULL:
+        seen += ": zero pages are told by pagemap and Rss"
+    advice = "" if support is ScanSupport.FULL else _BY_RSS
     return Finding("kernel", "warn" if advice else "ok", f"Linux {release}: {seen}", advice)
 
 

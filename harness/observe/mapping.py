@@ -8,7 +8,7 @@ a mapping while its file keeps it; hence smaps of these mappings, and the file's
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -93,7 +93,7 @@ class HostMappingReader:
     def __init__(self, pid: int, layout: RamLayout) -> None:
         """Raises ObserveError when the process is gone or belongs to somebody else."""
         self.pid = pid
-        self._ranges = _merge((block.hva, block.hva + block.size) for block in layout.blocks)
+        self._ranges = guest_ranges(layout)
         self._files = tuple({file.path: None for file in backing_files(pid, layout)})
         self._cgroup = memory_file(pid)
         self._lock = threading.Lock()
@@ -186,10 +186,11 @@ class HostMappingReader:
         return sum(path.stat().st_blocks * 512 for path in self._files)
 
 
-def _merge(ranges: Iterable[_Range]) -> tuple[_Range, ...]:
-    """Join ranges that touch: Linux may have joined the mappings."""
+def guest_ranges(layout: RamLayout) -> tuple[_Range, ...]:
+    """Host virtual bytes [low, high) of guest RAM; those that touch are one: Linux may have joined
+    the mappings."""
     merged: list[_Range] = []
-    for low, high in sorted(ranges):
+    for low, high in sorted((block.hva, block.hva + block.size) for block in layout.blocks):
         if merged and low <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
         else:

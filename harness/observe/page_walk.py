@@ -2,8 +2,11 @@
 """Two ways to ask Linux for the state of every page of a range of another process.
 
 `scan_pages` uses the PAGEMAP_SCAN ioctl (Linux 6.7), which returns runs of equal pages and knows
-the shared zero page; `copy_pagemap` reads /proc/PID/pagemap, which every kernel has and which
-calls a zero page present. Both need only the right to trace the process (the same user).
+the shared zero page. `copy_pagemap` reads /proc/PID/pagemap, which every kernel has. It calls a
+zero page present, but not mapped exactly once, because nothing counts who maps a zero page. A page
+that KSM merged, or that another process maps too, looks the same: the caller must compare what it
+finds with the mapping's Rss, which leaves out zero pages alone. Both ways need only the right to
+trace the process (the same user).
 """
 
 import ctypes
@@ -34,10 +37,11 @@ _REGIONS = 1 << 16
 
 _PAGEMAP_CHUNK = MIB
 """Bytes read by one call; larger gained nothing."""
-_PAGEMAP_STATE = np.array(
-    [HostState.ABSENT, HostState.SWAPPED, HostState.RESIDENT, HostState.RESIDENT], dtype=np.uint8
-)
-"""State by bits 63 (present) and 62 (swapped), Documentation/admin-guide/mm/pagemap.rst."""
+# Documentation/admin-guide/mm/pagemap.rst: present, swapped, and mapped exactly once (Linux 4.2).
+# That zero pages are not: pte_to_pagemap_entry() and pagemap_pmd_range() in fs/proc/task_mmu.c.
+_ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_EXCLUSIVE = 1 << 63, 1 << 62, 1 << 56
+_TOP_BYTE = 56
+"""What of an entry is shifted out so that the bits above index the states."""
 
 
 def _state_by_category() -> npt.NDArray[np.uint8]:
@@ -50,6 +54,20 @@ def _state_by_category() -> npt.NDArray[np.uint8]:
 
 
 _SCAN_STATE = _state_by_category()
+
+
+def _state_by_entry() -> npt.NDArray[np.uint8]:
+    """State by the highest byte of a pagemap entry."""
+    states = np.full(256, HostState.ABSENT, dtype=np.uint8)
+    entries = np.arange(256, dtype=np.uint64) << np.uint64(_TOP_BYTE)
+    present = entries & np.uint64(_ENTRY_PRESENT) != 0
+    states[entries & np.uint64(_ENTRY_SWAPPED) != 0] = HostState.SWAPPED
+    states[present] = HostState.RESIDENT
+    states[present & (entries & np.uint64(_ENTRY_EXCLUSIVE) == 0)] = HostState.ZERO
+    return states
+
+
+_PAGEMAP_STATE = _state_by_entry()
 
 
 def scan_pages(pagemap: int, start: int, states: StateArray) -> None:
@@ -86,7 +104,8 @@ def scan_pages(pagemap: int, start: int, states: StateArray) -> None:
 def copy_pagemap(pagemap: int, start: int, states: StateArray) -> None:
     """Fill `states` for the pages from host virtual address `start` on, by reading pagemap.
 
-    Raises OSError, also when the process has ended.
+    ZERO stands for all that is present and not mapped exactly once. Raises OSError, also when the
+    process has ended.
     """
     buffer = np.empty(_PAGEMAP_CHUNK // 8, dtype=np.uint64)
     done = 0
@@ -96,7 +115,7 @@ def copy_pagemap(pagemap: int, start: int, states: StateArray) -> None:
         if size < buffer.itemsize:
             raise OSError("pagemap ended early: the process has gone")
         entries = buffer[: size // 8]
-        states[done : done + len(entries)] = _PAGEMAP_STATE[entries >> np.uint64(62)]
+        states[done : done + len(entries)] = _PAGEMAP_STATE[entries >> np.uint64(_TOP_BYTE)]
         done += len(entries)
 
 

@@ -16,11 +16,13 @@ from harness.kernel.pages import GuestState, HostState
 from harness.machine.launch import launch
 from harness.machine.spec import Backend, GuestSpec
 from harness.machine.vm import VirtualMachine
+from harness.observe import residency as residency_module
 from harness.observe.balloon_stats import BalloonStatsReader, find_balloon
 from harness.observe.discards import DiscardLog
 from harness.observe.features import read_balloon_state
 from harness.observe.mapping import HostMappingReader
 from harness.observe.page_audit import take_audit
+from harness.observe.page_walk import ScanSupport
 from harness.observe.ram_layout import RamLayout, parse_system_ram
 from harness.observe.residency import HostResidency
 from harness.observe.sampler import Sampler
@@ -49,7 +51,9 @@ def vm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VirtualMachin
         yield machine
 
 
-def test_every_instrument_agrees_on_a_guest_at_rest(vm: VirtualMachine, tmp_path: Path) -> None:
+def test_every_instrument_agrees_on_a_guest_at_rest(
+    vm: VirtualMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layout = RamLayout.read(vm.monitor)
     assert layout.uncovered(parse_system_ram(vm.shell.run("cat /proc/iomem").stdout.decode())) == ()
 
@@ -96,3 +100,15 @@ def test_every_instrument_agrees_on_a_guest_at_rest(vm: VirtualMachine, tmp_path
     assert discards.covered[heads].all()
     resident = np.count_nonzero(reading.host == HostState.RESIDENT) * 4096
     assert resident == pytest.approx(held.held, abs=4 * MIB)
+
+    # Whoever reads what was given back is shown zero pages, which both ways to read pages know.
+    dump = {"val": 0, "size": GIB // 2, "filename": str(tmp_path / "dump")}
+    vm.monitor.execute("pmemsave", dump, timeout=60.0)
+    by_scan = residency.read()
+    monkeypatch.setattr(residency_module, "scan_support", lambda: ScanSupport.NONE)
+    by_pagemap = HostResidency(vm.pid, layout).read()
+    differing = np.count_nonzero(by_scan != by_pagemap)
+    assert differing < 64, "pages of a guest at rest that change between two readings"
+    zeros = np.count_nonzero(by_pagemap == HostState.ZERO) * 4096
+    anonymous = vm.spec.backend == "anonymous"
+    assert (zeros > 128 * MIB) if anonymous else (zeros == 0)
