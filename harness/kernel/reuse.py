@@ -10,7 +10,7 @@ REUSE_SECONDS = (1, 5, 30)
 
 @dataclass(frozen=True)
 class Discarded:
-    """Bytes that QEMU discarded at `at` (seconds), and when the guest was first seen reusing them."""
+    """Bytes that QEMU discarded at `at` (seconds), and when the guest reused the first of them."""
 
     at: float
     bytes: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The balloon device as QEMU sees it: its statistics, and what it offers the guest."""
+"""The balloon device as QEMU sees it: its statistics, and whether it offers reporting."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,18 +8,19 @@ from harness.errors import ObserveError
 from harness.machine.interfaces import Monitor
 
 _ABSENT = (1 << 64) - 1
-"""QEMU's value of a statistic the guest never sent (hw/virtio/virtio-balloon.c, reset_stats())."""
+"""QEMU's value for a statistic that the guest has not sent (hw/virtio/virtio-balloon.c,
+reset_stats())."""
 
 
 @dataclass(frozen=True)
 class BalloonStats:
     """The guest's statistics as QEMU last received them (virtio 1.2, section 5.5.6.3).
 
-    Memory in bytes, the rest counts since guest boot; None: the guest did not send it.
+    Memory is in bytes, the rest are counts since the guest booted; None: the guest did not send it.
     """
 
     last_update: int
-    """Wall-clock second of the host at which the guest sent them."""
+    """When QEMU received them: wall-clock seconds of the host."""
     swap_in: int | None
     swap_out: int | None
     major_faults: int | None
@@ -33,15 +34,15 @@ class BalloonStats:
 
 
 def parse_stats(answer: Any) -> BalloonStats | None:
-    """From the `guest-stats` property; None before the guest's first answer.
+    """Parse QEMU's `guest-stats` property; None before the guest's first answer.
 
-    Raises ObserveError when it has another shape.
+    Raises ObserveError if the property does not have the known shape.
     """
     try:
         updated, stats = int(answer["last-update"]), answer["stats"]
         values = {name: int(value) for name, value in stats.items()}
     except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
-        raise ObserveError(f"guest-stats has an unknown shape: {answer!r:.200}") from error
+        raise ObserveError(f"cannot parse QEMU's guest-stats: {answer!r:.200}") from error
     if updated == 0:
         return None
 
@@ -65,7 +66,7 @@ def parse_stats(answer: Any) -> BalloonStats | None:
 
 
 def find_balloon(monitor: Monitor) -> str | None:
-    """QOM path of the virtio-balloon device; None if this machine has none. Raises QmpError."""
+    """Find the QOM path of the virtio-balloon device; None if there is none. Raises QmpError."""
     for container in ("/machine/peripheral", "/machine/peripheral-anon"):
         for child in monitor.execute("qom-list", {"path": container}):
             if str(child["type"]).startswith("child<virtio-balloon"):
@@ -74,15 +75,15 @@ def find_balloon(monitor: Monitor) -> str | None:
 
 
 def reporting_offered(monitor: Monitor, path: str) -> bool:
-    """Whether the device at QOM `path` offers VIRTIO_BALLOON_F_REPORTING. Raises QmpError."""
+    """Tell whether the device at QOM `path` offers VIRTIO_BALLOON_F_REPORTING. Raises QmpError."""
     return bool(monitor.execute("qom-get", {"path": path, "property": "free-page-reporting"}))
 
 
 class BalloonStatsReader:
-    """Reads the statistics of the balloon at QOM `path`; the guest is asked every `seconds`."""
+    """Reads the statistics of the balloon at QOM `path`; QEMU polls the guest every `seconds`."""
 
     def __init__(self, monitor: Monitor, path: str, *, seconds: int = 1) -> None:
-        """Starts the polling. Raises QmpError."""
+        """Start polling. Raises QmpError."""
         self._monitor = monitor
         self._path = path
         self._seen = 0
@@ -92,9 +93,9 @@ class BalloonStatsReader:
         )
 
     def read(self) -> BalloonStats | None:
-        """What arrived since the last `read`; None if nothing did: old numbers prove nothing.
+        """Return statistics newer than those of the last `read`; None if none have arrived.
 
-        The stamp has a resolution of one second. Raises ObserveError, QmpError.
+        QEMU stamps them to the second. Raises ObserveError, QmpError.
         """
         stats = parse_stats(
             self._monitor.execute("qom-get", {"path": self._path, "property": "guest-stats"})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What QEMU discarded: its trace of discards, read as it grows."""
+"""What QEMU discarded, read from its trace of discards as it grows."""
 
 import bisect
 import threading
@@ -20,17 +20,17 @@ from harness.record.facts import DiscardTotals
 
 
 class NoDiscards:
-    """In place of a log, for a QEMU that traces none: to not know is not to have seen nothing."""
+    """Stands in for `DiscardLog` where QEMU traces no discards: unknown, rather than none."""
 
     def __init__(self, path: Path, untraced: str) -> None:
         self.path = path
         self.untraced = untraced
 
     def read(self) -> None:
-        """Nothing is known."""
+        """Return None: the sums are unknown."""
 
     def mark(self) -> int:
-        """No moment can be told from another."""
+        """Return 0: without a trace, moments cannot be told apart."""
         return 0
 
     @property
@@ -51,17 +51,18 @@ class NoDiscards:
         raise self._error()
 
     def unfollow(self) -> None:
-        """Nothing was followed."""
+        """Do nothing: nothing was followed."""
 
     def _error(self) -> ObserveError:
         return ObserveError(
-            f"nothing tells what this QEMU discards: {self.untraced}",
-            hint="take another with --qemu; `fpr-harness qemu list` has builds that trace discards",
+            f"cannot see what this QEMU discards: {self.untraced}",
+            hint="use another QEMU (--qemu); `fpr-harness qemu list` lists builds that trace "
+            "discards",
         )
 
 
 class _Lines:
-    """Whole lines of a log, each once."""
+    """Reads the complete lines of a growing log, each once."""
 
     def __init__(self, path: Path, what: str) -> None:
         self._file = GrowingFile(path, what)
@@ -69,14 +70,17 @@ class _Lines:
         self._partial = b""
 
     def read(self) -> bytes:
-        """Those written since the last call. Raises `ObserveError`, also if there is no file."""
+        """Return the lines written since the last call.
+
+        Raises `ObserveError` if the file is missing or cannot be read.
+        """
         parts = [self._partial]
         while data := self._file.read():
             parts.append(data)
         if not self._file.position and not self._path.exists():
             raise ObserveError(
-                f"{self._path} is not there: what QEMU discards is not known",
-                hint="let nothing else touch the run's directory",
+                f"cannot see what QEMU discards: {self._path} does not exist",
+                hint="keep other programs out of the run's directory",
                 evidence=(self._path,),
             )
         whole, _, self._partial = b"".join(parts).rpartition(b"\n")
@@ -84,12 +88,12 @@ class _Lines:
 
 
 class DiscardLog:
-    """Every discard of guest RAM since QEMU's start; callable from any thread.
+    """Every discard of guest RAM since QEMU's start. Thread-safe.
 
-    `path` is QEMU's trace; `errors`, where given, what it writes to standard error.
+    `path`: QEMU's trace; `errors`: the file of its standard error, which tells of failed discards.
 
-    A discard belongs to guest RAM by its host address: block names are not unique (a hot-plugged
-    block has none when first discarded), and other blocks' discards are passed over.
+    The host address of a discard decides whether it concerns guest RAM: block names are not unique
+    (a hot-plugged block has none when first discarded). Discards of other blocks are ignored.
     """
 
     untraced = ""
@@ -102,7 +106,7 @@ class DiscardLog:
         self._totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
         self._last_at: float | None = None
         self._marks = 1
-        # Per PFN: the mark in force when it was last discarded, 0 for never.
+        # By PFN: the mark at its latest discard; 0: never discarded.
         self._discarded_at_mark = np.zeros(layout.pfn_end, dtype=np.uint16)
         self._followed: list[tuple[float, int, int]] | None = None
         self._map = AddressMap(layout.pieces)
@@ -110,10 +114,10 @@ class DiscardLog:
         self._block_starts = [start for start, _ in self._blocks]
 
     def read(self) -> DiscardTotals:
-        """Take in what was written since the last call; the sums since QEMU's start.
+        """Take in what was written since the last call; return the sums since QEMU's start.
 
-        Raises ObserveError when a log cannot be read, or is no longer the one that was read before
-        (deleted, cut, replaced): no trace is not the same as no discard.
+        Raises ObserveError if a log cannot be read, or was deleted, truncated or replaced: a lost
+        trace must not read as no discards.
         """
         with self._lock:
             self._take(self._trace.read())
@@ -123,42 +127,48 @@ class DiscardLog:
 
     @property
     def covered(self) -> npt.NDArray[np.bool_]:
-        """Per PFN: was it ever discarded with success, as of the last `read` (a copy)."""
+        """By PFN: whether it was ever discarded successfully, as of the last `read` (a copy)."""
         return self.covered_since(0)
 
     def mark(self) -> int:
-        """Read up to now, and name this moment for `covered_since`. Raises ObserveError."""
+        """Read up to now and return a mark of this moment for `covered_since`.
+
+        Raises ObserveError.
+        """
         self.read()
         with self._lock:
             self._marks += 1
             return self._marks
 
     def covered_since(self, mark: int) -> npt.NDArray[np.bool_]:
-        """Per PFN: was it discarded with success after `mark`, as of the last `read`."""
+        """By PFN: whether it was discarded successfully after `mark`, as of the last `read`."""
         with self._lock:
             return np.greater_equal(self._discarded_at_mark, max(mark, 1))
 
     def follow(self) -> None:
-        """Keep each discard from the next `read` on, for `followed`."""
+        """Record each discard for `followed`, from the next `read` on."""
         with self._lock:
             self._followed = []
 
     def followed(self) -> list[tuple[float, int, int]]:
-        """(when, first PFN, one past the last PFN) of the discards since the last call."""
+        """Return the discards recorded since the last call.
+
+        Each as (monotonic seconds, first PFN, one past the last PFN).
+        """
         with self._lock:
             taken, self._followed = self._followed or [], []
             return taken
 
     def unfollow(self) -> None:
-        """Keep them no longer."""
+        """Stop recording discards."""
         with self._lock:
             self._followed = None
 
     @property
     def last_at(self) -> float | None:
-        """When memory last moved (a discard with success), host monotonic; None: never so far.
+        """When the last successful discard happened, host monotonic seconds; None before the first.
 
-        By the trace's wall-clock stamps; by the moment of reading where it has none.
+        Taken from the trace's wall-clock stamps; where it has none, the time of reading.
         """
         with self._lock:
             return self._last_at
@@ -166,7 +176,7 @@ class DiscardLog:
     def _take(self, text: bytes) -> None:
         now = time.monotonic()
         wall_offset = now - time.time()
-        # The same blocks are discarded again and again: work once for each, at its last time.
+        # The same blocks are discarded again and again: handle each once, at its latest time.
         times: Counter[tuple[int, int, bool]] = Counter()
         stamps: dict[tuple[int, int, bool], float | None] = {}
         for discard in parse_discards(text):
@@ -207,7 +217,7 @@ class DiscardLog:
         return index >= 0 and address < self._blocks[index][1]
 
     def _cover(self, start: int, end: int, at: float) -> None:
-        """Mark the pages wholly inside the host addresses."""
+        """Mark the pages that lie entirely in the host range [start, end)."""
         for first, last in self._map.pages_within(start, end - start):
             self._discarded_at_mark[first:last] = self._marks
             if self._followed is not None:

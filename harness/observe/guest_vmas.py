@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's mappings of guest RAM, and the files behind them, from /proc/PID/maps.
+"""QEMU's mappings of guest RAM, and the files backing them, from /proc/PID/maps.
 
-QEMU may split a block into several mappings (madvise), so what counts is the address, never
-the number of mappings.
+madvise() may split a block into several mappings; address ranges identify a block, never the number
+of mappings.
 """
 
 import os
@@ -22,12 +22,13 @@ MAPPING_HEADER = re.compile(
 )
 
 SHARED_ANONYMOUS = b"/dev/zero (deleted)"
-"""What Linux calls memory that is shared but no file (mm/shmem.c)."""
+"""The path Linux shows for shared anonymous memory (mm/shmem.c, shmem_zero_setup())."""
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """One VMA: host virtual bytes [start, end), from `offset` of the file if inode is not 0."""
+    """One VMA: host virtual bytes [start, end); if inode is not 0, mapped from `offset` (bytes) of
+    that file."""
 
     start: int
     end: int
@@ -40,25 +41,25 @@ class Mapping:
 
 @dataclass(frozen=True)
 class BackingFile:
-    """The file behind a RAM block, reached through QEMU's own descriptor."""
+    """The file backing a RAM block, reached through QEMU's own descriptor."""
 
     block: str
     path: Path
     """/proc/PID/fd/N."""
     offset: int
-    """Where in the file the block starts, bytes."""
+    """Offset of the block in the file, bytes."""
 
 
 def process_gone(pid: int, error: OSError | None = None) -> ObserveError:
-    """The error for a process that can no longer be looked at."""
+    """Make the error for a process whose memory cannot be read."""
     return ObserveError(
-        f"cannot look at process {pid}: {error or 'it has ended'}",
+        f"cannot read the memory map of process {pid}: {error or 'it has ended'}",
         hint="if QEMU still runs, run the harness as the user who started it",
     )
 
 
 def parse_mappings(text: bytes) -> tuple[Mapping, ...]:
-    """Every mapping named in the text of /proc/PID/maps or smaps; other lines are passed over."""
+    """Parse every mapping in the text of /proc/PID/maps or smaps; ignore other lines."""
     return tuple(
         Mapping(
             start=int(start, 16),
@@ -74,10 +75,10 @@ def parse_mappings(text: bytes) -> tuple[Mapping, ...]:
 
 
 def backing_files(pid: int, layout: RamLayout) -> tuple[BackingFile, ...]:
-    """The file behind each fd-backed block; blocks of anonymous memory (also shared) have none.
+    """Find the file backing each fd-backed block; anonymous memory, even shared, has none.
 
-    Raises ObserveError when the process is gone or belongs to somebody else, or when it has no
-    descriptor of a file that it has mapped as guest RAM.
+    Raises ObserveError if the process has ended or belongs to another user, or if it has no open
+    descriptor of a file that backs guest RAM.
     """
     try:
         mappings = parse_mappings(Path(f"/proc/{pid}/maps").read_bytes())
@@ -106,8 +107,8 @@ def backing_files(pid: int, layout: RamLayout) -> tuple[BackingFile, ...]:
                 )
                 if path is None:
                     raise ObserveError(
-                        f"guest RAM {block.name} is the file {os.fsdecode(mapping.path)}, but no "
-                        f"descriptor of process {pid} is: what it holds cannot be read",
+                        f"guest RAM {block.name} is backed by {os.fsdecode(mapping.path)}, but "
+                        f"process {pid} has no open descriptor of it: cannot read what it holds",
                         hint="use another host.backend, or set TMPDIR to another file system",
                     )
                 offset = mapping.offset + block.hva - mapping.start

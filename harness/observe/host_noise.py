@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host-wide counters that could move guest memory without reporting: swap, reclaim, THP."""
+"""Host-wide counters of what can move guest memory without reporting: swap, reclaim, THP."""
 
 import re
 import time
@@ -15,9 +15,9 @@ _AVAILABLE = re.compile(r"^MemAvailable:\s+(\d{1,20}) kB$", re.MULTILINE)
 
 
 def parse_noise(at: float, vmstat: str, meminfo: str, pressure: str | None) -> HostNoise:
-    """From the text of /proc/vmstat, /proc/meminfo and /proc/pressure/memory (None: no PSI).
+    """Parse /proc/vmstat, /proc/meminfo and /proc/pressure/memory (None: no PSI), read at `at`.
 
-    Raises ObserveError when MemAvailable (Linux 3.14) is missing.
+    Raises ObserveError if MemAvailable (Linux 3.14) is missing.
     """
     available = _AVAILABLE.search(meminfo)
     if available is None:
@@ -42,13 +42,13 @@ class HostNoiseReader:
         self._proc = proc
 
     def read(self) -> HostNoise:
-        """Raises ObserveError when /proc/vmstat or /proc/meminfo cannot be read."""
+        """Read all counters. Raises ObserveError if /proc/vmstat or /proc/meminfo is unreadable."""
         at = time.monotonic()
         try:
             vmstat = (self._proc / "vmstat").read_text()
             meminfo = (self._proc / "meminfo").read_text()
         except OSError as error:
-            raise ObserveError(f"cannot read the host's counters: {error}") from error
+            raise ObserveError(f"cannot read the host's memory counters: {error}") from error
         try:
             pressure = (self._proc / "pressure" / "memory").read_text()
         except OSError:  # a kernel without PSI, or with psi=0

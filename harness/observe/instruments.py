@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The read-only instruments on one QEMU, opened together: they share the layout of its RAM."""
+"""The read-only instruments on one QEMU, opened together because they share its RAM layout."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ class MappingReader(Protocol):
     """Sums over the host's mapping of guest RAM."""
 
     def read(self) -> HostMapping:
-        """Exact; walks page tables. Raises `ObserveError`."""
+        """Read exactly, by walking page tables. Raises `ObserveError`."""
 
     def read_quick(self) -> QuickMapping:
-        """From the process's counters. Raises `ObserveError`."""
+        """Read approximately, from the process's counters. Raises `ObserveError`."""
 
 
 class ResidencyReader(Protocol):
@@ -32,10 +32,10 @@ class ResidencyReader(Protocol):
 
     @property
     def layout(self) -> RamLayout:
-        """Where the pages lie."""
+        """The layout of guest RAM."""
 
     def read(self) -> StateArray:
-        """A `HostState` for each page frame. Raises `ObserveError`."""
+        """Read the `HostState` of every page, index = PFN. Raises `ObserveError`."""
 
 
 class DiscardReader(Protocol):
@@ -43,34 +43,34 @@ class DiscardReader(Protocol):
 
     @property
     def path(self) -> Path:
-        """Its trace."""
+        """QEMU's trace of discards."""
 
     @property
     def untraced(self) -> str:
-        """Why nothing tells of discards: then `read` gives None and what else there is raises
-        `ObserveError`. Empty: all are traced."""
+        """Why discards are not traced; empty if they are. Without a trace, `read` returns None, and
+        `covered`, `covered_since`, `follow` and `followed` raise `ObserveError`."""
 
     def read(self) -> DiscardTotals | None:
-        """Take in what was traced since the last call. Raises `ObserveError`."""
+        """Take in what was traced since the last call; return the sums. Raises `ObserveError`."""
 
     def mark(self) -> int:
-        """Read up to now, and name this moment for `covered_since`. Raises `ObserveError`."""
+        """Read up to now; return a mark for `covered_since`. Raises `ObserveError`."""
 
     def covered_since(self, mark: int) -> npt.NDArray[np.bool_]:
-        """Whether each page frame was discarded after `mark`, as of the last `read`; 0: ever."""
+        """By PFN: whether it was discarded after `mark`, as of the last `read`; 0: ever."""
 
     @property
     def covered(self) -> npt.NDArray[np.bool_]:
-        """Whether each page frame was ever discarded."""
+        """By PFN: whether it was ever discarded."""
 
     def follow(self) -> None:
-        """Keep each discard from now on for `followed`."""
+        """Record each discard from here on, for `followed`."""
 
     def followed(self) -> list[tuple[float, int, int]]:
-        """Those since the last call: monotonic seconds, first frame, one past the last."""
+        """Return those since the last call: (monotonic seconds, first PFN, one past the last)."""
 
     def unfollow(self) -> None:
-        """Keep them no more."""
+        """Stop recording discards."""
 
 
 class Traced(Protocol):
@@ -78,28 +78,28 @@ class Traced(Protocol):
 
     @property
     def pid(self) -> int:
-        """QEMU's process."""
+        """QEMU's process id."""
 
     @property
     def monitor(self) -> Monitor:
-        """Its QMP."""
+        """QEMU's QMP monitor."""
 
     @property
     def discard_log(self) -> Path:
-        """The file its trace of discards goes to."""
+        """The file of its trace of discards."""
 
     @property
     def untraced(self) -> str:
-        """Why there is no such trace; empty: there is."""
+        """Why QEMU does not trace discards; empty if it does."""
 
     @property
     def qemu_log(self) -> Path:
-        """The file its error messages go to."""
+        """The file of its error messages."""
 
 
 @dataclass(frozen=True)
 class Instruments:
-    """Open on one QEMU, and good as long as the layout of its RAM stays as it is."""
+    """The instruments open on one QEMU; valid until its RAM layout changes."""
 
     layout: RamLayout
     mapping: MappingReader
@@ -108,7 +108,7 @@ class Instruments:
 
     @classmethod
     def open(cls, vm: Traced) -> Self:
-        """Raises `ObserveError`, `QmpError`."""
+        """Read the RAM layout and open every instrument. Raises `ObserveError`, `QmpError`."""
         layout = RamLayout.read(vm.monitor)
         return cls(
             layout=layout,

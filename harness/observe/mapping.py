@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host holds for guest RAM: the guest-RAM mappings only, never the whole process.
+"""What the host holds for guest RAM, from the guest-RAM mappings only.
 
-Under software emulation QEMU's translation buffers are in its RSS too, and shared memory can leave
-a mapping while its file keeps it; hence smaps of these mappings, and the file's blocks.
+The RSS of the whole process misleads: under TCG it includes QEMU's translation buffers, and shared
+memory can be unmapped while its file keeps it. This module therefore reads smaps of the guest-RAM
+mappings, and the blocks of their files.
 """
 
 import re
@@ -24,15 +25,15 @@ _SMAPS_FIELD = re.compile(rb"^(\w+): +(\d{1,20}) kB$", re.MULTILINE)
 _STATUS_FIELD = re.compile(rb"^(VmRSS|VmSwap):\s+(\d{1,20}) kB$", re.MULTILINE)
 _TRANSLATED = re.compile(rb"\S+ rwxp 0+ 0+:0+ 0\b")
 _QUIET = MIB
-"""Bytes a process's RSS may move during a reading for the reading to calibrate the counters."""
+"""A reading calibrates the counters only if the process's RSS moves by less than this, in bytes."""
 _Range = tuple[int, int]
 
 
 def parse_smaps(text: bytes, ranges: tuple[_Range, ...]) -> dict[str, int]:
-    """Sum the fields (bytes) of every mapping inside the `ranges` of host virtual addresses.
+    """Sum each field (bytes) over all mappings inside the `ranges` of host virtual addresses.
 
-    Documentation/filesystems/proc.rst, /proc/PID/smaps. `Shmem` is made here: what is resident
-    and not anonymous. Raises ObserveError when no mapping lies inside, or one only in part.
+    Format: Documentation/filesystems/proc.rst, /proc/PID/smaps. Raises ObserveError if no mapping
+    lies inside, or if one lies partly outside.
     """
     sums: dict[str, int] = {}
     for header, fields in _sections(text):
@@ -41,24 +42,25 @@ def parse_smaps(text: bytes, ranges: tuple[_Range, ...]) -> dict[str, int]:
             continue
         if not any(low <= start and end <= high for low, high in ranges):
             raise ObserveError(
-                f"the mapping {start:#x}-{end:#x} holds guest RAM and something else; "
+                f"the mapping {start:#x}-{end:#x} holds other memory besides guest RAM; "
                 f"guest RAM: {', '.join(f'{low:#x}-{high:#x}' for low, high in ranges)}"
             )
         for name, size in fields.items():
             sums[name] = sums.get(name, 0) + size
     if "Rss" not in sums or "Anonymous" not in sums:
         raise ObserveError(
-            "smaps shows none of the guest RAM mappings",
-            hint="read the RAM layout again: guest memory may have been plugged or unplugged",
+            "smaps shows none of the guest-RAM mappings",
+            hint="read the RAM layout again: memory hotplug may have changed it",
         )
     return sums
 
 
 def outside_of(text: bytes, ranges: tuple[_Range, ...]) -> int:
-    """Bytes (Rss and Swap) that a process holds outside `ranges`, less its translation buffers.
+    """Sum Rss and Swap (bytes) of a process outside `ranges`, without its translation buffers.
 
-    TCG's buffer of translated code is the one anonymous mapping that is writable and executable
-    (tcg/region.c, alloc_code_gen_buffer()); it grows as the guest runs and tells nothing.
+    TCG's buffer of translated code is the only anonymous mapping that is writable and executable
+    (tcg/region.c, alloc_code_gen_buffer()). It grows as the guest runs and says nothing about the
+    guest's memory.
     """
     size = 0
     for header, fields in _sections(text):
@@ -70,7 +72,7 @@ def outside_of(text: bytes, ranges: tuple[_Range, ...]) -> int:
 
 
 def _sections(text: bytes) -> Iterator[tuple[re.Match[bytes], dict[str, int]]]:
-    """The header of every mapping in smaps, and its fields in bytes."""
+    """Yield the header of each mapping in smaps with its fields in bytes."""
     headers = list(MAPPING_HEADER.finditer(text))
     for header, following in zip_longest(headers, headers[1:]):
         end = following.start() if following else len(text)
@@ -80,7 +82,7 @@ def _sections(text: bytes) -> Iterator[tuple[re.Match[bytes], dict[str, int]]]:
 
 @dataclass(frozen=True)
 class QuickMapping:
-    """What `HostMappingReader.read_quick` gives; bytes, guest RAM only."""
+    """What `HostMappingReader.read_quick` returns; bytes, guest RAM only."""
 
     at: float
     rss: int
@@ -88,10 +90,10 @@ class QuickMapping:
 
 
 class HostMappingReader:
-    """Reads what the host holds for the guest RAM of QEMU process `pid`; for any thread."""
+    """Reads what the host holds for the guest RAM of QEMU process `pid`. Thread-safe."""
 
     def __init__(self, pid: int, layout: RamLayout) -> None:
-        """Raises ObserveError when the process is gone or belongs to somebody else."""
+        """Raises ObserveError if the process has ended or belongs to another user."""
         self.pid = pid
         self._ranges = guest_ranges(layout)
         self._files = tuple({file.path: None for file in backing_files(pid, layout)})
@@ -102,9 +104,9 @@ class HostMappingReader:
         self._other_swap = 0
 
     def read(self) -> HostMapping:
-        """The exact reading, from smaps. It walks page tables: about 15 ms a GiB of 4 KiB pages.
+        """Read exactly, from smaps. Walks page tables: about 15 ms per GiB of 4 KiB pages.
 
-        Raises ObserveError when the process is gone or belongs to somebody else.
+        Raises ObserveError if the process has ended or belongs to another user.
         """
         with self._lock:
             try:
@@ -113,12 +115,12 @@ class HostMappingReader:
                 raise process_gone(self.pid, error) from error
 
     def read_quick(self) -> QuickMapping:
-        """The reading for a fast sampler: well below 0.1 ms, whatever the guest's size.
+        """Read approximately, for a fast sampler: well below 0.1 ms for any guest size.
 
-        The process's own counters (VmRSS, VmSwap) less what the last exact reading left over for
-        all other mappings. It is off by what those have grown since, and by the counters' own
-        error (up to 64 pages a thread before Linux 6.2, 32 pages a CPU or so after). A file's
-        blocks are exact. Raises ObserveError like `read`.
+        Takes the process's counters (VmRSS, VmSwap) less the share of all other mappings at the
+        last exact reading. The error is the growth of those mappings since, plus that of the
+        counters (up to 64 pages per thread before Linux 6.2, about 32 pages per CPU from then on).
+        The blocks of a file are exact. Raises ObserveError like `read`.
         """
         with self._lock:
             try:
@@ -165,7 +167,7 @@ class HostMappingReader:
         return text
 
     def _counters(self) -> tuple[int, int]:
-        """The process's RSS and swap in bytes, by its own counters."""
+        """Read the process's RSS and swap, in bytes, from /proc/PID/status."""
         text = Path(f"/proc/{self.pid}/status").read_bytes()
         fields = {name: int(value) * KIB for name, value in _STATUS_FIELD.findall(text)}
         if b"VmRSS" not in fields:
@@ -173,22 +175,30 @@ class HostMappingReader:
         return fields[b"VmRSS"], fields.get(b"VmSwap", 0)
 
     def _merged(self) -> int | None:
-        """/proc/PID/ksm_merging_pages (Documentation/admin-guide/mm/ksm.rst, Linux 5.19)."""
+        """Read the bytes merged by KSM; None before Linux 5.19.
+
+        /proc/PID/ksm_merging_pages, Documentation/admin-guide/mm/ksm.rst.
+        """
         try:
             return int(Path(f"/proc/{self.pid}/ksm_merging_pages").read_text()) * PAGE_SIZE
         except FileNotFoundError:
             return None
 
     def _file_blocks(self) -> int | None:
-        """Bytes allocated to the files behind guest RAM; st_blocks counts 512 bytes (stat(2))."""
+        """Sum the bytes allocated to the files backing guest RAM; None without files.
+
+        st_blocks counts units of 512 bytes (stat(2)).
+        """
         if not self._files:
             return None
         return sum(path.stat().st_blocks * 512 for path in self._files)
 
 
 def guest_ranges(layout: RamLayout) -> tuple[_Range, ...]:
-    """Host virtual bytes [low, high) of guest RAM; those that touch are one: Linux may have joined
-    the mappings."""
+    """Return the ranges of guest RAM, as host virtual bytes [low, high).
+
+    Joins ranges that touch: Linux may have merged their mappings.
+    """
     merged: list[_Range] = []
     for low, high in sorted((block.hva, block.hva + block.size) for block in layout.blocks):
         if merged and low <= merged[-1][1]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A look at every page from both sides.
+"""Reads the state of every page in the guest and on the host.
 
-The two sides cannot be read at the same moment, hence the guest is read before and after the
-host: only a page whose guest state is the same in both is worth a judgement.
+The two cannot be read at the same moment, so the guest is read before and after the host: only
+pages whose guest state is the same in both readings can be judged.
 """
 
 import time
@@ -20,7 +20,9 @@ from harness.record.audit_file import AuditReading
 def take_audit(
     shell: GuestShell, residency: ResidencyReader, held_by: Sequence[int] = ()
 ) -> AuditReading:
-    """Read guest, host, guest. Pages mapped by the guest processes `held_by` read HELD.
+    """Read the guest, the host, and the guest again.
+
+    `held_by`: guest process ids whose pages read HELD.
 
     Raises ObserveError, GuestError, SshError, DeadlineError.
     """

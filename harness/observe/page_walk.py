@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two ways to ask Linux for the state of every page of a range of another process.
+"""Reads the state of every page in a range of another process, in one of two ways.
 
-`scan_pages` uses the PAGEMAP_SCAN ioctl (Linux 6.7), which returns runs of equal pages and knows
-the shared zero page. `copy_pagemap` reads /proc/PID/pagemap, which every kernel has. It calls a
-zero page present, but not mapped exactly once, because nothing counts who maps a zero page. A page
-that KSM merged, or that another process maps too, looks the same: the caller must compare what it
-finds with the mapping's Rss, which leaves out zero pages alone. Both ways need only the right to
-trace the process (the same user).
+`scan_pages` uses the PAGEMAP_SCAN ioctl (Linux 6.7), which returns runs of equal pages and
+recognizes the shared zero page. `copy_pagemap` reads /proc/PID/pagemap, which exists on every
+kernel. It shows a zero page as present but not mapped exactly once, because the kernel does not
+count the mappings of zero pages. A page that KSM merged, or that another process maps too, looks
+the same, so the caller must compare the result with the mapping's Rss, which excludes only zero
+pages. Both ways need only permission to trace the process (same user).
 """
 
 import ctypes
@@ -33,15 +33,15 @@ _PAGE_IS_PRESENT = 1 << 3
 _PAGE_IS_SWAPPED = 1 << 4
 _PAGE_IS_PFNZERO = 1 << 5
 _REGIONS = 1 << 16
-"""Runs returned by one call: 1.5 MiB."""
+"""The most runs returned by one call; takes 1.5 MiB."""
 
 _PAGEMAP_CHUNK = MIB
-"""Bytes read by one call; larger gained nothing."""
+"""Bytes read by one call; larger chunks were measured to be no faster."""
 # Documentation/admin-guide/mm/pagemap.rst: present, swapped, and mapped exactly once (Linux 4.2).
-# That zero pages are not: pte_to_pagemap_entry() and pagemap_pmd_range() in fs/proc/task_mmu.c.
+# Zero pages lack the last: pte_to_pagemap_entry() and pagemap_pmd_range() in fs/proc/task_mmu.c.
 _ENTRY_PRESENT, _ENTRY_SWAPPED, _ENTRY_EXCLUSIVE = 1 << 63, 1 << 62, 1 << 56
 _TOP_BYTE = 56
-"""What of an entry is shifted out so that the bits above index the states."""
+"""Bits to shift out of an entry, so that the rest indexes the states."""
 
 
 def _state_by_category() -> npt.NDArray[np.uint8]:
@@ -57,7 +57,7 @@ _SCAN_STATE = _state_by_category()
 
 
 def _state_by_entry() -> npt.NDArray[np.uint8]:
-    """State by the highest byte of a pagemap entry."""
+    """Return the HostState for each highest byte of a pagemap entry."""
     states = np.full(256, HostState.ABSENT, dtype=np.uint8)
     entries = np.arange(256, dtype=np.uint64) << np.uint64(_TOP_BYTE)
     present = entries & np.uint64(_ENTRY_PRESENT) != 0
@@ -71,10 +71,9 @@ _PAGEMAP_STATE = _state_by_entry()
 
 
 def scan_pages(pagemap: int, start: int, states: StateArray) -> None:
-    """Fill `states` for the pages from host virtual address `start` on, by PAGEMAP_SCAN.
+    """Fill `states` (HostState) for the pages from host virtual address `start`, by PAGEMAP_SCAN.
 
-    `pagemap` is a descriptor of /proc/PID/pagemap. Raises OSError: ENOTTY where the kernel is
-    older than 6.7.
+    `pagemap`: descriptor of /proc/PID/pagemap. Raises OSError; ENOTTY before Linux 6.7.
     """
     end = start + len(states) * PAGE_SIZE
     regions = np.empty((_REGIONS, 3), dtype=np.uint64)
@@ -90,8 +89,8 @@ def scan_pages(pagemap: int, start: int, states: StateArray) -> None:
         count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
         if count == 0:
             break
-        # Run, gap, run, ..., run: the lengths are the differences of all the edges. They count
-        # rather than walk_end, which Linux 6.18 leaves where its own buffer was full first.
+        # Run, gap, run, ..., run: their lengths are the differences between all edges. Go on from
+        # the last edge, not from walk_end: Linux 6.18 stops short when its own buffer fills up.
         edges = regions[:count, :2].reshape(-1).astype(np.int64)
         values = np.full(2 * count - 1, HostState.ABSENT, dtype=np.uint8)
         values[::2] = _SCAN_STATE[regions[:count, 2]]
@@ -102,10 +101,10 @@ def scan_pages(pagemap: int, start: int, states: StateArray) -> None:
 
 
 def copy_pagemap(pagemap: int, start: int, states: StateArray) -> None:
-    """Fill `states` for the pages from host virtual address `start` on, by reading pagemap.
+    """Fill `states` (HostState) for the pages from host virtual address `start`, from pagemap.
 
-    ZERO stands for all that is present and not mapped exactly once. Raises OSError, also when the
-    process has ended.
+    `pagemap`: descriptor of /proc/PID/pagemap. A present page that is not mapped exactly once reads
+    ZERO. Raises OSError, also if the process has ended.
     """
     buffer = np.empty(_PAGEMAP_CHUNK // 8, dtype=np.uint64)
     done = 0
@@ -113,7 +112,7 @@ def copy_pagemap(pagemap: int, start: int, states: StateArray) -> None:
         wanted = min(len(buffer), len(states) - done)
         size = os.preadv(pagemap, [buffer.data[:wanted]], (start // PAGE_SIZE + done) * 8)
         if size < buffer.itemsize:
-            raise OSError("pagemap ended early: the process has gone")
+            raise OSError("pagemap ended early: the process has exited")
         entries = buffer[: size // 8]
         states[done : done + len(entries)] = _PAGEMAP_STATE[entries >> np.uint64(_TOP_BYTE)]
         done += len(entries)
@@ -124,16 +123,16 @@ class ScanSupport(Enum):
 
     NONE = "none"
     ZERO_PAGE = "zero page"
-    """Tells the zero page, but calls the huge zero page present."""
+    """It recognizes the zero page, but shows the huge zero page as present."""
     FULL = "zero page and huge zero page"
 
 
 def scan_support() -> ScanSupport:
-    """Try it on two pages of our own.
+    """Find out by scanning a huge zero page of this process.
 
-    Kernels from 6.7 to 6.15 call the huge zero page present (fixed by "fs/proc/task_mmu: fix
-    PAGE_IS_PFNZERO detection for the huge zero folio", 6.16 and some stable kernels), so the
-    only way to know is to map one and look.
+    Kernels 6.7 to 6.15 show the huge zero page as present (fixed by "fs/proc/task_mmu: fix
+    PAGE_IS_PFNZERO detection for the huge zero folio" in 6.16 and some stable kernels). The version
+    therefore does not tell; only a trial does.
     """
     huge = 2 * MIB
     with mmap.mmap(-1, 2 * huge, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
@@ -143,7 +142,7 @@ def scan_support() -> ScanSupport:
         start = ctypes.addressof(anchor)
         del anchor
         offset = -start % huge
-        memory[offset : offset + 1]  # the read fault maps it
+        memory[offset : offset + 1]  # the read fault maps the zero page
         states = np.empty(1, dtype=np.uint8)
         try:
             with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which host address holds which guest-physical page.
+"""Which host address backs which guest-physical page, as QEMU tells it.
 
-QEMU knows it exactly: the flat view of the address space (`info mtree -f`) says which RAM block
-and offset back each guest-physical range, `gpa2hva` says where a block lies in QEMU's memory.
-Guest RAM is what `query-memdev` lists; video memory and firmware are RAM blocks too, but not it.
+The flat view of the address space (`info mtree -f`) gives the RAM block and offset that back each
+guest-physical range; `gpa2hva` gives the address of a block in QEMU's memory. Guest RAM is what
+`query-memdev` lists: video memory and firmware are RAM blocks too, but not guest RAM.
 """
 
 import re
@@ -18,14 +18,14 @@ from harness.units import GIB, KIB, MIB, PAGE_SIZE
 
 _VIEW = re.compile(r"^FlatView #\d+$", re.MULTILINE)
 _MEMORY_SPACE = re.compile(r'^ AS "memory", root: ', re.MULTILINE)
-# system/memory.c (softmmu/memory.c before QEMU 8.2), mtree_print_flatview(); the last word is the
-# accelerator's name.
+# system/memory.c (softmmu/memory.c before QEMU 8.2), mtree_print_flatview(); the optional last word
+# names the accelerator.
 _REGION = re.compile(
     r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): "
     r"(\S.*?)(?: @([0-9a-f]{16}))?(?: [A-Z]+)?$",
     re.MULTILINE,
 )
-# system/physmem.c, ram_block_format(); QEMU 8 and later append columns.
+# system/physmem.c, ram_block_format(); QEMU 8 and later add columns at the end.
 _BLOCK = re.compile(
     r"^ *(\S.*?) +(\d{1,20}) (B|KiB|MiB|GiB)"
     r" +0x[0-9a-f]{1,16} +0x[0-9a-f]{1,16} +0x([0-9a-f]{1,16})\b",
@@ -38,7 +38,7 @@ _UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
 
 @dataclass(frozen=True)
 class RamRegion:
-    """Guest-physical bytes [start, end) backed by `block` from `offset` on."""
+    """Guest-physical bytes [start, end), backed by `block` from byte `offset`."""
 
     start: int
     end: int
@@ -57,9 +57,9 @@ class RamBlock:
 
 
 def parse_flat_view(text: str) -> tuple[RamRegion, ...]:
-    """RAM and ROM regions of the address space "memory", from `info mtree -f`.
+    """Parse the RAM and ROM regions of the address space "memory" from `info mtree -f`.
 
-    Raises ObserveError when that address space is not in the text.
+    Raises ObserveError if the text does not contain that address space.
     """
     for view in _VIEW.split(text)[1:]:
         if _MEMORY_SPACE.search(view):
@@ -74,45 +74,46 @@ def parse_flat_view(text: str) -> tuple[RamRegion, ...]:
 
 
 def parse_ram_blocks(text: str) -> dict[str, tuple[int, int]]:
-    """(size, page size) in bytes by block name, from `info ramblock`. Raises ObserveError."""
+    """Parse `info ramblock` into (size, page size) in bytes by block name. Raises ObserveError."""
     blocks = {
         _leaf(name): (int(total, 16), int(count) * _UNITS[unit])
         for name, count, unit, total in _BLOCK.findall(text)
     }
     if not blocks:
-        raise ObserveError(f"`info ramblock` lists no block: {text[:200]!r}")
+        raise ObserveError(f"`info ramblock` lists no RAM block: {text[:200]!r}")
     return blocks
 
 
 def parse_host_address(text: str) -> tuple[str, int]:
-    """(block name, host virtual address) from `gpa2hva`. Raises ObserveError."""
+    """Parse `gpa2hva` into (block name, host virtual address). Raises ObserveError."""
     match = _HVA.match(text)
     if match is None:
-        raise ObserveError(f"`gpa2hva` gave no host address: {text.strip()[:200]!r}")
+        raise ObserveError(f"`gpa2hva` returned no host address: {text.strip()[:200]!r}")
     return _leaf(match[1]), int(match[2], 16)
 
 
 def parse_system_ram(text: str) -> tuple[tuple[int, int], ...]:
-    """[start, end) in bytes of each System RAM range of the guest's /proc/iomem.
+    """Parse the System RAM ranges of the guest's /proc/iomem, as [start, end) in bytes.
 
-    Raises ObserveError when there is none, or all read 0 (what an unprivileged reader sees).
+    Raises ObserveError if there is none, or if all addresses are 0, as without root.
     """
     ranges = tuple((int(start, 16), int(last, 16) + 1) for start, last in _SYSTEM_RAM.findall(text))
     if not any(end > 1 for _, end in ranges):
         raise ObserveError(
-            f"/proc/iomem names no System RAM: {text[:200]!r}", hint="read it as root in the guest"
+            f"the guest's /proc/iomem shows no System RAM: {text[:200]!r}",
+            hint="read it as root in the guest",
         )
     return ranges
 
 
 def _leaf(name: str) -> str:
-    """The backend's id: blocks are `m0`, `0000:00:02.0/m0` or `/objects/m0` for the same one."""
+    """Return the backend's id: QEMU calls a block `m0`, `0000:00:02.0/m0` or `/objects/m0`."""
     return name.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
 class RamLayout:
-    """Guest RAM as QEMU has it at the moment of reading (memory hotplug changes it)."""
+    """The layout of guest RAM when read; memory hotplug changes it."""
 
     pieces: tuple[RamPiece, ...]
     """Ascending by PFN, disjoint."""
@@ -120,9 +121,9 @@ class RamLayout:
 
     @classmethod
     def read(cls, monitor: Monitor, *, timeout: float = 10.0) -> Self:
-        """Ask QEMU; each of the few commands has `timeout` seconds. Raises ObserveError, QmpError.
+        """Ask QEMU, with `timeout` seconds for each command. Raises ObserveError, QmpError.
 
-        Read it once the guest has booted: the firmware remaps pages below 1 MiB.
+        Call it once the guest has booted: the firmware remaps pages below 1 MiB.
         """
         backends = {str(entry["id"]) for entry in monitor.execute("query-memdev", timeout=timeout)}
         sizes = parse_ram_blocks(monitor.human("info ramblock", timeout=timeout))
@@ -133,7 +134,8 @@ class RamLayout:
         ]
         if not regions:
             raise ObserveError(
-                f"no guest RAM in QEMU's address space; its memory backends: {sorted(backends)}"
+                "`info mtree -f` shows no guest RAM in QEMU's address space; `query-memdev` lists "
+                f"the memory backends {sorted(backends)}"
             )
         bases: dict[str, int] = {}
         for region in regions:
@@ -143,12 +145,12 @@ class RamLayout:
             base = hva - region.offset
             if name != region.block or bases.setdefault(name, base) != base:
                 raise ObserveError(
-                    f"QEMU contradicts itself: {region} by `info mtree -f`, but `gpa2hva` puts it "
-                    f"in block {name} at {hva:#x}"
+                    f"QEMU contradicts itself: `info mtree -f` shows {region}, but `gpa2hva` puts "
+                    f"it in block {name} at {hva:#x}"
                 )
         missing = bases.keys() - sizes.keys()
         if missing:
-            raise ObserveError(f"blocks {sorted(missing)} are not in `info ramblock`")
+            raise ObserveError(f"`info ramblock` does not list the blocks {sorted(missing)}")
         return cls(
             pieces=tuple(
                 RamPiece(
@@ -165,15 +167,18 @@ class RamLayout:
 
     @property
     def pfn_end(self) -> int:
-        """One past the last page frame number: the length of every per-page array."""
+        """One past the last PFN: the length of every per-page array."""
         return self.pieces[-1].pfn_end
 
     def block(self, name: str) -> RamBlock:
-        """The block of that name; there is one for every piece."""
+        """Return the block of that name; every piece has one."""
         return next(block for block in self.blocks if block.name == name)
 
     def uncovered(self, system_ram: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-        """The parts of the guest's System RAM (bytes) that no piece backs; right is none."""
+        """Find the parts of the guest's System RAM that no piece backs; normally none.
+
+        Ranges are [start, end) in bytes.
+        """
         gaps = []
         for start, end in sorted(system_ram):
             at = start

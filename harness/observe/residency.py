@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host holds of every guest page."""
+"""Which guest pages the host holds."""
 
 import errno
 import os
@@ -17,9 +17,9 @@ from harness.units import PAGE_SIZE
 
 
 def file_pages(file: BackingFile, size: int) -> npt.NDArray[np.bool_]:
-    """Which of the `size` bytes from the block's start the file holds, per page. Raises OSError.
+    """Find the pages of a block, `size` bytes long, for which its file holds data.
 
-    The file is opened anew, so QEMU's file position stays alone.
+    Opens the file anew so as not to move QEMU's file position. Raises OSError.
     """
     held = np.zeros(size // PAGE_SIZE, dtype=np.bool_)
     end = file.offset + size
@@ -39,19 +39,20 @@ def file_pages(file: BackingFile, size: int) -> npt.NDArray[np.bool_]:
 
 
 ATTEMPTS = 3
-"""At telling zero pages by Rss, which a guest at work changes meanwhile."""
+"""Attempts to find zero pages by Rss; a running guest changes it between the readings."""
 
 
 class HostResidency:
-    """Per-page residency of the guest RAM of QEMU process `pid`.
+    """Reads the residency of every page of guest RAM of QEMU process `pid`.
 
-    Anonymous memory is read from QEMU's page tables. For fd-backed memory a page is resident
-    if QEMU has it mapped or the file holds data there (SEEK_DATA): a file keeps pages that nobody
-    maps. Huge-page files (hugetlbfs) know no holes, so for these only the page tables speak.
-    Shared anonymous memory without a descriptor is judged by QEMU's page tables alone.
+    For anonymous memory, QEMU's page tables tell. A page of fd-backed memory is resident if QEMU
+    has it mapped or if the file holds data there (SEEK_DATA): a file keeps pages that nobody maps.
+    hugetlbfs files do not show holes, and shared anonymous memory has no descriptor; for both, only
+    the page tables count.
 
-    Where the host cannot scan for zero pages, those that look like one are believed if the others
-    make up the mappings' Rss, which leaves zero pages out; else all of them are UNKNOWN.
+    Where PAGEMAP_SCAN does not recognize all zero pages, pages that look like zero pages are ZERO
+    if the other pages add up to the mappings' Rss, which excludes zero pages; otherwise they are
+    all UNKNOWN.
     """
 
     def __init__(self, pid: int, layout: RamLayout) -> None:
@@ -60,9 +61,9 @@ class HostResidency:
         self._scans = scan_support() is ScanSupport.FULL
 
     def read(self) -> StateArray:
-        """HostState of every page, index = PFN, length `layout.pfn_end`; not atomic.
+        """Read the HostState of every page, index = PFN, length `layout.pfn_end`; not atomic.
 
-        Raises ObserveError when the process is gone or belongs to somebody else.
+        Raises ObserveError if the process has ended or belongs to another user.
         """
         states = np.full(self.layout.pfn_end, HostState.UNKNOWN, dtype=np.uint8)
         try:
@@ -82,20 +83,22 @@ class HostResidency:
         return states
 
     def _page_tables(self) -> dict[str, StateArray]:
-        """By block, the state of each of its pages, also of those that the guest does not see."""
+        """Read the HostState of each page, by block, including pages the guest does not see."""
         fill = scan_pages if self._scans else copy_pagemap
         blocks = {}
         with Path(f"/proc/{self.pid}/pagemap").open("rb", buffering=0) as pagemap:
             for block in self.layout.blocks:
                 states = np.empty(block.size // PAGE_SIZE, dtype=np.uint8)
                 fill(pagemap.fileno(), block.hva, states)
-                if block.page_size != PAGE_SIZE:  # hugetlbfs has no zero page, nor is it in Rss
+                if (
+                    block.page_size != PAGE_SIZE
+                ):  # hugetlbfs has no zero page and does not count in Rss
                     states[states == HostState.ZERO] = HostState.RESIDENT
                 blocks[block.name] = states
         return blocks
 
     def _told_by_rss(self) -> dict[str, StateArray]:
-        """The page tables, where what looks like a zero page is one if Rss leaves it out."""
+        """Read the page tables; keep pages that look like zero pages only if Rss agrees."""
         before = self._rss()
         for _attempt in range(ATTEMPTS):
             blocks = self._page_tables()

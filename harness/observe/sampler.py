@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The instruments on a clock, in the background, while a scenario acts.
+"""Reads the instruments at a fixed rate in the background while a scenario acts.
 
-Two threads: one receives the guest's counters as they come and appends them raw to a file, one
-looks at the host at fixed times and hands out a `Sample` that joins both.
+One thread receives the guest's counters and appends them raw to a file; the other reads the host at
+fixed times and passes on a `Sample` that joins both.
 """
 
 import logging
@@ -22,11 +22,11 @@ from harness.record.events import Sample
 from harness.run_log import RunThread
 
 EXACT_SHARE = 0.01
-"""Part of one core that exact readings of the host mapping may take (smaps walks page tables:
-15 ms a GiB in 4 KiB pages); the samples between them come from the process's counters."""
+"""Share of one core that exact readings of the host mapping may take (smaps walks page tables:
+15 ms per GiB of 4 KiB pages); the samples in between use the process's counters."""
 
 STALE_SECONDS = 1.0
-"""A guest counter older than this is not a sample of now."""
+"""A sample leaves out a guest counter older than this."""
 
 T = TypeVar("T")
 
@@ -36,11 +36,11 @@ LOG = logging.getLogger(__name__)
 class Sampler:
     """Calls `sink` with a `Sample` `hz` times a second, from `start` to `stop`.
 
-    The times are those of a fixed schedule, so that a late sample does not shift the next; a
-    sample that would come a whole period late is left out and counted in `lost`. An instrument
-    that fails gives None, and its first error stands in `failures`. Samples with `lazyfree` None
-    hold `read_quick` values. `relative` maps host-monotonic seconds to `Sample.t`; raw frames of
-    the guest go to `raw_path`.
+    The times follow a fixed schedule, so that a late sample does not shift the next; a sample that
+    would be a whole period late is left out and counted in `lost`. If an instrument fails, its
+    values are None and its first error is kept in `failures`. A sample whose `lazyfree` is None
+    comes from `read_quick`. `relative` converts host monotonic seconds to `Sample.t`; the guest's
+    raw frames go to `raw_path`.
     """
 
     def __init__(
@@ -75,11 +75,11 @@ class Sampler:
         self.latest: Sample | None = None
         """The last sample, for a display."""
         self.lost = 0
-        """Samples left out because their time had passed."""
+        """Number of samples left out because they were late."""
 
     @property
     def failures(self) -> tuple[HarnessError, ...]:
-        """The first error of every instrument that failed."""
+        """The first error of each instrument that failed."""
         with self._lock:
             return tuple(self._failures.values())
 
@@ -91,9 +91,9 @@ class Sampler:
             thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End both threads; one that does not end in time is a failure. May be called again.
+        """End both threads within `timeout` seconds; one that still runs then is a failure.
 
-        Raises an exception that ended a thread and that nobody expected.
+        May be called again. Raises the unexpected exception that ended a thread, if any.
         """
         self._stopping.set()
         deadline = Deadline(timeout, "the sampler to end")
@@ -105,7 +105,7 @@ class Sampler:
             if thread.ident is not None:
                 thread.join(deadline.remaining)
                 if thread.is_alive():
-                    self._fail(thread.name, deadline.error(f"{thread.name} still runs"))
+                    self._fail(thread.name, deadline.error(f"the thread {thread.name} still runs"))
         if self._defect is not None:
             defect, self._defect = self._defect, None
             raise defect
@@ -160,7 +160,7 @@ class Sampler:
     def _receive(self) -> None:
         stream = CounterStream(self._shell, self._hz)
         with self._lock:
-            self._stream = stream  # first, so that `stop` can break its start off
+            self._stream = stream  # before it starts, so that `stop` can interrupt the start
         with closing(stream), stream, self._raw_path.open("ab") as raw:
             while not self._stopping.is_set():
                 frame = stream.read()
@@ -168,7 +168,7 @@ class Sampler:
                 self._guest_free = (frame.at, frame.free_bytes)
 
     def _guard(self, work: Callable[[], None]) -> None:
-        """Run a thread's work; what ends it early is a failure, unless `stop` did."""
+        """Run a thread's work; an error is a failure, unless `stop` caused it."""
         try:
             work()
         except HarnessError as error:
@@ -177,10 +177,10 @@ class Sampler:
         except OSError as error:
             self._fail(
                 threading.current_thread().name,
-                ObserveError(f"cannot keep samples: {error}", evidence=(self._raw_path,)),
+                ObserveError(f"cannot write samples: {error}", evidence=(self._raw_path,)),
             )
         except Exception as error:
-            LOG.exception("%s broke", threading.current_thread().name)
+            LOG.exception("the thread %s failed", threading.current_thread().name)
             self._defect = self._defect or error
 
     def _fail(self, name: str, error: HarnessError) -> None:

@@ -48,6 +48,6 @@ def test_a_kernel_without_the_parameter_is_a_skip(guest: FakeGuest) -> None:
 
 def test_a_guest_that_tells_no_order_is_not_taken_for_one(guest: FakeGuest) -> None:
     tells(guest, "")
-    with pytest.raises(ObserveError, match="did not tell its reporting order"):
+    with pytest.raises(ObserveError, match="cannot read the reporting order"):
         Order().perform(guest)
     assert guest.reporting_order == 9

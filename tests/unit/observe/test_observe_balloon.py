@@ -227,7 +227,7 @@ def test_what_the_host_lacks_is_none_and_not_zero() -> None:
 
 def test_this_host_can_be_read(tmp_path: Path) -> None:
     assert HostNoiseReader().read().mem_available > 0
-    with pytest.raises(ObserveError, match="cannot read the host's counters"):
+    with pytest.raises(ObserveError, match="cannot read the host's memory counters"):
         HostNoiseReader(tmp_path).read()
 
 

@@ -59,7 +59,7 @@ def test_a_qemu_that_traces_no_discards_has_not_discarded_none(
         discards.follow,
         discards.followed,
     ):
-        with pytest.raises(ObserveError, match="nothing tells what this QEMU discards: no such"):
+        with pytest.raises(ObserveError, match="cannot see what this QEMU discards: no such"):
             ask()
     discards.unfollow()
 

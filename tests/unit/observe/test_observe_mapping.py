@@ -49,12 +49,12 @@ def test_several_blocks_are_summed() -> None:
 
 
 def test_a_mapping_that_also_holds_something_else_is_an_error() -> None:
-    with pytest.raises(ObserveError, match="holds guest RAM and something else"):
+    with pytest.raises(ObserveError, match="holds other memory besides guest RAM"):
         parse_smaps(SPLIT, ((FIRST, LAST - PAGE_SIZE),))
 
 
 def test_guest_ram_that_is_not_there_is_an_error_and_not_zero() -> None:
-    with pytest.raises(ObserveError, match="none of the guest RAM mappings"):
+    with pytest.raises(ObserveError, match="none of the guest-RAM mappings"):
         parse_smaps(SPLIT, ((0x1000, 0x2000),))
 
 
@@ -123,7 +123,7 @@ def test_a_file_is_found_though_its_device_is_called_otherwise(
 def test_a_file_that_cannot_be_reached_is_an_error() -> None:
     with GuestRamProcess(PAGES, "memfd") as child:
         child.do("os.close(fd)")
-        with pytest.raises(ObserveError, match=r"m0 is the file /memfd:ram \(deleted\), but no"):
+        with pytest.raises(ObserveError, match=r"m0 is backed by /memfd:ram \(deleted\), but"):
             HostMappingReader(child.pid, child.layout)
 
 
@@ -172,7 +172,9 @@ def test_a_process_that_has_ended_is_an_error() -> None:
     reader = HostMappingReader(child.pid, child.layout)
     child.end()
     for read in (reader.read, reader.read_quick):
-        with pytest.raises(ObserveError, match=f"cannot look at process {child.pid}"):
+        with pytest.raises(
+            ObserveError, match=f"cannot read the memory map of process {child.pid}"
+        ):
             read()
     with pytest.raises(ObserveError):
         HostMappingReader(child.pid, child.layout)

@@ -130,7 +130,7 @@ def test_a_process_that_has_ended_is_an_error_and_not_an_empty_guest() -> None:
     child = GuestRamProcess(PAGES, "small-pages")
     residency = HostResidency(child.pid, child.layout)
     child.end()
-    with pytest.raises(ObserveError, match=f"cannot look at process {child.pid}"):
+    with pytest.raises(ObserveError, match=f"cannot read the memory map of process {child.pid}"):
         residency.read()
 
 
@@ -184,5 +184,5 @@ def test_it_needs_no_rights_but_those_of_the_same_user() -> None:
 @needs_root
 def test_somebody_elses_process_is_an_error_that_says_so() -> None:
     seen = look_as_nobody(65533)
-    assert seen.startswith("cannot look at process")
+    assert seen.startswith("cannot read the memory map of process")
     assert "as the user who started it" in seen
