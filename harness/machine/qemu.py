@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of one QEMU, and what the harness needs of it. Pure; `qemu_probe` asks."""
+"""What is known of one QEMU, and what the harness needs of it. Pure; `qemu_ask` asks."""
 
 from dataclasses import dataclass
 from pathlib import Path

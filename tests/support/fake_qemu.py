@@ -2,7 +2,8 @@
 """A program that behaves like QEMU with a guest, or like one of the ways in which QEMU fails.
 
 What it does stands in the environment: FAKE_KVM and FAKE_TCG, one word for each accelerator;
-FAKE_LACKS, with commas, what it says it has not when it is asked what it is. The guest of `ready`
+FAKE_LACKS, with commas, what it says it has not when it is asked what it is; FAKE_MAJOR, the first
+number of its version in JSON. The guest of `ready`
 is an SSH server whose commands run on this host.
 """
 
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-VERSION = {"qemu": {"major": 9, "minor": 1, "micro": 2}, "package": "fake"}
+VERSION: dict[str, Any] = {"qemu": {"major": 9, "minor": 1, "micro": 2}, "package": "fake"}
 STAY_SECONDS = 120.0
 """No fake outlives this, whatever becomes of the test."""
 
@@ -58,13 +59,14 @@ def main() -> int:
 
 
 def tell_what_it_is(lacks: list[str]) -> int:
-    """Answer the questions of harness/machine/qemu_probe.py as a QEMU without a guest."""
+    """Answer the questions of harness/machine/qemu_ask.py as a QEMU without a guest."""
     balloon = [{"name": "free-page-reporting"}, {"name": "deflate-on-oom"}]
     machines = [{"name": "pc-i440fx-9.1", "alias": "pc"}, {"name": "microvm"}]
     event = {"name": os.environ.get("FAKE_EVENT", "ram_block_discard_range"), "state": "disabled"}
+    major = json.loads(os.environ.get("FAKE_MAJOR", "9"))
     known: dict[str, Any] = {
         "qmp_capabilities": {},
-        "query-version": VERSION,
+        "query-version": {"qemu": {**VERSION["qemu"], "major": major}, "package": "fake"},
         "query-target": {"arch": os.environ.get("FAKE_ARCH", "x86_64")},
         "query-machines": [m for m in machines if m.get("alias") not in lacks],
         "virtio-balloon-pci": [p for p in balloon if p["name"] not in lacks],

@@ -11,7 +11,7 @@ import pytest
 from machine_fakes import Bench
 
 from harness.errors import LaunchError
-from harness.machine import qemu_probe as subject
+from harness.machine import qemu_ask
 from harness.machine.qemu_probe import find_qemu
 
 
@@ -95,17 +95,54 @@ def test_a_qemu_for_another_architecture_is_refused_for_that_alone(bench: Bench)
 # --- programs that are no QEMU --------------------------------------------------------------------
 
 
-def test_a_program_that_is_not_there(tmp_path: Path) -> None:
-    assert "not there or not executable" in refusal(tmp_path / "absent").message
-
-
-def test_a_directory(tmp_path: Path) -> None:
+def test_what_is_no_program_is_named_for_what_it_is(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "absent").message == f"{tmp_path}/absent is not there"
     assert refusal(tmp_path).message == f"{tmp_path} is a directory, not a program"
+    (tmp_path / "text").touch()
+    assert "is not executable by you (chmod +x)" in refusal(tmp_path / "text").message
+    (tmp_path / "link").symlink_to("nowhere")
+    assert "is a link that leads nowhere" in refusal(tmp_path / "link").message
+    (tmp_path / "loop").symlink_to("loop")
+    assert "is a link that leads nowhere" in refusal(tmp_path / "loop").message
+
+
+def test_nobody_waits_for_a_pipe_with_the_rights_of_a_program(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o755)
+    (tmp_path / "pipe").chmod(0o755)
+    assert "is neither a program nor a script" in refusal(tmp_path / "pipe").message
 
 
 def test_a_script_that_is_no_qemu(tmp_path: Path) -> None:
     error = refusal(program(tmp_path / "qemu", "echo missing library >&2; exit 127"))
-    assert "as QEMU does: it said missing library" in error.message
+    expected = "as QEMU does: it ended with status 127 and said missing library"
+    assert expected in error.message
+
+
+def test_a_program_that_dies_at_once_is_told_by_its_signal(tmp_path: Path) -> None:
+    error = refusal(program(tmp_path / "qemu", "kill -SEGV $$"))
+    assert "it was killed by SIGSEGV and said nothing" in error.message
+
+
+def test_what_it_says_on_standard_output_is_told_too(tmp_path: Path) -> None:
+    error = refusal(program(tmp_path / "qemu", "echo no such device; exit 1"))
+    assert "ended with status 1 and said no such device" in error.message
+
+
+def test_a_script_whose_interpreter_is_absent(tmp_path: Path) -> None:
+    script = program(tmp_path / "qemu", "")
+    script.write_text("#!/nonexistent\n")
+    assert "interpreter or loader" in refusal(script).hint
+
+
+def test_a_script_may_speak_before_it_becomes_qemu(bench: Bench) -> None:
+    chatty = program(bench.directory / "chatty", f'echo starting; exec "{bench.qemu}" "$@"')
+    assert find_qemu(chatty).version == "9.1.2"
+
+
+@pytest.mark.parametrize("number", ['"nine"', "null", "[]", '"9\\u001b[31m"'])
+def test_a_version_that_is_no_number_is_refused(bench: Bench, number: str) -> None:
+    bench.monkeypatch.setenv("FAKE_MAJOR", number)
+    assert "answers QMP, but not as QEMU does" in refusal(bench.qemu).message
 
 
 @pytest.mark.parametrize("words", ["echo '{}'", "echo not json", "yes", "yes '{}'", "cat"])
@@ -116,10 +153,10 @@ def test_a_program_that_says_something_else(tmp_path: Path, words: str) -> None:
 def test_a_program_that_is_silent_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subject, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(qemu_ask, "PROBE_SECONDS", 0.3)
     began = time.monotonic()
     silent = program(tmp_path / "qemu", "exec sleep 100")
-    assert "does not answer in 0 s" in refusal(silent).message
+    assert "had not answered after 0.3 s" in refusal(silent).message
     assert time.monotonic() - began < 5
 
 
@@ -147,7 +184,7 @@ def test_a_script_that_does_not_become_qemu_is_refused(bench: Bench) -> None:
 def test_nothing_that_was_asked_stays_alive(bench: Bench) -> None:
     mark = bench.directory / "pid"
     stubborn = program(bench.directory / "stubborn", f"echo $$ >{mark}; trap '' TERM; sleep 100")
-    bench.monkeypatch.setattr(subject, "PROBE_SECONDS", 0.5)
+    bench.monkeypatch.setattr(qemu_ask, "PROBE_SECONDS", 0.5)
     refusal(stubborn)
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
@@ -160,13 +197,13 @@ def test_a_program_file_is_asked_once_until_it_changes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    real = subject._ask
+    real = qemu_ask.ask
 
     def ask(path: Path) -> object:
         asked.append(path)
         return real(bench.qemu)
 
-    monkeypatch.setattr(subject, "_ask", ask)
+    monkeypatch.setattr(qemu_ask, "ask", ask)
     binary = bench.directory / "elf"
     binary.write_bytes(b"\x7fELF\x02" + bytes(16))
     binary.chmod(0o755)
@@ -194,7 +231,7 @@ def test_the_installed_qemu_is_asked_within_half_a_second() -> None:
 
     def seconds() -> float:
         began = time.monotonic()
-        subject._ask(find_qemu(None).path)
+        qemu_ask.ask(find_qemu(None).path)
         return time.monotonic() - began
 
     assert min(seconds() for _ in range(3)) < 0.5
