@@ -11,6 +11,8 @@ from dead_qemu import make_dead_qemu
 
 from harness.cli.main import main
 
+pytestmark = pytest.mark.whole_command
+
 
 def list_images(output: int) -> tuple[int, str]:
     """Status and complaints of a command that prints a few lines there."""

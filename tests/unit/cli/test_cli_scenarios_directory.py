@@ -40,6 +40,7 @@ def test_run_finds_their_names(
     assert "scenarios are: mine" in capsys.readouterr().err
 
 
+@pytest.mark.whole_command
 @pytest.mark.parametrize("more", [[], ["-n", "1"]], ids=str)
 def test_pytest_collects_them_where_no_path_is_named(
     own: Path, tmp_path: Path, more: list[str]

@@ -60,6 +60,14 @@ time.sleep(60)
 """
 
 
+def wait_for_command_line(pid: int) -> None:
+    """Wait until `pid` runs the shell: a program that has just begun has no command line yet."""
+    wait_for(
+        lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sh\0") or None,
+        Deadline(5.0, "the shell to have its command line"),
+    )
+
+
 def killed_harness(log: Path) -> tuple[int, Path]:
     """QEMU and directory of a harness that has been killed outright."""
     harness = subprocess.Popen(
@@ -67,11 +75,7 @@ def killed_harness(log: Path) -> tuple[int, Path]:
     )
     assert harness.stdout is not None
     pid, path = harness.stdout.readline().split()
-    wait_for(
-        # Not only no longer setpriv: a program that has just begun has no command line yet.
-        lambda: Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sh\0") or None,
-        Deadline(5.0, "setpriv to have become QEMU"),
-    )
+    wait_for_command_line(int(pid))
     harness.kill()
     harness.communicate()
     return int(pid), Path(path)
@@ -81,9 +85,15 @@ def killed_harness(log: Path) -> tuple[int, Path]:
 def test_a_process_of_another_user_by_the_name_of_a_vm_is_none_of_it() -> None:
     """Anybody can call a process so; it once ended the run with `Operation not permitted`."""
     name = "fpr-0123456789ab"
-    command = ["sh", "-c", "sleep 60", f"guest={name}"]
-    with subprocess.Popen(command, user=65534) as other, subprocess.Popen(command) as own:
+    # A builtin: the shell would become a program, which has other arguments.
+    command = ["sh", "-c", "read line", f"guest={name}"]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, user=65534) as other,
+        subprocess.Popen(command, stdin=subprocess.PIPE) as own,
+    ):
         try:
+            for process in (other, own):
+                wait_for_command_line(process.pid)
             assert processes_of(name) == [own.pid]
         finally:
             other.kill()

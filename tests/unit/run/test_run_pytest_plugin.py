@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from dead_qemu import make_dead_qemu
 
+pytestmark = pytest.mark.whole_command
+
 ROOT = Path(__file__).parents[3]
 DEAD_QEMU = make_dead_qemu(Path(tempfile.mkdtemp(prefix="fpr-test-")))
 
