@@ -134,7 +134,8 @@ class GuestStuckError(DeadlineError):
 
 
 class RecordError(HarnessError):
-    """Results could not be written: disk full, directory not writable (verdict MISS)."""
+    """Results could not be written (disk full, directory not writable), or are not what was written
+    (verdict MISS)."""
 
 
 class InternalError(HarnessError):

@@ -85,17 +85,17 @@ def _load_audits(run: RecordedRun) -> tuple[list[tuple[str, AuditInputs]], list[
     if none can."""
     audits: list[tuple[str, AuditInputs]] = []
     remarks: list[str] = []
-    names = [event.name for event in run.events if isinstance(event, Audited)]
-    for number, name in enumerate(names, 1):
+    taken = [(event.name, event.sha256) for event in run.events if isinstance(event, Audited)]
+    for number, (name, sha256) in enumerate(taken, 1):
         path = audit_path(run.directory, number, name)
         try:
-            audits.append((name, load_audit(path)))
-        except ObserveError as error:
+            audits.append((name, load_audit(path, sha256)))
+        except (ObserveError, RecordError) as error:
             remarks.append(f"audit {name!r} cannot be shown: {error.message} ({path})")
     if not audits:
         why = f": {remarks[0]}" if remarks else ": no step of its scenario was an audit"
         raise RecordError(
-            f"run {run.run_id} has no audit to look a page up in{why if names else ''}",
+            f"run {run.run_id} has no audit to look a page up in{why if taken else ''}",
             hint="a scenario's `audit` step keeps the state of every page",
             evidence=[run.directory] if run.directory.exists() else [],
         )

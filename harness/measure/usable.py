@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from harness.kernel.pages import AuditReport, CellTotals
+from harness.kernel.zones import zone_name
 from harness.record.events import Audited
 from harness.record.history import History, Round
 
@@ -34,7 +35,9 @@ def is_complete(audit: Audited) -> bool:
 
 def is_usable(audit: Audited) -> bool:
     """Whether an audit saw enough of the guest to be believed."""
-    return is_complete(audit) and judged_share(audit.report.total) >= 1 - UNJUDGED_LIMIT
+    zones = {zone_name(zone) for zone in audit.counters.zones}
+    whole = is_complete(audit) and zones == set(audit.report.per_zone)
+    return whole and judged_share(audit.report.total) >= 1 - UNJUDGED_LIMIT
 
 
 def usable_audit(history: History) -> Audited | None:

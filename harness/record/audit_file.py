@@ -6,6 +6,7 @@ audit, `seen`, a byte a page frame; the coverage of the discards as bits, where 
 and `facts`, the rest as JSON. A guest of 1 GiB makes some 5 KB.
 """
 
+import hashlib
 import struct
 import zipfile
 import zlib
@@ -122,8 +123,8 @@ class _Stored:
 _STORED: TypeAdapter[_Stored] = TypeAdapter(_Stored)
 
 
-def save_audit(path: Path, inputs: AuditInputs) -> None:
-    """Write the file, and its directory if need be. Raises RecordError."""
+def save_audit(path: Path, inputs: AuditInputs) -> str:
+    """Write the file, and its directory if need be; returns its SHA-256. Raises RecordError."""
     reading = inputs.reading
     pages = len(reading.host)
     arrays: dict[str, StateArray] = {name: getattr(reading, name) for name in _STATES}
@@ -143,17 +144,26 @@ def save_audit(path: Path, inputs: AuditInputs) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+        return _sha256(path)
     except OSError as error:
         raise RecordError(f"cannot write the audit: {error}", evidence=(path,)) from error
 
 
-def load_audit(path: Path) -> AuditInputs:
-    """Read what `save_audit` wrote.
+def load_audit(path: Path, sha256: str | None = None) -> AuditInputs:
+    """Read what `save_audit` wrote. `sha256`: what it returned; None: the record does not say.
 
-    Raises ObserveError when the file is missing, damaged, or not such a file. Takes no more memory
+    Raises RecordError when the file is another than that, and ObserveError when it is missing,
+    damaged, or not such a file. Takes no more memory
     than the pages that it says it has, and at most that of `MOST_PAGES`.
     """
     try:
+        if sha256 is not None and _sha256(path) != sha256:
+            raise RecordError(
+                "the audit's file is not the one that the run wrote: its checksum differs from the "
+                "record's",
+                hint="take the results from where they were recorded, or run the scenario again",
+                evidence=(path,),
+            )
         with zipfile.ZipFile(path) as archive:
             return _read(archive)
     except _OlderFileError as error:
@@ -170,6 +180,11 @@ def load_audit(path: Path) -> AuditInputs:
         raise ObserveError(message, evidence=(path,)) from error
     except _DAMAGE as error:
         raise ObserveError(f"cannot read the audit: {error}", evidence=(path,)) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _OlderFileError(Exception):

@@ -71,11 +71,15 @@ __all__ = [
 ]
 
 
-SCHEMA = 2
+SCHEMA = 3
 """Of the files in a results directory. 1 (whose lines name none) lacks the plan of each run, and in
-the files of its audits all but the pages."""
+the files of its audits all but the pages. 2 lacks the checksums of these files, and some fields may
+be empty in it that 3 always fills."""
 
-READABLE = (1, SCHEMA)
+READABLE = (1, 2, SCHEMA)
+
+COMPLETE_SCHEMA = 3
+"""From this one on a field that its writer always fills must not be empty."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from functools import singledispatch
 
 from harness.kernel.pages import AuditReport
 from harness.record.events import (
+    COMPLETE_SCHEMA,
     AttemptCrashed,
     Audited,
     Ballooned,
     Broke,
     BusyEnded,
+    BusyStarted,
     ChurnFreed,
     ChurnHeld,
     ChurnVerified,
@@ -33,11 +35,15 @@ from harness.record.events import (
     PhaseStarted,
     Pressed,
     Raced,
+    RunStarted,
+    Sample,
+    SamplingEnded,
     Settled,
     StepsDone,
     Suspended,
 )
 from harness.record.history import History, Round, Trouble
+from harness.units import format_size
 
 BOOT_PHASES = frozenset({"boot"})
 """Phases before a scenario's first step."""
@@ -55,6 +61,11 @@ def fold(events: Iterable[Event]) -> History:
 def _after(_event: object, history: History) -> History:
     """The history once this event has happened; by default it changes nothing."""
     return history
+
+
+@_after.register
+def _(event: RunStarted, history: History) -> History:
+    return replace(history, schema=event.schema)
 
 
 @_after.register
@@ -98,6 +109,7 @@ def _(event: ChurnHeld, history: History) -> History:
 
 @_after.register
 def _(event: ChurnFreed, history: History) -> History:
+    history = _told(history, "freed or kept", event.bytes + event.still_held)
     history = _round_ended(history)
     before = history.at_audits[-1] if history.at_audits else None
     return replace(
@@ -113,6 +125,8 @@ def _(event: ChurnFreed, history: History) -> History:
 
 @_after.register
 def _(event: ChurnVerified, history: History) -> History:
+    if event.by == "churn":
+        history = _told(history, "verified or left unchecked", event.bytes + event.unchecked)
     return replace(
         history,
         verifications=(*history.verifications, event),
@@ -180,7 +194,19 @@ def _(event: GuestMoved, history: History) -> History:
 
 
 @_after.register
+def _(event: BusyStarted, history: History) -> History:
+    return replace(history, busy_sizes=(*history.busy_sizes, event.bytes))
+
+
+@_after.register
 def _(event: BusyEnded, history: History) -> History:
+    verified = history.verifications[-1] if history.verifications else None
+    least = event.rounds * min(history.busy_sizes, default=0)
+    looked = verified is not None and verified.by == "busy"
+    size = verified.bytes + verified.unchecked if verified is not None and looked else 0
+    if history.schema >= COMPLETE_SCHEMA and (not looked or size < least):
+        told = f"a busy process took memory {event.rounds} times, and verified less than that"
+        history = replace(history, contradictions=(*history.contradictions, told))
     return replace(history, busy=(*history.busy, event))
 
 
@@ -224,6 +250,16 @@ def _(event: ConsoleFinding, history: History) -> History:
 
 
 @_after.register
+def _(_event: Sample, history: History) -> History:
+    return replace(history, samples=history.samples + 1)
+
+
+@_after.register
+def _(event: SamplingEnded, history: History) -> History:
+    return replace(history, sampled=(*history.sampled, event))
+
+
+@_after.register
 def _(event: NoiseRead, history: History) -> History:
     return replace(history, noise=(*history.noise, event))
 
@@ -236,6 +272,15 @@ def _(event: Broke, history: History) -> History:
 @_after.register
 def _(_event: StepsDone, history: History) -> History:
     return replace(history, steps_done=True)
+
+
+def _told(history: History, what: str, size: int) -> History:
+    """The churn tool did this with all it held, which the record tells a second time."""
+    if size == history.held_by_churn:
+        return history
+    held = format_size(history.held_by_churn)
+    told = f"the churn tool held {held}, and {what} {format_size(size)}"
+    return replace(history, contradictions=(*history.contradictions, told))
 
 
 def _round_ended(history: History) -> History:

@@ -29,6 +29,7 @@ from harness.record.events import (
     OrderRead,
     Pressed,
     Raced,
+    SamplingEnded,
     Settled,
     Suspended,
 )
@@ -74,6 +75,8 @@ class Trouble:
 class History:
     """What a run's events say up to one moment."""
 
+    schema: int = 0
+    """Of the record (`harness.record.events.SCHEMA`); 0: it does not say."""
     boots: tuple[GuestReady, ...] = ()
     """Every guest that answered, the first of them being the scenario's."""
     in_steps: bool = False
@@ -111,6 +114,8 @@ class History:
 
     pressed: Pressed | None = None
     ballooned: Ballooned | None = None
+    busy_sizes: tuple[int, ...] = ()
+    """Bytes that each busy process takes in a round."""
     busy: tuple[BusyEnded, ...] = ()
     races: tuple[Raced, ...] = ()
     sleeps: tuple[Suspended, ...] = ()
@@ -122,10 +127,15 @@ class History:
     own: tuple[Measured, ...] = ()
     """Numbers of the steps' own."""
 
+    contradictions: tuple[str, ...] = ()
+    """What was told before and told otherwise later, a sentence each."""
     crashed_boots: tuple[AttemptCrashed, ...] = ()
     """Guests that crashed before the first step, those of earlier attempts first."""
     troubles: tuple[Trouble, ...] = ()
     noise: tuple[NoiseRead, ...] = ()
+    samples: int = 0
+    """How many were taken."""
+    sampled: tuple[SamplingEnded, ...] = ()
     broke: Broke | None = None
     """The first error that ended the run."""
     steps_done: bool = False

@@ -49,8 +49,8 @@ class ChurnVerified:
     """Bytes that were held and not looked at."""
     damaged: int = 0
     """Entries of the tool's own bookkeeping, or parts of its code, found changed."""
-    by: str = "churn"
-    """The tool's subcommand: `churn`, `busy` or `race`."""
+    by: Literal["churn", "busy", "race"] = "churn"
+    """The tool's subcommand."""
     kind: Literal["churn-verified"] = "churn-verified"
 
 
@@ -85,6 +85,8 @@ class Audited:
     discards: DiscardTotals | None
     checks: tuple[str, ...] = ()
     """Expectations of this very audit, `measure: condition` as the scenario writes them."""
+    sha256: str | None = None
+    """Of the file with its pages; None in records before schema 3."""
     kind: Literal["audited"] = "audited"
 
 

@@ -26,6 +26,7 @@ from harness.verdict.checks import (
     values_now,
     why_unknown,
 )
+from harness.verdict.coherence import blind_spot, contradiction
 from harness.verdict.layers import Blame, never_on
 from harness.verdict.noise import clock_noise, collapse_noise, pressure_noise, swap_noise
 
@@ -244,6 +245,14 @@ def _by_expectations(history: History, asked: Asked) -> _Finding:
     unknown = [check for check in checks if check.unknown]
     if unknown:
         return _Finding(Verdict.MISS, unknown[0].sentence + why_unknown(unknown[0]))
+    contradicted = contradiction(history)
+    if contradicted is not None:
+        return _Finding(
+            Verdict.MISS, f"nothing fails, but the record contradicts itself: {contradicted}"
+        )
+    blind = blind_spot(history)
+    if blind is not None:
+        return _Finding(Verdict.MISS, f"nothing fails, but {blind}")
     if not asked.expect and not any(check.where for check in checks):
         held = f", and {_all(len(checks), 'invariant')}" if checks else ""
         return _Finding(Verdict.DONE, f"measured; the scenario expects nothing{held}")

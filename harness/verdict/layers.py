@@ -27,14 +27,13 @@ class Blame:
 
 
 def never_on(history: History) -> str | None:
-    """What says that the guest never had free page reporting, or None."""
-    ready = history.ready
-    if ready is None:
-        return None
-    if not ready.offered:
-        return "the balloon device does not offer free page reporting (feature bit 5)"
-    if not ready.negotiated:
-        return f"the guest's driver ({ready.kernel}) did not accept free page reporting"
+    """What says that the guest booted without free page reporting, were it only once; or None."""
+    for number, boot in enumerate(history.boots):
+        again = f" at boot {number + 1}" if number else ""
+        if not boot.offered:
+            return f"the balloon device does not offer free page reporting (feature bit 5){again}"
+        if not boot.negotiated:
+            return f"the guest's driver ({boot.kernel}) did not accept free page reporting{again}"
     return None
 
 

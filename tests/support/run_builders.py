@@ -157,6 +157,14 @@ class Guest:
             host_seconds=0.01,
         )[0]
 
+    def _meminfo(self) -> dict[str, int]:
+        """/proc/meminfo, which the kernel computes from the zones."""
+        return {
+            "MemTotal": sum(zone.managed for zone in self.zones) * PAGE_SIZE,
+            "MemFree": sum(zone.free for zone in self.zones) * PAGE_SIZE,
+            **self.meminfo,
+        }
+
     def audited(self, t: float = 50.0, name: str = "final", **changes: Any) -> Audited:
         """An audit of this guest; the mapping follows from the host's pages."""
         count = {state: int(np.count_nonzero(self.host == state)) for state in HostState}
@@ -164,11 +172,11 @@ class Guest:
             t=t,
             name=name,
             report=self.report(),
-            counters=GuestCounters(t, dict(self.meminfo), dict(self.vmstat), self.zones),
+            counters=GuestCounters(t, self._meminfo(), dict(self.vmstat), self.zones),
             mapping=mapping(
                 count[HostState.RESIDENT] * PAGE_SIZE, swap=count[HostState.SWAPPED] * PAGE_SIZE
             ),
-            discards=DiscardTotals(100, 200 * MIB, 0, 0),
+            discards=DiscardTotals(102, 204 * MIB, 0, 0),
         )
         return replace(plain, **changes)
 
@@ -205,7 +213,7 @@ def freed(t: float = 20.0, **changes: Any) -> ChurnFreed:
         bytes=FREED,
         still_held=8 * MIB,
         before=mapping(HELD_BEFORE),
-        discards_before=DiscardTotals(20, 40 * MIB, 0, 0),
+        discards_before=DiscardTotals(22, 44 * MIB, 0, 0),
         zones_before=(zone(),),
     )
     return replace(plain, **changes)

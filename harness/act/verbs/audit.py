@@ -88,7 +88,7 @@ class Audit(Verb):
         audits.taken += 1
         audits.seen = look.seen
         audits.began = (guest.instruments.discards, look.mark)
-        save_audit(audit_path(guest.directory, audits.taken, self.name), look.inputs)
+        sha256 = save_audit(audit_path(guest.directory, audits.taken, self.name), look.inputs)
         guest.record.add(
             Audited(
                 guest.record.now(),
@@ -98,6 +98,7 @@ class Audit(Verb):
                 mapping=look.mapping,
                 discards=look.discards,
                 checks=tuple(f"{measure}: {text}" for measure, text in self.expect.items()),
+                sha256=sha256,
             )
         )
 

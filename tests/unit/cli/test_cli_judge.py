@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`fpr-harness judge`: recorded runs judged again, by what they were asked or by something else."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -171,6 +172,24 @@ def test_audits_are_made_anew_and_a_report_that_differs_is_told(
     assert "reported_resident 160MiB, not 0B" in said
 
 
+def test_pages_that_somebody_has_edited_are_no_pass(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The record has the checksum of each file, so that no other can stand in for it."""
+    results = write_results(tmp_path / "results", {"edited": Recorded({"final": swallowed()})})
+    pages = audit_path(results / "edited", 1, "final")
+    checksum = hashlib.sha256(pages.read_bytes()).hexdigest()
+    text = "".join(lines_of(results))
+    assert text.count('"sha256": null') == 1
+    rewrite(results, [text.replace('"sha256": null', f'"sha256": "{checksum}"')])
+    assert "FAIL acked-not-discarded" in judge(capsys, results)[1]
+
+    assert save_audit(pages, inputs_of(healthy())) != checksum
+    status, said = judge(capsys, results, "--expect", "reported_resident_bytes=>= 0")
+    assert (status, "PASS" in said) == (69, False)
+    assert "audit 'final': the audit's file is not the one that the run wrote" in said
+
+
 def test_a_report_that_lacks_a_cell_is_told_apart_too(
     capsys: pytest.CaptureFixture[str], results: Path
 ) -> None:
@@ -292,10 +311,10 @@ def test_a_record_of_another_schema_is_refused(
     capsys: pytest.CaptureFixture[str], results: Path
 ) -> None:
     first, *rest = lines_of(results)
-    rewrite(results, [json.dumps(json.loads(first) | {"schema": 3}) + "\n", *rest])
+    rewrite(results, [json.dumps(json.loads(first) | {"schema": 4}) + "\n", *rest])
     status, said = judge(capsys, results)
     assert status == 69
-    assert "is of schema 3, written by fpr-harness '0.1.0'" in said
+    assert "is of schema 4, written by fpr-harness '0.1.0'" in said
 
 
 def test_a_record_without_runs_passes_nothing(

@@ -42,7 +42,7 @@ from harness.record.events import (
     PhaseStarted,
     StepsDone,
 )
-from harness.record.facts import Cause, Verdict
+from harness.record.facts import Cause, DiscardTotals, Verdict
 from harness.units import GIB, MIB, PAGE_SIZE
 
 
@@ -415,7 +415,8 @@ class TestStepChecks:
 
     def test_they_hold_at_their_moment(self) -> None:
         held = healthy().blocks(26, 80, G.USED, S.RESIDENT)
-        early = held.audited(15.0, "held", checks=("reported_bytes: == 44MiB",))
+        checks, then = ("reported_bytes: == 44MiB",), DiscardTotals(22, 44 * MIB, 0, 0)
+        early = held.audited(15.0, "held", checks=checks, discards=then)
         found = judged(a_run(earlier=[early]), RECLAIM)
         assert found.verdict is Verdict.PASS
         assert found.reason == "all 5 expectations hold"

@@ -54,7 +54,7 @@ def test_there_are_none_without_an_audit() -> None:
 def test_without_a_free_nothing_fell() -> None:
     found = ledgers_of(fold([*started(), healthy().audited()]))
     assert found is not None
-    assert (found.rss_fall, found.swap_growth, found.discarded) == (None, None, 200 * MIB)
+    assert (found.rss_fall, found.swap_growth, found.discarded) == (None, None, 204 * MIB)
 
 
 def test_a_files_blocks_are_kept_apart() -> None:

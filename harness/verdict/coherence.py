@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a record agree with itself? What is told twice must be told alike, or nothing is proved.
+What its writer always tells must be told, and no instrument may have failed.
+
+Most of these accounts are equal to the byte in every run seen (five kernels): they come from the
+same pages, or the kernel computes one from the other. Where two readings are some moments apart, a
+guest at work may move memory between them; what it may move is stated here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from itertools import pairwise
+
+from harness.kernel.pages import AuditReport, CellTotals
+from harness.kernel.zones import zone_name
+from harness.measure.usable import UNJUDGED_LIMIT, UNLISTED_LIMIT
+from harness.record.events import COMPLETE_SCHEMA, Audited
+from harness.record.facts import DiscardTotals
+from harness.record.history import History
+from harness.units import PAGE_SIZE, format_size
+
+MEMORY_LEFT_OUT = 0.02
+"""Share of a guest's memory that its zones may lack: what firmware reserves. Seen: 0.1 %."""
+
+_CELLS = tuple(field.name for field in fields(CellTotals) if field.name != "held_absent")
+
+
+def contradiction(history: History) -> str | None:
+    """The first contradiction in a record, as a sentence; None: it agrees with itself."""
+    return next(_contradictions(history), None)
+
+
+def blind_spot(history: History) -> str | None:
+    """What kept the run's instruments from looking, as a sentence; None: nothing did.
+
+    The sampler reads what audits read; its samples themselves decide nothing.
+    """
+    for ended in history.sampled:
+        if ended.failures:
+            return f"an instrument failed while the run was sampled: {ended.failures[0]}"
+    lost = sum(ended.lost for ended in history.sampled)
+    if history.schema >= COMPLETE_SCHEMA and lost > history.samples:
+        return f"{lost} samples came too late to be taken, and {history.samples} were taken"
+    return None
+
+
+def _contradictions(history: History) -> Iterator[str]:
+    yield from history.contradictions
+    yield from _ledger_of_discards(history)
+    for audit in history.audits:
+        where = f"at audit {audit.name!r} "
+        accounts = (
+            *_missing(audit, history.schema),
+            *_cells(audit.report),
+            *_parts(audit.report),
+            *_examples(audit.report),
+            *_zones(audit),
+            *_memory(audit, history),
+            *_host(audit),
+        )
+        yield from (where + said for said in accounts)
+
+
+def _missing(audit: Audited, schema: int) -> Iterator[str]:
+    """What a record of today always has."""
+    if schema < COMPLETE_SCHEMA:
+        return
+    report, mapping = audit.report, audit.mapping
+    always = {
+        "listed": report.listed,
+        "present": report.present,
+        "lost_bytes": report.lost_bytes,
+        "tail_reported": report.tail_reported,
+        "offline_resident": report.total.offline_resident,
+        "offline_absent": report.total.offline_absent,
+        "outside": mapping.outside,
+    }
+    if audit.discards is not None:
+        always |= {
+            "reported_undiscarded": report.reported_undiscarded,
+            "tail_discarded": report.tail_discarded,
+        }
+    yield from (f"{name} is empty" for name, value in always.items() if value is None)
+
+
+def _cells(report: AuditReport) -> Iterator[str]:
+    """The cells add up to what the guest listed, by zone and by node; few pages are in no zone."""
+    listed = _size(report.total)
+    if report.listed is not None and report.listed != listed:
+        yield f"the cells hold {format_size(listed)}, the guest listed {format_size(report.listed)}"
+    for name in (*_CELLS, "held_absent"):
+        total, zones, nodes = (
+            sum(getattr(cells, name) or 0 for cells in parts)
+            for parts in ((report.total,), report.per_zone.values(), report.per_node.values())
+        )
+        outside = total - zones
+        if zones != nodes or not 0 <= outside <= UNLISTED_LIMIT * listed:
+            yield (
+                f"{name} is {format_size(total)}, {format_size(zones)} in the zones and "
+                f"{format_size(nodes)} in the nodes"
+            )
+
+
+def _parts(report: AuditReport) -> Iterator[str]:
+    """What is a part of something else is not more than that."""
+    cells = report.total
+    reported = cells.reported_resident + cells.reported_absent
+    free = cells.free_small_resident + cells.free_small_absent
+    free += cells.free_large_resident + cells.free_large_absent
+    parts = (
+        ("held_absent", cells.held_absent, cells.used_absent),
+        ("lost_bytes", report.lost_bytes or 0, cells.used_absent),
+        ("lost_undiscarded", report.lost_undiscarded, report.lost_bytes or 0),
+        ("suspect_bytes", report.suspect_bytes, cells.used_absent),
+        ("collapsible", report.collapsible, cells.reported_resident),
+        ("reported_undiscarded", report.reported_undiscarded or 0, reported + cells.unknown),
+        ("tail_reported", report.tail_reported or 0, reported + cells.unknown),
+        ("nearly_free", report.nearly_free, free + cells.unknown),
+    )
+    for name, part, whole in parts:
+        if part > whole:
+            yield f"{name} is {format_size(part)}, more than the {format_size(whole)} it is part of"
+    for what, by_order, size in (
+        ("reported", report.reported_by_order, reported),
+        ("free", report.free_by_order, free),
+    ):
+        blocks = sum(by_order.values())
+        if not size <= blocks <= size + cells.unknown:
+            yield (
+                f"{format_size(size)} are {what}, but blocks of all orders make "
+                f"{format_size(blocks)}"
+            )
+
+
+def _examples(report: AuditReport) -> Iterator[str]:
+    """Of every kind of trouble there is an example, and of no other."""
+    for name, size, examples in (
+        ("reported_resident", report.total.reported_resident, report.reported_resident_pfns),
+        ("held_absent", report.total.held_absent, report.held_absent_pfns),
+        ("suspect_bytes", report.suspect_bytes, report.suspect_pfns),
+        ("lost_bytes", report.lost_bytes or 0, report.lost_pfns),
+    ):
+        if bool(size) != bool(examples):
+            yield f"{name} is {format_size(size)}, with {len(examples)} pages named"
+
+
+def _zones(audit: Audited) -> Iterator[str]:
+    """Each zone by its counters and by its pages, and all of them by /proc/meminfo."""
+    zones, report = audit.counters.zones, audit.report
+    if {zone_name(zone) for zone in zones} != set(report.per_zone):
+        yield f"there are zones {', '.join(map(zone_name, zones))}, and others in the report"
+        return
+    present = sum(zone.present for zone in zones) * PAGE_SIZE
+    if report.present is not None and report.present != present:
+        by_report = format_size(report.present)
+        yield f"the zones have {format_size(present)}, but {by_report} by the report"
+    listed = _size(report.total)
+    told_apart = report.total.offline_resident is not None  # else the balloon's pages are nowhere
+    if told_apart and abs(listed - present) > UNLISTED_LIMIT * present:
+        yield f"the cells hold {format_size(listed)}, the zones {format_size(present)}"
+    for zone in zones:
+        marks = zone.min <= zone.low <= zone.high
+        if not (marks and zone.free <= zone.managed <= zone.present <= zone.spanned):
+            yield f"zone {zone_name(zone)} has {zone}"
+        buddies = sum(count << order for order, count in enumerate(zone.free_blocks))
+        if abs(buddies - zone.free) > UNJUDGED_LIMIT * zone.present:
+            yield f"zone {zone_name(zone)} has {zone.free} pages free, {buddies} in its free lists"
+    for field, pages in (
+        ("MemFree", sum(zone.free for zone in zones)),
+        ("MemTotal", sum(zone.managed for zone in zones)),
+    ):
+        told = audit.counters.meminfo.get(field)
+        if told is None or abs(told - pages * PAGE_SIZE) > UNJUDGED_LIMIT * present:
+            yield (
+                f"{field} is {'empty' if told is None else format_size(told)}, and the zones make "
+                f"{format_size(pages * PAGE_SIZE)}"
+            )
+
+
+def _memory(audit: Audited, history: History) -> Iterator[str]:
+    """The zones have what the guest was given."""
+    ready = history.ready
+    if ready is None or history.plugs:
+        return
+    present = sum(zone.present for zone in audit.counters.zones) * PAGE_SIZE
+    if not (1 - MEMORY_LEFT_OUT) * ready.memory <= present <= ready.memory:
+        yield (
+            f"the zones have {format_size(present)}, the guest was given "
+            f"{format_size(ready.memory)}"
+        )
+
+
+def _host(audit: Audited) -> Iterator[str]:
+    """What the host holds page by page, and what it is charged with.
+
+    The charge is read after the pages. A guest at work moves memory meanwhile, and an audit of
+    which too much has moved says nothing in any case, hence the limit is the audits' own.
+    """
+    mapping, cells = audit.mapping, audit.report.total
+    if mapping.rss != mapping.anonymous + mapping.shmem:
+        yield "the parts of the mapping's RSS do not make it up"
+    for name in ("lazyfree", "anon_huge"):
+        if getattr(mapping, name) > mapping.rss:
+            yield f"{name} is more than the {format_size(mapping.rss)} that are resident"
+    resident = sum(getattr(cells, name) or 0 for name in _CELLS if name.endswith("_resident"))
+    moved = min(UNJUDGED_LIMIT * _size(cells), max(resident, mapping.held) / 2)
+    if abs(resident - mapping.held) > moved + cells.unstable + cells.unknown:
+        yield (
+            f"the host holds {format_size(resident)} page by page, and {format_size(mapping.held)} "
+            "by its accounts"
+        )
+    if audit.discards is not None and audit.report.reported_undiscarded is not None:
+        reported = cells.reported_resident + cells.reported_absent
+        if reported - audit.report.reported_undiscarded > audit.discards.bytes:
+            yield (
+                f"discards cover {format_size(reported)} that the guest reported, and QEMU "
+                f"discarded {format_size(audit.discards.bytes)}"
+            )
+
+
+def _ledger_of_discards(history: History) -> Iterator[str]:
+    """A count of discards never falls, but where the guest moves or memory comes or goes: then it
+    begins anew."""
+    read = [(e.t, e.discards) for e in history.audits if e.discards is not None]
+    freed = (round_.freed for round_ in history.rounds)
+    read += [(e.t, e.discards_before) for e in freed if e.discards_before is not None]
+    anew = [move.t for move in history.moves if move.how != "cancelled"]
+    anew += [plug.t for plug in history.plugs]
+    ordered = sorted(read, key=lambda each: each[0])
+    for (before, earlier), (now, later) in pairwise([(0.0, DiscardTotals(0, 0, 0, 0)), *ordered]):
+        if any(before <= t <= now for t in anew):
+            continue
+        grown = later.since(earlier)
+        if min(grown.calls, grown.bytes, grown.failed_calls, grown.failed_bytes) < 0:
+            yield f"QEMU had discarded more after {before:.1f} s than after {now:.1f} s"
+        if bool(later.calls) != bool(later.bytes):
+            yield f"QEMU discarded {format_size(later.bytes)} in {later.calls} calls"
+
+
+def _size(cells: CellTotals) -> int:
+    return sum(getattr(cells, name) or 0 for name in _CELLS)

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A record that contradicts itself, or lacks what is always there, proves nothing: never a PASS."""
+
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from judging import RECLAIM, check
+from run_builders import BLOCK, a_run, freed, healthy, ready
+
+from harness.kernel.pages import CellTotals
+from harness.record.events import (
+    Audited,
+    BusyEnded,
+    BusyStarted,
+    ChurnHeld,
+    ChurnVerified,
+    Event,
+    RunStarted,
+    SamplingEnded,
+)
+from harness.record.facts import Cause, DiscardTotals, Verdict
+from harness.units import MIB, PAGE_SIZE
+
+
+def reported(**changes: Any) -> Audited:
+    """The audit of a healthy guest, with other figures in its report."""
+    audit = healthy().audited()
+    return replace(audit, report=replace(audit.report, **changes))
+
+
+def cells(**changes: int | None) -> Audited:
+    total = healthy().report().total
+    return reported(total=CellTotals(**(asdict(total) | changes)))
+
+
+def mapped(**changes: Any) -> Audited:
+    audit = healthy().audited()
+    return replace(audit, mapping=replace(audit.mapping, **changes))
+
+
+def told(*, meminfo: dict[str, int] | None = None, **of_zone: Any) -> Audited:
+    """Other counters of the guest."""
+    audit = healthy().audited()
+    zones = tuple(replace(zone, **of_zone) for zone in audit.counters.zones)
+    merged = audit.counters.meminfo | (meminfo or {})
+    return replace(audit, counters=replace(audit.counters, zones=zones, meminfo=merged))
+
+
+def changed(kind: type, **changes: Any) -> list[Event]:
+    """A healthy run in which an event of a kind says something else."""
+    return [replace(e, **changes) if isinstance(e, kind) else e for e in a_run()]
+
+
+HEALTHY = healthy().report()
+RSS = healthy().audited().mapping.rss
+
+AUDITS = {
+    "RSS 0 beside resident pages": (mapped(rss=0, anonymous=0), "page by page"),
+    "RSS of half the resident pages": (mapped(rss=RSS // 2, anonymous=RSS // 2), "page by page"),
+    "RSS that its parts do not make up": (mapped(anonymous=0), "parts of the mapping's RSS"),
+    "more lazily free than resident": (mapped(lazyfree=RSS + PAGE_SIZE), "lazyfree is more"),
+    "a report with half the present pages": (reported(present=128 * MIB), "128MiB by the report"),
+    "zones with half the present pages": (told(present=64 * BLOCK, managed=64 * BLOCK, free=4000,
+        free_blocks=(4000,)), "the zones have 128MiB"),
+    "half of it everywhere": (
+        replace(told(present=64 * BLOCK, managed=64 * BLOCK), report=reported(
+            present=128 * MIB, listed=128 * MIB).report), "the guest listed 128MiB"),
+    "as many pages listed twice": (reported(listed=512 * MIB), "the guest listed 512MiB"),
+    "nobody counted the listed pages": (reported(listed=None), "listed is empty"),
+    "nor the present ones": (reported(present=None), "present is empty"),
+    "nobody judged losses": (reported(lost_bytes=None), "lost_bytes is empty"),
+    "nor the balloon": (cells(offline_resident=None), "offline_resident"),
+    "nor what QEMU holds elsewhere": (mapped(outside=None), "outside is empty"),
+    "a cell of its own size": (cells(reported_absent=0), "the cells hold 52MiB"),
+    "zones that lack a cell": (reported(per_zone={}), "0B in the zones"),
+    "nodes that lack a cell": (reported(per_node={}), "0B in the nodes"),
+    "no reported blocks": (reported(reported_by_order={}), "blocks of all orders make 0B"),
+    "no free blocks": (reported(free_by_order={}), "blocks of all orders make 0B"),
+    "an example of nothing": (reported(reported_resident_pfns=(7,)), "1 pages named"),
+    "a lost page by its number alone": (reported(lost_pfns=(7,)), "1 pages named"),
+    "more suspected than absent": (
+        reported(suspect_bytes=MIB, suspect_pfns=(7,)), "more than the 0B it is part of"),
+    "a free counter of nothing": (told(free=0), "pages free"),
+    "no free memory by /proc/meminfo": (told(meminfo={"MemFree": 0}), "MemFree is 0B"),
+    "half the memory by /proc/meminfo": (told(meminfo={"MemTotal": 128 * MIB}), "MemTotal is"),
+    "marks in no order": (told(low=10), "zone node0/DMA32 has"),
+    "another zone": (told(name="Normal"), "others in the report"),
+    "fewer discards than reports": (
+        replace(healthy().audited(), discards=DiscardTotals(30, 60 * MIB, 0, 0)),
+        "QEMU discarded 60MiB"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("audit", "words"), AUDITS.values(), ids=AUDITS)
+def test_an_audit_that_contradicts_itself_is_no_pass(audit: Audited, words: str) -> None:
+    verdict, cause, reason = check(a_run(audits=[audit]), {"console_findings": "== 0"})
+    assert (verdict, cause) == (Verdict.MISS, None)
+    assert "contradicts itself: at audit 'final'" in reason
+    assert words in reason
+
+
+RUNS = {
+    "it verified 4 KiB of all it held": (changed(ChurnVerified, bytes=4096), "verified or left"),
+    "it freed half of what it held": (
+        a_run(freed_as=freed(bytes=80 * MIB)), "freed or kept 88MiB"),
+    "it never held anything": (
+        [event for event in a_run() if not isinstance(event, ChurnHeld)], "held 0B"),
+    "discards that fall": (
+        a_run(freed_as=freed(discards_before=DiscardTotals(900, 900 * MIB, 0, 0))),
+        "QEMU had discarded more"),
+    "discards in no call": (
+        a_run(freed_as=freed(discards_before=DiscardTotals(0, 44 * MIB, 0, 0))), "in 0 calls"),
+    "a guest of another size": (a_run(ready_as=ready(memory=512 * MIB)), "was given 512MiB"),
+    "busy, and nothing verified": (
+        a_run(earlier=[BusyStarted(16.0, MIB), BusyEnded(17.0, rounds=5)]), "verified less"),
+    "busy, and less verified": (
+        a_run(earlier=[BusyStarted(16.0, MIB), ChurnVerified(17.0, 4 * MIB, 0, by="busy"),
+                       BusyEnded(17.0, rounds=5)]), "verified less"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("events", "words"), RUNS.values(), ids=RUNS)
+def test_a_run_that_contradicts_itself_is_no_pass(events: list[Event], words: str) -> None:
+    verdict, _cause, reason = check(events, {"console_findings": "== 0"})
+    assert verdict is Verdict.MISS
+    assert words in reason
+
+
+def test_what_a_busy_process_took_and_verified_agrees() -> None:
+    busy: list[Event] = [
+        BusyStarted(16.0, MIB),
+        ChurnVerified(17.0, 5 * MIB, 0, by="busy"),
+        BusyEnded(17.0, rounds=5),
+    ]
+    assert check(a_run(earlier=busy))[0] is Verdict.PASS
+
+
+@pytest.mark.parametrize("feature", ["offered", "negotiated"])
+def test_a_second_boot_without_the_feature_is_not_made_up_for_by_the_first(feature: str) -> None:
+    again = ready(**{feature: False})
+    verdict, cause, reason = check(a_run(earlier=[again]), RECLAIM, reporting_wanted=True)
+    assert (verdict, cause) == (Verdict.FAIL, Cause.FEATURE_OFF)
+    assert reason.endswith("at boot 2")
+
+
+@pytest.mark.parametrize(
+    ("ended", "words"),
+    [
+        (SamplingEnded(56.0, 0, ("discards.log has shrunk",)), "discards.log has shrunk"),
+        (SamplingEnded(56.0, 70, ()), "70 samples came too late"),
+    ],
+)
+def test_a_run_whose_instruments_could_not_look_is_no_pass(
+    ended: SamplingEnded, words: str
+) -> None:
+    verdict, _cause, reason = check(a_run(earlier=[ended]))
+    assert verdict is Verdict.MISS
+    assert words in reason
+
+
+def test_older_records_may_lack_what_nobody_counted() -> None:
+    events = a_run(audits=[reported(listed=None, present=None, lost_bytes=None)])
+    assert isinstance(events[0], RunStarted)
+    events[0] = replace(events[0], schema=2)
+    assert check(events)[0] is Verdict.PASS
+
+
+def test_what_fails_is_said_though_the_record_contradicts_itself() -> None:
+    verdict, cause, _reason = check(a_run(audits=[mapped(lazyfree=RSS + MIB)], verified=1))
+    assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
