@@ -273,7 +273,10 @@ class ScenarioSession:
             return
         try:
             ended = conclude(self._results, self._keep)
-            self._trouble = safe_text("\n".join(str(trouble) for trouble in ended.troubles))
+            told = [str(trouble) for trouble in ended.troubles]
+            if ended.no_report is not None:
+                told.append(f"no report.html: {ended.no_report}")
+            self._trouble = safe_text("\n".join(told))
             status = ended.status
         except RecordError as error:
             self._trouble = safe_text(str(error))

@@ -77,6 +77,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME=CONDITION",
         help="expect this too, or instead of what was expected of NAME",
     )
+    report = commands.add_parser("report", help="write one HTML page of recorded runs")
+    report.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of results")
+    report.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where to write it (default: report.html in DIR, if there is one DIR)",
+    )
     page = commands.add_parser("page", help="show the life of one page of a recorded run")
     page.add_argument("directory", type=Path, metavar="DIR", help="of results")
     page.add_argument("run", nargs="?", metavar="RUN", help="the run, where DIR has several")

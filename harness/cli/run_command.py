@@ -53,4 +53,6 @@ def execute(options: argparse.Namespace) -> int:
     ended = conclude(results, lambda summary: print_table(summary, results, output))
     for trouble in ended.troubles:
         print(f"fpr-harness: {trouble}", file=sys.stderr)
+    if ended.no_report is not None:
+        print(f"note: no report.html: {ended.no_report}", file=sys.stderr)
     return ended.status

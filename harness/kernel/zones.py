@@ -65,6 +65,17 @@ def effective_order(reporting_order: int) -> int:
     return reporting_order if 0 <= reporting_order <= MAX_ORDER else MAX_ORDER + 1
 
 
+def blocks_per_pass(free_blocks: int) -> int:
+    """Return how many blocks of one free list a pass reports at most.
+
+    page_reporting_cycle() (mm/page_reporting.c) takes DIV_ROUND_UP(nr_free, 32 * 16) as its budget,
+    `free_blocks` being nr_free, and stops at the first block after the budget has become negative:
+    after one call more than the budget, of 32 blocks each.
+    """
+    budget = -(-free_blocks // (REPORTING_CAPACITY * PASS_SHARE))
+    return (budget + 1) * REPORTING_CAPACITY
+
+
 def block_size(reporting_order: int) -> int:
     """Return the bytes in a block of the order; of MAX_ORDER if nothing can be reported."""
     return PAGE_SIZE << min(effective_order(reporting_order), MAX_ORDER)

@@ -4,6 +4,7 @@
 import itertools
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from rich.table import Table
 from rich.text import Text
@@ -25,8 +26,36 @@ def oldest_first(versions: Mapping[str, str]) -> list[str]:
     return sorted(versions, key=key)
 
 
-def matrix_table(summary: Summary) -> Table | None:
-    """A row a scenario and a column an image and QEMU; None where all ran on one of each."""
+@dataclass(frozen=True)
+class MatrixCell:
+    """The runs of one scenario on one image and QEMU."""
+
+    verdict: Verdict | None
+    """The worst of them; None: it did not run there."""
+    count: int = 0
+    """How many got that verdict."""
+    runs: int = 0
+
+    @property
+    def text(self) -> str:
+        if self.verdict is None:
+            return "-"
+        return f"{self.verdict} {self.count}/{self.runs}" if self.runs > 1 else str(self.verdict)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A row for each scenario and a column for each image and QEMU."""
+
+    title: str
+    """What the columns differ in."""
+    columns: tuple[str, ...]
+    """A line for the image, its kernel, the QEMU and its version, as far as they differ."""
+    rows: tuple[tuple[str, tuple[MatrixCell, ...]], ...]
+
+
+def build_matrix(summary: Summary) -> Matrix | None:
+    """Compute the matrix; None where all ran on one image and one QEMU."""
     kernels = {run.image: "" for run in summary.runs}
     kernels |= {run.image: run.kernel for run in summary.runs if run.kernel}
     qemus = {run.qemu_name: "" for run in summary.runs}
@@ -34,33 +63,41 @@ def matrix_table(summary: Summary) -> Table | None:
     columns = list(itertools.product(oldest_first(kernels), oldest_first(qemus)))
     if len(columns) < 2:
         return None
-    table = new_table()
-    table.add_column("scenario")
+    heads = []
     for image, qemu in columns:
         lines = [image, short_release(kernels[image]) or "-"] if len(kernels) > 1 else []
         lines += [f"QEMU {qemu}", qemus[qemu] or "-"] if len(qemus) > 1 else []
-        table.add_column("\n".join(map(safe_line, lines)))
+        heads.append("\n".join(map(safe_line, lines)))
+    rows = []
     for scenario in dict.fromkeys(run.scenario for run in summary.runs):
         runs = [run for run in summary.runs if run.scenario == scenario]
         cells = [_cell([r for r in runs if (r.image, r.qemu_name) == column]) for column in columns]
-        table.add_row(Text(safe_line(scenario)), *cells)
+        rows.append((scenario, tuple(cells)))
+    several = {"kernel": len(kernels) > 1, "QEMU": len(qemus) > 1}
+    title = " x ".join(["scenario", *(name for name, many in several.items() if many)])
+    return Matrix(title, tuple(heads), tuple(rows))
+
+
+def matrix_table(matrix: Matrix) -> Table:
+    """The matrix for a terminal."""
+    table = new_table()
+    table.add_column("scenario")
+    for head in matrix.columns:
+        table.add_column(head)
+    for scenario, cells in matrix.rows:
+        table.add_row(
+            Text(safe_line(scenario)),
+            *(
+                Text(cell.text, style=STYLES[cell.verdict] if cell.verdict else "")
+                for cell in cells
+            ),
+        )
     return table
 
 
-def matrix_title(summary: Summary) -> str:
-    """What the table's columns differ in."""
-    several = {
-        "kernel": len({run.image for run in summary.runs}) > 1,
-        "QEMU": len({run.qemu_name for run in summary.runs}) > 1,
-    }
-    return " x ".join(["scenario", *(name for name, many in several.items() if many)])
-
-
-def _cell(runs: list[RunSummary]) -> Text:
+def _cell(runs: list[RunSummary]) -> MatrixCell:
     """The worst of the repetitions, and how many it was of them."""
     if not runs:
-        return Text("-")
+        return MatrixCell(None)
     worst = min((run.verdict for run in runs), key=_WORST.index)
-    count = sum(run.verdict is worst for run in runs)
-    share = f" {count}/{len(runs)}" if len(runs) > 1 else ""
-    return Text(f"{worst}{share}", style=STYLES[worst])
+    return MatrixCell(worst, sum(run.verdict is worst for run in runs), len(runs))

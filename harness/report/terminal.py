@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness.record.facts import Cause, Verdict
-from harness.report.matrix import matrix_table, matrix_title
+from harness.report.matrix import build_matrix, matrix_table
 from harness.report.policies import policy_table
 from harness.report.progress import ProgressView
 from harness.report.screen import (
@@ -72,9 +72,10 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
     for run in summary.runs:
         table.add_row(*_cells(run, several))
     print_whole(console, table)
+    matrix = build_matrix(summary)
     for title, beside in (
         ("how the host gave memory back", policy_table(summary)),
-        (matrix_title(summary), matrix_table(summary)),
+        (matrix.title if matrix else "", matrix_table(matrix) if matrix else None),
     ):
         if beside is not None:
             console.print(f"\n{title}", style="bold")

@@ -20,6 +20,7 @@ from harness.machine.qemu import Qemu
 from harness.record.events import Event
 from harness.record.reader import RESULTS_NAME, read_events
 from harness.record.recorder import Recorder
+from harness.report.html.document import REPORT_NAME, write_report
 from harness.report.junit import write_junit
 from harness.report.summary import Summary, build_summary, exit_status, write_summary
 from harness.run.plan import RunOptions
@@ -120,6 +121,8 @@ class Conclusion:
     summary: Summary
     troubles: tuple[HarnessError, ...]
     """Why the results are not all where they belong."""
+    no_report: HarnessError | None = None
+    """Why there is no report.html, which costs no result and changes no status."""
 
     @property
     def status(self) -> int:
@@ -129,26 +132,39 @@ class Conclusion:
 
 
 def conclude(results: Path, show: Callable[[Summary], None]) -> Conclusion:
-    """Show what became of the runs, then write summary.json and junit.xml from results.jsonl.
+    """Show what became of the runs, then write summary.json, junit.xml and report.html from
+    results.jsonl.
 
     Each is tried whatever becomes of the others. Raises `RecordError` where results.jsonl cannot
     be read.
     """
     events = list(read_events(results / RESULTS_NAME))
     summary = build_summary(events)
-    troubles: list[HarnessError] = []
     tasks: tuple[tuple[str, Callable[[], None]], ...] = (
         ("showing the results", lambda: show(summary)),
         ("writing summary.json", lambda: write_summary(summary, results / "summary.json")),
         ("writing junit.xml", lambda: write_junit(events, results / "junit.xml")),
     )
-    for doing, work in tasks:
-        try:
-            work()
-        except (BrokenPipeError, KeyboardInterrupt):
-            raise
-        except HarnessError as error:
-            troubles.append(error)
-        except Exception as error:  # noqa: BLE001 - the other files are still written
-            troubles.append(internal_error(error, doing, results, attach=[RESULTS_NAME]))
-    return Conclusion(summary, tuple(troubles))
+    tried = [_attempt(doing, work, results) for doing, work in tasks]
+    return Conclusion(
+        summary,
+        troubles=tuple(trouble for trouble in tried if trouble is not None),
+        no_report=_attempt(
+            f"writing {REPORT_NAME}",
+            lambda: write_report([results], results / REPORT_NAME),
+            results,
+        ),
+    )
+
+
+def _attempt(doing: str, work: Callable[[], None], results: Path) -> HarnessError | None:
+    """Do one of the last things; return what went wrong, so that the others are still done."""
+    try:
+        work()
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except HarnessError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - the other files are still written
+        return internal_error(error, doing, results, attach=[RESULTS_NAME])
+    return None

@@ -23,7 +23,7 @@ from harness.report.catalogue import (
     main,
     merge,
 )
-from harness.report.matrix import matrix_table
+from harness.report.matrix import build_matrix, matrix_table
 from harness.report.measures_document import measures_document
 from harness.report.summary import RunSummary, Summary
 from harness.resources import SCENARIOS_DIR
@@ -51,14 +51,15 @@ RUNS = (
 
 
 def test_one_image_needs_no_table() -> None:
-    assert matrix_table(Summary(RUNS[2:])) is None
-    assert matrix_table(Summary(())) is None
+    assert build_matrix(Summary(RUNS[2:])) is None
+    assert build_matrix(Summary(())) is None
 
 
 def test_each_cell_has_the_worst_of_its_runs() -> None:
     console = Console(file=io.StringIO(), width=80)
-    table = matrix_table(Summary(RUNS))
-    assert table is not None
+    matrix = build_matrix(Summary(RUNS))
+    assert matrix is not None
+    table = matrix_table(matrix)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     lines = [line.split() for line in console.file.getvalue().splitlines()]

@@ -127,13 +127,27 @@ def test_display_that_breaks_at_the_end_costs_no_file_and_hides_no_fail(
         "results.jsonl",
         "summary.json",
         "junit.xml",
+        "report.html",
         "bug-report.txt",
     }
 
 
 def test_good_end_has_no_trouble(tmp_path: Path) -> None:
     ended = conclude(recorded(tmp_path / "results", Verdict.PASS), lambda _summary: None)
+    assert (ended.status, ended.troubles, ended.no_report) == (0, (), None)
+
+
+def test_a_report_that_cannot_be_made_changes_no_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def defective(_directories: object, _path: Path) -> None:
+        raise KeyError("a defect of the report")
+
+    monkeypatch.setattr("harness.run.invocation.write_report", defective)
+    ended = conclude(recorded(tmp_path / "results", Verdict.PASS), lambda _summary: None)
     assert (ended.status, ended.troubles) == (0, ())
+    assert "defect of its own while writing report.html: KeyError" in str(ended.no_report)
+    assert (tmp_path / "results" / "summary.json").exists()
 
 
 def test_image_that_breaks_the_harness_is_its_runs_error_alone(

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes report.html: one file, without any reference to another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import __version__
+from harness.record.facts import Verdict
+from harness.record.recorded_run import read_runs
+from harness.record.results_directory import write_whole
+from harness.report.documents import render
+from harness.report.html.memory_map import COLUMNS, MEANING
+from harness.report.html.run_view import RunView, view_run
+from harness.report.html.timeline import HEIGHT, STRIP, WIDTH
+from harness.report.matrix import Matrix, build_matrix
+from harness.report.summary import Summary
+from harness.units import format_size
+from harness.verdict.expressions import format_measure
+
+REPORT_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """What the page holds."""
+
+    results: str
+    """The directory's name, shown as the page's title."""
+    runs: tuple[RunView, ...]
+    matrix: Matrix | None
+    """Scenario x kernel x QEMU; None where all ran on one of each."""
+
+    @property
+    def counts(self) -> list[tuple[Verdict, int]]:
+        """How many runs got each verdict, those that nobody got left out."""
+        verdicts = [run.summary.verdict for run in self.runs]
+        return [(verdict, verdicts.count(verdict)) for verdict in Verdict if verdict in verdicts]
+
+
+def build_page(directories: Sequence[Path]) -> ReportPage:
+    """Read results directories. Raises `UsageError`, `RecordError` as `read_runs` does."""
+    runs = tuple(view_run(run) for directory in directories for run in read_runs(directory))
+    return ReportPage(
+        results=", ".join(str(directory) for directory in directories),
+        runs=runs,
+        matrix=build_matrix(Summary(tuple(run.summary for run in runs))),
+    )
+
+
+def write_report(directories: Sequence[Path], path: Path) -> None:
+    """Write the page of results directories. Raises `UsageError`, `RecordError`."""
+    text = render(
+        "report.html.j2",
+        page=build_page(directories),
+        version=__version__,
+        meaning=MEANING,
+        columns=COLUMNS,
+        format_measure=format_measure,
+        format_size=format_size,
+        plot={"width": WIDTH, "height": HEIGHT, "strip": STRIP},
+    )
+    write_whole(path, text.encode())

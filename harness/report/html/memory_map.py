@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The map of the guest's physical memory at an audit: one cell for each block of page frames.
+
+Pure: it is computed from the audit's pages and draws nothing.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.kernel.oracle import CELLS, classify
+from harness.kernel.zones import MAX_ORDER, Zone, effective_order, zone_name
+from harness.record.audit_file import AuditInputs
+from harness.units import PAGE_SIZE, format_size
+
+COLUMNS = 64
+"""Cells in a row of the map."""
+
+CELL, HEAD = 10, 16
+"""Side of a cell and height of a zone's heading, in units of the drawing."""
+
+MOST_CELLS = 4096
+"""Of a map: a larger guest gets larger cells."""
+
+
+class Kind(StrEnum):
+    """What a cell of the map is coloured for: the guest's state and the host's."""
+
+    LOST = "lost"
+    REPORTED_RESIDENT = "reported-resident"
+    WAITING = "waiting"
+    SMALL_RESIDENT = "small-resident"
+    USED_RESIDENT = "used-resident"
+    USED_ABSENT = "used-absent"
+    REPORTED_ABSENT = "reported-absent"
+    FREE_ABSENT = "free-absent"
+    OFFLINE = "offline"
+    UNKNOWN = "unknown"
+    NOTHING = "nothing"
+
+
+MEANING = {
+    Kind.LOST: "in use, and the host has dropped it: data loss",
+    Kind.REPORTED_RESIDENT: "reported, but the host still holds it",
+    Kind.WAITING: "free in large blocks, not reported yet",
+    Kind.SMALL_RESIDENT: "free, but below the reporting order or the watermark",
+    Kind.USED_RESIDENT: "in use",
+    Kind.USED_ABSENT: "in use, never written",
+    Kind.REPORTED_ABSENT: "reported and given back",
+    Kind.FREE_ABSENT: "free, and not on the host",
+    Kind.OFFLINE: "in the balloon, or plugged but not online",
+    Kind.UNKNOWN: "changed while it was read, or unreadable",
+}
+"""In the order of the legend. `Kind.NOTHING` is a hole in the guest's memory."""
+
+_KIND_OF_CELL = {
+    "nothing": Kind.NOTHING,
+    "used_resident": Kind.USED_RESIDENT,
+    "used_absent": Kind.USED_ABSENT,
+    "free_small_resident": Kind.SMALL_RESIDENT,
+    "free_small_absent": Kind.FREE_ABSENT,
+    "free_large_resident": Kind.WAITING,
+    "free_large_absent": Kind.FREE_ABSENT,
+    "reported_resident": Kind.REPORTED_RESIDENT,
+    "reported_absent": Kind.REPORTED_ABSENT,
+    "held_absent": Kind.LOST,
+    "offline_resident": Kind.OFFLINE,
+    "offline_absent": Kind.OFFLINE,
+    "unstable": Kind.UNKNOWN,
+    "unknown": Kind.UNKNOWN,
+}
+_KINDS = tuple(Kind)
+_KIND_NUMBER = np.array([_KINDS.index(_KIND_OF_CELL[name]) for name in CELLS], np.uint8)
+_ALARMING = (_KINDS.index(Kind.LOST), _KINDS.index(Kind.REPORTED_RESIDENT))
+"""One such page colours its whole cell, the first of these before the second."""
+
+
+@dataclass(frozen=True)
+class MapCell:
+    """One cell of the map."""
+
+    column: int
+    row: int
+    kind: Kind
+    pfn: int
+    """The first page frame of its block."""
+    pages: tuple[tuple[Kind, int], ...]
+    """How many pages of each kind are in it, most first; without holes."""
+
+    @property
+    def text(self) -> str:
+        """What is in the block, for a person who points at the cell."""
+        sizes = [(format_size(count * PAGE_SIZE), kind) for kind, count in self.pages]
+        return ", ".join(f"{size} {kind.replace('-', ' ')}" for size, kind in sizes)
+
+
+@dataclass(frozen=True)
+class ZoneBand:
+    """The rows of one zone."""
+
+    name: str
+    """`node0/DMA32`."""
+    first_row: int
+    rows: int
+    start_pfn: int
+    end_pfn: int
+
+
+@dataclass(frozen=True)
+class MemoryMap:
+    """The guest's memory at one audit."""
+
+    cell_bytes: int
+    bands: tuple[ZoneBand, ...]
+    cells: tuple[MapCell, ...]
+    """Those with memory in them."""
+
+    @property
+    def rows(self) -> int:
+        return sum(band.rows for band in self.bands)
+
+    @property
+    def tops(self) -> list[int]:
+        """Where each row begins in the drawing."""
+        return [
+            row * CELL + number * HEAD
+            for number, band in enumerate(self.bands, 1)
+            for row in range(band.first_row, band.first_row + band.rows)
+        ]
+
+    @property
+    def height(self) -> int:
+        """Of the drawing."""
+        return self.rows * CELL + len(self.bands) * HEAD
+
+    @property
+    def by_kind(self) -> dict[Kind, list[MapCell]]:
+        """The cells by what they are coloured for, in the order of the legend."""
+        found = {kind: [cell for cell in self.cells if cell.kind is kind] for kind in MEANING}
+        return {kind: cells for kind, cells in found.items() if cells}
+
+    @property
+    def row_pfns(self) -> list[int]:
+        """The first page frame of each row, be it a hole or not."""
+        row_pages = self.cell_bytes // PAGE_SIZE * COLUMNS
+        return [pfn // row_pages * row_pages for pfn in _first_of_each_row(self.cells)]
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text of a cell, once."""
+        return list(dict.fromkeys(cell.text for cell in self.cells))
+
+    @property
+    def text_runs(self) -> str:
+        """Which of `texts` each place has, row by row: `INDEXxREPEATS ...`; -1 for a hole."""
+        index = {text: number for number, text in enumerate(self.texts)}
+        places = [-1] * (self.rows * COLUMNS)
+        for cell in self.cells:
+            places[cell.row * COLUMNS + cell.column] = index[cell.text]
+        return " ".join(f"{n}x{len(list(run))}" for n, run in itertools.groupby(places))
+
+
+def _first_of_each_row(cells: Iterable[MapCell]) -> list[int]:
+    first: dict[int, int] = {}
+    for cell in cells:
+        first.setdefault(cell.row, cell.pfn)
+    return list(first.values())
+
+
+def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
+    """Compute the map of an audit; `lost_pfns`: pages that its report calls lost."""
+    facts, reading = inputs.facts, inputs.reading
+    zones, order = facts.zones, facts.reporting_order
+    classes = classify(reading.before, reading.host, reading.after, zones, order)
+    kinds = _KIND_NUMBER[classes.cells]
+    kinds[[pfn for pfn in lost_pfns if pfn < len(kinds)]] = _ALARMING[0]
+    order = _cell_order(zones, order)
+    bands: list[ZoneBand] = []
+    cells: list[MapCell] = []
+    row = 0
+    for zone in sorted((zone for zone in zones if zone.spanned), key=lambda zone: zone.start_pfn):
+        end = min(zone.start_pfn + zone.spanned, len(kinds))
+        own = list(_cells(kinds, zone.start_pfn, end, order, row))
+        if not own:
+            continue
+        rows = own[-1].row + 1 - row
+        bands.append(ZoneBand(zone_name(zone), row, rows, zone.start_pfn, end))
+        cells += own
+        row += rows
+    return MemoryMap(PAGE_SIZE << order, tuple(bands), tuple(cells))
+
+
+def _cell_order(zones: Sequence[Zone], reporting_order: int) -> int:
+    """The reporting order, or the lowest above it with which the map has few enough cells."""
+    present = sum(zone.present for zone in zones)
+    order = min(effective_order(reporting_order), MAX_ORDER)
+    while present >> order > MOST_CELLS:
+        order += 1
+    return order
+
+
+def _cells(
+    kinds: npt.NDArray[np.uint8], start: int, end: int, order: int, first_row: int
+) -> Iterator[MapCell]:
+    """The cells of the page frames from `start` up to `end`; rows that are a hole are left out."""
+    size = 1 << order
+    row, last_of_row = first_row - 1, -1
+    for block in range(start >> order, -(-end >> order)):
+        low, high = max(block * size, start), min((block + 1) * size, end)
+        counts = np.bincount(kinds[low:high], minlength=len(_KINDS))
+        counts[_KINDS.index(Kind.NOTHING)] = 0
+        if not counts.any():
+            continue
+        if block // COLUMNS != last_of_row:
+            row, last_of_row = row + 1, block // COLUMNS
+        alarming = [number for number in _ALARMING if counts[number]]
+        most = np.argsort(-counts, kind="stable")
+        yield MapCell(
+            column=block % COLUMNS,
+            row=row,
+            kind=_KINDS[alarming[0] if alarming else int(most[0])],
+            pfn=low,
+            pages=tuple((_KINDS[n], int(counts[n])) for n in most if counts[n]),
+        )

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the page shows of one run, computed from its record and the files of its audits."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+from harness.errors import ObserveError
+from harness.kernel.pages import AuditReport, CellTotals
+from harness.record.audit_file import load_audit
+from harness.record.events import (
+    Audited,
+    ChurnFreed,
+    ConsoleFinding,
+    Event,
+    GuestReady,
+    NoiseRead,
+)
+from harness.record.facts import HostNoise
+from harness.record.recorded_run import RecordedRun
+from harness.record.run_directory import audit_path
+from harness.report.html.memory_map import MemoryMap, draw_map
+from harness.report.html.timeline import Timeline, draw_timeline
+from harness.report.summary import RunSummary, build_summary
+from harness.units import PAGE_SIZE, format_size
+from harness.verdict.expressions import format_measure
+
+MOST_FINDING_LINES = 40
+"""Of a console finding; console.log has the rest."""
+
+_LEDGERS = (
+    ("freed_bytes", "the guest freed"),
+    ("reclaimable_bytes", "of it in blocks that can be reported"),
+    ("discarded_bytes", "QEMU discarded"),
+    ("reclaimed_bytes", "the host got back"),
+)
+_SHOWN_CELLS = {
+    "used_resident": "used",
+    "free_small_resident": "free, below order or watermark",
+    "free_large_resident": "free, not reported yet",
+    "reported_absent": "reported, given back",
+    "reported_resident": "reported, still held",
+    "held_absent": "held, lost",
+    "offline_resident": "offline, still held",
+    "offline_absent": "offline, given back",
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    label: str
+    size: str
+    share: float
+    """Of the longest bar, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A condition and what was measured."""
+
+    measure: str
+    condition: str
+    value: str
+    """Empty: it was not measured."""
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """Sizes by place or order."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class AuditView:
+    """One audit."""
+
+    name: str
+    at: str
+    map: MemoryMap | None
+    trouble: str
+    """Why there is no map."""
+    zones: Table
+    orders: Table
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run."""
+
+    summary: RunSummary
+    title: str
+    about: str
+    facts: tuple[tuple[str, str], ...]
+    timeline: Timeline | None
+    ledgers: tuple[Bar, ...]
+    audits: tuple[AuditView, ...]
+    expected: tuple[Expected, ...]
+    measures: tuple[tuple[str, str], ...]
+    findings: tuple[tuple[ConsoleFinding, str], ...]
+    """Each with the excerpt that is shown."""
+    noise: tuple[tuple[str, str], ...]
+
+
+def view_run(run: RecordedRun) -> RunView:
+    """Compute everything that the page shows of a run. An audit that cannot be read has no map."""
+    events = (*run.events, run.judged) if run.judged is not None else run.events
+    [summary] = build_summary([(run.run_id, event) for event in events]).runs
+    scenario: Mapping[str, object] = run.started.plan.scenario if run.started.plan else {}
+    return RunView(
+        summary=summary,
+        title=str(scenario.get("title", "")),
+        about=str(scenario.get("about", "")).strip(),
+        facts=tuple(_facts(run, summary)),
+        timeline=draw_timeline(run.events),
+        ledgers=_ledgers(summary.measures, run.events),
+        audits=tuple(_audits(run)),
+        expected=tuple(_expected(run, summary)),
+        measures=tuple((n, format_measure(n, v)) for n, v in sorted(summary.measures.items())),
+        findings=tuple(
+            (event, "\n".join(event.text.splitlines()[:MOST_FINDING_LINES]))
+            for event in run.events
+            if isinstance(event, ConsoleFinding)
+        ),
+        noise=tuple(_noise([e.noise for e in run.events if isinstance(e, NoiseRead)])),
+    )
+
+
+def _facts(run: RecordedRun, summary: RunSummary) -> Iterator[tuple[str, str]]:
+    ready = next((event for event in run.events if isinstance(event, GuestReady)), None)
+    if ready is not None:
+        yield "kernel", f"{ready.kernel} {ready.build}".strip()
+        yield "memory", format_size(ready.memory)
+        yield "reporting order", str(ready.page_reporting_order)
+        yield "free page reporting", _negotiation(ready)
+    yield "image", run.started.image
+    yield "QEMU", f"{summary.qemu or 'unknown'}, accelerator {summary.accel or 'unknown'}"
+    plan = run.started.plan
+    if plan is not None and plan.overrides:
+        yield "set", ", ".join(plan.overrides)
+    yield "host", ", ".join(f"{name} {value}" for name, value in run.started.host.items())
+    yield "began", run.started.wall
+    yield "took", f"{summary.seconds:.1f} s"
+    if run.started.attempt > 1:
+        yield "attempt", str(run.started.attempt)
+
+
+def _negotiation(ready: GuestReady) -> str:
+    if not ready.offered:
+        return "not offered by the device"
+    return "negotiated" if ready.negotiated else "offered, not accepted by the driver"
+
+
+def _ledgers(measures: Mapping[str, float], events: Sequence[Event]) -> tuple[Bar, ...]:
+    """The ledgers since the latest free; none where nothing was freed."""
+    if not any(isinstance(event, ChurnFreed) for event in events):
+        return ()
+    taken = [(label, measures[name]) for name, label in _LEDGERS if name in measures]
+    longest = max((value for _label, value in taken), default=0)
+    if longest <= 0:
+        return ()
+    return tuple(
+        Bar(label, format_size(round(value)), max(0.0, value / longest)) for label, value in taken
+    )
+
+
+def _audits(run: RecordedRun) -> Iterator[AuditView]:
+    audits = [event for event in run.events if isinstance(event, Audited)]
+    for number, event in enumerate(audits, 1):
+        drawn, trouble = None, ""
+        try:
+            inputs = load_audit(audit_path(run.directory, number, event.name))
+            drawn = draw_map(inputs, (*event.report.lost_pfns, *event.report.held_absent_pfns))
+        except ObserveError as error:
+            trouble = error.message
+        yield AuditView(
+            name=event.name,
+            at=f"{event.report.at:.1f} s",
+            map=drawn,
+            trouble=trouble,
+            zones=_zone_table(event.report),
+            orders=_order_table(event.report),
+        )
+
+
+def _zone_table(report: AuditReport) -> Table:
+    """A row a zone and a column for each cell that is not empty everywhere."""
+    places = {**report.per_zone, "all": report.total}
+    cells = [
+        cell.name
+        for cell in fields(CellTotals)
+        if cell.name in _SHOWN_CELLS and any(getattr(row, cell.name) for row in places.values())
+    ]
+    return Table(
+        ("zone", *(_SHOWN_CELLS[name] for name in cells)),
+        tuple(
+            (place, *(_size(getattr(row, name)) for name in cells)) for place, row in places.items()
+        ),
+    )
+
+
+def _order_table(report: AuditReport) -> Table:
+    """A row an order of the free blocks."""
+    orders = sorted({*report.reported_by_order, *report.free_by_order}, reverse=True)
+    rows = [
+        (
+            str(order),
+            format_size(PAGE_SIZE << order),
+            _size(report.reported_by_order.get(order, 0)),
+            _size(report.free_by_order.get(order, 0)),
+        )
+        for order in orders
+    ]
+    return Table(("order", "block", "reported", "free, not reported"), tuple(rows))
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "not measured"
+    return format_size(size) if size else "-"
+
+
+def _expected(run: RecordedRun, summary: RunSummary) -> Iterator[Expected]:
+    plan = run.started.plan
+    if plan is None:
+        return
+    for name, condition in plan.asked.conditions.items():
+        value = summary.measures.get(name)
+        yield Expected(
+            name,
+            condition,
+            "" if value is None else format_measure(name, value),
+            any(sentence.startswith(f"{name} ") for sentence in summary.failed),
+        )
+
+
+def _noise(readings: Sequence[HostNoise]) -> Iterator[tuple[str, str]]:
+    """What the rest of the host did between the first reading and the last."""
+    if len(readings) < 2:
+        return
+    first, last = readings[0], readings[-1]
+    for name, label in (
+        ("pswpin", "pages swapped in"),
+        ("pswpout", "pages swapped out"),
+        ("pgsteal_kswapd", "pages reclaimed by kswapd"),
+        ("thp_collapse", "huge pages collapsed by khugepaged"),
+    ):
+        before, after = getattr(first, name), getattr(last, name)
+        yield label, "not measured" if before is None or after is None else str(after - before)
+    yield "least MemAvailable", format_size(min(reading.mem_available for reading in readings))

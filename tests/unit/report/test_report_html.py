@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""report.html shows what the record says, in one file that loads nothing else."""
+
+import html
+import re
+import tarfile
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from recorded_runs import FREED, READY
+from results_builders import Recorded, inputs_of, write_results
+from run_builders import BLOCK, BLOCKS, Guest
+
+from harness.cli.main import main
+from harness.kernel.pages import GuestState, HostState
+from harness.kernel.zones import blocks_per_pass
+from harness.record.events import ConsoleFinding, Event, Judged, PhaseStarted, RunStarted, Sample
+from harness.record.facts import Cause, Verdict
+from harness.record.recorder import Recorder
+from harness.report.html.document import build_page, write_report
+from harness.report.html.memory_map import COLUMNS, MOST_CELLS, Kind, draw_map
+from harness.report.html.timeline import HEIGHT, MOST_POINTS, WIDTH, draw_timeline
+from harness.units import MIB, PAGE_SIZE
+
+RECORDED = Path(__file__).parents[2] / "data" / "recorded"
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three real results directories of broken hosts."""
+    place = tmp_path_factory.mktemp("broken")
+    with tarfile.open(RECORDED / "broken.tar.xz") as tar:
+        tar.extractall(place, filter="data")
+    return place / "broken"
+
+
+# --- the map -------------------------------------------------------------------------------------
+
+
+def test_the_map_of_a_real_fail_has_the_pages_that_its_report_counts(broken: Path) -> None:
+    """A host that swallowed every second discard."""
+    (run,) = build_page([broken / "swallow-half"]).runs
+    drawn = run.audits[-1].map
+    assert drawn is not None
+    pages = sum(
+        count
+        for cell in drawn.cells
+        for kind, count in cell.pages
+        if kind is Kind.REPORTED_RESIDENT
+    )
+    assert pages * PAGE_SIZE == run.summary.measures["reported_resident_bytes"]
+    first = min(cell.pfn for cell in drawn.by_kind[Kind.REPORTED_RESIDENT])
+    assert f"{first:#x}" in run.summary.reason
+
+
+def test_a_lost_page_colours_its_block_however_many_others_are_in_it(broken: Path) -> None:
+    """A host that dropped single pages beside those that it was to discard."""
+    (run,) = build_page([broken / "neighbour"]).runs
+    drawn = run.audits[-1].map
+    assert drawn is not None
+    cells = drawn.by_kind[Kind.LOST]
+    lost = [dict(cell.pages)[Kind.LOST] for cell in cells]
+    assert sum(lost) * PAGE_SIZE == run.summary.measures["held_absent_bytes"]
+    assert max(lost) < BLOCK // 100
+
+
+def test_cells_lie_row_by_row_and_every_place_has_its_text() -> None:
+    guest = Guest().blocks(0, 64, GuestState.REPORTED, HostState.ABSENT)
+    drawn = draw_map(inputs_of(guest))
+    assert drawn.cell_bytes == BLOCK * PAGE_SIZE
+    assert [(c.column, c.row, c.pfn) for c in drawn.cells] == [
+        (n % COLUMNS, n // COLUMNS, n * BLOCK) for n in range(BLOCKS)
+    ]
+    assert drawn.row_pfns == [0, COLUMNS * BLOCK]
+    assert drawn.texts == ["2MiB reported absent", "2MiB used resident"]
+    assert drawn.text_runs == "0x64 1x64"
+
+
+def test_a_hole_between_zones_takes_no_rows() -> None:
+    (zone,) = Guest().zones
+    low = replace(zone, name="DMA", start_pfn=0, spanned=BLOCK, present=BLOCK)
+    high = replace(zone, name="Normal", start_pfn=64 * BLOCK, spanned=BLOCK, present=BLOCK)
+    drawn = draw_map(inputs_of(Guest(zones=(low, high))))
+    assert [(band.name, band.first_row, band.rows) for band in drawn.bands] == [
+        ("node0/DMA", 0, 1),
+        ("node0/Normal", 1, 1),
+    ]
+    assert (len(drawn.tops), drawn.height) == (2, 2 * 10 + 2 * 16)
+
+
+def test_a_large_guest_gets_larger_cells() -> None:
+    (zone,) = Guest().zones
+    large = replace(zone, present=2 * MOST_CELLS * BLOCK)
+    assert draw_map(inputs_of(Guest(zones=(large,)))).cell_bytes == 2 * BLOCK * PAGE_SIZE
+
+
+# --- the timeline --------------------------------------------------------------------------------
+
+
+def sample(t: float, **changes: int | None) -> Sample:
+    values: dict[str, int | None] = {"held": 700 * MIB, "guest_free": 300 * MIB, "discarded": 0}
+    values |= changes
+    return Sample(t, values["held"], None, None, values["discarded"], values["guest_free"])
+
+
+def test_curves_lie_where_the_samples_say() -> None:
+    events: list[Event] = [
+        READY,
+        sample(0.0, held=1024 * MIB),
+        sample(5.0, held=None),
+        sample(10.0, held=512 * MIB),
+    ]
+    drawn = draw_timeline(events)
+    assert drawn is not None
+    curves = {curve.name: curve.points for curve in drawn.curves}
+    assert curves["held"] == f"0.0,0.0 {WIDTH:.1f},{HEIGHT / 2:.1f}"
+    assert set(curves) == {"held", "guest-used"}, "lazily free memory was never there"
+
+
+def test_a_run_without_samples_has_no_timeline() -> None:
+    assert draw_timeline([READY, sample(1.0)]) is None
+
+
+def test_a_long_run_is_thinned() -> None:
+    drawn = draw_timeline([READY, *(sample(0.2 * n) for n in range(10 * MOST_POINTS))])
+    assert drawn is not None
+    assert all(len(curve.points.split()) <= MOST_POINTS for curve in drawn.curves)
+
+
+def test_each_bar_of_the_strip_is_what_one_interval_discarded() -> None:
+    discarded = [0, 64 * MIB, 64 * MIB, 96 * MIB]
+    drawn = draw_timeline([READY, *(sample(n, discarded=d) for n, d in enumerate(discarded))])
+    assert drawn is not None
+    assert drawn.most_discarded == "64MiB"
+    assert [float(v) for v in re.findall(r"V([\d.]+)H", drawn.discards)] == [0.0, 24.0]
+
+
+def test_the_expected_staircase_has_a_step_a_pass() -> None:
+    """512 MiB are 128 blocks of order 10; a list of up to 512 blocks gives up 64 in a pass."""
+    assert blocks_per_pass(128) == 64
+    drawn = draw_timeline([READY, FREED, sample(12.5), sample(20.0)])
+    assert drawn is not None
+    (points,) = [curve.points for curve in drawn.curves if curve.name == "predicted"]
+    levels = [float(point.split(",")[1]) for point in points.split()]
+    top, held = 1024 * MIB, FREED.before.held
+    expected = [held, held, held - 256 * MIB, held - 256 * MIB, held - 512 * MIB]
+    assert levels[:5] == [pytest.approx(HEIGHT * (1 - size / top), abs=0.05) for size in expected]
+
+
+def test_without_reporting_nothing_is_expected_to_come_back() -> None:
+    drawn = draw_timeline([replace(READY, negotiated=False), FREED, sample(12.5), sample(20.0)])
+    assert drawn is not None
+    assert "predicted" not in {curve.name for curve in drawn.curves}
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would load or run, and complains about tags left open."""
+
+    VOID = frozenset({"meta", "path", "rect", "polyline", "i"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.scripts = 0
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        wanted = {"src", "data", "action", "href", "xlink:href", "srcset"}
+        self.loads += [v or "" for k, v in attrs if k in wanted and not (v or "").startswith("#")]
+        self.loads += [k for k, _v in attrs if k.startswith("on")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def page_of(directory: Path) -> tuple[str, _Page]:
+    write_report([directory], directory / "report.html")
+    text = (directory / "report.html").read_text()
+    parser = _Page()
+    parser.feed(text)
+    parser.close()
+    assert parser.open == []
+    return text, parser
+
+
+@pytest.mark.parametrize("fault", ["swallow-half", "neighbour", "page-cache"])
+def test_a_real_report_is_one_file_and_small(broken: Path, fault: str) -> None:
+    text, parser = page_of(broken / fault)
+    assert (parser.loads, parser.scripts) == ([], 1)
+    assert len(text) < MIB
+    shown = html.unescape(re.sub(r"<[^>]*>", "", text))
+    (run,) = build_page([broken / fault]).runs
+    assert run.summary.reason in shown
+    for sentence in run.summary.failed:
+        assert sentence in shown
+
+
+def record(directory: Path, *events: Event) -> Path:
+    directory.mkdir()
+    with Recorder(directory) as recorder:
+        run = recorder.for_run("a-run")
+        for event in events:
+            run.emit(event)
+    return directory
+
+
+def test_text_of_a_guest_stays_text(tmp_path: Path) -> None:
+    evil = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u202e\x07"
+    results = record(
+        tmp_path / "results",
+        RunStarted(0.0, evil, evil, 1, evil, {evil: evil}),
+        PhaseStarted(0.1, evil, evil),
+        replace(READY, kernel=evil, build=evil),
+        sample(5.0),
+        sample(6.0),
+        ConsoleFinding(6.0, "crash", evil, evil),
+        Judged(7.0, Verdict.FAIL, Cause.GUEST_CRASH, evil, {"own": 1.0}, failed=(evil + "!",)),
+    )
+    text, parser = page_of(results)
+    assert (parser.loads, parser.scripts) == ([], 1)
+    assert not set(text) & {"\x1b", "\u202e", "\x07"}
+
+
+def test_an_audit_whose_file_is_lost_has_no_map_and_says_why(tmp_path: Path) -> None:
+    results = write_results(
+        tmp_path / "results", {"whole": Recorded(), "cut": Recorded(kept=False)}
+    )
+    whole, cut = build_page([results]).runs
+    assert [audit.map is None for audit in whole.audits] == [False]
+    assert [audit.map is None for audit in cut.audits] == [True]
+    text, _parser = page_of(results)
+    assert "No map: cannot read the audit: " in text
+
+
+def test_a_run_that_was_killed_is_shown_as_a_miss(tmp_path: Path) -> None:
+    results = record(tmp_path / "results", RunStarted(0.0, "a-run", "bookworm", 1, "", {}), READY)
+    text, _parser = page_of(results)
+    assert "the record ends before a verdict" in text
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_the_command_writes_beside_the_results(
+    broken: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = broken / "page-cache"
+    (directory / "report.html").unlink(missing_ok=True)
+    assert main(["report", str(directory)]) == 0
+    assert capsys.readouterr().out == f"{directory}/report.html\n"
+    assert (directory / "report.html").exists()
+
+
+def test_several_directories_need_a_place_and_share_a_page(
+    broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [str(broken / "page-cache"), str(broken / "neighbour")]
+    assert main(["report", *both]) == 2
+    assert "--output FILE" in capsys.readouterr().err
+    assert main(["report", *both, "--output", str(tmp_path / "both.html")]) == 0
+    assert (tmp_path / "both.html").read_text().count('<section class="run"') == 2
+
+
+def test_what_is_no_results_directory_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
