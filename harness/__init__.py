@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does free page reporting give a guest's freed memory back, and does it ever take too much?"""
+"""Check that free page reporting gives a guest's freed memory back and never takes too much."""
 
 __version__ = "0.1.0"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m harness` is `fpr-harness`."""
+"""Run `fpr-harness` as `python -m harness`."""
 
 import sys
 

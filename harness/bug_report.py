@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do with an exception that nobody expected: it is a defect of the harness.
+"""Turn an unexpected exception into an `InternalError` and a `bug-report.txt`.
 
-It must never look like a verdict about the guest, and the person who meets it must have all that a
-report needs in one file.
+An unexpected exception is a defect of the harness. It must not look like a verdict about the
+guest, and one file must hold everything that a bug report needs.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from harness.run_log import LOG_NAME, escaped
 
 REPORT_NAME = "bug-report.txt"
 LONGEST_WORDS = 300
-"""Characters of the exception's own words in a message; the report has them all."""
+"""Characters of the exception's text quoted in a message; the report holds the whole text."""
 
 LOG = logging.getLogger(__name__)
 
@@ -33,14 +33,15 @@ def internal_error(
     facts: Mapping[str, str] | None = None,
     attach: Sequence[str] = (LOG_NAME, "../results.jsonl"),
 ) -> InternalError:
-    """The error to go on with after `error`, met while `doing`; the report lies in `directory`.
+    """Log `error`, write a report into `directory`, and return the error to continue with.
 
-    `facts` go into the report. `attach` names the files of `directory` that help. Never raises:
-    where no report can be written, the log and the message have to do.
+    `doing` says what was going on, `facts` are added to the report, and `attach` names the files
+    of `directory` that help to debug it. Never raises: if the report cannot be written, the log
+    and the message remain.
     """
     LOG.error("unexpected exception while %s", doing, exc_info=error)
     words = escaped(f"{type(error).__name__}: {error}".split("\n", 1)[0])[:LONGEST_WORDS]
-    message = f"fpr-harness met a defect of its own while {doing}: {words}"
+    message = f"fpr-harness hit a bug of its own while {doing}: {words}"
     path = None if directory is None else _write(error, doing, directory, facts or {}, attach)
     where = "the traceback" if path is None else printable_path(path)
     return InternalError(
@@ -51,7 +52,7 @@ def internal_error(
 
 
 def printable_path(path: Path) -> str:
-    """A path for a message, also where its name is not UTF-8."""
+    """Return a path fit for a message, even if its name is not UTF-8."""
     return escaped(str(path))
 
 
@@ -71,7 +72,7 @@ def _write(
         **facts,
     }
     lines = [
-        "fpr-harness met an exception that it does not expect. That is a defect of the harness,",
+        "fpr-harness hit an exception that it does not expect. That is a bug in the harness,",
         "whatever the guest did. Please report it with this file and, if you can,",
         f"{' and '.join(attach)}." if attach else "the command's output.",
         "",

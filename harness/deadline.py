@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deadlines: every wait in the project has one and says what it waited for."""
+"""Deadlines: every wait in the project has one and names what it waits for."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ LOG = logging.getLogger(__name__)
 class Deadline:
     """A point on the monotonic clock by which `what` must have happened.
 
-    `kind` is the error it raises.
+    `kind` is the class of the error it raises.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Deadline:
         return self.remaining == 0.0
 
     def error(self, seen: str = "") -> DeadlineError:
-        """The error to raise once the deadline has passed; `seen` is the last thing observed."""
+        """Make the error to raise once the deadline has passed; `seen` is the last observation."""
         detail = f"; last seen: {seen}" if seen else ""
         error = self._kind(f"waited {self.seconds:.1f} s for {self.what}{detail}")
         LOG.debug("deadline passed: %s", error.message)
@@ -62,7 +62,7 @@ def wait_for(
     """Poll `probe` until it returns something other than None, and return that.
 
     `interval` is the pause between polls in seconds; setting `wake` cuts a pause short.
-    Raises `DeadlineError` when the deadline passes first; an exception of `probe` passes through.
+    Raises `DeadlineError` if the deadline passes first; exceptions of `probe` propagate.
     """
     began = time.monotonic()
     value = probe()

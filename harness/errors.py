@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception tree of the project.
+"""The project's exception tree.
 
-Every error a user can meet is a `HarnessError`. Its message says what was tried and what was
-seen; `hint` says what to do next; `evidence` names files worth reading. The class decides the
-verdict of the run it ends (see `harness.run`): usage and scenario errors exit with 2, everything
-else is ERROR or MISS and exits with 69.
+Every error that a user can see is a `HarnessError`. Its message says what was tried and what was
+seen, `hint` says what to do next, and `evidence` names files worth reading. The class decides the
+verdict of a run that it ends (`verdict_of` in `harness.run.runner`). Outside a run, usage errors
+and mistakes in files exit with status 2, all others with 69.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from pathlib import Path
 
 USAGE = 2
 UNAVAILABLE = 69
-"""Exit status, as in sysexits.h: the scenario or the infrastructure broke, and nothing failed."""
+"""Exit status (EX_UNAVAILABLE in sysexits.h): runs ended in ERROR or MISS, and none in FAIL."""
 
 
 class HarnessError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error that this project raises on purpose."""
 
     def __init__(self, message: str, *, hint: str = "", evidence: Sequence[Path] = ()) -> None:
         super().__init__(message)
@@ -34,11 +34,11 @@ class HarnessError(Exception):
 
 
 class UsageError(HarnessError):
-    """The command line is wrong: an unknown name, options that exclude each other. Status 2."""
+    """The command line is wrong: an unknown name, or options that exclude each other (status 2)."""
 
 
 class ScenarioFileError(HarnessError):
-    """A scenario or image file is wrong; the message lists every mistake. Exit status 2."""
+    """A scenario or image file is wrong; the message lists every mistake (exit status 2)."""
 
 
 class ScenarioError(HarnessError):
@@ -50,7 +50,7 @@ class PreconditionError(HarnessError):
 
 
 class ImageError(HarnessError):
-    """A guest image could not be made or is damaged (verdict MISS)."""
+    """A guest image could not be built or is damaged (verdict MISS)."""
 
 
 class LaunchError(HarnessError):
@@ -62,11 +62,11 @@ class BootError(HarnessError):
 
 
 class GuestBootError(BootError):
-    """The guest ran and failed by itself: its init gave up, it refused the log-in (MISS)."""
+    """The guest ran but its user space failed: init gave up, or SSH refused the log-in (MISS)."""
 
 
 class GuestCrashError(GuestBootError):
-    """The guest's kernel crashed while it booted (FAIL, unless a defect of QEMU may explain it)."""
+    """The guest's kernel crashed during boot (FAIL, unless a defect of QEMU may explain it)."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class GuestCrashError(GuestBootError):
         accel: str,
         defect: str = "",
     ) -> None:
-        """`title` and `text` are the crash's own, `accel` is what ran the guest, and `defect` what
-        QEMU is known to do wrong that may have brought the crash about."""
+        """`title` and `text` come from the console, `accel` ran the guest, and `defect` is a known
+        defect of QEMU that may have caused the crash, or ""."""
         super().__init__(message, hint=hint, evidence=evidence)
         self.title = title
         self.text = text
@@ -89,7 +89,7 @@ class GuestCrashError(GuestBootError):
 
 
 class QemuGoneError(HarnessError):
-    """QEMU ended while its guest was in use (verdict MISS, unless the console tells more)."""
+    """QEMU ended while its guest was in use (verdict MISS, unless the console shows a crash)."""
 
     def __init__(
         self,
@@ -99,47 +99,49 @@ class QemuGoneError(HarnessError):
         evidence: Sequence[Path] = (),
         guest_reset: bool = False,
     ) -> None:
-        """`guest_reset`: QEMU ended because the guest reset the machine unasked."""
+        """`guest_reset`: QEMU ended because the guest reset the machine without being asked to."""
         super().__init__(message, hint=hint, evidence=evidence)
         self.guest_reset = guest_reset
 
 
 class GuestError(HarnessError):
-    """A command in the guest failed or answered nonsense."""
+    """A command in the guest failed, or its output makes no sense (verdict ERROR)."""
 
 
 class ToolCrashedError(GuestError):
-    """The guest tool was killed by a fault of its own (FAIL): its memory is the guest's."""
+    """A signal such as SIGSEGV killed the guest tool (FAIL): the guest corrupted its memory."""
 
 
 class QmpError(HarnessError):
-    """QMP refused, broke off, or did not answer in time."""
+    """QMP refused a command, closed the connection or did not answer in time (verdict MISS)."""
 
 
 class SshError(HarnessError):
-    """The SSH connection could not be made, broke off, or did not answer in time."""
+    """The SSH connection could not be made, broke, or did not answer in time (verdict MISS)."""
 
 
 class ObserveError(HarnessError):
-    """An instrument could not look (verdict MISS): never the same as having seen nothing."""
+    """An instrument could not look (verdict MISS), which differs from seeing nothing."""
 
 
 class DeadlineError(HarnessError):
-    """A wait passed its deadline; the message says what was waited for."""
+    """A wait passed its deadline (verdict MISS); the message says what was waited for."""
 
 
 class GuestStuckError(DeadlineError):
-    """The guest did not do in time what a step asks of its kernel (FAIL, once QEMU's state and the
-    guest's own answer show that it runs)."""
+    """The guest did not do in time what a step asked of its kernel.
+
+    The verdict is FAIL once QEMU's state and the guest's answer show that the guest still runs.
+    """
 
 
 class RecordError(HarnessError):
-    """Results could not be written (disk full, directory not writable), or are not what was written
-    (verdict MISS)."""
+    """Results could not be read or written (disk full, directory not writable), or have been changed
+    since they were written (verdict MISS)."""
 
 
 class InternalError(HarnessError):
-    """The harness met a defect of its own (verdict ERROR): it says nothing about the guest."""
+    """The harness itself has a bug (verdict ERROR), which says nothing about the guest."""
 
 
 class InterruptedRunError(HarnessError):

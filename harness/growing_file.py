@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A log that QEMU appends to, read as it grows. What vanished or was cut no longer counts as read.
+"""Read a log that QEMU appends to while it grows, and fail if it is deleted, cut or replaced.
 
 An instrument that took a deleted log for an empty one would report that nothing happened.
 """
@@ -11,11 +11,11 @@ from harness.errors import ObserveError
 
 READ_BYTES = 1 << 20
 TAIL_BYTES = 256
-"""Bytes before the position that are held against the file at each read."""
+"""Bytes before the read position that each read compares with the file."""
 
 
 class GrowingFile:
-    """Reads each byte once. `what` names the file in messages: "the guest's console"."""
+    """Reads each byte of a file once. `what` names it in messages ("the guest's console")."""
 
     def __init__(self, path: Path, what: str) -> None:
         self.path = path
@@ -25,10 +25,10 @@ class GrowingFile:
         self.position = 0
 
     def read(self, limit: int = READ_BYTES) -> bytes:
-        """The next bytes, at most `limit`; none while the file is not there yet.
+        """Return the next bytes, at most `limit`, or none while the file does not exist yet.
 
-        Raises `ObserveError` if the file cannot be read, or if it is no longer the one that was
-        read before: deleted, replaced, shorter or overwritten.
+        Raises `ObserveError` if the file cannot be read, or if it was deleted, replaced, truncated
+        or overwritten since the last read.
         """
         try:
             with self.path.open("rb") as file:
@@ -59,7 +59,7 @@ class GrowingFile:
 
     def _lost(self, how: str) -> ObserveError:
         return ObserveError(
-            f"{self._what} ({self.path.name}) {how}: what it said is not known",
-            hint="let nothing else touch the run's directory (a log rotation, a clean-up job)",
+            f"{self._what} ({self.path.name}) {how}, so part of it was not read",
+            hint="keep other programs (log rotation, a clean-up job) out of the run's directory",
             evidence=(self.path,),
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenario files as pytest sees them: a file that is collected, and a test for each run."""
+"""The pytest nodes of scenarios: a collected file, and in it one test for each run."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -31,7 +31,7 @@ class ScenarioFile(pytest.File):
             try:
                 scenarios = load_scenarios(self.path, VERBS, options.overrides)
             except UsageError as error:
-                # That matters only if the scenario is selected.
+                # This matters only if the scenario is selected.
                 scenarios, refused = load_scenarios(self.path, VERBS), error
             images = choose_images(load_definitions(), options.image)
             qemus = choose_qemus(load_qemus(), options.qemu)
@@ -43,7 +43,7 @@ class ScenarioFile(pytest.File):
 
 
 def _unallowed(run: PlannedRun, allowed: list[str]) -> UsageError | None:
-    """Why the run asks for more than a scenario may; told only if it is selected."""
+    """Return why the run needs a permission it was not given; raised only if it is selected."""
     try:
         refuse_unallowed([run.scenario], allowed)
     except UsageError as error:
@@ -52,16 +52,16 @@ def _unallowed(run: PlannedRun, allowed: list[str]) -> UsageError | None:
 
 
 class ScenarioItem(pytest.Item):
-    """One run. ERROR and MISS count as errors of the set-up, FAIL as a failure of the test."""
+    """One run as a test: ERROR and MISS are errors in its setup, FAIL is a failed test."""
 
     def __init__(self, *, run: PlannedRun, refused: UsageError | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.run = run
         self.refused = refused
-        """Why the scenario cannot be had with the fields of `--set`, or may not be run."""
+        """Why the scenario rejects the fields of `--set`, or lacks a permission."""
         self.future: Future[Judged]
         self.guest: GuestReady | None = None
-        """What ran, where a guest answered."""
+        """The guest that ran, if one answered."""
         for tag in run.scenario.tags:
             self.config.addinivalue_line("markers", f"{tag}: scenario tag")
             self.add_marker(tag)
@@ -82,7 +82,7 @@ class ScenarioItem(pytest.Item):
             pytest.fail(self._message(judged), pytrace=False)
 
     def _describe(self, judged: Judged) -> None:
-        """Properties of the test in `--junitxml`."""
+        """Set the properties that the test has in `--junitxml`."""
         known = {"image": self.run.image.name, "verdict": str(judged.verdict)}
         if judged.cause is not None:
             known["cause"] = str(judged.cause)

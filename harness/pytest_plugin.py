@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pytest plugin: `scenarios/*.yaml` are tests, so that -k, -m, -n and --junitxml work on them.
+"""pytest plugin that collects `scenarios/*.yaml` as tests, so that -k, -m, -n and --junitxml work.
 
-In one process the selected scenarios run several at once (`--jobs`) and each test waits for its
-own verdict. Under pytest-xdist every worker runs its tests one by one into the same results
-directory, and the controller follows results.jsonl. Tags are marks: `-m default`.
+Without pytest-xdist, several selected scenarios run at once (`--jobs`) and each test waits for its
+verdict. With pytest-xdist, every worker runs its tests one by one into the same results directory,
+and the controller follows results.jsonl. Tags are marks: `-m default`.
 """
 
 import os
@@ -84,7 +84,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "ScenarioF
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """End the session with one message and a status of the contract, not with a traceback."""
+    """End the session with one message and exit status 2 or 69 instead of a traceback."""
     try:
         yield
     except HarnessError as error:
@@ -95,7 +95,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _holds_a_scenario(file: Path, config: pytest.Config) -> bool:
-    """Whether a YAML file is one: named on the command line, or in a directory of scenarios."""
+    """Whether a YAML file is named on the command line or lies in a directory of scenarios."""
     named = (Path(str(argument).split("::")[0]).resolve() for argument in config.args)
     directory: Path | None = config.option.scenarios_directory
     return (
@@ -106,7 +106,7 @@ def _holds_a_scenario(file: Path, config: pytest.Config) -> bool:
 
 
 class ScenarioSession:
-    """What the session's scenario tests share: results, images, pool and progress."""
+    """What the scenario tests of a session share: results, images, pool and progress."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -128,9 +128,9 @@ class ScenarioSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Refuse `--set` for the scenarios that -k and -m have left.
+        """Refuse `--set` for the scenarios that -k and -m selected.
 
-        An xdist worker that ended over it would be replaced: there each of them is an error.
+        xdist would replace a worker that exits, so in a worker each such test is an error instead.
         """
         if getattr(self._config.option, "reruns", None) and not self._is_worker:
             _refuse_reruns(items)
@@ -141,7 +141,7 @@ class ScenarioSession:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Under xdist the results directory must be there before the first worker."""
+        """Under xdist, make the results directory before the first worker starts."""
         if self._distributes() and any(map(self._may_hold_scenarios, self._config.args)):
             with _refusals():
                 check_host_paths(self._config.option.results, [])
@@ -149,7 +149,7 @@ class ScenarioSession:
                 refuse_if_none(prepare_qemus(choices, self._note))
                 self._results = make_results_directory(self._config.option.results)
 
-    # --- one process: everything starts when the tests to run are known -------------------------
+    # --- one process: the pool starts once the tests to run are known ---------------------------
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Iterator[None]:
@@ -163,11 +163,11 @@ class ScenarioSession:
         return (yield)
 
     def _distributes(self) -> bool:
-        """Whether this process is an xdist controller, which runs no test itself."""
+        """Whether this process is an xdist controller, which runs no tests itself."""
         return bool(getattr(self._config.option, "tx", None)) and not self._is_worker
 
     def _may_hold_scenarios(self, argument: str) -> bool:
-        """Whether a path on pytest's command line is a scenario file or a directory with some."""
+        """Whether a path on pytest's command line is a scenario file or a directory with one."""
         path = Path(argument.split("::")[0]).resolve()
         if not path.is_dir():
             return path.suffix == ".yaml"
@@ -201,7 +201,7 @@ class ScenarioSession:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Wait for the verdict before the test begins, for then pytest captures no output."""
+        """Wait for the verdict before the test begins, while pytest does not capture output."""
         if isinstance(item, ScenarioItem) and item.refused is None:
             assert self._pool is not None
             if not self._is_worker:
@@ -215,8 +215,11 @@ class ScenarioSession:
     def pytest_runtest_makereport(
         self, item: pytest.Item
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Give it the run's own time, because the run is over before its test begins, and no log:
-        pytest takes in what other runs logged meanwhile (each has its harness.log)."""
+        """Report the run's duration, and drop the captured log.
+
+        The run is over before its test begins, and pytest captures what other runs log meanwhile;
+        each run has its own harness.log.
+        """
         report = yield
         if isinstance(item, ScenarioItem) and item.refused is None:
             if report.when == "call" or (report.when == "setup" and not report.passed):
@@ -228,7 +231,7 @@ class ScenarioSession:
         if isinstance(event, GuestReady):
             self._guests[run_id] = event
 
-    # --- xdist: the controller makes the results and follows them -------------------------------
+    # --- xdist: the controller makes the results directory and follows results.jsonl ------------
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -261,7 +264,7 @@ class ScenarioSession:
             self._config.pluginmanager.getplugin("terminalreporter").write_line(text)
 
     def _make_view(self, total: int | None) -> ProgressView:
-        # A descriptor of its own, because pytest turns standard output away while a test runs.
+        # A duplicated descriptor, because pytest redirects standard output while a test runs.
         output = self._resources.enter_context(os.fdopen(os.dup(1), "w", buffering=1))
         view = ProgressView(total=total, file=LastingSink(output), live=False)
         return self._resources.enter_context(view)
@@ -295,12 +298,12 @@ class ScenarioSession:
 
 
 def _refuse_reruns(items: list[pytest.Item]) -> None:
-    """A guest that fails once in a while is broken: no second run may hide the first."""
+    """Refuse `--reruns`: a passing second run would hide an intermittent failure."""
     if any(isinstance(item, ScenarioItem) for item in items):
         with _refusals():
             raise UsageError(
-                "--reruns does not go with scenarios: it would hide a failure that comes and goes",
-                hint="run them several times with --repeat N; every run then counts",
+                "--reruns cannot be used with scenarios: it would hide an intermittent failure",
+                hint="use --repeat N to run them several times; then every run counts",
             )
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files lie that a run needs besides Python: scenarios, image definitions, C sources.
+"""Locate the files that a run needs besides Python: scenarios, image definitions, C sources.
 
 A wheel carries them in `harness/data/`; a checkout, installed editable or not at all, has them in
-its top folder, where people look for them. The compiler and `dpkg-deb` want real paths, so the
-package must be unpacked, as pip always does.
+its top folder. The compiler and `dpkg-deb` need real paths, so the package must be unpacked, as
+pip always does.
 """
 
 import importlib.resources
@@ -23,4 +23,4 @@ IMAGES_DIR = _folder("guest-images")
 """Definitions of guest images, the guest's init and shell, and the source of the guest tool."""
 
 INTERPOSER_SOURCE = Path(str(importlib.resources.files("harness.machine") / "interposer.c"))
-"""The object preloaded into QEMU that changes how it discards."""
+"""Source of the shared object, preloaded into QEMU, that changes how QEMU discards memory."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`harness.log`: what the harness did in one run, line by line, and the same on a terminal with -v.
+"""`harness.log`: what the harness did in one run, line by line; -v shows the same on the terminal.
 
-Every module logs with the standard library, `logging.getLogger(__name__)`, and knows nothing of
-runs. One handler on the project's logger sends each record to the log of the run in whose context
-it was made. A context variable holds that log, so a thread that works for a run is a `RunThread`.
+Every module logs through `logging.getLogger(__name__)` and knows nothing about runs. One handler
+on the project's logger sends each record to the log of the current run, which a context variable
+holds. A thread that works for a run must therefore be a `RunThread`, which copies the context.
 """
 
 import contextlib
@@ -19,19 +19,19 @@ from typing import IO, Any
 LOG_NAME = "harness.log"
 
 LONGEST_MESSAGE = 4000
-"""Characters of one message; qmp.log and results.jsonl have the whole of what is longer."""
+"""Characters of one message; qmp.log and results.jsonl hold longer ones in full."""
 
 PROJECT = logging.getLogger("harness")
 
 _MARGIN = "\n" + " " * 13 + "| "
-"""Before each further line of a message, so that no line of it looks like a line of the log."""
+"""Prefix of a message's second and further lines, so that none looks like a log line."""
 
 
 class RunLog:
-    """The log of one run. Lines made before its file can be opened are kept until then."""
+    """The log of one run, which keeps lines in memory until its file can be opened."""
 
     def __init__(self, run_id: str, clock: Callable[[], float]) -> None:
-        """`clock` gives seconds since the run began, as the `t` of its events."""
+        """`clock` returns seconds since the run began, like the `t` of its events."""
         self.run_id = run_id
         self._clock = clock
         self._lock = threading.Lock()
@@ -39,14 +39,14 @@ class RunLog:
         self._file: IO[str] | None = None
 
     def open(self, directory: Path) -> None:
-        """Write to `harness.log` in `directory` from now on.
+        """Open `harness.log` in `directory` and write the lines kept so far.
 
-        The log is evidence, not a result: a disk that does not take it breaks no run.
+        The log is evidence, not a result, so a write error does not break the run.
         """
         with self._lock, contextlib.suppress(OSError):
             if self._file is not None:
                 return
-            # Ends in `close`.
+            # `close` closes it.
             self._file = (directory / LOG_NAME).open("a", encoding="utf-8", buffering=1)
             self._file.writelines(self._early)
             self._early.clear()
@@ -71,7 +71,7 @@ _current: contextvars.ContextVar[RunLog | None] = contextvars.ContextVar("run_lo
 
 
 class RunThread(threading.Thread):
-    """A thread whose lines go to the same log as those of the thread that makes it."""
+    """A thread that logs to the same run as the thread that created it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -82,7 +82,7 @@ class RunThread(threading.Thread):
 
 
 class _ToTheRun(logging.Handler):
-    """Hands each record to the log of the run it belongs to."""
+    """Writes each record to the log of its run."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = _current.get()
@@ -91,7 +91,7 @@ class _ToTheRun(logging.Handler):
 
 
 class _ToTheTerminal(logging.Handler):
-    """Prints each record on standard error, with the run it belongs to."""
+    """Prints each record on standard error, prefixed with its run."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = _current.get()
@@ -105,10 +105,10 @@ _to_the_run = _ToTheRun()
 
 @contextmanager
 def logging_to(log: RunLog) -> Iterator[None]:
-    """While in the block, what this thread and its `RunThread`s do goes to `log`."""
-    PROJECT.addHandler(_to_the_run)  # once, however often it is called
+    """While in the block, send the records of this thread and its `RunThread`s to `log`."""
+    PROJECT.addHandler(_to_the_run)  # addHandler adds a handler only once
     PROJECT.setLevel(logging.DEBUG)
-    # Whatever collects the records of the root logger knows nothing of runs.
+    # Handlers of the root logger cannot tell the runs apart.
     PROJECT.propagate = False
     token = _current.set(log)
     try:
@@ -119,7 +119,7 @@ def logging_to(log: RunLog) -> Iterator[None]:
 
 
 def log_to_terminal(verbosity: int) -> None:
-    """Print steps and findings (1) or everything (2 and more) on standard error; 0: nothing."""
+    """Print nothing (0), steps and findings (1) or everything (2 and more) on standard error."""
     if verbosity:
         handler = _ToTheTerminal(logging.INFO if verbosity == 1 else logging.DEBUG)
         PROJECT.addHandler(handler)
@@ -127,7 +127,7 @@ def log_to_terminal(verbosity: int) -> None:
 
 
 def _line(record: logging.LogRecord) -> str:
-    """Who says what, without control characters: a guest may have chosen the words."""
+    """Format a record; control characters are escaped, because a guest may have sent the text."""
     text = record.getMessage()
     if len(text) > LONGEST_MESSAGE:
         text = f"{text[:LONGEST_MESSAGE]}... ({len(text) - LONGEST_MESSAGE} more characters)"
@@ -139,7 +139,7 @@ def _line(record: logging.LogRecord) -> str:
 
 
 def escaped(text: str) -> str:
-    r"""`text` with everything but line ends and what can be printed as `\x1b` and the like."""
+    r"""Escape all characters of `text` except line ends and printable ones (`\x1b`)."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text of guests, files and names, made safe to show.
+"""Make text from guests, files and names safe to show.
 
-A guest's console, the name of a file or a field may hold anything: escapes that steer a terminal,
-C1 controls, marks that turn the direction of writing. Every sink (terminal, table, JUnit, pytest,
-error message) takes such text through one of the two functions here.
+A guest's console or a file's name may hold anything: terminal escape sequences, C1 controls, marks
+that change the writing direction. Every sink (terminal, table, JUnit, pytest, error message) passes
+such text through one of the two functions here.
 """
 
 REPLACEMENT = "\ufffd"
 
 
 def safe_text(text: str) -> str:
-    """`text` with line ends and printable characters only; each other character is U+FFFD.
+    """Replace each character of `text` that is neither printable nor a line end by U+FFFD.
 
-    Not printable are the Unicode categories "other" (controls, formats such as the bidirectional
-    ones, surrogates, unassigned) and "separator" but for the space (`str.isprintable`).
+    Characters are not printable in the Unicode categories "other" (controls, formats such as the
+    bidirectional marks, surrogates, unassigned) and "separator", except for the space
+    (`str.isprintable`). Tabs become spaces.
     """
     if text.isprintable():
         return text
@@ -22,5 +23,5 @@ def safe_text(text: str) -> str:
 
 
 def safe_line(text: str) -> str:
-    """The same on one line: for a name, a cell of a table, an attribute."""
+    """Make `text` safe like `safe_text`, on one line: for a name, a table cell, an attribute."""
     return text if text.isprintable() else safe_text(" ".join(text.split()))

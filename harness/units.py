@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes and durations at the program's edge. Inside: bytes as `int`, seconds as `float`."""
+"""Parse and print sizes and durations; inside the program they are bytes and seconds."""
 
 import re
 
@@ -7,7 +7,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 GIB = 1 << 30
 PAGE_SIZE = 4096
-"""Base page of x86_64, guest and host alike (arch/x86/include/asm/page_types.h)."""
+"""Base page of x86_64 in guest and host, bytes (arch/x86/include/asm/page_types.h)."""
 
 _SIZE_UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)")
@@ -16,7 +16,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
 
 
 def parse_size(text: str) -> int:
-    """`"1GiB"` -> 1073741824. Raises `ValueError` saying what is accepted."""
+    """Parse a size: `"1GiB"` -> 1073741824 bytes.
+
+    Raises `ValueError` that says what is accepted.
+    """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a size; write a number and B, KiB, MiB or GiB: 512MiB")
@@ -27,7 +30,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: int) -> str:
-    """Bytes for a person: exact where short (`1GiB`), else three figures (`1.46GiB`)."""
+    """Format bytes in the largest unit that fits, with three figures (`1GiB`, `1.46GiB`)."""
     sign, size = ("-", -size) if size < 0 else ("", size)
     for name, unit in (("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
         if size >= unit:
@@ -40,7 +43,10 @@ def format_size(size: int) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """`"60s"` -> 60.0. Raises `ValueError` saying what is accepted."""
+    """Parse a duration: `"60s"` -> 60.0 seconds.
+
+    Raises `ValueError` that says what is accepted.
+    """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a number and ms, s, m or h: 60s")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML files into pydantic models, with file, line and field of every mistake at once.
+"""Load YAML files into pydantic models, and report all mistakes at once with their line and field.
 
-What a hand-written file never needs and a hostile one might use is refused: duplicate keys (the
-last one would win in silence), anchors, aliases and merge keys, tags, oversized and very deep
+Refused are duplicate keys (the last one would silently win), and what a hand-written file does not
+need but a hostile one may use: anchors, aliases, merge keys, tags, oversized and deeply nested
 files.
 """
 
@@ -21,7 +21,7 @@ from harness.yamlwords import describe
 M = TypeVar("M", bound=BaseModel)
 
 Loc = tuple[str | int, ...]
-"""Where in a file: field names and list indices, as in pydantic's errors."""
+"""A place in a file: field names and list indices, as in pydantic's errors."""
 
 MAX_BYTES = 64 * 1024
 """Far above any file written by hand."""
@@ -29,17 +29,17 @@ MAX_DEPTH = 20
 MAX_VALUE = 4096
 """Characters of one value on a command line."""
 MAX_MISTAKES = 50
-"""Told of one file: whoever has more has not read the first ones."""
+"""Mistakes reported of one file."""
 
 _SCALARS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing wrong at one place."""
+    """One mistake at one place of a file."""
 
     line: int
-    """From 1; 0 where the file could not be read at all."""
+    """From 1; 0 if the file could not be read at all."""
     loc: Loc
     text: str
 
@@ -55,15 +55,15 @@ class Document:
     path: Path
     data: dict[str, Any]
     lines: dict[Loc, int]
-    """The line of the key for a mapping's entry, of the item itself in a list."""
+    """For an entry of a mapping the line of its key, for an item of a list its own line."""
     mistakes: tuple[Mistake, ...] = ()
-    """What was wrong already as YAML: duplicate keys, keys that are not text."""
+    """Mistakes found before validation: duplicate keys, keys that are not text."""
 
     def locate(self, loc: Loc) -> tuple[Loc, int]:
-        """The deepest node of the file on the way to `loc`, and its line.
+        """Return the deepest node of the file on the path to `loc`, and its line.
 
-        A missing field is at its parent. Parts that are no node of the file (pydantic names the
-        members of unions) are passed over.
+        A missing field resolves to its parent. Parts that are not nodes of the file are skipped,
+        such as the names that pydantic gives to members of unions.
         """
         node: Loc = ()
         for part in loc:
@@ -73,7 +73,7 @@ class Document:
 
 
 def format_loc(loc: Loc) -> str:
-    """`("steps", 2, "churn")` -> `steps[2].churn`."""
+    """Format a place: `("steps", 2, "churn")` -> `steps[2].churn`."""
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -81,7 +81,7 @@ def format_loc(loc: Loc) -> str:
 
 
 def node_locs(data: Any, loc: Loc = ()) -> Iterator[Loc]:
-    """The place of every value inside plain data."""
+    """Yield the place of every value in plain data."""
     yield loc
     if isinstance(data, dict | list):
         for part, value in data.items() if isinstance(data, dict) else enumerate(data):
@@ -89,9 +89,9 @@ def node_locs(data: Any, loc: Loc = ()) -> Iterator[Loc]:
 
 
 def load_model(path: Path, model: type[M]) -> M:
-    """The model a YAML file describes. Validators find the file's path in `info.context["path"]`.
+    """Load a YAML file as `model`. Validators find the file's path in `info.context["path"]`.
 
-    Raises `ScenarioFileError` with every mistake, a line each, sorted by line.
+    Raises `ScenarioFileError` with one line for each mistake, sorted by line number.
     """
     document = read_document(path)
     value, mistakes = check(document, model)
@@ -101,7 +101,7 @@ def load_model(path: Path, model: type[M]) -> M:
 
 
 def file_error(path: Path, mistakes: Iterable[Mistake]) -> ScenarioFileError:
-    """The one error for a file's mistakes: `scenarios/x.yaml:12: steps[2].churn.size: ...`."""
+    """Make one error from a file's mistakes: `scenarios/x.yaml:12: steps[2].churn.size: ...`."""
     shown = path
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         shown = path.relative_to(Path.cwd())
@@ -116,11 +116,11 @@ def file_error(path: Path, mistakes: Iterable[Mistake]) -> ScenarioFileError:
 
 
 def check(document: Document, model: type[M]) -> tuple[M | None, list[Mistake]]:
-    """Validate: the model, or None and every mistake."""
+    """Validate a document; return the model, or None and all mistakes."""
     try:
         value = model.model_validate(document.data, context={"path": document.path})
     except ValidationError as error:
-        # To word a mistake takes a search for what was meant: no more of them than are told.
+        # Wording a mistake searches for near misses, so only those that are reported are worded.
         told = error.errors(include_url=False)[: MAX_MISTAKES + 1]
         found = [_mistake(document, model, details) for details in told]
         return None, [*document.mistakes, *found]
@@ -174,7 +174,7 @@ def _read_text(path: Path) -> str:
 
 
 def _refuse_references(path: Path, text: str) -> None:
-    """Raise for anchors, aliases and depth, before anything is built from them."""
+    """Refuse anchors, aliases and deep nesting before anything is built from them."""
     depth = 0
     mistakes: list[Mistake] = []
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -210,7 +210,7 @@ def _line(marked: Any) -> int:
 
 @dataclass
 class _Builder:
-    """Plain data from nodes, with lines and mistakes by the way."""
+    """Builds plain data from YAML nodes, and collects lines and mistakes."""
 
     lines: dict[Loc, int] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
@@ -242,7 +242,7 @@ class _Builder:
         return data
 
     def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
-        # Everything else (timestamps, binary, a tag of one's own) is its text.
+        # Everything else (timestamps, binary, unknown tags) stays text.
         if node.tag not in _SCALARS:
             return node.value
         try:
@@ -254,9 +254,10 @@ class _Builder:
 
 
 def parse_value(text: str) -> Any:
-    """One value as a file would hold it: `2`, `false`, `50%`, `[1, 2]`, `"quoted"`.
+    """Parse one value as a file would hold it: `2`, `false`, `50%`, `[1, 2]`, `"quoted"`.
 
-    Raises `ValueError` for a list, mapping or quoted text that is not YAML.
+    Raises `ValueError` for a value that is too long, and for a list, mapping or quoted text that
+    is not valid YAML.
     """
     if len(text) > MAX_VALUE:
         raise ValueError(f"a value of {len(text)} characters is longer than {MAX_VALUE}")
@@ -271,7 +272,7 @@ def parse_value(text: str) -> Any:
         return text
     except ScenarioFileError as error:
         raise ValueError(error.message) from error
-    # Unquoted, what YAML would read as more than a plain word (`>= 0.95`) is just text.
+    # Unquoted text that is not a plain scalar in YAML (`>= 0.95`) stays text.
     plain = isinstance(node, yaml.ScalarNode) and node.value == text
     if node is None or not (structured or plain):
         return text

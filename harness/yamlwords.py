@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words for what pydantic finds wrong, as a person who wrote the file needs them."""
+"""Turn pydantic's errors into messages for the person who wrote the file."""
 
 import difflib
 from collections.abc import Collection, Iterator
@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, Tag
 
 Candidates = list[tuple[str | None, type[BaseModel]]]
-"""Models a mapping may be, each with its tag in a discriminated union."""
+"""Models that a mapping may be, each with its tag in a discriminated union."""
 
 _KINDS = {
     "string_type": "text",
@@ -24,11 +24,11 @@ _KINDS = {
 
 
 LONGEST_WORD = 64
-"""What is longer is no slip of the pen."""
+"""Characters of the longest word for which a near miss is searched."""
 
 
 def near_miss(word: str, known: Collection[str]) -> str:
-    """`; did you mean 'memory'`, or nothing where nothing is near."""
+    """Return `; did you mean 'memory'`, or "" if no known word is close."""
     if len(word) > LONGEST_WORD:
         return ""
     close = difflib.get_close_matches(word, list(known), n=1)
@@ -36,7 +36,7 @@ def near_miss(word: str, known: Collection[str]) -> str:
 
 
 def describe(model: type[BaseModel], details: Any) -> str:
-    """What is wrong and what was expected, from one of pydantic's `ErrorDetails`."""
+    """Say what is wrong and what was expected, from one of pydantic's `ErrorDetails`."""
     kind: str = details["type"]
     if kind == "missing":
         return "missing"
@@ -60,7 +60,7 @@ def describe(model: type[BaseModel], details: Any) -> str:
 
 
 def known_fields(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]:
-    """The names a mapping at `loc` may use, as far as the annotations tell."""
+    """Return the field names that a mapping at `loc` may use, according to the annotations."""
     here: Candidates = [(None, model)]
     for part in loc:
         if isinstance(part, int):
@@ -72,14 +72,14 @@ def known_fields(model: type[BaseModel], loc: tuple[str | int, ...]) -> set[str]
             if part in member.model_fields
             for found in _models(member.model_fields[part].annotation)
         ]
-        here = tagged or inside or here  # none of both: a key of a plain mapping
+        here = tagged or inside or here  # neither: a key of a plain mapping
     return {name for _tag, member in here for name in member.model_fields}
 
 
 def _models(
     annotation: Any, tag: str | None = None
 ) -> Iterator[tuple[str | None, type[BaseModel]]]:
-    """Every model inside an annotation, with its tag in a discriminated union."""
+    """Yield every model in an annotation, with its tag in a discriminated union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield tag, annotation
     for argument in get_args(annotation):

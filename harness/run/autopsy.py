@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest still tells when a run has broken: crashed, hung, or merely out of reach.
+"""Find out whether the guest of a broken run has crashed, hangs, or is only unreachable.
 
-A machine that no longer answers over SSH is asked for evidence before it is destroyed, by ways
-that need no SSH: QEMU's run state, its registers, and the balloon driver's statistics, whose
-`last-update` moves only while the guest's kernel works.
+Before a guest that does not answer over SSH is destroyed, evidence is collected without SSH:
+QEMU's run state, the registers, and the balloon driver's statistics, whose `last-update` moves
+only while the guest's kernel works.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ from harness.run_log import escaped
 LOG = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 10.0
-"""How long a guest's kernel may take to answer the balloon's statistics poll of 1 s."""
+"""Seconds that a guest's kernel may take to answer the balloon's statistics poll of 1 s."""
 
 FOREIGN_STATES = frozenset({"internal-error", "io-error", "shutdown"})
-"""Run states in which QEMU or the host stopped the guest: no word about the guest's kernel."""
+"""Run states in which QEMU or the host stopped the guest; they say nothing about its kernel."""
 
 
 def examine(
     vm: VirtualMachine, record: RunRecord, directory: Path, error: HarnessError
 ) -> HarnessError:
-    """Record findings about the guest after `error`, and leave `autopsy.txt` if it is still there.
+    """Record findings about the guest after `error`, and write `autopsy.txt` if QEMU still runs.
 
-    Returns what broke, as well as it is known now. Never raises for what it could not learn: that
-    too goes into the file.
+    Returns `error`, or a more precise one. Does not raise if the examination fails, but writes
+    that into the file.
     """
     _read_console(vm, record)
     record_reset(record, error)
@@ -59,7 +59,7 @@ def examine(
     try:
         error = _look(vm, record, error, evidence)
     except HarnessError as broken:
-        # What was known before stands: that the guest ends under a look at it says more about it.
+        # Keep the first error: it came before the examination and is closer to the cause.
         evidence.append(f"then the examination itself broke: {broken.message}")
         _record_reset_after(vm, record, broken)
     _read_console(vm, record)
@@ -70,7 +70,7 @@ def examine(
 
 
 def _read_console(vm: VirtualMachine, record: RunRecord) -> None:
-    """Record what the console shows by now, if it can be read: the error that is known stays."""
+    """Record what the console shows; a console that cannot be read does not replace the error."""
     try:
         record_findings(vm, record)
     except ObserveError as error:
@@ -78,7 +78,7 @@ def _read_console(vm: VirtualMachine, record: RunRecord) -> None:
 
 
 def _record_reset_after(vm: VirtualMachine, record: RunRecord, broken: HarnessError) -> None:
-    """The guest went while it was examined: its console first, for it may say how."""
+    """Record a guest that ended during the examination: first its console, which may say why."""
     _read_console(vm, record)
     record_reset(record, broken)
 
@@ -86,7 +86,7 @@ def _record_reset_after(vm: VirtualMachine, record: RunRecord, broken: HarnessEr
 def _look(
     vm: VirtualMachine, record: RunRecord, error: HarnessError, evidence: list[str]
 ) -> HarnessError:
-    """Ask QEMU, then the guest; adds to the evidence. Raises what asking raises."""
+    """Query QEMU, then the guest, and append to `evidence`. Raises `HarnessError`."""
     status = vm.monitor.execute("query-status", timeout=5.0)["status"]
     evidence.append(f"QEMU's run state: {status}")
     evidence.append(vm.monitor.human("info registers -a", timeout=5.0))
@@ -98,11 +98,14 @@ def _look(
 def _in_the_guest(
     vm: VirtualMachine, record: RunRecord, error: HarnessError, evidence: list[str]
 ) -> HarnessError:
-    """Whether it hangs, wholly or in what it was asked for; adds to the evidence."""
+    """Find out whether the guest hangs, entirely or in the step it was asked to do.
+
+    Appends to `evidence`. Returns `error`, or one that says that only SSH fails.
+    """
     if _answers(vm):
         if isinstance(error, GuestStuckError):
             evidence.append(_blocked_tasks(vm))
-            _hang(record, f"the guest runs and did not get it done: {error.message}", evidence)
+            _hang(record, f"the guest runs but did not finish in time: {error.message}", evidence)
         return error
     seen = _kernel_seen_working(vm)
     evidence.append(f"the balloon driver answered within {ALIVE_SECONDS:.0f} s: {seen}")
@@ -110,8 +113,8 @@ def _in_the_guest(
         _hang(record, f"the guest stopped answering: {error.message}", evidence)
     elif seen:
         return SshError(
-            f"the guest is out of reach over SSH though its kernel works: {error.message}",
-            hint="is loopback usable, is the guest's SSH server alive? See console.log",
+            f"the guest's kernel works, but it cannot be reached over SSH: {error.message}",
+            hint="check that loopback is usable and, in console.log, that dropbear still runs",
             evidence=error.evidence,
         )
     return error
@@ -123,16 +126,16 @@ def _hang(record: RunRecord, title: str, evidence: list[str]) -> None:
 
 
 def _blocked_tasks(vm: VirtualMachine) -> str:
-    """What waits in the guest's kernel, as it says itself (sysrq w)."""
+    """Return the blocked tasks as the guest's kernel lists them (sysrq w)."""
     try:
         answer = vm.shell.run("echo w >/proc/sysrq-trigger; dmesg | tail -n 200", timeout=10.0)
     except HarnessError as broken:
-        return f"its blocked tasks could not be listed: {broken.message}"
+        return f"the guest's blocked tasks could not be listed: {broken.message}"
     return answer.stdout.decode(errors="replace")
 
 
 def _answers(vm: VirtualMachine) -> bool:
-    """Whether the guest still runs a command."""
+    """Whether the guest still runs commands."""
     try:
         vm.shell.run("true", timeout=5.0)
     except HarnessError:
@@ -141,7 +144,7 @@ def _answers(vm: VirtualMachine) -> bool:
 
 
 def _kernel_seen_working(vm: VirtualMachine) -> bool | None:
-    """Whether the balloon driver updates its statistics; None where it never could."""
+    """Whether the balloon driver updates its statistics within `ALIVE_SECONDS`."""
 
     def last_update() -> int:
         stats: dict[str, Any] = vm.monitor.execute(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One invocation, from chosen scenarios to results on disk: shared by the CLI and pytest."""
+"""One invocation, from the chosen scenarios to results on disk; used by the CLI and pytest."""
 
 import contextlib
 import resource
@@ -34,7 +34,7 @@ FAILED = 1
 def prepare_images(
     images: Iterable[ImageDefinition], options: RunOptions, progress: Callable[[str], None]
 ) -> dict[str, BootFiles | HarnessError]:
-    """Have every image ready to boot; an image that cannot be made is its error instead."""
+    """Make every image ready to boot; returns by name its files, or the error that prevented it."""
     boots: dict[str, BootFiles | HarnessError] = {}
     for image in images:
         try:
@@ -59,9 +59,9 @@ def run_pool(
     jobs: int | None,
     observers: Sequence[Callable[[str, Event], None]] = (),
 ) -> Iterator[RunPool]:
-    """A pool that records into `results`. An observer that fails is heard no more; the runs go on.
+    """Open a pool that records into `results` and passes each event to the observers.
 
-    Raises `RecordError`.
+    An observer that raises is dropped; the runs go on. Raises `RecordError`.
     """
     _allow_descriptors()
     recorder = Recorder(results)
@@ -72,7 +72,7 @@ def run_pool(
         for observe in tuple(audience):
             try:
                 observe(run_id, event)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is no fault of the run
+            except Exception as error:  # noqa: BLE001 - the display must not break the run
                 with contextlib.suppress(ValueError, OSError):
                     audience.remove(observe)
                     print(f"fpr-harness: the progress display broke: {error!r}", file=sys.stderr)
@@ -85,7 +85,7 @@ def run_pool(
 
 
 def _allow_descriptors() -> None:
-    """Take as many file descriptors as may be had: a crowd of guests needs a dozen for each."""
+    """Raise the limit of open files to its maximum: each guest needs about a dozen."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -93,10 +93,10 @@ def _allow_descriptors() -> None:
 
 @contextmanager
 def stopping_on_signals(pool: RunPool, then: Callable[[], None]) -> Iterator[None]:
-    """While in the block, SIGINT, SIGTERM and SIGHUP stop the pool's runs and call `then`.
+    """While in the block, stop the pool's runs and call `then` on SIGINT, SIGTERM and SIGHUP.
 
-    Not SIGHUP where it is ignored, as under nohup(1). Only in the main thread, where Python runs
-    signal handlers.
+    SIGHUP stays ignored if it was, as under nohup(1). Call this in the main thread, where Python
+    runs signal handlers.
     """
 
     def handle(_number: int, _frame: FrameType | None) -> None:
@@ -120,22 +120,21 @@ class Conclusion:
 
     summary: Summary
     troubles: tuple[HarnessError, ...]
-    """Why the results are not all where they belong."""
+    """Errors met while showing and writing the results."""
     no_report: HarnessError | None = None
-    """Why there is no report.html, which costs no result and changes no status."""
+    """Why there is no report.html, which does not change the exit status."""
 
     @property
     def status(self) -> int:
-        """The exit status: what could not be shown or written hides no FAIL, and is no success."""
+        """The exit status: 1 on a FAIL, else 69 if results were not all shown and written."""
         status = exit_status(run.verdict for run in self.summary.runs)
         return UNAVAILABLE if self.troubles and status != FAILED else status
 
 
 def conclude(results: Path, show: Callable[[Summary], None]) -> Conclusion:
-    """Show what became of the runs, then write summary.json, junit.xml and report.html from
-    results.jsonl.
+    """Show the verdicts, then write summary.json, junit.xml and report.html from results.jsonl.
 
-    Each is tried whatever becomes of the others. Raises `RecordError` where results.jsonl cannot
+    Each is tried even if another fails. Raises `RecordError` if results.jsonl cannot
     be read.
     """
     events = list(read_events(results / RESULTS_NAME))

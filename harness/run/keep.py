@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that did not pass, kept up for somebody to look at (`--keep-failed`)."""
+"""Keep the guest of a run that did not pass, so that someone can log in (`--keep-failed`)."""
 
 import contextlib
 import shlex
@@ -13,7 +13,8 @@ from harness.record.events import PhaseStarted
 from harness.run_log import escaped
 
 KEPT_NAME = "kept.txt"
-"""Is there while a guest is kept, and says how to log in to it. Removing it releases the guest."""
+"""File that exists while a guest is kept and holds its log-in command; removing it ends the guest.
+"""
 
 LOOK_SECONDS = 0.5
 
@@ -25,14 +26,16 @@ def keep(
     seconds: float,
     cancelled: threading.Event,
 ) -> None:
-    """Leave the guest up for `seconds`, or until its file is removed, it ends, or the run is
-    stopped. Raises `RecordError`."""
+    """Keep the guest up for `seconds`, or until `kept.txt` is removed, QEMU ends or the run stops.
+
+    Raises `RecordError`.
+    """
     if not seconds or not vm.alive:
         return
-    until = Deadline(seconds, "somebody to look at the guest")
+    until = Deadline(seconds, "the kept guest to be released")
     kept = directory / KEPT_NAME
     login = shlex.join(vm.ssh_argv)
-    # Without the file it could not be released early; it is then not waited for either.
+    # Without the file nobody could release the guest early, so then it is not kept at all.
     with contextlib.suppress(OSError):
         kept.write_text(f"{login}\n", encoding="utf-8", errors="backslashreplace")
     record.add(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What will be run: scenarios x images x QEMUs x repetitions, each with a name of its own."""
+"""Plan the runs: scenarios x images x QEMUs x repetitions, each with a unique name."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +17,16 @@ from harness.scenario.model import Scenario
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line says of every run."""
+    """Options of the command line that hold for every run."""
 
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     kernel: Path | None = None
     """A kernel to boot instead of the image's."""
     modules: Path | None = None
     keep_failed: float = 0.0
-    """Seconds a guest is kept for a look after a run that did not pass."""
+    """Seconds that a guest is kept after a run that did not pass."""
     overrides: tuple[str, ...] = ()
-    """`FIELD=VALUE` of each `--set`; the scenarios have them already."""
+    """`FIELD=VALUE` of each `--set`, which the scenarios already include."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,19 @@ class PlannedRun:
     """One scenario on one image and one QEMU, once."""
 
     run_id: str
-    """Names the run in the results, and its directory there."""
+    """Name of the run in the results, and of its directory there."""
     scenario: Scenario
     image: ImageDefinition
     qemu: QemuChoice
     number: int
     """Which repetition, from 1."""
     parameters: tuple[str, ...]
-    """What tells it from others of its scenario: the image, and the QEMU where there are several.
+    """What tells it from other runs of its scenario: the image, and the QEMU if there are several.
     """
 
     @property
     def test_name(self) -> str:
-        """`reclaim-basic[bookworm]`, as pytest writes a test with parameters."""
+        """The name in pytest's notation for a parametrized test: `reclaim-basic[bookworm]`."""
         repetition = [str(self.number)] if self.number > 1 else []
         return f"{self.scenario.name}[{'-'.join([*self.parameters, *repetition])}]"
 
@@ -57,10 +57,10 @@ def plan_runs(
     repeat: int,
     qemus: Sequence[QemuChoice] = (QemuChoice(),),
 ) -> list[PlannedRun]:
-    """All runs, in order of repetition, scenario, image and QEMU.
+    """List all runs, ordered by repetition, scenario, image and QEMU.
 
-    A run is called after its scenario; where that is not enough, `@image`, `+qemu-NAME` and
-    `#repetition` follow.
+    A run is named after its scenario, followed by `@image`, `+qemu-NAME` and `#repetition` if
+    there are several of these.
     """
     several = len(qemus) > 1
     return [
@@ -83,7 +83,7 @@ def plan_runs(
 
 
 def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | HarnessError) -> RunPlan:
-    """The plan of a run as its results keep it."""
+    """Make the plan of a run that its results record."""
 
     def given(path: Path | None) -> str | None:
         return None if path is None else str(path.absolute())
@@ -100,7 +100,7 @@ def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | Harnes
 
 
 def _sha256(path: Path) -> str | None:
-    """None if it cannot be read: booting it will say why."""
+    """Hash a file; None if it cannot be read, for which the boot will report the reason."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -109,9 +109,9 @@ def _sha256(path: Path) -> str | None:
 
 
 def distinct(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """The same runs, each with a name of its own: scenarios of two directories may share theirs.
+    """Make the names of runs unique, as scenarios of two directories may have the same name.
 
-    A name met before is followed by `~2`, `~3` and so on.
+    The second and further runs of a name get `~2`, `~3` and so on appended.
     """
     met: dict[str, int] = {}
     named = []
@@ -123,16 +123,17 @@ def distinct(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 
 
 def longest_first(runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-    """The order in which to start runs, so that no long one is left for the end alone."""
+    """Order runs by expected duration, longest first, so that no long run starts last."""
     return sorted(runs, key=lambda run: -run.scenario.expected_seconds)
 
 
 def choose_images(
     definitions: Mapping[str, ImageDefinition], names: Sequence[str]
 ) -> list[ImageDefinition]:
-    """The images of `--image` (each may be a comma-separated list); none named: the default ones.
+    """Return the images that `--image` names, or the default images if it names none.
 
-    Raises `UsageError` for a name nobody defined.
+    Each of `names` may be a comma-separated list; `all` stands for every image. Raises
+    `UsageError` for an unknown name.
     """
     wanted = [name for group in names for name in group.split(",") if name]
     if not wanted:

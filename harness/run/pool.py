@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several guests at once, as many as memory and cores allow, and an end for all of them."""
+"""Run several guests at once, as many as memory and cores allow, and end all of them."""
 
 import contextlib
 import operator
@@ -24,18 +24,18 @@ from harness.scenario.model import Scenario
 from harness.units import GIB, MIB
 
 QEMU_OVERHEAD = 512 * MIB
-"""What a QEMU process needs beside guest RAM: under TCG mostly its translation buffer."""
+"""Bytes that a QEMU process needs besides guest RAM; under TCG mostly the translation buffer."""
 
 MEMORY_SHARE = 0.8
-"""The part of the host's available memory that guests may fill: a host that swaps is noise."""
+"""Fraction of the host's available memory that guests may fill; swapping would add noise."""
 
 VCPUS_PER_CORE = 2
-"""Guests spend most of a run waiting for 2 s reporting passes, so cores are shared."""
+"""Guests mostly wait for reporting passes, which are 2 s apart, so they share cores."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """What guests share: bytes of memory, virtual processors, bytes of the pool of huge pages."""
+    """Host resources: bytes of memory, vCPUs, and bytes of the hugetlb pool."""
 
     memory: int
     vcpus: int
@@ -43,7 +43,7 @@ class Room:
 
     @classmethod
     def for_scenario(cls, scenario: Scenario) -> Self:
-        """What its guests take at a time."""
+        """The most that the scenario's guests take at any time."""
         return cls(
             memory=scenario.host_memory + QEMU_OVERHEAD,
             vcpus=scenario.guest.vcpus,
@@ -52,7 +52,7 @@ class Room:
 
     @classmethod
     def of_host(cls) -> Self:
-        """What this host has to spare now, and the control group that this process runs in."""
+        """What this host, and the control group of this process, have available."""
         available = HostNoiseReader().read().mem_available
         charge = memory_file(os.getpid())
         limit = group_room(charge) if charge is not None else None
@@ -64,7 +64,7 @@ class Room:
 
 
 class Admission:
-    """Lets runs in while their guests fit the host; one always fits, however large."""
+    """Admits runs while their guests fit the host; a run alone is always admitted."""
 
     def __init__(self, room: Room) -> None:
         self._all = room
@@ -73,8 +73,8 @@ class Admission:
 
     @contextlib.contextmanager
     def admit(self, scenario: Scenario) -> Iterator[None]:
-        """Wait until the scenario's guests fit, and count them in until the end of the block."""
-        # More than there is waits for all there is: it runs alone, and says itself what it lacks.
+        """Wait until the scenario's guests fit, and reserve their room for the block."""
+        # A scenario that is too large runs alone, and its own checks report what is missing.
         taken = _combined(min, Room.for_scenario(scenario), self._all)
         with self._changed:
             self._changed.wait_for(lambda: _combined(min, taken, self._left) == taken)
@@ -92,13 +92,16 @@ def _combined(operation: Callable[[int, int], int], one: Room, other: Room) -> R
 
 
 def guests_at_once(jobs: int | None) -> int:
-    """How many guests to run at once where nothing else says: one for each core."""
+    """How many guests to run at once: `jobs`, or one for each core."""
     return jobs or len(os.sched_getaffinity(0))
 
 
 def workers_at_once() -> int:
-    """How many pytest-xdist workers to start: each runs one guest and knows nothing of the others,
-    so it is their number that keeps their guests in memory."""
+    """How many pytest-xdist workers to start.
+
+    Each worker runs one guest at a time and cannot see the others, so their number has to keep
+    the guests within the host's memory; 1 GiB is assumed for each.
+    """
     return max(1, min(guests_at_once(None), Room.of_host().memory // (GIB + QEMU_OVERHEAD)))
 
 
@@ -114,7 +117,7 @@ class RunPool:
         self._executor = ThreadPoolExecutor(guests_at_once(jobs), thread_name_prefix="run")
 
     def submit(self, run: PlannedRun) -> Future[Judged]:
-        """Queue a run; its future gives the verdict, or raises `RecordError`."""
+        """Queue a run; its future returns the verdict, or raises `RecordError`."""
         return self._executor.submit(self._run, run)
 
     def _run(self, run: PlannedRun) -> Judged:
@@ -123,11 +126,11 @@ class RunPool:
                 return run_scenario(run, self._boots[run.image.name], self._bench)
         except RecordError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
+        except Exception as error:  # noqa: BLE001 - the other runs go on
             return give_up(run, self._bench, error)
 
     def stop(self) -> None:
-        """Ask every run to end now; safe in a signal handler. A second call kills at once."""
+        """Ask every run to end; a second call kills the guests. Safe in a signal handler."""
         if self._bench.cancelled.is_set():
             kill_all()
             return

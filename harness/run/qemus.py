@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which QEMUs to run on: the one installed here, programs by path, and builds to fetch."""
+"""Choose the QEMUs to run on: the installed one, programs by path, and builds to fetch."""
 
 import re
 import shutil
@@ -16,31 +16,32 @@ from harness.machine.qemu_probe import find_qemu
 
 @dataclass(frozen=True)
 class QemuChoice:
-    """One QEMU as it was asked for."""
+    """One QEMU as the command line names it."""
 
     name: str = HOST
-    """Names it in results and in the directories of its runs."""
+    """Its name in results and in the directories of its runs."""
     definition: QemuDefinition | None = None
     """A build to fetch."""
     path: Path | None = None
-    """A program; with neither, the one installed here."""
+    """A program; with neither this nor `definition`, the installed QEMU is used."""
 
     @property
     def word(self) -> str:
-        """What asks for it again, from any directory."""
+        """The argument of `--qemu` that names it from any directory."""
         return str(self.path.absolute()) if self.path is not None else self.name
 
 
 def choose_qemus(
     definitions: Mapping[str, QemuDefinition], words: Sequence[str]
 ) -> list[QemuChoice]:
-    """The QEMUs of `--qemu`, each once; none named: the one installed here.
+    """Return the QEMUs that `--qemu` names, each once, or the installed one if it names none.
 
-    Each word is a path, or names with commas. Raises `UsageError` for a name nobody defined.
+    Each word is a path or a comma-separated list of names. Raises `UsageError` for an unknown
+    name.
     """
     found: dict[str, QemuChoice] = {}
     for word in words or [HOST]:
-        # A path may hold commas.
+        # A path may contain commas.
         for part in [word] if Path(word).exists() else word.split(","):
             for choice in _chosen(definitions, part):
                 found.setdefault(choice.name, choice)
@@ -64,15 +65,15 @@ def _chosen(definitions: Mapping[str, QemuDefinition], word: str) -> list[QemuCh
 
 
 def choose_one_qemu(definitions: Mapping[str, QemuDefinition], words: Sequence[str]) -> QemuChoice:
-    """The same where only one can be used. Raises `UsageError`."""
+    """Return the one QEMU that `--qemu` names. Raises `UsageError` if it names several."""
     choices = choose_qemus(definitions, words)
     if len(choices) > 1:
-        raise UsageError("--qemu names several, and this takes one")
+        raise UsageError("--qemu names several QEMUs; this command takes one")
     return choices[0]
 
 
 def prepare_qemu(choice: QemuChoice, progress: Callable[[str], None]) -> Qemu:
-    """Have it, and know what it is.
+    """Fetch the QEMU if needed, and probe its version and features.
 
     Raises `LaunchError` if it cannot run the harness's guests, and what `ensure_qemu` raises.
     """
@@ -85,7 +86,7 @@ def prepare_qemu(choice: QemuChoice, progress: Callable[[str], None]) -> Qemu:
 def prepare_qemus(
     choices: Iterable[QemuChoice], progress: Callable[[str], None]
 ) -> dict[str, Qemu | HarnessError]:
-    """Every QEMU by its name; one that cannot be had or used is its error instead."""
+    """Prepare every QEMU; returns by name the QEMU, or the error that prevented it."""
     found: dict[str, Qemu | HarnessError] = {}
     for choice in choices:
         try:
@@ -96,7 +97,7 @@ def prepare_qemus(
 
 
 def refuse_if_none(qemus: Mapping[str, Qemu | HarnessError]) -> None:
-    """Raises the first error where there is nothing else: no run could begin."""
+    """Raise the first error if no QEMU is usable, since then no run could start."""
     errors = [error for error in qemus.values() if isinstance(error, HarnessError)]
     if errors and len(errors) == len(qemus):
         raise errors[0]

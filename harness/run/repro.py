@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The script in a run's directory that boots its guest by hand."""
+"""Write `repro.sh`, the script in a run's directory that boots its guest by hand."""
 
 import shlex
 from pathlib import Path
@@ -13,8 +13,10 @@ _END_OF_SCENARIO = "END_OF_SCENARIO"
 
 
 def write_repro(directory: Path, vm: VirtualMachine, run: PlannedRun, options: RunOptions) -> None:
-    """`repro.sh`: boots the same guest by hand, console on the terminal; `repro.sh scenario`
-    prints the scenario as it was run. Raises `RecordError`."""
+    """Write `repro.sh`, which boots the same guest with its console on the terminal.
+
+    `repro.sh scenario` prints the scenario as it was run. Raises `RecordError`.
+    """
     path = directory / "repro.sh"
     again = ["fpr-harness", "run", f"{run.scenario.name}.yaml", "--image", run.image.name]
     again += ["--accel", vm.accel]
@@ -33,9 +35,9 @@ def write_repro(directory: Path, vm: VirtualMachine, run: PlannedRun, options: R
     script = "\n".join(
         [
             "#!/bin/sh",
-            f"# Boots the guest of {run.run_id} by hand: its console comes to this terminal",
-            "# (Ctrl-A x ends it), its QMP socket and discard trace to the current directory.",
-            "# The whole scenario again, with its verdict:",
+            f"# Boots the guest of {run.run_id} by hand, with its console on this terminal",
+            "# (Ctrl-A x ends it) and its QMP socket and discard trace in the current directory.",
+            "# To run the whole scenario again, with a verdict:",
             f"#   {_in_comment(printed)} >{run.scenario.name}.yaml",
             f"#   {_in_comment(shlex.join(again))}",
             f"if [ \"$1\" = scenario ]; then cat <<'{end}'",
@@ -50,9 +52,10 @@ def write_repro(directory: Path, vm: VirtualMachine, run: PlannedRun, options: R
         path.write_text(script, encoding="utf-8")
         path.chmod(0o755)
     except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror}", hint="free the disk") from error
+        hint = "free space on the disk, or check that the directory is writable"
+        raise RecordError(f"cannot write {path}: {error.strerror}", hint=hint) from error
 
 
 def _in_comment(words: str) -> str:
-    """Words that stay in the comment they begin in, whatever a path holds."""
+    """Keep words inside their comment, even if a path contains line ends."""
     return words.replace("\n", "\n#   ").replace("\r", "\n#   ")

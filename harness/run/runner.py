@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run: boot, steps, verdict. Whatever happens in it ends in a `Judged` event."""
+"""One run: boot, steps, verdict. Every run ends with a `Judged` event, whatever happens."""
 
 import logging
 import threading
@@ -58,10 +58,10 @@ from harness.verdict.judge import judge
 LOG = logging.getLogger(__name__)
 
 TOLD = (RunStarted, AttemptCrashed, PhaseStarted, ConsoleFinding, Broke, Judged)
-"""Events that a person who follows a run wants to see (-v)."""
+"""Events that `-v` shows."""
 
 NO_MEMORY = "System is deadlocked on memory"
-"""What the kernel says where even its init finds no memory (mm/oom_kill.c, 5.10 to 7.3)."""
+"""The kernel's panic when not even init finds memory (mm/oom_kill.c, 5.10 to 7.3)."""
 
 LARGER = "give it more with --set guest.memory=SIZE; Debian's kernels boot with 96MiB"
 
@@ -75,15 +75,15 @@ class Bench:
     options: RunOptions
     results: Path
     qemus: Mapping[str, Qemu | HarnessError]
-    """By name; the error of one that cannot be used."""
+    """By name; an error in place of a QEMU that cannot be used."""
     emit: Callable[[str, Event], None]
-    """Writes an event of the named run; raises `RecordError`."""
+    """Records an event of the named run; raises `RecordError`."""
     cancelled: threading.Event
     """Set when the user or the system asks the runs to stop."""
 
 
 def guest_spec(scenario: Scenario) -> GuestSpec:
-    """The machine a scenario asks for."""
+    """Return the machine that a scenario asks for."""
     return GuestSpec(
         memory=scenario.guest.memory,
         vcpus=scenario.guest.vcpus,
@@ -101,12 +101,12 @@ def guest_spec(scenario: Scenario) -> GuestSpec:
 
 
 def run_scenario(run: PlannedRun, boot: BootFiles | HarnessError, bench: Bench) -> Judged:
-    """Run one scenario to its verdict; `boot` may be the error that left the run without an image.
+    """Run one scenario to its verdict; `boot` may be the error that prevented making the image.
 
-    A guest that crashes before the first step is booted again where a known defect of QEMU may
-    explain it; the second crash is the guest's own (see `harness.verdict.judge`).
-    Raises `RecordError` if not even the beginning can be written. `KeyboardInterrupt` passes on
-    when the verdict has been recorded.
+    A guest that crashes before the first step is booted again if a known defect of QEMU may
+    explain the crash; a second crash is blamed on the guest (see `harness.verdict.judge`).
+    Raises `RecordError` if an event cannot be written, and passes on `KeyboardInterrupt` after
+    the verdict has been recorded.
     """
     crashes: list[AttemptCrashed] = []
     while True:
@@ -119,7 +119,7 @@ def run_scenario(run: PlannedRun, boot: BootFiles | HarnessError, bench: Bench) 
 
 
 def give_up(run: PlannedRun, bench: Bench, error: Exception) -> Judged:
-    """The verdict of a run that could not even begin, for a defect of the harness.
+    """Record an ERROR for a run that could not start because of a bug in the harness.
 
     Raises `RecordError`.
     """
@@ -136,10 +136,10 @@ def give_up(run: PlannedRun, bench: Bench, error: Exception) -> Judged:
 
 
 class _Attempt:
-    """One try at a run, with its own record and directory."""
+    """One attempt at a run, with its own record and directory."""
 
     def __init__(self, run: PlannedRun, bench: Bench, earlier: Sequence[AttemptCrashed]) -> None:
-        """`earlier`: how the attempts before it crashed."""
+        """`earlier`: how the previous attempts crashed."""
         self._planned = run
         self._bench = bench
         self._earlier = tuple(earlier)
@@ -148,10 +148,10 @@ class _Attempt:
         self._record = RunRecord(self._emit)
         self._log = RunLog(run.run_id, self._record.now)
         self.crash: AttemptCrashed | None = None
-        """How the guest crashed before it was asked to do anything, if it did."""
+        """The guest's crash before the first step, if it crashed there."""
 
     def run(self, boot: BootFiles | HarnessError) -> Judged:
-        """The verdict of this attempt; see `run_scenario`."""
+        """Run this attempt to its verdict; see `run_scenario`."""
         with logging_to(self._log):
             self._begin(boot)
             try:
@@ -163,12 +163,12 @@ class _Attempt:
                 if isinstance(error, KeyboardInterrupt):
                     raise
                 return judged
-            except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
+            except Exception as error:  # noqa: BLE001 - the other runs go on
                 self._broke(self._defect(error, "running the scenario"))
                 return self._judge()
 
     def _defect(self, error: BaseException, doing: str) -> InternalError:
-        """What the run broke by, with a report in its directory."""
+        """Make the error for an unexpected exception, with a report in the run's directory."""
         planned, options = self._planned, self._bench.options
         facts = {
             "run": planned.run_id,
@@ -181,7 +181,7 @@ class _Attempt:
         return found
 
     def _emit(self, event: Event) -> None:
-        # Samples are many, and results.jsonl has them.
+        # Samples would flood the log; results.jsonl holds them.
         if not isinstance(event, Sample):
             LOG.log(logging.INFO if isinstance(event, TOLD) else logging.DEBUG, "%s", event)
         self._bench.emit(self._planned.run_id, event)
@@ -222,14 +222,14 @@ class _Attempt:
         if lacking := missing_needs(self._planned.scenario.tags, spec):
             raise PreconditionError(lacking)
         if lacking := missing_in_qemu(spec, qemu):
-            raise PreconditionError(lacking, hint="take another with --qemu")
+            raise PreconditionError(lacking, hint="choose another QEMU with --qemu")
         memory = self._planned.scenario.host_memory
         available = HostNoiseReader().read().mem_available
         if memory > available:
             raise LaunchError(
                 f"the guest's memory ({format_size(memory)}) is more than the host has available "
                 f"({format_size(available)})",
-                hint="give the guest less with --set guest.memory=SIZE, or free the host's memory",
+                hint="give the guest less with --set guest.memory=SIZE, or free memory on the host",
             )
         least = least_memory(boot.kernel, boot.initramfs)
         if spec.memory < least:
@@ -268,13 +268,13 @@ class _Attempt:
             raise
 
     def _crashed(self, title: str, text: str, defect: str, accel: str) -> None:
-        """The guest's kernel is over before the first step."""
+        """Record a crash of the guest's kernel before the first step."""
         t = self._record.now()
         self.crash = AttemptCrashed(t, self._number, accel, title, text, defect)
         self._record.add(self.crash)
 
     def _work(self, vm: VirtualMachine) -> None:
-        """Instruments, then the steps; an error is recorded with what the guest still tells."""
+        """Open the instruments and do the steps; an error is recorded after an examination."""
         record, directory = self._record, self._directory
         session: GuestSession | None = None
         try:
@@ -306,7 +306,7 @@ class _Attempt:
 
     def _broke(self, error: HarnessError) -> None:
         if self._bench.cancelled.is_set() and not isinstance(error, InterruptedRunError):
-            error = InterruptedRunError(f"stopped on request; it was then: {error.message}")
+            error = InterruptedRunError(f"stopped on request; at that moment: {error.message}")
         self._record.add(
             Broke(
                 t=self._record.now(),
@@ -330,7 +330,10 @@ class _Attempt:
 
 
 def verdict_of(error: HarnessError) -> Verdict:
-    """What an error alone makes of a run: who broke, the scenario or the infrastructure."""
+    """Return the verdict that an error alone gives a run.
+
+    SKIP for a missing precondition, ERROR for the scenario or the harness, else MISS.
+    """
     if isinstance(error, PreconditionError):
         return Verdict.SKIP
     if isinstance(error, ScenarioError | GuestError | InternalError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first event of an attempt: what is run, by which version, and when."""
+"""Make the first event of an attempt: what runs, which harness version runs it, and when."""
 
 import datetime
 import platform
@@ -21,7 +21,7 @@ def run_started(
     attempt: int,
     t: float,
 ) -> RunStarted:
-    """`t`: seconds since the attempt began."""
+    """Describe an attempt; `t` is in seconds since it began."""
     began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=t)
     return RunStarted(
         t=t,

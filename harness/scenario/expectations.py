@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a scenario expects: conditions by measure, checked when the file is loaded."""
+"""A scenario's expectations: conditions by measure, checked when the file is loaded."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
@@ -16,11 +16,11 @@ Mistakes = list[tuple[tuple[str | int, ...], str]]
 """Places below the value being validated, and what is wrong there."""
 
 MAX_CONDITION = 200
-"""Far above what a person can read; the parser recurses into parentheses."""
+"""Characters; the limit keeps the recursive parser from deep nesting."""
 
 
 def raise_mistakes(value: T, mistakes: Mistakes) -> T:
-    """`value` if there are none. Raises pydantic's error with each mistake at its own place."""
+    """Return `value`, or raise pydantic's error if there are mistakes, each with its place."""
     if not mistakes:
         return value
     details = [
@@ -72,9 +72,9 @@ Expectations = Annotated[dict[str, str], PlainValidator(_check), WithJsonSchema(
 def unknown_names(
     conditions: Mapping[str, str], measured: Collection[str], audits: Collection[str]
 ) -> Iterator[tuple[str, str]]:
-    """Each condition's measure with what is wrong with a name in it.
+    """Yield measures whose conditions use an unknown name, with what is wrong.
 
-    `measured`: names of what the scenario's steps measure; `audits`: of the audits before it.
+    `measured` are the names that the scenario's steps measure, `audits` those of its audits.
     """
     for measure, condition in conditions.items():
         for name in sorted({measure} | names_in(parse_condition(condition).expression)):
@@ -90,6 +90,6 @@ def unknown_names(
 
 
 def wants_audit(measure: str, condition: str) -> bool:
-    """Whether the expectation rests on something that nothing but a page audit measures."""
+    """Whether the expectation uses a measure that only a page audit takes."""
     names = {measure} | names_in(parse_condition(condition).expression)
     return any(needs_audit(name) for name in names)

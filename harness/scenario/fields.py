@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Field types of scenario files: text with units in, bytes and seconds out."""
+"""Field types of scenario files, which parse text with units into bytes and seconds."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ _SHARE_WORDS = "write a part of the guest's memory, 50%, or a number with a unit
 
 @dataclass(frozen=True)
 class Share:
-    """An amount of memory, in bytes or as a part of the guest's configured memory."""
+    """An amount of memory, in bytes or as a fraction of the guest's configured memory."""
 
     text: str
     bytes: int = 0
     fraction: float = 0.0
 
     def of(self, memory: int) -> int:
-        """Bytes, in whole pages, in a guest of `memory` bytes."""
+        """Bytes in a guest of `memory` bytes, rounded down to whole pages."""
         size = self.bytes or int(memory * self.fraction)
         return size // PAGE_SIZE * PAGE_SIZE
 
@@ -71,7 +71,7 @@ def _share(value: Any) -> Share:
 
 
 def _share_or(*words: str) -> PlainValidator:
-    """A share, or one of the words that stand for a size only the running guest knows."""
+    """Accept a share, or one of the words for a size that only the running guest knows."""
 
     def validate(value: Any) -> Share | str:
         return str(value) if value in words else _share(value)
@@ -109,18 +109,18 @@ def _kernel_words(value: str) -> str:
 
 
 def list_of(item: Any) -> Any:
-    """The type of a list in a file, of at least one `item`, itself a type known when it runs."""
+    """Return the type of a list of at least one `item`, a type that is only known at run time."""
     return Annotated[tuple[item, ...], NotEmpty, _AtLeastOne()]
 
 
 def _pattern(pattern: str, example: str, *words: str) -> WithJsonSchema:
-    """For an editor: text that the pattern matches as a whole, or one of the words."""
+    """JSON Schema of text that matches the whole pattern, or of one of the words."""
     schema: dict[str, Any] = {"type": "string", "pattern": f"^({pattern})$", "examples": [example]}
     return WithJsonSchema({"anyOf": [{"enum": list(words)}, schema]} if words else schema)
 
 
 class _AtLeastOne:
-    """In the JSON Schema of a list."""
+    """Adds `minItems: 1` to the JSON Schema of a list."""
 
     def __get_pydantic_json_schema__(
         self, core: CoreSchema, handler: GetJsonSchemaHandler
@@ -133,12 +133,12 @@ _SECONDS = PlainValidator(_duration)
 
 
 def has_unit(metadata: Sequence[Any]) -> bool:
-    """Whether a file writes the field's value with a unit; `metadata`: of its `FieldInfo`."""
+    """Whether files write the field's value with a unit; `metadata` comes from its `FieldInfo`."""
     return _SIZE in metadata or _SECONDS in metadata
 
 
 def shown(value: Any, metadata: Sequence[Any]) -> str:
-    """A field's value as a file would have it; `metadata`: of its pydantic `FieldInfo`."""
+    """Format a field's value as a file would hold it; `metadata` comes from its `FieldInfo`."""
     if _SIZE in metadata:
         return format_size(value)
     if _SECONDS in metadata:
@@ -162,13 +162,14 @@ BusySize = Annotated[
     _share_or("batch", "all-but-half-a-batch"),
     _pattern(_SHARE_PATTERN, "50%", "batch", "all-but-half-a-batch"),
 ]
-"""`batch`: 32 blocks of the reporting order, what one report takes. `all-but-half-a-batch`: what is
-free above the minimum watermarks, less half of that: enough while all pages are there, too much
-while a batch is isolated to be reported."""
+"""A share, or one of two words. `batch`: 32 blocks of the reporting order, the capacity of one
+report. `all-but-half-a-batch`: the free memory above the minimum watermarks less half a batch,
+which can be allocated unless a batch is isolated for reporting."""
 Name = Annotated[str, AfterValidator(_kebab), _pattern(_KEBAB.pattern, "reclaim-basic")]
-"""Names files and directories: kebab-case."""
+"""Name of a file or directory, in kebab-case."""
 MeasureName = Annotated[str, AfterValidator(_snake), _pattern(_SNAKE.pattern, "boot_seconds")]
-"""Names what a step measures: snake_case."""
+"""Name of what a step measures, in snake_case."""
 NotEmpty = AfterValidator(_not_empty)
-"""For tuples. Pydantic's own limit would also speak of a list whose items are all wrong."""
+"""For tuples. Pydantic's `min_length` would also complain about a list whose items are all wrong.
+"""
 CommandLine = Annotated[str, AfterValidator(_kernel_words)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find scenario files, load them, and change fields of them from the command line."""
+"""Find and load scenario files, and apply `--set` to them."""
 
 import copy
 import itertools
@@ -29,20 +29,20 @@ from harness.yamlwords import near_miss
 
 DEFAULT_TAG = "default"
 ALL_TAG = "all"
-"""Asked for, it stands for every scenario."""
+"""As a tag on the command line, it selects every scenario."""
 
 PLAIN = "plain"
-"""Label of the variant with every switch off."""
+"""Label of the variant with all switches off."""
 
 MAX_SWITCHES = 8
-"""Beyond these 256 variants nobody meant all of them."""
+"""The most switches of a file; they make 256 variants."""
 
 MOST_NODES = 50_000
-"""Values of a file times its variants, each of which is a scenario to check: some seconds. The
-project's largest file has 16 variants of 150."""
+"""The most values of a file times its variants, which take some seconds to check. The project's
+largest file has 16 variants of 150 values."""
 
 MOST_UNROLLED = 50_000
-"""Steps of all variants of a file, their repetitions counted."""
+"""The most steps in all variants of a file together, with repetitions counted."""
 
 _FIELD = re.compile(r"[A-Za-z_]\w*(\[\d{1,6}\])*(\.[A-Za-z_]\w*(\[\d{1,6}\])*)*")
 _PART = re.compile(r"[A-Za-z_]\w*|\d+")
@@ -50,7 +50,7 @@ _PART = re.compile(r"[A-Za-z_]\w*|\d+")
 
 @dataclass(frozen=True)
 class _Change:
-    """A field that a variant has otherwise, and where the file says so."""
+    """A field that a variant changes, and the place in the file that says so."""
 
     loc: Loc
     field: str
@@ -63,13 +63,13 @@ def load_scenarios(
     overrides: Sequence[str] = (),
     only: Collection[str] | None = None,
 ) -> list[Scenario]:
-    """The scenario of a file, or each of its variants, or of these `only` those called so; with
-    `--set` overrides such as `steps[1].churn.size=25%`. Its steps are of these `verbs`.
+    """Load the scenario of a file or all its variants; `only` limits the variants by name.
 
-    `variants` maps labels to the fields each has otherwise; such a scenario is called
-    `NAME-LABEL`. `switches` does too, and every combination of them is a variant: `NAME-A-B`, or
-    `NAME-plain` without any. Raises `ScenarioFileError` for the file's mistakes, and `UsageError`
-    for those that only the overrides make.
+    `overrides` are those of `--set`, such as `steps[1].churn.size=25%`. `variants` in the file
+    maps labels to the fields that each changes, and makes scenarios called `NAME-LABEL`.
+    `switches` does the same for every combination of its labels: `NAME-A-B`, or `NAME-plain`
+    with all of them off. Raises `ScenarioFileError` for the file's mistakes, and `UsageError` for
+    mistakes that only the overrides make.
     """
     document = read_document(path)
     variants = _variants(document)
@@ -91,7 +91,7 @@ def load_scenarios(
 
 
 def _variants(document: Document) -> dict[str, list[_Change]] | None:
-    """Each variant's changes by label, taken out of the document; None: the file has none."""
+    """Remove the variants from the document and return their changes by label; None without any."""
     switches, variants = (_labelled(document, name) for name in ("switches", "variants"))
     if switches is None:
         return variants
@@ -107,14 +107,14 @@ def _variants(document: Document) -> dict[str, list[_Change]] | None:
     for label, changes in (variants or {}).items():
         if label not in found:
             loc = ("variants", label)
-            text = f"no combination of the switches{near_miss(label, found)}"
+            text = f"not a combination of the switches{near_miss(label, found)}"
             raise file_error(document.path, [Mistake(document.lines[loc], loc, text)])
         found[label] += changes
     return found
 
 
 def _labelled(document: Document, name: str) -> dict[str, list[_Change]] | None:
-    """A mapping of labels to fields, with the place of each."""
+    """Remove a mapping of labels to fields from the document, and return it with each place."""
     mapping = document.data.pop(name, None)
     if mapping is None:
         return None
@@ -145,7 +145,7 @@ def _load(
     label: str,
     overrides: Sequence[str],
 ) -> Scenario:
-    """One variant; no changes and no label: the file as it stands."""
+    """Load one variant, or, without changes and label, the file as it stands."""
     path = document.path
     data = copy.deepcopy(document.data)
     lines = dict(document.lines)
@@ -156,7 +156,7 @@ def _load(
             _put(data, change.field, copy.deepcopy(change.value), path)
         except UsageError as error:
             raise file_error(path, [Mistake(line, change.loc, error.message)]) from error
-        # What only the variant has stands in its own line.
+        # Fields that only the variant has are reported at the variant's line.
         for place in node_locs(data):
             lines.setdefault(place, line)
     scenario, mistakes = check(Document(path, data, lines, document.mistakes), verbs.scenario)
@@ -183,7 +183,7 @@ def _load(
 def _mistaken_control(
     scenario: Scenario, verbs: Verbs, data: dict[str, Any], document: Document
 ) -> list[Mistake]:
-    """Fields of the negative control that a scenario does not have, or not with such values."""
+    """Return mistakes in the negative control: unknown fields, and values they cannot have."""
     changed = copy.deepcopy(data)
     for field, value in scenario.red.items():
         try:
@@ -216,9 +216,12 @@ def _apply(data: dict[str, Any], override: str, path: Path) -> None:
 
 
 def _put(data: dict[str, Any], field: str, value: Any, path: Path) -> None:
-    """Set `steps[1].churn.size` in plain data. Raises `UsageError` where there is no such place."""
+    """Set a field such as `steps[1].churn.size` in plain data.
+
+    Raises `UsageError` if the data has no such place.
+    """
     if not _FIELD.fullmatch(field):
-        raise UsageError(f"{field!r} is not a field, as in steps[1].churn.size")
+        raise UsageError(f"{field!r} is not the path of a field, such as steps[1].churn.size")
     loc: Loc = tuple(int(part) if part.isdigit() else part for part in _PART.findall(field))
     here: Any = data
     for depth, part in enumerate(loc):
@@ -246,11 +249,11 @@ def find_scenarios(
     *,
     tags: Sequence[str] = (),
 ) -> list[Scenario]:
-    """The scenarios named (by name, path, or a variant's name); none: those with one of the tags
-    (`all`: every one), or without tags those tagged `default`.
+    """Load the named scenarios, or without names those with one of the tags.
 
-    Raises `UsageError` for names nobody has, all of them at once, and one `ScenarioFileError`
-    with the mistakes of every broken file.
+    A name is that of a scenario, of a variant, or a path. The tag `all` selects every scenario;
+    without names and tags, `default` is used. Raises `UsageError` that lists all unknown names,
+    and one `ScenarioFileError` with the mistakes of all broken files.
     """
     known = {path.stem: path for path in sorted(directory.glob("*.yaml"))}
     if not names:
@@ -287,19 +290,19 @@ def find_scenarios(
     if unknown:
         raise UsageError(
             f"no scenario is called {', '.join(unknown)}",
-            hint=f"scenarios are: {', '.join(known)} (`fpr-harness list`), or a file's path",
+            hint=f"scenarios are: {', '.join(known)} (`fpr-harness list`); or give a file's path",
         )
     return [scenario for _path, scenario in found.values()]
 
 
 def _file_of(name: str, known: Mapping[str, Path]) -> Path | None:
-    """The file that a scenario's name, a variant's name or a path stands for."""
+    """Return the file of a scenario's name, a variant's name or a path."""
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
     if name in known:
         return known[name]
     files = [path for stem, path in known.items() if name.startswith(f"{stem}-")]
-    # The longest: `numa-two-nodes` may stand beside `numa`.
+    # The longest stem: `numa-two-nodes.yaml` may exist besides `numa.yaml`.
     return max(files, key=lambda path: len(path.stem), default=None)
 
 
@@ -315,7 +318,7 @@ def _tagged(
                 hint=f"tags are: {', '.join(sorted({ALL_TAG, *known}))}",
             )
     chosen = {each.name for each in scenarios if set(tags) & {ALL_TAG, *each.tags}}
-    # Only now the overrides: a field that others lack is no mistake.
+    # Overrides apply to the chosen scenarios only, since others may lack the field.
     files = [path for path in paths if any(name.startswith(path.stem) for name in chosen)]
     found = load_all(files, verbs, overrides, only=chosen)
     return [each for each in found if each.name in chosen]
@@ -327,7 +330,7 @@ def load_all(
     overrides: Sequence[str] = (),
     only: Collection[str] | None = None,
 ) -> list[Scenario]:
-    """Every scenario, in order, of variants `only` those.
+    """Load the scenarios of all files, in order; `only` limits the variants by name.
 
     Raises one `ScenarioFileError` with the mistakes of all files.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scenario file as a frozen, validated model: what to do, on what guest, and what to expect."""
+"""The validated, frozen model of a scenario file: the guest, the steps, and the expectations."""
 
 import itertools
 from collections.abc import Iterator
@@ -32,11 +32,10 @@ from harness.yamlfile import Loc
 from harness.yamlwords import near_miss
 
 NEEDS = ("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-swap", "needs-thp")
-"""Tags that name what a host must have: without it the run is a SKIP."""
+"""Tags that name what the host must have; without it the run is a SKIP."""
 
 MOST_STEPS = 10_000
-"""All repetitions counted: the longest scenario of the project has 300, and a day has 43,000 passes
-of page reporting."""
+"""The most steps of a scenario, with repetitions counted; the project's longest has 300."""
 
 SMALLEST_GUEST = 64 * MIB
 """Below this the kernel and its initramfs leave no zone above its watermark."""
@@ -50,7 +49,7 @@ def _invariant(name: str) -> str:
 
 
 Vcpus = Annotated[StrictInt, Field(ge=1, le=255)]
-"""255: the most that QEMU's x86 machines take without an interrupt remapper."""
+"""Number of vCPUs; QEMU's x86 machines take at most 255 without an interrupt remapper."""
 
 
 Invariant = Annotated[str, AfterValidator(_invariant)]
@@ -63,32 +62,32 @@ class NumaNode(Part):
     memory: Size
     """Whole MiB."""
     vcpus: tuple[Annotated[StrictInt, Field(ge=0)], ...] = ()
-    """The numbers of its vCPUs."""
+    """Indices of its vCPUs, from 0."""
 
 
 class Guest(Part):
-    """The machine. Memory in bytes."""
+    """The guest's machine."""
 
     memory: Size = GIB
-    """Whole MiB, 64 at least."""
+    """Whole MiB, at least 64."""
     vcpus: Vcpus = 2
     """1 to 255."""
     cmdline: CommandLine = ""
     """Appended to the kernel command line."""
     numa: tuple[NumaNode, ...] = ()
-    """Empty: one node with everything."""
+    """NUMA nodes; empty means one node with all memory and vCPUs."""
     machine: Literal["pc", "q35", "microvm"] = "pc"
-    """`microvm` has its devices on virtio-mmio, the others on PCI."""
+    """Machine type; `microvm` has its devices on virtio-mmio, the others on PCI."""
     hotplug: Size = 0
-    """Bytes that can be plugged beside `memory`."""
+    """Memory that can be plugged in addition to `memory`."""
     disk: Size = 0
-    """Bytes of an empty disk."""
+    """Size of an empty disk; 0 means no disk."""
     packages: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...] = ()
-    """Debian packages whose programs the guest needs beside the image's."""
+    """Debian packages that the guest needs in addition to the image's."""
 
     @property
     def summary(self) -> str:
-        """`1GiB, 2 vCPUs`."""
+        """The guest on one line: `1GiB, 2 vCPUs`."""
         nodes = f", {len(self.numa)} nodes" if self.numa else ""
         return f"{format_size(self.memory)}, {self.vcpus} vCPU{'s'[: self.vcpus > 1]}{nodes}"
 
@@ -103,29 +102,32 @@ class Guest(Part):
                 mistakes.append((("numa", index, "memory"), "must be whole MiB and at least one"))
         total = sum(node.memory for node in self.numa)
         if self.numa and total != self.memory:
-            wanted = f"its nodes have {format_size(total)}, the guest {format_size(self.memory)}"
+            wanted = (
+                f"its nodes have {format_size(total)} in all, but the guest has "
+                f"{format_size(self.memory)}"
+            )
             mistakes.append((("numa",), wanted))
         placed = sorted(number for node in self.numa for number in node.vcpus)
         if self.numa and placed != list(range(self.vcpus)):
             wanted = f"its nodes must have each vCPU from 0 to {self.vcpus - 1} once, not {placed}"
             mistakes.append((("numa",), wanted))
         if self.machine == "microvm" and (self.numa or self.hotplug or self.disk):
-            wanted = "microvm here has neither nodes nor memory slots nor a disk"
+            wanted = "microvm cannot be used with `numa`, `hotplug` or `disk`"
             mistakes.append((("machine",), wanted))
         return raise_mistakes(self, mistakes)
 
 
 class Balloon(Part):
-    """The virtio-balloon device and its features, by QEMU's names."""
+    """The virtio-balloon device and its features, named as in QEMU."""
 
     free_page_reporting: StrictBool = True
-    """Whether the device offers it."""
+    """Whether the device offers free page reporting."""
     free_page_hint: StrictBool = False
-    """Whether it offers free page hinting, for migration."""
+    """Whether the device offers free page hinting, which migration uses."""
     deflate_on_oom: StrictBool = False
     """Whether the guest may deflate the balloon when it runs out of memory."""
     statistics: StrictBool = False
-    """Whether QEMU asks for the guest's statistics, once a second."""
+    """Whether QEMU polls the guest's statistics once a second."""
 
 
 class Host(Part):
@@ -134,102 +136,103 @@ class Host(Part):
     backend: Literal[
         "anonymous", "memfd-shared", "memfd-private", "file-shared", "file-private", "hugetlb"
     ] = "anonymous"
-    """`hugetlb`: huge pages of 2 MiB from the host's pool."""
+    """The memory backend; `hugetlb` takes 2 MiB pages from the host's pool."""
     discard: Literal["dontneed", "free"] = "dontneed"
-    """`free`: QEMU's MADV_DONTNEED of guest memory becomes MADV_FREE."""
+    """How QEMU discards guest memory; `free` turns its MADV_DONTNEED into MADV_FREE."""
     memory_limit: Size = 0
-    """Bytes that QEMU may be charged with, by a control group of its own; 0: no limit."""
+    """Limit of the memory control group that QEMU runs in; 0 means no limit."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         mistakes: Mistakes = []
         if self.discard == "free" and self.backend != "anonymous":
-            words = f"`free` (MADV_FREE) is for anonymous memory, not {self.backend}"
+            words = f"`free` (MADV_FREE) needs the `anonymous` backend, not `{self.backend}`"
             mistakes.append((("discard",), words))
         return raise_mistakes(self, mistakes)
 
 
 class Scenario(Part):
-    """One question to a guest, and how it is put. Lies in a file called after its `name`."""
+    """A scenario: what is done to a guest, and what is expected of it."""
 
     name: Name
-    """Kebab-case: the name of the file without `.yaml`."""
+    """The name of the file without `.yaml`, in kebab-case."""
     title: Annotated[str, Field(min_length=1)]
-    """What holds if it passes, on one line."""
+    """What is true if the scenario passes, on one line."""
     about: str = ""
-    """What it checks, in the words of the report or thread it comes from."""
+    """What the scenario checks and why, after the report or thread it comes from."""
     reference: str = ""
-    """URL or message-id."""
+    """URL or message-id of that report or thread."""
     tags: tuple[Name, ...] = ()
-    """By which it is chosen, and what it needs of the host (`needs-...`)."""
+    """Tags that select it, and those that say what it needs of the host (`needs-...`)."""
     guest: Guest = Guest()
-    """The machine."""
+    """The guest's machine."""
     balloon: Balloon = Balloon()
-    """Its balloon device."""
+    """The guest's balloon device."""
     host: Host = Host()
-    """How the host backs its memory."""
+    """How the host backs the guest's memory."""
     steps: Annotated[tuple[Verb, ...], NotEmpty]
-    """What is done, in order."""
+    """The steps, in order."""
     expect: Expectations = Field(default_factory=dict)
-    """Condition by measure, as in `reclaimed_fraction: ">= 0.95"`; empty: a measurement only."""
+    """Conditions by measure, such as `reclaimed_fraction: ">= 0.95"`; without any, the run only
+    measures."""
     without: tuple[Invariant, ...] = ()
-    """Invariants that do not hold here."""
+    """Invariants that this scenario does not check."""
     answer: tuple[str, ...] = ()
-    """The measures that answer its question, shown beside the verdict."""
+    """Measures that answer the scenario's question, shown beside the verdict."""
     red: dict[str, Any] = Field(default_factory=dict)
-    """The negative control: fields, by their paths, with which the scenario must not pass."""
+    """The negative control: values of fields, by their paths, with which it must not pass."""
     _plain: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def remember(self, data: dict[str, Any]) -> None:
-        """Keep the plain data it was made from, its variant's changes and overrides among them."""
+        """Keep the plain data it was made from, with its variant's changes and overrides."""
         self._plain = data
 
     @property
     def plain(self) -> dict[str, Any]:
-        """That data."""
+        """The plain data it was made from."""
         return self._plain
 
     @property
     def as_yaml(self) -> str:
-        """A file that says the same, without variants."""
+        """The scenario as a file of its own, without variants."""
         return yaml.safe_dump(self._plain, sort_keys=False, allow_unicode=True, width=100)
 
     @property
     def single_steps(self) -> Iterator[tuple[Loc, Verb]]:
-        """Each as often as it is carried out, with its place."""
+        """Each step as often as it is carried out, with its place."""
         return unrolled(self.steps)
 
     @property
     def presses(self) -> bool:
-        """Whether a step makes the host take memory."""
+        """Whether a step puts QEMU under memory pressure."""
         return any(step.needs_memory_group for _loc, step in unrolled(self.steps))
 
     @property
     def leaves_its_connection(self) -> bool:
-        """Whether a step breaks the connection to the guest, which processes there must survive."""
+        """Whether a step breaks the SSH connection, which processes in the guest must survive."""
         return any(step.breaks_connection for _loc, step in unrolled(self.steps))
 
     @property
     def expected_seconds(self) -> float:
-        """About how long it takes, by its steps; only the order among scenarios matters."""
+        """Estimated duration from its steps, used to order scenarios."""
         memory = self.guest.memory
         return sum(step.expected_seconds(memory) for _loc, step in unrolled(self.steps))
 
     @property
     def host_memory(self) -> int:
-        """Bytes of guest memory it may fill on the host at a time."""
+        """The most bytes of guest memory that it may fill on the host at any time."""
         own = self.guest.memory + self.guest.hotplug
         steps = (step.host_memory(self.guest.memory) for _loc, step in unrolled(self.steps))
         return max(own, *steps)
 
     @property
     def measured(self) -> frozenset[str]:
-        """Names of what its steps measure beside the harness's own measures."""
+        """Names of what its steps measure besides the harness's own measures."""
         return frozenset(name for _loc, step in unrolled(self.steps) for name in step.measured)
 
     @property
     def invariants(self) -> dict[str, str]:
-        """Condition by measure: the invariants that its steps can tell of, and that it keeps."""
+        """Conditions by measure: the invariants that its steps can check, less `without`."""
         told = {"console_findings"}
         for _loc, step in unrolled(self.steps):
             if step.verifies:
@@ -246,7 +249,7 @@ class Scenario(Part):
 
     @property
     def asked(self) -> Asked:
-        """What a run of it is judged by."""
+        """What its runs are judged by."""
         return Asked(
             expect=self.expect,
             invariants=self.invariants,
@@ -284,7 +287,7 @@ class Scenario(Part):
                 yield ("tags", index), f"no need is called {tag!r}{near_miss(tag, NEEDS)}"
 
     def _step_mistakes(self) -> Iterator[tuple[Loc, str]]:
-        """Steps that make no sense where they stand, and measures that no step takes."""
+        """Yield steps that make no sense at their place, and measures that no step takes."""
         situation = Situation(self.guest.memory, self.guest.hotplug, self.measured)
         for loc, step in unrolled(self.steps):
             for below, why in step.mistakes(situation):

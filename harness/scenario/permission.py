@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a scenario may have QEMU do without being asked for by the person who runs it.
+"""Limit the QMP commands that a scenario may send without the user's permission.
 
-A scenario is data that may come from a stranger, and QMP can run programs (`migrate` to `exec:`),
-read and write files and open sockets, all as the user of the harness. So only commands that touch
-nothing but the guest are allowed by name; any other needs `--allow-qmp`.
+A scenario may come from a stranger, and QMP can run programs (`migrate` to `exec:`), read and
+write files and open sockets, all as the user of the harness. Commands that affect only the guest
+are allowed; all others need `--allow-qmp`.
 """
 
 import re
@@ -18,15 +18,15 @@ ALLOWED = frozenset(
     "balloon cont inject-nmi qom-get qom-list qom-list-properties stop system_powerdown "
     "system_reset system_wakeup".split()
 )
-"""Beside all that only ask, `query-...`."""
+"""Allowed commands, in addition to all `query-...`."""
 
 _QUERY = re.compile(r"query-[a-z0-9-]{1,60}")
 _WORD = re.compile(r"[A-Za-z0-9_./\[\]-]{0,128}")
-"""What QEMU calls its objects; no blank, colon or comma, by which it would read more into it."""
+"""Names of QEMU's objects, without the blanks, colons and commas that QEMU would interpret."""
 
 
 def needs_allowing(command: str, arguments: Mapping[str, Any]) -> str | None:
-    """Why a QMP command is not allowed to every scenario; None if it is."""
+    """Say what in a QMP command needs the user's permission; None if nothing does."""
     if command not in ALLOWED and not _QUERY.fullmatch(command):
         return f"the QMP command {command!r}"
     for name, value in arguments.items():
@@ -37,8 +37,10 @@ def needs_allowing(command: str, arguments: Mapping[str, Any]) -> str | None:
 
 
 def refuse_unallowed(scenarios: Iterable[Scenario], allowed: Sequence[str]) -> None:
-    """Raise `UsageError` for a step that asks of QEMU what neither the harness allows nor the
-    person by name."""
+    """Raise `UsageError` for a step whose QMP command neither the harness nor the user allows.
+
+    `allowed` are the commands of `--allow-qmp`.
+    """
     for scenario in scenarios:
         for _loc, step in unrolled(scenario.steps):
             for command, arguments in step.qmp_commands:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON Schema of scenario files, for editors and for scripts that write such files.
+"""Make the JSON Schema of scenario files, for editors and for scripts that write such files.
 
-It is made from the models, and says less than they check: names of measures, the order of steps
-and whether sizes fit together are the loader's.
+The schema comes from the models but checks less: only the loader checks the names of measures,
+the order of steps, and whether sizes fit together.
 """
 
 from typing import Any
@@ -20,13 +20,13 @@ _LABELLED = {
 
 
 def scenario_schema(verbs: Verbs) -> dict[str, Any]:
-    """The schema of a file whose steps are of these verbs."""
+    """Return the schema of a file whose steps use `verbs`."""
     schema = verbs.scenario.model_json_schema()
     schema["title"] = "fpr-harness scenario"
     schema["properties"] |= {
         "variants": _LABELLED
-        | {"description": "Labels, each with the fields it changes: a scenario of its own each."},
+        | {"description": "Labels with the fields each changes; every label is a scenario."},
         "switches": _LABELLED
-        | {"description": "Labels, each with the fields it changes; every combination is run."},
+        | {"description": "Labels with the fields each changes; every combination is a scenario."},
     }
     return {"$schema": DIALECT, **schema}

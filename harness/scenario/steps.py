@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every step of a scenario is, whatever its verb.
+"""The base class of verbs, whose instances are the steps of a scenario.
 
-The verbs themselves are classes of `harness.act.verbs`, one module for each or for a close family;
-`harness.scenario.vocabulary` is handed them. Nothing here knows one of them.
+The verbs are classes of `harness.act.verbs`, one module for each verb or family of verbs. This
+room imports none of them; `harness.scenario.vocabulary` is handed them.
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from harness.yamlfile import Loc
 
 
 class Part(BaseModel):
-    """Base of everything in a scenario file. The string below a field is its documentation."""
+    """Base of all models in a scenario file; the docstring of a field is its documentation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -26,7 +26,7 @@ class Part(BaseModel):
     def __get_pydantic_json_schema__(
         cls, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """With defaults as a file would have them: `60s`, not 60.0."""
+        """Write defaults as a file would hold them: `60s`, not 60.0."""
         schema = handler.resolve_ref_schema(handler(core))
         for name, field in cls.model_fields.items():
             if isinstance(field.default, BaseModel):
@@ -38,69 +38,71 @@ class Part(BaseModel):
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known, from the file alone, to hold just before a step."""
+    """What the file alone tells about the guest before a step."""
 
     memory: int
-    """Bytes the guest boots with."""
+    """Bytes that the guest boots with."""
     hotplug: int
-    """Bytes that can be plugged beside them."""
+    """Bytes that can be plugged in addition."""
     measured: frozenset[str]
-    """Names of all that the scenario's steps measure."""
+    """Names of everything that the scenario's steps measure."""
     audits: frozenset[str] = frozenset()
     """Names of the audits taken so far."""
     facts: frozenset[str] = frozenset()
-    """Words by which verbs tell later steps what they changed: `busy`, `driver unbound`."""
+    """What earlier steps changed, for later ones to check: `busy`, `driver unbound`."""
 
     def having(self, fact: str) -> Self:
-        """With this fact."""
+        """Return the situation with this fact."""
         return replace(self, facts=self.facts | {fact})
 
     def lacking(self, fact: str) -> Self:
-        """Without it."""
+        """Return the situation without this fact."""
         return replace(self, facts=self.facts - {fact})
 
 
 class Verb(Part, ABC):
-    """Base of the verbs; an instance is a step. In the file it is a mapping with one key, the verb,
-    over its fields.
+    """Base of the verbs; an instance is a step.
 
-    The docstring of a verb says what it does, and is its documentation for writers of scenarios.
+    In a file, a step is a mapping with one key, the verb, whose value holds the fields. A verb's
+    docstring is its documentation for writers of scenarios.
     """
 
     verb: ClassVar[str]
-    """Its name in a scenario file."""
+    """The verb's name in a scenario file."""
     breaks_connection: ClassVar[bool] = False
-    """The connection to the guest does not survive it; processes started before must."""
+    """Whether it breaks the SSH connection, which processes started earlier must survive."""
     needs_memory_group: ClassVar[bool] = False
-    """QEMU runs in a memory control group of its own, where the host allows one."""
+    """Whether QEMU must run in its own memory control group, if the host allows one."""
     moves_memory: ClassVar[bool] = False
-    """It takes, frees or moves memory of the guest: what an audit saw before it is out of date."""
+    """Whether it allocates, frees or moves guest memory, which makes an earlier audit outdated."""
     verifies: ClassVar[bool] = False
-    """It compares what is held with what was written."""
+    """Whether it compares held memory with what was written to it."""
     holds_steps: ClassVar[bool] = False
-    """It carries out other steps, and cannot stand inside a verb of its kind."""
+    """Whether it carries out other steps; such verbs cannot be nested."""
 
     @abstractmethod
     def perform(self, guest: Any) -> None:
-        """Carry it out on `guest`, a `harness.act.guest.Guest`. Raises `HarnessError`."""
+        """Carry out the step on `guest`, a `harness.act.guest.Guest`. Raises `HarnessError`."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """About how long it takes under TCG in a guest of `memory` bytes."""
+        """Estimate its duration under TCG in a guest of `memory` bytes."""
         return 1.0
 
     def host_memory(self, _memory: int) -> int:
-        """Bytes of guest memory that the host may have to hold while it is carried out on a guest
-        of `memory` bytes; 0: no more than that guest's own."""
+        """Bytes of guest memory that the host may hold during this step; 0: only the guest's own.
+
+        `memory` is the size of the guest in bytes.
+        """
         return 0
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The names under which it records what it measures, beside the harness's own measures."""
+        """Names of what it measures, besides the harness's own measures."""
         return ()
 
     @property
     def qmp_commands(self) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-        """The QMP commands that the file's writer chose, each with its arguments."""
+        """The QMP commands that the scenario's author chose, each with its arguments."""
         return ()
 
     @property
@@ -110,23 +112,23 @@ class Verb(Part, ABC):
 
     @property
     def checks(self) -> Mapping[str, str]:
-        """Conditions by measure, judged at this very step."""
+        """Conditions by measure that are judged at this step."""
         return {}
 
     def mistakes(self, _before: Situation) -> Iterator[tuple[Loc, str]]:
-        """What makes it meaningless in this situation: a place below the verb, and why."""
+        """Yield why it makes no sense in this situation, each time with a place below the verb."""
         return iter(())
 
     def after(self, before: Situation) -> Situation:
-        """The situation it leaves."""
+        """Return the situation after this step."""
         return before
 
     def unrolled(self) -> Iterator[tuple[Loc, "Verb"]]:
-        """The single steps it carries out, each with its place below this one."""
+        """Yield the single steps that it carries out, each with its place below this one."""
         yield (), self
 
     def in_words(self) -> str:
-        """On one line: the verb and the fields that differ from their defaults."""
+        """Describe it on one line: the verb and the fields that differ from their defaults."""
         words = [
             f"{name} {shown(getattr(self, name), field.metadata)}"
             for name, field in type(self).model_fields.items()
@@ -136,14 +138,14 @@ class Verb(Part, ABC):
 
     @classmethod
     def over(cls, _single: Any) -> type["Verb"]:
-        """The verb with inner steps of the type `single`; one without inner steps is itself."""
+        """Return the verb with inner steps of type `single`, or itself if it has none."""
         return cls
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """A mapping with one key, the verb; where no field is required it may stand alone."""
+        """Describe a mapping with the verb as its key; null will do if no field is required."""
         fields = super().__get_pydantic_json_schema__(core, handler)
         description = fields.pop("description", "")
         if not fields.get("required"):
@@ -165,7 +167,7 @@ class Verb(Part, ABC):
 
 
 def unrolled(steps: Iterable[Verb]) -> Iterator[tuple[Loc, Verb]]:
-    """Every single step as often as it is carried out, with its place in the scenario."""
+    """Yield every single step as often as it is carried out, with its place in the scenario."""
     for index, step in enumerate(steps):
         for loc, single in step.unrolled():
             yield ("steps", index, *loc), single

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs that scenario files may use, and the model of a file that uses them.
 
-The loader is handed a `Verbs`: nothing in this room imports a verb. The harness's own are
-`harness.act.discover.VERBS`.
+The loader is handed a `Verbs`, so that nothing in this room imports a verb. The harness's own
+verbs are `harness.act.discover.VERBS`.
 """
 
 import importlib
@@ -22,10 +22,10 @@ from harness.yamlwords import near_miss
 
 
 class Verbs:
-    """A set of verbs, in the order of their names."""
+    """A set of verbs, ordered by name."""
 
     def __init__(self, verbs: Iterable[type[Verb]]) -> None:
-        """Raises `ValueError` if two have one name."""
+        """Raises `ValueError` if two verbs have the same name."""
         self._by_name: dict[str, type[Verb]] = {}
         for verb in sorted(verbs, key=lambda verb: verb.verb):
             other = self._by_name.setdefault(verb.verb, verb)
@@ -34,7 +34,7 @@ class Verbs:
 
     @classmethod
     def found_in(cls, package: ModuleType) -> "Verbs":
-        """All that the modules of a package define."""
+        """Collect the verbs that the modules of a package define."""
         found: list[type[Verb]] = []
         for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(info.name)
@@ -53,12 +53,12 @@ class Verbs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """As scenario files write them."""
+        """The verbs as scenario files write them."""
         return tuple(self._by_name)
 
     @cached_property
     def scenario(self) -> type[Scenario]:
-        """The model of a scenario file whose steps are these."""
+        """The model of a scenario file whose steps use these verbs."""
         single = [verb for verb in self if not verb.holds_steps]
         members = [
             verb.over(self._step(single, inside=verb.verb)) if verb.holds_steps else verb
@@ -77,11 +77,11 @@ class Verbs:
         )
 
     def _step(self, members: Iterable[type[Verb]], inside: str = "") -> Any:
-        """The type of a step that is one of these; `inside`: the verb that carries it out."""
+        """Return the type of a step that uses `members`; `inside` is the verb that holds it."""
         tagged = {verb.verb: Annotated[verb, Tag(verb.verb)] for verb in members}
 
         def check(data: Any) -> Any:
-            """Refuse what is no step before pydantic looks for its model, in a writer's words."""
+            """Refuse what is not a step before pydantic does, with a better message."""
             if isinstance(data, Verb):
                 return data
             words = f"steps are: {', '.join(tagged)}"

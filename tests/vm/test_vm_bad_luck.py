@@ -120,7 +120,7 @@ def test_guest_that_does_not_get_a_step_done_is_a_hang(tmp_path: Path) -> None:
     code, output = run.end()
     summary = run.summary()
     assert (summary["verdict"], summary["cause"], code) == ("FAIL", "guest-hang", 1), output
-    assert "the guest runs and did not get it done: waited 0.0 s for the balloon" in output
+    assert "the guest runs but did not finish in time: waited 0.0 s for the balloon" in output
     evidence = (run.results / "stuck" / "autopsy.txt").read_text(encoding="utf-8")
     assert "Show Blocked State" in evidence
 

@@ -73,7 +73,7 @@ def test_results_of_any_name(tmp_path: Path, name: str, locale: str) -> None:
     )
     assert ended.returncode == 69, ended.stderr
     assert b"Traceback" not in ended.stderr
-    assert b"defect of its own" not in ended.stdout + ended.stderr, ended.stdout
+    assert b"bug of its own" not in ended.stdout + ended.stderr, ended.stdout
     for file in ("results.jsonl", "summary.json", "junit.xml", "reclaim-basic/harness.log"):
         assert (results / file).exists()
 
@@ -88,7 +88,7 @@ def test_defect_of_a_command_is_one_message_and_a_report(
     monkeypatch.setattr("harness.cli.list_command.execute", broken)
     assert main(["list"]) == 69
     said = capsys.readouterr().err
-    assert "met a defect of its own while carrying out `fpr-harness list`: KeyError" in said
+    assert "hit a bug of its own while carrying out `fpr-harness list`: KeyError" in said
     assert "Traceback" not in said
     (report,) = tmp_path.glob("**/bug-report.txt")
     assert str(report) in said

@@ -122,7 +122,7 @@ def test_display_that_breaks_at_the_end_costs_no_file_and_hides_no_fail(
     ended = conclude(results, broken)
     assert ended.status == status
     (trouble,) = ended.troubles
-    assert "defect of its own while showing the results: KeyError" in str(trouble)
+    assert "bug of its own while showing the results: KeyError" in str(trouble)
     assert {path.name for path in results.iterdir()} == {
         "results.jsonl",
         "summary.json",

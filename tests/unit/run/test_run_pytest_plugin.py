@@ -162,6 +162,6 @@ def test_reruns_are_refused_because_they_hide_failures(tmp_path: Path) -> None:
         "-p", "rerunning", "--reruns", "2", "--results", str(tmp_path / "results"), path=tmp_path
     )
     assert status == 2
-    assert "--reruns does not go with scenarios" in output
+    assert "--reruns cannot be used with scenarios" in output
     assert "--repeat" in output
     assert not (tmp_path / "results").exists()

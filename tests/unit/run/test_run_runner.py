@@ -214,7 +214,7 @@ def test_console_that_was_deleted_is_a_miss(bench: FakeBench, tmp_path: Path) ->
 def is_a_defect(bench: FakeBench, judged: Any, words: str) -> None:
     """The run is an ERROR that can be reported, and its files are there."""
     assert judged.verdict is Verdict.ERROR, judged
-    assert "fpr-harness met a defect of its own" in judged.reason
+    assert "fpr-harness hit a bug of its own" in judged.reason
     assert words in judged.reason
     report = (bench.results / "a-run" / "bug-report.txt").read_text(encoding="utf-8")
     for part in ("fpr-harness: ", "Python: ", "image: bookworm", "Traceback", words):

@@ -309,7 +309,7 @@ expect:
         ),
         (
             "guest: {machine: microvm, disk: 1MiB}",
-            "guest.machine: microvm here has neither nodes nor memory slots nor a disk",
+            "guest.machine: microvm cannot be used with `numa`, `hotplug` or `disk`",
         ),
         ("tags: [full, needs-swp]", "tags[1]: no need is called 'needs-swp'; did you mean"),
         ("expect: {rounds: '>= 1'}\nexpect: {}", "expect: given twice; first at line 4"),
@@ -350,7 +350,9 @@ guest: {hotplug: 128MiB}
 def test_only_anonymous_memory_can_be_freed_lazily(write: Write) -> None:
     path = write(HEAD + "host: {backend: memfd-shared, discard: free}\nsteps: [settle: {}]\n")
     (line,) = said(path)
-    assert "host.discard: `free` (MADV_FREE) is for anonymous memory, not memfd-shared" in line
+    assert (
+        "host.discard: `free` (MADV_FREE) needs the `anonymous` backend, not `memfd-shared`" in line
+    )
 
 
 def test_a_scenario_that_presses_says_so(write: Write) -> None:
