@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The harness's own verbs: every one that a module of `harness.act.verbs` defines."""
+"""Collect the harness's own verbs, which the modules of `harness.act.verbs` define."""
 
 import harness.act.verbs
 from harness.scenario.vocabulary import Verbs
 
 VERBS = Verbs.found_in(harness.act.verbs)
-"""What the loader of scenario files is handed."""
+"""The verbs that the loader of scenario files is handed."""

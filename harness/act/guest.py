@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verb may use of the guest under test: small enough to fake (tests/support/fake_guest.py).
+"""Protocols of what a verb may use of the guest under test.
 
-`harness.act.session.GuestSession` is the real one.
+`harness.act.session.GuestSession` implements them, and tests/support/fake_guest.py fakes them.
 """
 
 from collections.abc import Collection
@@ -19,40 +19,40 @@ class Monitor(interfaces.Monitor, Protocol):
     """QMP with its events."""
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event so far, oldest first."""
+        """Return all events so far, oldest first."""
 
     def wait_event(self, names: Collection[str], deadline: Deadline) -> dict[str, Any]:
-        """The next event of one of these names. Raises `QmpError`, `DeadlineError`."""
+        """Wait for the next event of one of these names. Raises `QmpError`, `DeadlineError`."""
 
 
 class Console(Protocol):
-    """What the guest's kernel prints."""
+    """The guest's console."""
 
     def count(self, words: str) -> int:
-        """How often these words stand there by now."""
+        """Count the occurrences of a text on the console so far."""
 
 
 class MemoryGroup(Protocol):
-    """A memory control group that QEMU alone is in."""
+    """A memory control group that contains only QEMU."""
 
     def press(self, size: int) -> None:
-        """Make the host take `size` bytes from it. Raises `PreconditionError`."""
+        """Make the host reclaim `size` bytes from it. Raises `PreconditionError`."""
 
 
 class Machine(Protocol):
-    """QEMU and the guest in it."""
+    """A QEMU and the guest in it."""
 
     @property
     def spec(self) -> GuestSpec:
-        """What it was started with."""
+        """The machine it was started with."""
 
     @property
     def shell(self) -> interfaces.GuestShell:
-        """Commands in the guest."""
+        """Runs commands in the guest."""
 
     @property
     def monitor(self) -> Monitor:
-        """QEMU's QMP."""
+        """QEMU's QMP monitor."""
 
     @property
     def console(self) -> Console:
@@ -68,28 +68,28 @@ class Machine(Protocol):
 
     @property
     def pid(self) -> int:
-        """QEMU's process."""
+        """Process id of QEMU."""
 
     @property
     def directory(self) -> Path:
-        """For sockets and temporary files; it goes with the machine."""
+        """Directory for sockets and temporary files, removed with the machine."""
 
     @property
     def memory_group(self) -> MemoryGroup | None:
-        """None: see `no_memory_group`."""
+        """QEMU's own memory control group; if None, `no_memory_group` says why."""
 
     @property
     def no_memory_group(self) -> str:
-        """Why there is none."""
+        """Why QEMU has no memory control group of its own."""
 
     def sleep_alive(self, seconds: float) -> None:
-        """Let time pass. Raises QEMU's end or `InterruptedRunError` as soon as there is one."""
+        """Sleep; raises at once if QEMU ends or the run is stopped (`InterruptedRunError`)."""
 
     def arrive(self, deadline: Deadline) -> None:
-        """Log in to a guest that goes on here. Raises `SshError`, `DeadlineError`."""
+        """Log in to a guest that continues in this QEMU. Raises `SshError`, `DeadlineError`."""
 
     def end(self) -> None:
-        """End QEMU. Raises `LaunchError` if it will not end."""
+        """End QEMU. Raises `LaunchError` if it does not end."""
 
 
 class Watched(Protocol):
@@ -97,11 +97,11 @@ class Watched(Protocol):
 
     @property
     def vm(self) -> Machine:
-        """QEMU and the guest in it."""
+        """The QEMU and the guest in it."""
 
     @property
     def instruments(self) -> Instruments:
-        """Open on `vm`."""
+        """The instruments that are open on `vm`."""
 
     @property
     def reporting_order(self) -> int:
@@ -109,14 +109,14 @@ class Watched(Protocol):
 
     @property
     def pass_seconds(self) -> float:
-        """Between two reporting passes."""
+        """Seconds between two reporting passes."""
 
 
 class Kept:
-    """Base of what a verb keeps with the guest for later steps, made at its first use."""
+    """Base of state that a verb keeps with the guest for later steps, created at first use."""
 
     def close(self) -> None:
-        """Called when the run leaves the guest; never raises."""
+        """Release it at the end of the run; never raises."""
 
 
 K = TypeVar("K", bound=Kept)
@@ -133,36 +133,36 @@ class Guest(Watched, Protocol):
 
     @property
     def directory(self) -> Path:
-        """Where the run's artefacts lie."""
+        """Directory of the run's artefacts."""
 
     @property
     def detached(self) -> bool:
-        """Whether what is started in the guest must outlive the connection to it."""
+        """Whether processes started in the guest must outlive the SSH connection."""
 
     @property
     def phases(self) -> int:
-        """How many phases have begun."""
+        """Number of phases that have begun."""
 
     def phase(self, name: str, detail: str = "") -> None:
-        """Record what begins now. Raises `InterruptedRunError` if the run was asked to stop."""
+        """Record that a phase begins. Raises `InterruptedRunError` if the run is to stop."""
 
     def read_console(self) -> None:
-        """Record what the kernel has complained of since the last look."""
+        """Record the console's findings since the last call."""
 
     def kept(self, kind: type[K]) -> K:
-        """The one object of this class that is kept with the guest."""
+        """Return the single object of this class that is kept with the guest."""
 
     def reopen_instruments(self) -> None:
-        """The layout of the guest's memory has changed. Raises what the instruments raise."""
+        """Reopen the instruments on a changed memory layout. Raises what they raise."""
 
     def another(self, number: int) -> Watched:
-        """Boot a further guest like this one; it ends with this one. Raises what `launch` does."""
+        """Boot a further guest like this one, which ends with it. Raises what `launch` raises."""
 
     def twin(self, start: Literal["incoming", "stopped"]) -> Machine:
-        """A second QEMU for this guest: it waits for a migration, or is stopped.
+        """Start a second QEMU for this guest, which waits for a migration or is stopped.
 
         Raises `LaunchError`.
         """
 
     def move_to_twin(self) -> None:
-        """From now on the guest is in its twin. Raises what the instruments raise."""
+        """Continue with the guest in its twin. Raises what the instruments raise."""

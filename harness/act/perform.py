@@ -8,7 +8,7 @@ from harness.scenario.steps import Verb
 
 
 def perform(guest: Guest, steps: Sequence[Verb]) -> None:
-    """In order. Raises what the verbs raise; the record keeps all before."""
+    """Carry out the steps in order, and read the console. Raises what the verbs raise."""
     for step in steps:
         step.perform(guest)
     guest.read_console()

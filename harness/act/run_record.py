@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The events of a run as they happen, and its clock."""
+"""Record the events of a run as they happen, on the run's clock."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from harness.record.events import ConsoleFinding, Event, LastWords
 
 
 class RunRecord:
-    """The run's clock and the way its events take to the file."""
+    """The clock and the events of a run; writes each event through `emit`."""
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self.emit = emit
@@ -24,7 +24,7 @@ class RunRecord:
         return time.monotonic() - self._start
 
     def relative(self, at: float) -> float:
-        """A host-monotonic time as seconds since the run began."""
+        """Convert a time of the host's monotonic clock to seconds since the run began."""
         return at - self._start
 
     @property
@@ -35,8 +35,8 @@ class RunRecord:
     def add(self, event: Event) -> None:
         """Keep an event and write it; callable from any thread.
 
-        Raises `RecordError` from the first event that could not be written on, for whichever thread
-        met it; a run's last words are tried all the same.
+        Raises `RecordError` if it cannot be written, and for all later events in any thread,
+        except the `LastWords` of a run, which are always tried.
         """
         with self._lock:
             if self._failure is not None and not isinstance(event, LastWords):

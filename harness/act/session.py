@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ready guest with its instruments and its record: the `Guest` that verbs are carried out on."""
+"""A ready guest with its instruments and record, on which verbs are carried out."""
 
 import threading
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ from harness.record.events import (
 )
 
 SAMPLE_HZ = 5.0
-"""Samples a second: fine enough to time the bursts of a 2 s reporting pass."""
+"""Samples per second, enough to time the bursts of reporting passes, which are 2 s apart."""
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A further guest, which is watched and not sampled."""
+    """A further guest, which is watched but not sampled."""
 
     vm: VirtualMachine
     instruments: Instruments
@@ -40,7 +40,7 @@ class Neighbour:
 
 @dataclass
 class GuestSession:
-    """One guest under test; leaving its `with` block ends what its verbs keep, and the sampling."""
+    """One guest under test; leaving its `with` block closes what verbs keep and stops sampling."""
 
     vm: VirtualMachine
     record: RunRecord
@@ -66,8 +66,10 @@ class GuestSession:
         *,
         detached: bool,
     ) -> Self:
-        """Read who the guest is and start sampling. `detached`: what is started in the guest must
-        outlive the connection to it. Raises what the instruments raise.
+        """Record the guest's properties, open the instruments and start sampling.
+
+        With `detached`, processes started in the guest must outlive the SSH connection. Raises
+        what the instruments raise.
         """
         balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
         record.add(
@@ -105,24 +107,24 @@ class GuestSession:
         return session
 
     def reopen_instruments(self) -> None:
-        """The layout of the guest's memory has changed. Raises what the instruments raise."""
+        """Reopen the instruments on a changed memory layout. Raises what they raise."""
         self._stop_sampler()
         self.instruments = Instruments.open(self.vm)
         self._start_sampler()
 
     def twin(self, start: Literal["incoming", "stopped"]) -> VirtualMachine:
-        """A second QEMU for this guest. Raises `LaunchError`."""
+        """Start a second QEMU for this guest. Raises `LaunchError`."""
         self._twin = self.vm.twin(start)
         return self._twin
 
     def move_to_twin(self) -> None:
-        """From now on the guest is in its twin. Raises what the instruments raise."""
+        """Continue with the guest in its twin. Raises what the instruments raise."""
         assert self._twin is not None, "a twin comes first"
         self.vm, self._twin = self._twin, None
         self.reopen_instruments()
 
     def another(self, number: int) -> Neighbour:
-        """Boot a further guest like this one. Raises what `launch` and the instruments do."""
+        """Boot a further guest like this one. Raises what `launch` and the instruments raise."""
         vm = self.vm.another(number)
         balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
         return Neighbour(
@@ -130,7 +132,7 @@ class GuestSession:
         )
 
     def kept(self, kind: type[K]) -> K:
-        """The one object of this class that is kept with the guest."""
+        """Return the single object of this class that is kept with the guest."""
         kept = self._kept.setdefault(kind, kind())
         assert isinstance(kept, kind)
         return kept
@@ -155,7 +157,10 @@ class GuestSession:
         self.record.add(SamplingEnded(self.record.now(), self.sampler.lost, failures))
 
     def phase(self, name: str, detail: str = "") -> None:
-        """Say what begins now; also the moment to look at the console and for a cancellation."""
+        """Record that a phase begins, after reading the console.
+
+        Raises `InterruptedRunError` if the run is to stop.
+        """
         if self.cancelled.is_set():
             raise InterruptedRunError("the run was asked to stop")
         self.phases += 1
@@ -163,14 +168,14 @@ class GuestSession:
         self.record.add(PhaseStarted(self.record.now(), name, detail))
 
     def read_console(self) -> None:
-        """Record what the console watcher found since the last look."""
+        """Record the console's findings since the last call."""
         for finding in self.vm.console.new_findings():
             self.record.add(
                 ConsoleFinding(self.record.now(), finding.severity, finding.title, finding.text)
             )
 
     def read_noise(self) -> None:
-        """Record the host-wide counters that could move guest memory without reporting."""
+        """Record host-wide counters of what moves guest memory without reporting (KSM, swap)."""
         self.record.add(NoiseRead(self.record.now(), self.noise.read()))
 
     def __enter__(self) -> Self:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Look at every page: what the guest says of it, and what the host holds of it."""
+"""Audit all guest memory: the guest's state of each page, and whether the host holds it."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -28,49 +28,50 @@ from harness.units import format_size
 from harness.yamlfile import Loc
 
 LATE_LOOKS = 3
-"""After a settle that drained: blocks that merge only then are reported in a pass of their own."""
+"""The most looks of an audit: blocks that merge after a settle need another pass to be reported."""
 
 LATE_SECONDS = 30.0
 
 
 class Audit(Verb):
-    """Looks at every page from both sides, and keeps what it saw in `audits/`."""
+    """Compares guest and host state of every page, and keeps both in `audits/`."""
 
     verb: ClassVar[str] = "audit"
     name: Name = "audit"
-    """If it is a plain word, later expectations can refer to it: `before.held_bytes`."""
+    """Name of the audit; later expectations can refer to it if it is a plain word:
+    `before.held_bytes`."""
     expect: Expectations = Field(default_factory=dict)
-    """Conditions on measures as they are at this audit, `{reported_resident_bytes: "== 0"}`."""
+    """Conditions on measures at this audit: `{reported_resident_bytes: "== 0"}`."""
 
     @property
     def audit_name(self) -> str:
-        """By which later expectations refer to it."""
+        """The name by which later expectations refer to it."""
         return self.name
 
     @property
     def checks(self) -> Mapping[str, str]:
-        """What it expects."""
+        """Its expectations."""
         return self.expect
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """Names in its expectations that nothing measures before it."""
+        """Yield names in its expectations that nothing measures before it."""
         for measure, why in unknown_names(self.expect, before.measured, before.audits):
             yield ("expect", measure), why
 
     def after(self, before: Situation) -> Situation:
-        """Later expectations can refer to it."""
+        """Add its name, to which later expectations can refer."""
         return replace(before, audits=before.audits | {self.name})
 
     def in_words(self) -> str:
-        """Its name; what it expects stands elsewhere."""
+        """Describe it by its name, without its expectations."""
         return f"audit *{self.name}*"
 
     def perform(self, guest: Guest) -> None:
-        """Record a page audit, with its pages in a file so that it can be judged again.
+        """Record a page audit, and save its pages so that it can be judged again.
 
-        Directly after a settle that drained it looks again if more than a block has become
-        reportable since: no pass can have reported that yet. Not where something seems lost: that
-        look counts.
+        If the step before was a settle that drained, and more than one block has become reportable
+        since, it waits for another pass and looks again, because no pass could have reported that
+        block. It does not look again if a page seems lost.
         """
         drained_to = guest.kept(Drained).remaining(guest)
         guest.phase("audit", self.name)
@@ -81,7 +82,7 @@ class Audit(Verb):
             settled = drained_to is None or late <= drained_to + block_size(guest.reporting_order)
             if lost or settled:
                 break
-            guest.phase("settle", f"again: {format_size(late)} have merged into blocks since")
+            guest.phase("settle", f"again: {format_size(late)} became reportable meanwhile")
             drained_to = wait_settled(guest, LATE_SECONDS).tracker.remaining
             look = _look(guest)
         audits = guest.kept(Audits)
@@ -104,20 +105,20 @@ class Audit(Verb):
 
 
 class Audits(Kept):
-    """What the audits so far have seen."""
+    """State that audits hand on to later ones."""
 
     def __init__(self) -> None:
         self.taken = 0
-        """How many."""
+        """Number of audits so far."""
         self.seen: StateArray | None = None
-        """Of each page (`harness.kernel.pages.Seen`); None: nothing that counts any more."""
+        """What audits saw of each page (`harness.kernel.pages.Seen`); None without a valid one."""
         self.moved = False
-        """The guest came from another QEMU."""
+        """Whether the guest came from another QEMU."""
         self.began: tuple[DiscardReader, int] | None = None
-        """The moment before the latest one, in the log of discards that was open then."""
+        """The discard log that was open at the latest audit, and its mark just before it."""
 
     def began_at(self, discards: DiscardReader) -> int:
-        """That moment; 0, which is ever, where another log says nothing of it."""
+        """Return the mark in `discards` just before the latest audit; 0 if it used another log."""
         if self.began is None or self.began[0] is not discards:
             return 0
         return self.began[1]
@@ -125,7 +126,7 @@ class Audits(Kept):
 
 @dataclass(frozen=True)
 class _Look:
-    """Every page, and what goes with it."""
+    """One reading of every page, with the counters that belong to it."""
 
     inputs: AuditInputs
     report: AuditReport
@@ -134,7 +135,7 @@ class _Look:
     mapping: HostMapping
     discards: DiscardTotals | None
     mark: int
-    """Names the moment before the look in the log of discards."""
+    """Mark in the discard log just before the reading."""
 
 
 def _look(guest: Guest) -> _Look:
@@ -143,10 +144,10 @@ def _look(guest: Guest) -> _Look:
     log = instruments.discards
     mark = log.mark()
     reading = take_audit(guest.vm.shell, instruments.residency, held_by=held_by)
-    # After the pages: a block reported while they were read has its discard in the trace by now.
+    # Read after the pages, so that it has the discards of blocks reported while they were read.
     discards = log.read()
     counters = read_counters(guest.vm.shell)
-    # What is lazily free goes when the host wants it, however long ago it was discarded.
+    # With MADV_FREE the host may reclaim a page long after its discard, so all discards count.
     earlier = 0 if guest.vm.spec.discard == "free" else audits.began_at(log)
     inputs = AuditInputs(
         reading=reading,

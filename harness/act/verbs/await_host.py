@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait until what the host holds of the guest meets conditions."""
+"""Wait until the host's view of guest memory meets conditions."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Self
@@ -19,35 +19,39 @@ from harness.verdict.expressions import Status, evaluate, parse_condition
 from harness.yamlfile import Loc
 
 LOOK_SECONDS = 0.1
-"""Between exact readings of the host's mapping; each walks page tables."""
+"""Pause between exact readings of the host's mapping, each of which walks page tables."""
 
 
 class Await(Verb):
-    """Waits for what the host alone can tell. If the host does not get there, the run is a MISS."""
+    """Waits until the host's view of guest memory meets conditions, such as pages merged by KSM."""
 
     verb: ClassVar[str] = "await"
     until: Expectations
-    """Conditions on measures that `await` takes: `{merged_bytes: ">= 64MiB"}`."""
+    """Conditions on measures of the host's mapping: `{merged_bytes: ">= 64MiB"}`."""
     deadline: Seconds
     """If it passes, the run is a MISS."""
 
     @model_validator(mode="after")
     def _host_tells(self) -> Self:
         if not self.until or not set(self.until) <= HOST_MEASURES:
-            raise ValueError(f"until: can be awaited: {', '.join(sorted(HOST_MEASURES))}")
+            measures = ", ".join(sorted(HOST_MEASURES))
+            raise ValueError(f"until: must have conditions, on these measures only: {measures}")
         return self
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """Names in its conditions that nothing measures before it."""
+        """Yield names in its conditions that nothing measures before it."""
         for measure, why in unknown_names(self.until, before.measured, before.audits):
             yield ("until", measure), why
 
     def perform(self, guest: Guest) -> None:
-        """Raises `DeadlineError` with what the host held last, and what the instruments raise."""
+        """Poll the host's mapping until all conditions hold.
+
+        Raises `DeadlineError` with the last values, and what the instruments raise.
+        """
         wanted = {name: parse_condition(text) for name, text in self.until.items()}
         words = ", ".join(f"{name} {text}" for name, text in self.until.items())
         guest.phase("await", words)
-        deadline = Deadline(self.deadline, f"the host to reach {words}")
+        deadline = Deadline(self.deadline, f"{words} on the host")
         known = values_now(fold(guest.record.events))
         while True:
             values = known | host_measures(guest.instruments.mapping.read())

@@ -15,17 +15,17 @@ LOOK_SECONDS = 0.05
 
 
 class ResizeBalloon(Verb):
-    """Inflates or deflates the balloon until the guest has as much memory as it should keep."""
+    """Inflates or deflates the balloon until the guest has a given amount of memory."""
 
     verb: ClassVar[str] = "balloon"
     moves_memory: ClassVar[bool] = True
     to: MemoryShareOrAll
-    """How much the guest keeps: a share of its memory, `50%`, a size, or `all`."""
+    """How much memory the guest keeps: a share of its memory (`50%`), a size, or `all`."""
     deadline: Seconds = 60.0
     """If it passes, the run is a FAIL, `guest-hang`."""
 
     def perform(self, guest: Guest) -> None:
-        """Raises `QmpError`, `GuestStuckError`."""
+        """Resize the balloon and wait for the guest. Raises `QmpError`, `GuestStuckError`."""
         memory = guest.vm.spec.memory
         wanted = memory if isinstance(self.to, str) else self.to.of(memory) // MIB * MIB
         guest.phase("balloon", f"to {format_size(wanted)}")

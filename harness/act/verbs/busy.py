@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes in the guest that take and free memory while other steps go on."""
+"""Run processes in the guest that allocate and free memory during other steps."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -21,32 +21,35 @@ from harness.yamlfile import Loc
 
 FIRST_ROUND_SECONDS = 120.0
 CALM_SECONDS = 60.0
-"""A round under way is finished first."""
+"""Seconds for a process to finish its current round."""
 
 IS_BUSY = "busy"
 
 
 class Busy(Verb):
-    """Starts a process that takes memory, writes every page in full, holds it, verifies it, frees
-    it and idles, over and over, until `calm`. The next step begins after its first round.
+    """Starts a process that repeats until `calm`: it allocates memory, writes every page in full,
+    holds it, verifies it, frees it, and idles. The next step begins after its first round.
     """
 
     verb: ClassVar[str] = "busy"
     size: BusySize
-    """A share of memory, a size, or one of two words. `batch`: 32 blocks, what one report takes.
-    `all-but-half-a-batch`: what is free above the minimum watermarks less half a batch, which is
-    enough while all pages are there and too much while a batch is away being reported."""
+    """A share of memory, a size, or one of two words. `batch` is 32 blocks, the capacity of one
+    report. `all-but-half-a-batch` is the free memory above the minimum watermarks less half a
+    batch, which can be allocated unless a batch is isolated for reporting."""
     hold: Seconds = 0.0
     """How long it holds the memory before it verifies and frees it."""
     idle: Seconds = 0.0
     """How long it idles before the next round."""
 
     def after(self, before: Situation) -> Situation:
-        """There is something to calm."""
+        """Note that a process is busy."""
         return before.having(IS_BUSY)
 
     def perform(self, guest: Guest) -> None:
-        """Raises `GuestError`, `DeadlineError`, `ScenarioError`."""
+        """Start the process and wait for its first round.
+
+        Raises `GuestError`, `DeadlineError`, `ScenarioError`.
+        """
         size = _size(guest, self.size)
         guest.phase("busy", f"{format_size(size)} over and over")
         process = guest.vm.shell.start(
@@ -60,23 +63,23 @@ class Busy(Verb):
 
 
 class Calm(Verb):
-    """Ends all processes that `busy` started, and records what they found changed. If one has ended
-    by itself, the run is an ERROR.
+    """Ends all processes that `busy` started, and records the mismatches they found. If one has
+    ended by itself, the run is an ERROR.
     """
 
     verb: ClassVar[str] = "calm"
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """Something must be busy."""
+        """Require that a process is busy."""
         if IS_BUSY not in before.facts:
             yield (), "nothing is busy here; put `busy` before it"
 
     def after(self, before: Situation) -> Situation:
-        """Nothing is busy any more."""
+        """Note that no process is busy."""
         return before.lacking(IS_BUSY)
 
     def perform(self, guest: Guest) -> None:
-        """Raises `GuestError` for a process that was gone already."""
+        """End the processes. Raises `GuestError` if one has already ended, `DeadlineError`."""
         guest.phase("calm")
         running = guest.kept(Processes).running
         while running:
@@ -87,22 +90,22 @@ class Calm(Verb):
 
 @dataclass(frozen=True)
 class Task:
-    """One process that takes and frees memory."""
+    """One process that allocates and frees memory."""
 
     lines: ToolOutput
     size: int
-    """Bytes it takes in each round."""
+    """Bytes that it allocates in each round."""
     mismatches: Mismatches = field(default_factory=Mismatches)
 
 
 class Processes(Kept):
-    """What takes and frees memory now."""
+    """The busy processes that are running."""
 
     def __init__(self) -> None:
         self.running: list[Task] = []
 
     def close(self) -> None:
-        """End them, however they are."""
+        """End all of them."""
         for task in self.running:
             task.lines.process.close()
 
@@ -119,7 +122,7 @@ def _size(guest: Guest, size: BusySize) -> int:
                 raise ScenarioError(
                     f"the guest has less than half a batch ({format_size(batch // 2)}) free above "
                     "its minimum watermarks",
-                    hint="give it more memory, or hold less before this step",
+                    hint="give the guest more memory, or hold less memory before this step",
                 )
             return free
         case share:
@@ -127,7 +130,7 @@ def _size(guest: Guest, size: BusySize) -> int:
 
 
 def _end(task: Task, now: Callable[[], float]) -> tuple[ChurnVerified, int]:
-    """Let a process finish its round: what it verified, and how many rounds it has been.
+    """Let a process finish its round; returns what it verified, and its number of rounds.
 
     Raises `GuestError`, `DeadlineError`.
     """

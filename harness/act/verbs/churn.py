@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fill memory with a seeded pattern, hold it, verify every word, free all or a part."""
+"""Fill memory with a seeded pattern, hold it, verify every word, and free all or part of it."""
 
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
@@ -19,11 +19,10 @@ from harness.units import MIB, format_size
 from harness.yamlfile import Loc
 
 SLOWEST_RATE = 32 * MIB
-"""Bytes a second that the tool writes or verifies at worst, a loaded host under TCG included;
-gives the deadline of each phase."""
+"""Bytes per second that the tool writes or verifies on a loaded host under TCG; sets deadlines."""
 
 USUAL_RATE = 128 * MIB
-"""Bytes a second that it writes and verifies under TCG."""
+"""Bytes per second that the tool writes and verifies under TCG."""
 
 SLACK_SECONDS = 10.0
 
@@ -39,40 +38,43 @@ class Churn(Verb):
     moves_memory: ClassVar[bool] = True
     verifies: ClassVar[bool] = True
     size: MemoryShare
-    """How much: a share of the guest's memory, `50%`, or a size, `512MiB`."""
+    """How much memory it fills: a share of the guest's memory (`50%`), or a size (`512MiB`)."""
     pattern: Literal["seeded"] = "seeded"
-    """What is written: each word depends on the seed and on its place."""
+    """The pattern written; `seeded` derives each word from the seed and its position."""
     hold: Seconds = 1.0
     """How long the memory is held before it is verified."""
     hugepages: Literal["default", "never", "always"] = "default"
-    """`always` and `never` are what the process asks for with madvise(); `default` leaves it to the
+    """Huge page use: `always` and `never` ask for it with madvise(), `default` leaves it to the
     guest's setting."""
     free: FreeWhat = "all"
-    """What is freed: `all`, every second whole physical block of `order` (`half-of-blocks`), every
-    second page (`half-of-pages`), or all but the first page of every huge page
-    (`huge-page-tails`), which the kernel splits when it sees fit. The rest stays held until
-    `release`, the next `churn`, or the end."""
+    """What is freed: `all`; every second whole physical block of `order` (`half-of-blocks`); every
+    second page (`half-of-pages`); or all but the first page of each huge page
+    (`huge-page-tails`), which the kernel may split later. The rest stays held until `release`, the
+    next `churn`, or the end of the run."""
     order: Annotated[StrictInt, Field(ge=0, le=MAX_ORDER)] | None = None
-    """Order of the blocks of `half-of-blocks`. Without it: the reporting order."""
+    """Order of the blocks of `half-of-blocks`; by default the reporting order."""
     seed: Annotated[StrictInt, Field(ge=0, lt=1 << 64)] | None = None
-    """Seed of the pattern. Without it: the number of this churn in the run."""
+    """Seed of the pattern; by default the number of this churn in the run."""
 
     def expected_seconds(self, memory: int) -> float:
-        """The hold, and the time to write and verify so much."""
+        """Estimate the time to write, hold and verify the memory."""
         return 2.0 + self.hold + self.size.of(memory) / USUAL_RATE
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """No guest can fill all its memory."""
+        """Require that it fills less than the guest's memory."""
         most = before.memory + before.hotplug
         if self.size.of(before.memory) >= most:
             yield ("size",), f"{self.size} is not less than the guest's {format_size(most)}"
 
     def after(self, before: Situation) -> Situation:
-        """Something is held unless all was freed."""
+        """Note whether memory stays held."""
         return before.lacking(HOLDS) if self.free == "all" else before.having(HOLDS)
 
     def perform(self, guest: Guest) -> None:
-        """Raises `GuestError`, `SshError`, `DeadlineError`, and what the instruments raise."""
+        """Release what is held; then fill, hold, verify and free.
+
+        Raises `GuestError`, `SshError`, `DeadlineError`, and what the instruments raise.
+        """
         size = self.size.of(guest.vm.spec.memory)
         held, record = guest.kept(Held), guest.record
         if held.tool is not None:
@@ -101,11 +103,14 @@ class Verify(Verb):
     verifies: ClassVar[bool] = True
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """Something must be held."""
+        """Require that memory is held."""
         return _nothing_held(before)
 
     def perform(self, guest: Guest) -> None:
-        """A mismatch is recorded, not raised. Raises `GuestError`, `SshError`, `DeadlineError`."""
+        """Verify held memory; a mismatch is recorded, not raised.
+
+        Raises `ScenarioError` if no memory is held, `GuestError`, `SshError`, `DeadlineError`.
+        """
         tool = guest.kept(Held).by_a_churn()
         guest.phase("verify", format_size(tool.held))
         result = tool.verify(timeout=phase_seconds(tool.held))
@@ -122,21 +127,25 @@ class Verify(Verb):
 
 
 class Release(Verb):
-    """Frees all that is still held."""
+    """Frees all memory that is still held."""
 
     verb: ClassVar[str] = "release"
     moves_memory: ClassVar[bool] = True
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """Something must be held."""
+        """Require that memory is held."""
         return _nothing_held(before)
 
     def after(self, before: Situation) -> Situation:
-        """Nothing is held any more."""
+        """Note that no memory is held."""
         return before.lacking(HOLDS)
 
     def perform(self, guest: Guest) -> None:
-        """Raises `GuestError`, `SshError`, `DeadlineError`, and what the instruments raise."""
+        """Free all held memory.
+
+        Raises `ScenarioError` if no memory is held, `GuestError`, `SshError`, `DeadlineError`, and
+        what the instruments raise.
+        """
         _free(guest, "all")
 
 
@@ -146,10 +155,10 @@ class Held(Kept):
     def __init__(self) -> None:
         self.tool: ChurnSession | None = None
         self.patterns = 0
-        """How many were written, each with a seed of its own."""
+        """Number of patterns written, each with its own seed."""
 
     def by_a_churn(self) -> ChurnSession:
-        """Raises `ScenarioError` if nothing is held."""
+        """Return the tool. Raises `ScenarioError` if no memory is held."""
         if self.tool is None:
             raise ScenarioError(
                 "the guest holds no memory that this step could verify or free",
@@ -158,23 +167,26 @@ class Held(Kept):
         return self.tool
 
     def close(self) -> None:
-        """End the tool; its memory goes with it."""
+        """End the tool, which frees its memory."""
         if self.tool is not None:
             self.tool.close()
 
 
 def phase_seconds(size: int) -> float:
-    """A deadline for writing or verifying `size` bytes."""
+    """Return the deadline in seconds for writing or verifying `size` bytes."""
     return (SLACK_SECONDS + size / SLOWEST_RATE) * slowness()
 
 
 def _nothing_held(before: Situation) -> Iterator[tuple[Loc, str]]:
     if HOLDS not in before.facts:
-        yield (), "nothing is held here; put `churn: {free: half-of-blocks}` before it"
+        yield (), "no memory is held here; put `churn: {free: half-of-blocks}` before it"
 
 
 def _free(guest: Guest, what: FreeWhat, order: int | None = None) -> None:
-    """Free it, and record what the host held just before. `order`: of the blocks, where asked."""
+    """Free memory, and record what the host held just before.
+
+    `order` is that of `half-of-blocks`; None stands for the reporting order.
+    """
     held = guest.kept(Held)
     tool = held.by_a_churn()
     guest.phase("free", what)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests beside the first one: how many fit under a limit, and what each leaves with the host."""
+"""Start further guests: how many fit under a limit, and how much the host holds for them."""
 
 from typing import Annotated, ClassVar
 
@@ -18,35 +18,35 @@ from harness.units import format_size
 
 SETTLE_SECONDS = 60.0
 GUEST_SECONDS = 12.0
-"""A guest boots, fills, frees and settles in about so long under TCG."""
+"""Usual time under TCG for a guest to boot, fill memory, free it and settle."""
 
 
 class Crowd(Verb):
-    """Starts guests like this one, one after another, until filling one more takes all of them over
-    a limit, or QEMU cannot start one. Each fills memory and frees it, and the next begins when it
-    has settled.
+    """Starts guests like this one, one after another, until filling one more takes their sum over
+    a limit, or QEMU cannot start one. Each guest fills memory and frees it, and the next one starts
+    when it has settled.
     """
 
     verb: ClassVar[str] = "crowd"
     limit: Size
-    """How much guest memory the host may hold for all of them together."""
+    """Limit of the guest memory that the host holds for all of them together."""
     touch: MemoryShare
-    """How much each fills and frees: a share of its memory, `80%`, or a size."""
+    """How much each guest fills and frees: a share of its memory (`80%`), or a size."""
     most: Annotated[StrictInt, Field(ge=1, le=64)] = 16
-    """How many guests there are at most."""
+    """The most guests to start, this one included."""
     boot_first: StrictBool = False
     """Whether all `most` guests boot before the first one fills memory."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """As long as `most` guests take."""
+        """Estimate the time for `most` guests."""
         return GUEST_SECONDS * self.most
 
     def host_memory(self, memory: int) -> int:
-        """The limit is exceeded by one guest at most."""
+        """Bound it: at most one guest's memory exceeds the limit."""
         return memory + self.limit + memory
 
     def perform(self, guest: Guest) -> None:
-        """Raises what booting, the instruments and the churn tool raise."""
+        """Start guests until the limit. Raises what `launch`, instruments and churn tool raise."""
         guests: list[Watched] = [guest]
         if self.boot_first:
             for number in range(2, self.most + 1):
@@ -60,7 +60,7 @@ class Crowd(Verb):
         guest.record.add(CrowdFull(guest.record.now(), f"all {self.most} guests fit"))
 
     def _work(self, guest: Guest, guests: list[Watched], number: int) -> bool:
-        """Fill and free memory of one guest; False if that took all of them over the limit."""
+        """Fill and free memory in one guest; False if that took the sum over the limit."""
         working = guests[number - 1]
         size = self.touch.of(working.vm.spec.memory)
         guest.phase("crowd", f"guest {number} fills {format_size(size)}")
@@ -92,9 +92,9 @@ class Crowd(Verb):
 
 
 def _join(guest: Guest, guests: list[Watched], number: int) -> bool:
-    """Boot one more. One whose QEMU does not live is the crowd's end, and recorded.
+    """Boot one more guest; False if its QEMU ended, which is recorded as the crowd's limit.
 
-    Whatever else keeps a guest from becoming ready says nothing of the room for it, and is raised.
+    Other errors say nothing about room for the guest, and are raised.
     """
     guest.phase("crowd", f"guest {number} boots")
     try:

@@ -12,7 +12,7 @@ from harness.yamlfile import Loc
 
 DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"
 DRIVER_SECONDS = 30.0
-"""Unbinding waits for the reporting worker, which may be in the middle of a pass."""
+"""Deadline; unbinding waits for the reporting worker, which may be in the middle of a pass."""
 
 # Device id 5 is the traditional memory balloon (virtio specification 1.2, section 5.5.1).
 _FIND = (
@@ -26,42 +26,42 @@ UNBOUND = "driver unbound"
 
 
 class Unbind(Verb):
-    """Takes the balloon driver off its device in the guest."""
+    """Unbinds the balloon driver from its device in the guest."""
 
     verb: ClassVar[str] = "unbind"
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """The driver must be bound."""
+        """Require that the driver is bound."""
         if UNBOUND in before.facts:
             yield (), "the driver is already unbound"
 
     def after(self, before: Situation) -> Situation:
-        """The driver is unbound."""
+        """Note that the driver is unbound."""
         return before.having(UNBOUND)
 
     def perform(self, guest: Guest) -> None:
-        """Raises `GuestError`, `GuestStuckError`."""
+        """Unbind the driver. Raises `GuestError`, `GuestStuckError`."""
         guest.phase("unbind", "virtio_balloon")
         _write(guest, "unbind", f"[ ! -e {DRIVER}/$device ]")
         guest.record.add(DriverChanged(guest.record.now(), bound=False))
 
 
 class Bind(Verb):
-    """Gives the balloon device its driver again."""
+    """Binds the balloon driver to its device again."""
 
     verb: ClassVar[str] = "bind"
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """The driver must be unbound."""
+        """Require that the driver is unbound."""
         if UNBOUND not in before.facts:
             yield (), "the driver is already bound"
 
     def after(self, before: Situation) -> Situation:
-        """The driver is bound."""
+        """Note that the driver is bound."""
         return before.lacking(UNBOUND)
 
     def perform(self, guest: Guest) -> None:
-        """Raises `GuestError`, `GuestStuckError`."""
+        """Bind the driver. Raises `GuestError`, `GuestStuckError`."""
         guest.phase("bind", "virtio_balloon")
         _write(guest, "bind", f"[ -e {DRIVER}/$device ]")
         guest.record.add(DriverChanged(guest.record.now(), bound=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure how many page faults a second the guest can take."""
+"""Measure how many page faults per second the guest can take."""
 
 import re
 from typing import ClassVar, Literal
@@ -15,24 +15,24 @@ SLACK_SECONDS = 30.0
 
 
 class MeasureFaults(Verb):
-    """Measures page faults a second, in the state reporting is in: at work, offered but without a
-    driver, or not offered.
+    """Measures page faults per second, and records whether reporting is at work, offered but
+    without a driver, or not offered.
     """
 
     verb: ClassVar[str] = "fault_rate"
     by: Literal["process", "thread"] = "process"
-    """Whether each vCPU runs a process of its own, or a thread of one process."""
+    """Whether each vCPU runs its own process, or a thread of one process."""
     pages: Literal["base", "huge"] = "base"
-    """Base pages of 4 KiB, or huge ones of 2 MiB."""
+    """Size of the pages: 4 KiB (`base`) or 2 MiB (`huge`)."""
     duration: Seconds = 1.0
     """How long it counts faults."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """As long as it counts."""
+        """Return the duration of the measurement."""
         return self.duration
 
     def perform(self, guest: Guest) -> None:
-        """Raises `GuestError`, `DeadlineError`."""
+        """Measure the rate. Raises `GuestError`, `DeadlineError`."""
         state = _reporting(guest)
         guest.phase("fault_rate", f"{self.by}, {self.pages} pages, reporting {state}")
         result = guest.vm.shell.run(
@@ -42,17 +42,17 @@ class MeasureFaults(Verb):
         text = result.stdout.decode(errors="replace").strip()
         match = re.fullmatch(r"faults pages=(\d{1,20}) nanoseconds=([1-9]\d{0,19})", text)
         if match is None:
-            raise GuestError(f"the guest tool measured no faults: it said {text[:200]!r}")
+            raise GuestError(f"`fpr-guest faults` printed no measurement, but {text[:200]!r}")
         rate = int(match[1]) * 1e9 / int(match[2])
         guest.record.add(FaultRate(guest.record.now(), self.by, self.pages, state, rate))
 
 
 def _reporting(guest: Guest) -> Literal["on", "idle", "off"]:
-    """At work; offered, but without a driver; not offered."""
+    """Return `on` (at work), `idle` (offered, but without a driver) or `off` (not offered)."""
     history = fold(guest.record.events)
     ready, driver = history.ready, history.driver
     if driver is not None:
-        # An unbound driver leaves the device; a device unplugged offers nothing.
+        # Unbinding leaves the device in place; an unplugged device offers nothing.
         offered, at_work = driver.reporting, driver.bound
     else:
         offered = ready is not None and ready.offered

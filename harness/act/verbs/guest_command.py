@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shell commands in the guest that a scenario needs and the harness knows nothing of."""
+"""Run shell commands of a scenario in the guest."""
 
 import re
 from typing import Annotated, Any, ClassVar
@@ -21,39 +21,41 @@ def _without_causes(measures: Any) -> Any:
 
 
 class Run(Verb):
-    """Runs a shell command in the guest; what it starts with `&` goes on. If the command fails, the
-    run is an ERROR.
+    """Runs a shell command in the guest; background processes (`&`) keep running. If the command
+    fails, the run is an ERROR.
     """
 
     verb: ClassVar[str] = "run"
     command: Annotated[str, Field(min_length=1)]
-    """For the guest's `sh`."""
+    """Command for the guest's `sh`."""
     lasts: Seconds = 1.0
-    """About how long it takes: for the length of the scenario as `list` tells it."""
+    """About how long it takes; `list` shows the sum over all steps."""
     deadline: Seconds = 60.0
     """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""
     measures: Annotated[dict[MeasureName, Cause | None], BeforeValidator(_without_causes)] = Field(
         default_factory=dict
     )
-    """What it prints as `name=number`, a line each: the names, `[boot_ms]`, or each with the cause
-    of a FAIL where the number is out of its bounds, `{stuck: guest-hang}` (else `overhead`)."""
+    """Measures that it prints as lines `name=number`: their names (`[boot_ms]`), or each with the
+    cause of a FAIL if it breaks an expectation (`{stuck: guest-hang}`; by default `overhead`)."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """As the file says."""
+        """Return `lasts`."""
         return self.lasts
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """What the command prints."""
+        """Names of the measures that the command prints."""
         return tuple(self.measures)
 
     def in_words(self) -> str:
-        """The first line of the command."""
+        """Describe it by the first line of the command."""
         return f"run `{self.command.strip().splitlines()[0]}`"
 
     def perform(self, guest: Guest) -> None:
-        """Raises `GuestError` if it fails or does not print a number that it should,
-        `DeadlineError` if it does not end in time.
+        """Run the command and record the measures it prints.
+
+        Raises `GuestError` if it fails or does not print a measure, `DeadlineError` if it does
+        not end in time.
         """
         guest.phase("run", self.command.splitlines()[0])
         result = guest.vm.shell.run(self.command, timeout=self.deadline)
@@ -73,12 +75,12 @@ class Require(Verb):
 
     verb: ClassVar[str] = "require"
     command: Annotated[str, Field(min_length=1)]
-    """For the guest's `sh`."""
+    """Command for the guest's `sh`."""
     missing: Annotated[str, Field(min_length=1)]
-    """What the guest lacks if the command fails: `sleep states`."""
+    """What the guest lacks if the command fails, for the reason of the SKIP: `sleep states`."""
 
     def perform(self, guest: Guest) -> None:
-        """Raises `PreconditionError` unless the command succeeds."""
+        """Run the command. Raises `PreconditionError` unless it succeeds."""
         guest.phase("require", self.command.splitlines()[0])
         if guest.vm.shell.run(self.command, check=False).status:
             kernel = guest.vm.kernel_release

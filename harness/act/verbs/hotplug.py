@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory and the balloon device, plugged into the running guest and taken away again."""
+"""Plug memory or the balloon device into the running guest, and unplug it."""
 
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, Self
@@ -18,14 +18,14 @@ from harness.yamlfile import Loc
 
 LOOK_SECONDS = 0.1
 RETRY_SECONDS = 2.0
-"""A guest that could not let go (a page of it was in use) is asked again."""
+"""Pause before a guest that could not release a device, for a page in use, is asked again."""
 
 DEVICES = "/machine/peripheral"
 DEVICE = "plugged0"
 BACKEND = "plugged-memory0"
 
-# Where the kernel does not put plugged memory online by itself it has to be told; the Movable zone
-# can be taken offline again (Documentation/admin-guide/mm/memory-hotplug.rst).
+# Not every kernel puts plugged memory online by itself. Memory in zone Movable can be taken offline
+# again (Documentation/admin-guide/mm/memory-hotplug.rst).
 _ONLINE = """
 for state in /sys/devices/system/memory/memory*/state; do
   read -r word <$state && [ "$word" = offline ] && echo online_movable >$state
@@ -43,49 +43,51 @@ Device = Literal["dimm", "virtio-mem", "balloon"]
 
 
 class Plug(Verb):
-    """Plugs memory or the balloon into the running guest, and waits until the guest has it. The
-    balloon is there from the start: `unplug` it first.
+    """Plugs memory or the balloon into the running guest, and waits until the guest uses it. The
+    guest boots with a balloon, so `unplug` it first.
     """
 
     verb: ClassVar[str] = "plug"
     moves_memory: ClassVar[bool] = True
     device: Device
-    """What is plugged."""
+    """The device to plug."""
     size: Size = 0
-    """How much memory; the balloon has no size."""
+    """Size of the memory; the balloon has none."""
     free_page_reporting: StrictBool = True
-    """Whether the balloon offers it."""
+    """Whether the balloon offers free page reporting."""
     deadline: Seconds = 60.0
     """If it passes, the run is a FAIL, `guest-hang`."""
 
     @model_validator(mode="after")
     def _has_a_size(self) -> Self:
         if (self.device == "balloon") == bool(self.size):
-            raise ValueError("memory has a size, the balloon has none")
+            raise ValueError("`size` is required for memory, and not allowed for the balloon")
         return self
 
     def expected_seconds(self, _memory: int) -> float:
-        """The guest puts it online."""
+        """Estimate the time for the guest to put it online."""
         return 4.0
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """It must not be there yet, and memory needs room."""
+        """Require that it is not plugged, and room for memory."""
         if _is_plugged(self.device, before):
             yield ("device",), f"{self.device} is already plugged here"
         yield from _no_room(self.device, before)
 
     def after(self, before: Situation) -> Situation:
-        """It is there."""
+        """Note that it is plugged."""
         return _with(before, self.device, plugged=True)
 
     def perform(self, guest: Guest) -> None:
-        """Raises `QmpError`, `GuestStuckError`, and `PreconditionError` where the guest's kernel
-        lacks the driver.
+        """Plug the device and wait for the guest.
+
+        Raises `QmpError`, `GuestStuckError`, and `PreconditionError` if the guest's kernel lacks
+        the driver.
         """
         words = format_size(self.size) if self.size else f"reporting {self.free_page_reporting}"
         guest.phase("plug", f"{self.device}, {words}")
         start = guest.record.now()
-        what = f"the guest to have the plugged {self.device}"
+        what = f"the guest to use the plugged {self.device}"
         deadline = Deadline(self.deadline, what, GuestStuckError)
         if self.device == "balloon":
             properties = balloon_properties(guest.vm.spec, reporting=self.free_page_reporting)
@@ -104,34 +106,34 @@ class Plug(Verb):
 
 
 class Unplug(Verb):
-    """Takes a plugged device away from the running guest, and waits until it has let go."""
+    """Unplugs a device from the running guest, and waits until the guest has released it."""
 
     verb: ClassVar[str] = "unplug"
     moves_memory: ClassVar[bool] = True
     device: Device
-    """What is unplugged."""
+    """The device to unplug."""
     deadline: Seconds = 60.0
     """If it passes, the run is a FAIL, `guest-hang`."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """The guest takes it offline."""
+        """Estimate the time for the guest to take it offline."""
         return 4.0
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
-        """It must be there."""
+        """Require that it is plugged."""
         if not _is_plugged(self.device, before):
             yield ("device",), f"{self.device} is not plugged here"
         yield from _no_room(self.device, before)
 
     def after(self, before: Situation) -> Situation:
-        """It is gone."""
+        """Note that it is unplugged."""
         return _with(before, self.device, plugged=False)
 
     def perform(self, guest: Guest) -> None:
-        """Raises `QmpError`, `GuestStuckError`."""
+        """Unplug the device and wait for the guest. Raises `QmpError`, `GuestStuckError`."""
         guest.phase("unplug", self.device)
         start = guest.record.now()
-        what = f"the guest to let go of the {self.device}"
+        what = f"the guest to release the {self.device}"
         deadline = Deadline(self.deadline, what, GuestStuckError)
         size = 0
         if self.device == "virtio-mem":
@@ -152,7 +154,7 @@ class Unplug(Verb):
 
 
 def _fact(device: Device) -> str:
-    """What differs from a guest that has just booted: it has the balloon, and no more memory."""
+    """Name what differs from a guest that has just booted, with a balloon and no plugged memory."""
     return "balloon unplugged" if device == "balloon" else f"{device} plugged"
 
 
@@ -168,7 +170,7 @@ def _with(situation: Situation, device: Device, *, plugged: bool) -> Situation:
 
 def _no_room(device: Device, situation: Situation) -> Iterator[tuple[Loc, str]]:
     if device != "balloon" and not situation.hotplug:
-        yield (), "needs room for it: guest.hotplug"
+        yield (), "needs room to plug memory; set guest.hotplug"
 
 
 def _plug_dimm(guest: Guest, size: int) -> None:
@@ -179,7 +181,7 @@ def _plug_dimm(guest: Guest, size: int) -> None:
 
 
 def _grow(guest: Guest, size: int) -> None:
-    """Let virtio-mem have so much, after making the device where there is none yet."""
+    """Request `size` bytes from virtio-mem, after creating the device if there is none."""
     monitor = guest.vm.monitor
     if guest.vm.shell.run("modprobe virtio_mem", check=False).status:
         raise PreconditionError(
@@ -208,14 +210,14 @@ def _property(guest: Guest, path: str, name: str) -> int:
 
 
 def _online(guest: Guest) -> int:
-    """Put plugged memory online; bytes of MemTotal."""
+    """Put plugged memory online, and return MemTotal in bytes."""
     return int(guest.vm.shell.run(_ONLINE).stdout) * KIB
 
 
 def _delete(guest: Guest, device: str, deadline: Deadline) -> None:
-    """Ask the guest to let go until QEMU has the device no more.
+    """Ask the guest to release a device until QEMU has removed it.
 
-    QEMU's own event does not tell: 7.2 sends none for a balloon that something still refers to.
+    DEVICE_DELETED is not reliable: QEMU 7.2 sends none for a balloon that is still referenced.
     """
     monitor = guest.vm.monitor
     asked = None
@@ -227,7 +229,7 @@ def _delete(guest: Guest, device: str, deadline: Deadline) -> None:
             try:
                 monitor.execute("device_del", {"id": device})
             except QmpError as error:
-                # QEMU refuses a second wish while the guest ponders the first.
+                # QEMU refuses a second request while the guest handles the first.
                 if "in the process of unplug" not in error.message:
                     raise
         deadline.check()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest goes on in another QEMU: by migration, by one that is cancelled, or by a snapshot.
+"""Move the guest to another QEMU by migration or snapshot, or cancel a migration.
 
-What was started in the guest over the old connection must have been started detached.
+Processes in the guest survive only if they were started detached from the SSH connection.
 """
 
 from typing import Any, ClassVar, Literal
@@ -21,7 +21,7 @@ from harness.units import GIB, MIB
 LOOK_SECONDS = 0.05
 FULL_SPEED = 64 * GIB
 CRAWL = MIB
-"""Bytes a second of a migration that is to be cancelled: it must not end before."""
+"""Bytes per second of a migration that is to be cancelled, so that it does not complete."""
 
 TAG = "fpr"
 _JOB = "fpr-snapshot"
@@ -29,18 +29,18 @@ _FILE, _DISK = "snapshot-file", "snapshot-disk"
 
 
 class Migrate(Verb):
-    """Migrates the guest to a second QEMU by precopy, and goes on there."""
+    """Migrates the guest to a second QEMU by precopy, and continues there."""
 
     verb: ClassVar[str] = "migrate"
     moves_memory: ClassVar[bool] = True
     breaks_connection: ClassVar[bool] = True
     cancel: StrictBool = False
-    """Cancels the migration while it is under way; the guest stays where it is."""
+    """Whether to cancel the migration while it is active; the guest then stays where it is."""
     deadline: Seconds = 120.0
     """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """Most of it launches the second QEMU."""
+        """Estimate the time, most of which launches the second QEMU."""
         return 20.0
 
     def host_memory(self, memory: int) -> int:
@@ -48,7 +48,7 @@ class Migrate(Verb):
         return 2 * memory
 
     def perform(self, guest: Guest) -> None:
-        """Raises `QmpError` if it fails, `DeadlineError`, `LaunchError`."""
+        """Migrate, or start and cancel. Raises `QmpError`, `DeadlineError`, `LaunchError`."""
         guest.phase("migrate", "to be cancelled" if self.cancel else "precopy")
         start = guest.record.now()
         deadline = Deadline(self.deadline, "the migration to end")
@@ -70,7 +70,7 @@ class Migrate(Verb):
 
 
 class Snapshot(Verb):
-    """Saves the guest as savevm does, and goes on in a second QEMU from what was saved."""
+    """Saves the guest as savevm does, loads it in a second QEMU, and continues there."""
 
     verb: ClassVar[str] = "snapshot"
     moves_memory: ClassVar[bool] = True
@@ -79,7 +79,7 @@ class Snapshot(Verb):
     """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """Most of it writes and reads the guest's memory."""
+        """Estimate the time, most of which writes and reads the guest's memory."""
         return 20.0
 
     def host_memory(self, memory: int) -> int:
@@ -87,7 +87,7 @@ class Snapshot(Verb):
         return 2 * memory
 
     def perform(self, guest: Guest) -> None:
-        """Raises `QmpError`, `DeadlineError`, `LaunchError`."""
+        """Save and load the snapshot. Raises `QmpError`, `DeadlineError`, `LaunchError`."""
         guest.phase("snapshot", "save, and load in another QEMU")
         start = guest.record.now()
         deadline = Deadline(self.deadline, "the snapshot to be saved and loaded")
@@ -120,7 +120,7 @@ def _attach_disk(vm: Machine) -> None:
 
 
 def _run_job(vm: Machine, deadline: Deadline, command: str, **arguments: Any) -> None:
-    """Start a job and see it through. Raises `QmpError` with what the job says of itself."""
+    """Start a job and wait until it concludes. Raises `QmpError` with the job's error."""
     vm.monitor.execute(command, {"job-id": _JOB, **arguments})
     while True:
         (job,) = [job for job in vm.monitor.execute("query-jobs") if job["id"] == _JOB]
@@ -142,7 +142,7 @@ def _await_migration(source: Machine, wanted: str, deadline: Deadline) -> None:
         if status in ("failed", "completed", "cancelled"):
             why = answer.get("error-desc", "no reason given")
             raise QmpError(
-                f"the migration ended as {status!r}, not as {wanted!r}: {why}",
+                f"the migration ended as {status!r} instead of {wanted!r}: {why}",
                 hint="see qmp.log and qemu.log, here and in destination/",
             )
         moved = answer.get("ram", {}).get("transferred", 0) // MIB
@@ -151,11 +151,11 @@ def _await_migration(source: Machine, wanted: str, deadline: Deadline) -> None:
 
 
 def _go_on(guest: Guest, twin: Machine, deadline: Deadline) -> None:
-    """The guest runs in the twin from now on."""
+    """Continue with the guest in the twin."""
     twin.monitor.execute("cont")
     twin.arrive(deadline)
     guest.move_to_twin()
-    # Pages of zeros were not sent: what is absent there now is no loss.
+    # Zero pages were not sent, so a page that is absent in the twin is not lost.
     audits = guest.kept(Audits)
     audits.seen, audits.moved = None, True
     if (tool := guest.kept(Held).tool) is not None:

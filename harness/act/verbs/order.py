@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the reporting order of the running guest, or ask it for another first."""
+"""Read the reporting order of the running guest, after setting it if asked to."""
 
 from typing import Annotated, ClassVar
 
@@ -12,22 +12,24 @@ from harness.record.events import OrderRead
 from harness.scenario.steps import Verb
 
 PARAMETER = "/sys/module/page_reporting/parameters/page_reporting_order"
-"""From 5.14."""
+"""Module parameter of mm/page_reporting.c since 5.14."""
 
 
 class Order(Verb):
-    """Reads the reporting order of the running guest, `order_read`. With `set` it first asks the
-    guest for another order, `order_refused` (1 or 0); a kernel before 5.14 cannot be asked, and the
-    run is a SKIP.
+    """Reads the reporting order of the running guest (`order_read`). With `set` it first sets
+    another order and records whether the kernel refused it (`order_refused`, 1 or 0); on a kernel
+    before 5.14, which has no such parameter, the run is a SKIP.
     """
 
     verb: ClassVar[str] = "order"
     set: Annotated[StrictInt, Field(ge=0, le=32)] | None = None
-    """The order to ask for, 0 to 32."""
+    """The order to set, 0 to 32."""
 
     def perform(self, guest: Guest) -> None:
-        """Raises `PreconditionError` where a kernel without the parameter is asked for an order,
-        `ObserveError` where the guest does not tell its order.
+        """Set the order if asked to, and read it.
+
+        Raises `PreconditionError` if the kernel has no parameter to set, `ObserveError` if the
+        order cannot be read.
         """
         guest.phase("order", "as it is" if self.set is None else str(self.set))
         refused = self.set is not None and not _accepts(guest, self.set)
@@ -38,11 +40,11 @@ class Order(Verb):
 
 
 def _accepts(guest: Guest, asked: int) -> bool:
-    """Whether the guest takes the order."""
+    """Write the parameter; returns whether the kernel accepts the order."""
     shell = guest.vm.shell
     if shell.run(f"[ -w {PARAMETER} ]", check=False).status:
         raise PreconditionError(
-            f"the guest's kernel ({guest.vm.kernel_release}) has no parameter {PARAMETER} to "
-            "write to: it came with 5.14",
+            f"the guest's kernel ({guest.vm.kernel_release}) has no writable {PARAMETER}, which "
+            "Linux 5.14 introduced",
         )
     return shell.run(f"echo {asked} > {PARAMETER}", check=False).status == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the host take memory from this guest's QEMU, as it would if it were short of it."""
+"""Make the host reclaim memory from this guest's QEMU, as it does under memory pressure."""
 
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -16,20 +16,22 @@ from harness.units import PAGE_SIZE, format_size
 
 
 class Pressure(Verb):
-    """Makes the host take from this guest's QEMU what is lazily free. If this host cannot, the run
-    is a SKIP with every reason.
+    """Makes the host reclaim the lazily free memory (MADV_FREE) of this guest's QEMU. If this host
+    cannot, the run is a SKIP that gives all reasons.
     """
 
     verb: ClassVar[str] = "pressure"
     moves_memory: ClassVar[bool] = True
     needs_memory_group: ClassVar[bool] = True
     by: Literal["any", "process-madvise", "cgroup-reclaim", "cgroup-limit"] = "any"
-    """`process-madvise` is MADV_PAGEOUT and needs CAP_SYS_NICE, `cgroup-reclaim` needs cgroup v2 of
-    Linux 5.19, `cgroup-limit` needs cgroup v1; `any` is the first of them that this host can do."""
+    """How to reclaim: `process-madvise` is MADV_PAGEOUT and needs CAP_SYS_NICE, `cgroup-reclaim`
+    needs cgroup v2 and Linux 5.19, `cgroup-limit` needs cgroup v1; `any` is the first that works.
+    """
 
     def perform(self, guest: Guest) -> None:
-        """Each way is tried for real. Raises `PreconditionError` with every reason if none works,
-        and what the instruments raise.
+        """Try each way until one works.
+
+        Raises `PreconditionError` with all reasons if none works, and what the instruments raise.
         """
         instruments, record = guest.instruments, guest.record
         instruments.discards.read()
@@ -53,13 +55,13 @@ class Pressure(Verb):
             record.add(Pressed(now, by=name, seconds=now - start, before=before, after=after))
             return
         raise PreconditionError(
-            f"this host cannot press memory out of one process: {'; '.join(refusals)}",
-            hint="run as root, or in a control group of yours",
+            f"this host cannot reclaim memory from a single process: {'; '.join(refusals)}",
+            hint="run as root, or in a memory control group that you own",
         )
 
 
 def discarded_ranges(instruments: Instruments) -> list[tuple[int, int]]:
-    """Host addresses [low, high) of all that QEMU has discarded; the rest may be in use."""
+    """Return host addresses [low, high) of all that QEMU has discarded."""
     covered = instruments.discards.covered
     ranges = []
     for piece in instruments.layout.pieces:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take blocks again in the moment in which they have been reported, and verify what they hold."""
+"""Allocate blocks again as soon as they have been reported, and verify their contents."""
 
 from typing import Annotated, ClassVar
 
@@ -15,40 +15,41 @@ from harness.scenario.steps import Verb
 from harness.units import MIB, PAGE_SIZE
 
 SLACK = 24 * MIB
-"""Free memory beyond the low watermarks, for what else runs in the guest."""
+"""Free memory above the low watermarks that is left to other processes of the guest."""
 
 PASSES = 2
-"""That a round waits for, and `GRACE_SECONDS` more, before it goes on without having raced."""
+"""Passes that a round waits for a report, plus `GRACE_SECONDS`, before it gives up racing."""
 GRACE_SECONDS = 3.0
 
 HOLD_SECONDS = 0.5
-"""From the last round to the last check."""
+"""Time between the last round and the last verification."""
 
 FILL_SECONDS = 120.0
 ROUND_SECONDS = 60.0
-"""For taking a window and verifying all, beside the wait."""
+"""Time for allocating a window and verifying all memory, in addition to the wait."""
 
 _HAS_HUGE_PAGES = "grep -qE '\\[(always|madvise)\\]' /sys/kernel/mm/transparent_hugepage/enabled"
 
 
 class Race(Verb):
-    """Holds nearly all free memory, patterned; frees a batch of it, waits until the guest has
-    reported blocks of that, and takes as much again at once, which is those very blocks; and so
-    again with other memory. All of it is verified until it is freed again, so that a discard which
-    comes late is found. SKIP without transparent huge pages, by which the blocks are taken whole.
+    """Fills nearly all free memory with a pattern. In each round it frees a batch, waits until the
+    guest has reported blocks of it, and at once allocates as much again, which is those blocks.
+    Held memory is verified in every round, so that a late discard is found. Without transparent
+    huge pages, which it needs to allocate whole blocks, the run is a SKIP.
     """
 
     verb: ClassVar[str] = "race"
     rounds: Annotated[StrictInt, Field(ge=1, le=100)] = 4
-    """How many times. Each takes a little longer than the guest's delay between two passes."""
+    """Number of rounds; each takes a little longer than the delay between two reporting passes."""
 
     def expected_seconds(self, memory: int) -> float:
-        """A pass each, and the time to write all of the guest's memory."""
+        """Estimate one pass for each round, plus the time to write all of the guest's memory."""
         return 4.0 + memory / (128 * MIB) + 3.0 * self.rounds
 
     def perform(self, guest: Guest) -> None:
-        """Lost pages are recorded, not raised; a guest that can report nothing is not raced. Raises
-        `GuestError`, `SshError`, `DeadlineError`, `PreconditionError`.
+        """Race, unless all zones are below their watermarks; mismatches are recorded, not raised.
+
+        Raises `GuestError`, `SshError`, `DeadlineError`, `PreconditionError`.
         """
         guest.phase("race", f"{self.rounds} rounds")
         shell = guest.vm.shell
@@ -59,7 +60,7 @@ class Race(Verb):
         order = guest.reporting_order
         zones = [z for z in read_counters(shell).zones if above_watermark(z, order)]
         if not zones:
-            guest.phase("race", "left out: the guest can report none of its memory")
+            guest.phase("race", "skipped: all zones are below the watermark for reporting")
             return
         seconds = PASSES * guest.pass_seconds + GRACE_SECONDS
         report = run_race(
@@ -96,7 +97,7 @@ class Race(Verb):
 
 
 def _cushion(zones: list[Zone]) -> int:
-    """Bytes that stay free, in pieces below a block, so that no allocation falls short."""
+    """Return the bytes to leave free, in pieces smaller than a block, for other allocations."""
     return _whole_huge_pages(sum(zone.low for zone in zones) * PAGE_SIZE + SLACK)
 
 

@@ -18,13 +18,13 @@ class Repeat(Verb):
     verb: ClassVar[str] = "repeat"
     holds_steps: ClassVar[bool] = True
     times: Annotated[StrictInt, Field(ge=1, le=1000)]
-    """How often, 1 to 1000."""
+    """Number of rounds, 1 to 1000."""
     steps: Annotated[tuple[Verb, ...], NotEmpty]
-    """Steps of any verb but `repeat`."""
+    """Steps of any verb except `repeat`."""
 
     @classmethod
     def over(cls, single: Any) -> type[Verb]:
-        """With inner steps of the type `single`."""
+        """Return the verb with inner steps of type `single`."""
         description = cls.model_fields["steps"].description
         steps = (list_of(single), Field(description=description))
         return create_model(
@@ -32,17 +32,17 @@ class Repeat(Verb):
         )
 
     def unrolled(self) -> Iterator[tuple[Loc, Verb]]:
-        """The inner steps, once a round."""
+        """Yield the inner steps, once in each round."""
         for _round in range(self.times):
             for index, step in enumerate(self.steps):
                 yield (self.verb, "steps", index), step
 
     def in_words(self) -> str:
-        """The inner steps, with how often."""
+        """Describe the inner steps and the number of rounds."""
         return f"{self.times} times ({'; '.join(step.in_words() for step in self.steps)})"
 
     def perform(self, guest: Guest) -> None:
-        """Raises what the inner steps raise."""
+        """Carry out all rounds. Raises what the inner steps raise."""
         for number in range(1, self.times + 1):
             guest.phase("repeat", f"round {number} of {self.times}")
             for step in self.steps:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wait until the guest has reported all it can, or until it evidently will not."""
+"""Wait until the guest has reported all it can, or until reporting no longer makes progress."""
 
 import time
 from dataclasses import dataclass
@@ -26,32 +26,32 @@ from harness.scenario.steps import Verb
 from harness.units import PAGE_SIZE
 
 LOOK_SECONDS = 0.1
-"""Pause between looks at the host's side: cheap, and a burst of discards lasts longer."""
+"""Pause between looks at the host's counters, which are cheap to read."""
 
 QUIET_SECONDS = 0.4
-"""After the last discard of a burst the pass is over, and the guest's pages are worth a look."""
+"""Seconds without a discard after which a pass counts as over, and the guest's pages are read."""
 
 RESCAN_SECONDS = 1.0
-"""Looks at the guest's pages while nothing happens: twice in a reporting pass."""
+"""Interval at which the guest's pages are read while nothing moves, twice in a reporting pass."""
 
 
 class Settle(Verb):
-    """Waits until nothing that can be reported remains, or nothing has moved for more than two
-    reporting passes. A deadline that passes is an outcome, not an error.
+    """Waits until no reportable memory remains, or nothing has moved for more than two reporting
+    passes. A deadline that passes is an outcome, not an error.
     """
 
     verb: ClassVar[str] = "settle"
     deadline: Seconds = 60.0
-    """How long it waits at most."""
+    """The longest wait, longer in proportion if the guest's passes are more than 2 s apart."""
     leave_batches: Annotated[StrictInt, Field(ge=0, le=64)] = 0
-    """Settled as soon as no more than so many batches remain: what a `busy` guest keeps moving."""
+    """Number of batches that may remain reportable, for a guest that `busy` keeps busy."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """Most settle within a few passes."""
+        """Estimate the time: most guests settle within a few passes."""
         return min(6.0, self.deadline)
 
     def perform(self, guest: Guest) -> None:
-        """Record how the wait ended."""
+        """Wait, and record the outcome. Raises what the instruments raise."""
         guest.phase("settle", f"at most {self.deadline:g} s")
         leave = self.leave_batches * REPORTING_CAPACITY * block_size(guest.reporting_order)
         wait = wait_settled(guest, self.deadline, leave)
@@ -74,24 +74,24 @@ class Settle(Verb):
 
 
 class Drained(Kept):
-    """What remained when the guest was last settled, for the step directly after."""
+    """The bytes that remained reportable when the guest settled, for the next step."""
 
     def __init__(self) -> None:
         self._remaining = 0
         self._phase: int | None = None
 
     def note(self, guest: Guest, remaining: int) -> None:
-        """It drained in this phase, down to so many bytes."""
+        """Note that it drained in the current phase, down to `remaining` bytes."""
         self._remaining, self._phase = remaining, guest.phases
 
     def remaining(self, guest: Guest) -> int | None:
-        """Bytes; None if it did not drain in this phase, which is the latest."""
+        """Return the bytes; None if the current phase is not one in which it drained."""
         return self._remaining if self._phase == guest.phases else None
 
 
 @dataclass(frozen=True)
 class Wait:
-    """How a wait ended; seconds since it began, bytes."""
+    """How a wait ended: times in seconds since it began, sizes in bytes."""
 
     outcome: SettleOutcome
     tracker: SettleTracker
@@ -100,9 +100,10 @@ class Wait:
 
 
 def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
-    """Wait at most so long, until no more than `leave` bytes can be reported or nothing moves.
+    """Wait until no more than `leave` bytes are reportable, or nothing moves.
 
-    The deadline is meant for passes every 2 s, and is longer where they come less often.
+    The deadline of `seconds` assumes passes every 2 s, and is extended in proportion if they are
+    further apart. Raises what the instruments raise.
     """
     mapping, discarding = guest.instruments.mapping, guest.instruments.discards
     start = time.monotonic()
@@ -118,7 +119,7 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
         while True:
             at = time.monotonic() - start
             discards = discarding.read()
-            # An exact reading walks page tables; between looks at the pages the counters will do.
+            # An exact reading walks page tables; the counters suffice to see whether memory moves.
             held = mapping.read_quick().held
             remaining, about_to, guest_at = None, 0, None
             moved = tracker.last_moved

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Suspend the guest, wake it, and see that it is back."""
+"""Suspend the guest, wake it, and check that it resumed."""
 
 import re
 from typing import ClassVar, Literal
@@ -12,17 +12,17 @@ from harness.scenario.fields import Seconds
 from harness.scenario.steps import Verb
 
 RTC_SECONDS = 2
-"""How long the guest sleeps when its clock wakes it."""
+"""How long the guest sleeps until its real-time clock wakes it."""
 
 PAUSE_SECONDS = 0.2
-"""For the guest to say that it will sleep, before it does."""
+"""Time for the command's SSH answer before the guest sleeps."""
 
 LOOK_SECONDS = 0.1
 ANSWER_SECONDS = 3.0
-"""For one attempt to hear from a guest that may still sleep."""
+"""Timeout of one attempt to reach a guest that may still sleep."""
 
 STILL_LOOKS = 5
-"""So many looks in a row find every CPU halted in a guest that sleeps."""
+"""Consecutive looks that must find every CPU halted before the guest counts as asleep."""
 
 _ENTRY = "PM: suspend entry (s2idle)"
 _HALTED = re.compile(r"\bHLT=([01])\b")
@@ -43,27 +43,30 @@ rm -f /run/woke
 
 
 class Suspend(Verb):
-    """Suspends the guest once, and wakes it. If its kernel does not offer this sleep, the run is a
-    SKIP.
+    """Suspends the guest once, and wakes it. If its kernel does not offer this sleep state, the run
+    is a SKIP.
     """
 
     verb: ClassVar[str] = "suspend"
     moves_memory: ClassVar[bool] = True
     state: Literal["mem", "freeze"]
-    """`mem` is S3, `freeze` is s2idle (Documentation/admin-guide/pm/sleep-states.rst)."""
+    """Sleep state: `mem` is S3, `freeze` is s2idle (Documentation/admin-guide/pm/sleep-states.rst).
+    """
     wake: Literal["qmp", "rtc"] = "qmp"
-    """QEMU wakes it (`qmp`), or the guest's own clock does (`rtc`)."""
+    """Who wakes the guest: QEMU (`qmp`), or the guest's real-time clock (`rtc`)."""
     deadline: Seconds = 60.0
-    """For sleeping and waking together. If it passes, the run is a MISS, or `guest-hang` if the
-    guest no longer answers."""
+    """Deadline for sleeping and waking together. If it passes, the run is a MISS, or `guest-hang`
+    if the guest no longer answers."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """The guest sleeps for two seconds."""
+        """Estimate the time, in which the guest sleeps for two seconds."""
         return 4.0
 
     def perform(self, guest: Guest) -> None:
-        """Raises `PreconditionError` if the guest knows no such sleep, `GuestError` if it refuses,
-        `DeadlineError` if it does not sleep or does not come back.
+        """Suspend and wake the guest.
+
+        Raises `PreconditionError` if the kernel lacks the sleep state, `GuestError` if it refuses
+        to sleep, `DeadlineError` if it does not sleep or does not resume in time.
         """
         guest.phase("suspend", f"{self.state}, woken by {self.wake}")
         shell = guest.vm.shell
@@ -72,8 +75,8 @@ class Suspend(Verb):
         before = shell.run(f"cat /sys/power/state {_SLEEPS}").stdout.decode().split()
         if self.state not in before[:-1]:
             raise PreconditionError(
-                f"the guest's kernel ({guest.vm.kernel_release}) offers no sleep {self.state!r}, "
-                f"only: {' '.join(before[:-1])}"
+                f"the guest's kernel ({guest.vm.kernel_release}) has no sleep state "
+                f"{self.state!r}, only: {' '.join(before[:-1])}"
             )
         seen = len(guest.vm.monitor.events())
         entries = guest.vm.console.count(_ENTRY)
@@ -99,7 +102,7 @@ class Suspend(Verb):
 
 
 def _wake_deep(guest: Guest, seen: int, deadline: Deadline) -> None:
-    """QEMU knows when a guest is in S3. One that refuses to sleep says so itself."""
+    """Wake a guest from S3 once QEMU says that it is suspended; return if it refused to sleep."""
     asked = guest.record.now()
     while not any(event["event"] == "SUSPEND" for event in guest.vm.monitor.events()[seen:]):
         deadline.check()
@@ -110,8 +113,9 @@ def _wake_deep(guest: Guest, seen: int, deadline: Deadline) -> None:
 
 
 def _wake_idle(guest: Guest, entries: int, deadline: Deadline) -> None:
-    """A guest in s2idle runs as far as QEMU can see. The power button wakes it, by its driver;
-    pressed too early it aborts the sleep.
+    """Wake a guest from s2idle with the power button, once all its CPUs are halted.
+
+    QEMU cannot tell s2idle from an idle guest, and a button pressed too early aborts the sleep.
     """
     still = 0
     while still < STILL_LOOKS:
@@ -124,7 +128,7 @@ def _wake_idle(guest: Guest, entries: int, deadline: Deadline) -> None:
 
 
 def _status(guest: Guest) -> int | None:
-    """The status of the write that suspended; None while there is none, or no answer."""
+    """Return the status of the write that suspends; None if it has not ended, or on no answer."""
     guest.vm.sleep_alive(LOOK_SECONDS)
     guest.read_console()
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follow every discard until the guest uses the memory again."""
+"""Follow every discard until the guest faults the memory back in."""
 
 import time
 from typing import ClassVar
@@ -16,35 +16,35 @@ from harness.scenario.steps import Verb
 from harness.units import PAGE_SIZE
 
 LOOK_SECONDS = 0.25
-"""Memory in use again stays with the host until the next pass, 2 s later: four looks a second miss
-none of it, and tell the shortest horizon to a quarter."""
+"""Interval of looks. Memory faulted in stays resident until the next pass, 2 s later, so none is
+missed, and the shortest horizon of 1 s is measured to a quarter."""
 
 
 class Watch(Verb):
-    """Follows every discard until the guest uses the memory again. `NAME_discarded_bytes` is how
-    much was discarded; `NAME_reused_1s_fraction`, `NAME_reused_5s_fraction` and
-    `NAME_reused_30s_fraction` are the parts of it that were in use again so soon.
+    """Follows every discard until the guest faults the memory back in. `NAME_discarded_bytes` is
+    how much was discarded; `NAME_reused_1s_fraction`, `NAME_reused_5s_fraction` and
+    `NAME_reused_30s_fraction` are the fractions of it that were in use again within that time.
     """
 
     verb: ClassVar[str] = "watch"
     name: MeasureName
     """NAME in the names of its measures."""
     duration: Seconds
-    """How long it follows discards. One that was followed for less than 30 s does not count for
-    `NAME_reused_30s_fraction`, and so on."""
+    """How long it follows discards. A discard counts only for the horizons that have passed since:
+    one followed for less than 30 s does not count for `NAME_reused_30s_fraction`."""
 
     def expected_seconds(self, _memory: int) -> float:
-        """As long as it watches."""
+        """Return the duration."""
         return self.duration
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """The bytes, and a fraction for each horizon."""
+        """Names of the bytes, and of a fraction for each horizon."""
         what = ("discarded_bytes", *(f"reused_{seconds}s_fraction" for seconds in REUSE_SECONDS))
         return tuple(f"{self.name}_{each}" for each in what)
 
     def perform(self, guest: Guest) -> None:
-        """Raises what the instruments raise."""
+        """Follow the discards and record the measures. Raises what the instruments raise."""
         guest.phase("watch", f"{self.name}, for {self.duration:g} s")
         found = _follow(guest, self.duration)
         size = sum(discard.bytes for discard in found)
@@ -55,10 +55,10 @@ class Watch(Verb):
 
 
 def _follow(guest: Guest, duration: float) -> list[Discarded]:
-    """Every discard of so many seconds, with when its memory was in use again."""
+    """Return the discards of `duration` seconds, with the time at which each was in use again."""
     instruments = guest.instruments
     start = time.monotonic()
-    # Per page: when it was discarded, as long as the host has not had to give it back.
+    # For each page the time of its discard, until it is faulted back in; NaN otherwise.
     since = np.full(instruments.layout.pfn_end, np.nan)
     found: list[Discarded] = []
     instruments.discards.follow()
@@ -66,7 +66,7 @@ def _follow(guest: Guest, duration: float) -> list[Discarded]:
         guest.vm.sleep_alive(min(LOOK_SECONDS, duration - elapsed))
         instruments.discards.read()
         for at, first, last in instruments.discards.followed():
-            # A page discarded twice without use in between was given back once.
+            # A page discarded twice without use in between counts once.
             pages = since[first:last]
             pages[np.isnan(pages)] = at
         at = time.monotonic()

@@ -19,7 +19,11 @@ def test_it_takes_a_block_offline_and_back(guest: FakeGuest) -> None:
 @pytest.mark.parametrize(
     ("status", "error", "words"),
     [
-        (NO_BLOCKS, PreconditionError, r"\(6.1.0-test\) has no memory blocks.*MEMORY_HOTREMOVE"),
+        (
+            NO_BLOCKS,
+            PreconditionError,
+            r"\(6.1.0-test\) cannot take memory blocks offline.*MEMORY_HOTREMOVE",
+        ),
         (NOT_BACK, GuestError, r"draining the per-CPU lists failed \(4\): its error"),
     ],
 )

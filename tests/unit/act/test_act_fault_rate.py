@@ -49,6 +49,6 @@ def test_the_state_of_reporting_goes_with_the_rate(
 @pytest.mark.parametrize("said", ["", "faults pages=5 nanoseconds=0", "Killed"])
 def test_a_tool_that_counts_nothing_is_an_error_and_no_rate(guest: FakeGuest, said: str) -> None:
     guest.vm.says["fpr-guest faults"] = said
-    with pytest.raises(GuestError, match="measured no faults"):
+    with pytest.raises(GuestError, match="printed no measurement"):
         MeasureFaults().perform(guest)
     assert not guest.recorded(FaultRate)

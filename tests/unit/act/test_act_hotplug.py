@@ -53,7 +53,7 @@ def test_a_dimm_is_added_and_waited_for_until_it_is_online(guest: FakeGuest) -> 
 
 def test_a_guest_that_does_not_put_it_online_is_stuck(guest: FakeGuest) -> None:
     memory(guest, 200)
-    with pytest.raises(GuestStuckError, match="for the guest to have the plugged dimm"):
+    with pytest.raises(GuestStuckError, match="for the guest to use the plugged dimm"):
         plug(device="dimm", size="128MiB", deadline="5s").perform(guest)
     assert not guest.recorded(DevicePlugged)
 
@@ -91,7 +91,7 @@ def test_a_balloon_comes_with_reporting_or_without(guest: FakeGuest, reporting: 
 
 def test_a_balloon_that_gets_no_driver_is_stuck(guest: FakeGuest) -> None:
     guest.vm.says["drivers/virtio_balloon"] = 1
-    with pytest.raises(GuestStuckError, match="to have the plugged balloon"):
+    with pytest.raises(GuestStuckError, match="to use the plugged balloon"):
         plug(device="balloon", deadline="5s").perform(guest)
     assert not guest.recorded(DriverChanged)
 
@@ -127,7 +127,7 @@ def test_another_refusal_of_qemus_is_not_taken_for_patience(guest: FakeGuest) ->
 def test_a_guest_that_never_lets_go_is_stuck(guest: FakeGuest) -> None:
     devices(guest, [DEVICE])
     guest.vm.qmp["qom-get"] = 128 * MIB
-    with pytest.raises(GuestStuckError, match="for the guest to let go of the dimm"):
+    with pytest.raises(GuestStuckError, match="for the guest to release the dimm"):
         unplug("dimm", "5s").perform(guest)
     assert not guest.recorded(DevicePlugged)
 

@@ -88,8 +88,8 @@ def test_a_migration_to_be_cancelled_crawls_and_leaves_the_guest_where_it_is(
 @pytest.mark.parametrize(
     ("cancel", "states", "words"),
     [
-        (False, ["active", "failed"], "ended as 'failed', not as 'completed': no route"),
-        (True, ["completed"], "ended as 'completed', not as 'active'"),
+        (False, ["active", "failed"], "ended as 'failed' instead of 'completed': no route"),
+        (True, ["completed"], "ended as 'completed' instead of 'active'"),
     ],
 )
 def test_a_migration_that_ends_otherwise_is_qemus_error(

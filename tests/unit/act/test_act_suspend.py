@@ -98,7 +98,7 @@ def test_the_guests_own_clock_can_wake_it(guest: FakeGuest, state: str) -> None:
 
 def test_a_kernel_without_such_a_sleep_is_a_skip(guest: FakeGuest) -> None:
     guest.vm.says["cat /sys/power/state"] = "freeze\n0\n"
-    with pytest.raises(PreconditionError, match="offers no sleep 'mem', only: freeze"):
+    with pytest.raises(PreconditionError, match="has no sleep state 'mem', only: freeze"):
         suspend(guest, state="mem")
     assert len(guest.vm.commands) == 1
 

@@ -230,11 +230,11 @@ expect:
             "steps[0].churn.size: 1GiB is not less than the guest's 1GiB",
         ),
         ("steps: [churn: {size: 10%, seed: -1}]", "steps[0].churn.seed: "),
-        ("steps: [verify: {}]", "steps[0].verify: nothing is held here"),
-        ("steps: [churn: {size: 10%}, verify: {}]", "steps[1].verify: nothing is held here"),
+        ("steps: [verify: {}]", "steps[0].verify: no memory is held here"),
+        ("steps: [churn: {size: 10%}, verify: {}]", "steps[1].verify: no memory is held here"),
         (
             "steps: [churn: {size: 10%, free: half-of-blocks}, release: {}, release: {}]",
-            "steps[2].release: nothing is held here",
+            "steps[2].release: no memory is held here",
         ),
         ("steps: [bind: {}]", "steps[0].bind: the driver is already bound"),
         (
@@ -268,7 +268,7 @@ expect:
         ),
         (
             "steps: [await: {until: {reported_bytes: '> 0'}, deadline: 1s}]",
-            "steps[0].await: until: can be awaited: charged_bytes, ",
+            "steps[0].await: until: must have conditions, on these measures only: charged_bytes, ",
         ),
         (
             "steps: [await: {until: {rss_bytes: '> frist.rss_bytes'}, deadline: 1s}]",
@@ -277,10 +277,10 @@ expect:
         ("answer: [frist.rounds]", "answer[0]: no audit called 'frist' comes before"),
         ("answer: [rounsd]", "answer[0]: there is no measure 'rounsd'; did you mean rounds"),
         ("steps: [calm: {}]", "steps[0].calm: nothing is busy here"),
-        ("steps: [plug: {device: dimm}]", "memory has a size, the balloon has none"),
+        ("steps: [plug: {device: dimm}]", "`size` is required for memory"),
         (
             "steps: [plug: {device: dimm, size: 1GiB}]",
-            "steps[0].plug: needs room for it: guest.hotplug",
+            "steps[0].plug: needs room to plug memory; set guest.hotplug",
         ),
         (
             "steps: [plug: {device: balloon}]",
@@ -288,7 +288,7 @@ expect:
         ),
         (
             "steps: [plug: {device: balloon}, unplug: {device: virtio-mem}]",
-            "steps[1].unplug: needs room for it: guest.hotplug",
+            "steps[1].unplug: needs room to plug memory; set guest.hotplug",
         ),
         (
             "steps: [unplug: {device: dimm}]\nguest: {hotplug: 1GiB}",
