@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that boots: the wait until it is ready, or the reason why it will not be."""
+"""Wait until a booting guest is ready, or find out why it will not be."""
 
 import logging
 import threading
@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 
 
 def check_cancelled(cancelled: threading.Event) -> None:
-    """Raise `InterruptedRunError` once the run was asked to stop."""
+    """Raise `InterruptedRunError` if the run was asked to stop."""
     if cancelled.is_set():
         raise InterruptedRunError("the run was asked to stop")
 
@@ -43,7 +43,7 @@ class BootWatch:
         cancelled: threading.Event,
         defects: str,
     ) -> None:
-        """`defects`: what this QEMU is known to do wrong that may crash a guest; empty: nothing."""
+        """`defects` names known defects of this QEMU that may crash a guest, or is empty."""
         self._accel = accel
         self._console = console
         self._monitor = monitor
@@ -52,9 +52,9 @@ class BootWatch:
         self._defects = defects
 
     def until_ready(self, deadline: Deadline) -> None:
-        """Wait until the guest's init says that it is ready.
+        """Wait until the guest's init prints that it is ready.
 
-        Raises `BootError`, QEMU's own end, `DeadlineError` or `InterruptedRunError` as soon as it
+        Raises `BootError`, `QemuGoneError`, `DeadlineError` or `InterruptedRunError` as soon as it
         is known that the guest will not become ready.
         """
         LOG.debug("waiting at most %.1f s for %s", deadline.remaining, deadline.what)
@@ -63,17 +63,17 @@ class BootWatch:
             self._cancelled.wait(LOOK_SECONDS)
 
     def explain(self, error: HarnessError) -> HarnessError:
-        """The error to raise for one that ended the boot, with what the console says by now."""
+        """Return the error to raise for one that ended the boot, after reading the console."""
         crash = self._crash(self._console.final_findings())
         if crash is not None:
             return crash
         if isinstance(error, QemuGoneError):
-            # A KVM under which a guest says nothing at all may be what is broken.
+            # If a guest prints nothing under KVM, KVM itself may be broken.
             blameless = self._accel == "kvm" and not self._console.tail()
             if not error.guest_reset or blameless:
                 return error
             return self._crash_error(error.message, self._console.tail(), error.hint)
-        # A guest that is ready runs; one that is only slow may owe that to the accelerator.
+        # A guest that printed `ready` runs; a slow one may be slow because of the accelerator.
         at_fault = isinstance(error, SshError) and self._console.has_said("ready")
         return self._error(error.message, GuestBootError if at_fault else BootError)
 
@@ -85,7 +85,8 @@ class BootWatch:
         if gone := self._gone():
             raise gone
         if self._console.init_failure is not None:
-            raise self._error(f"its init could not {self._console.init_failure}", GuestBootError)
+            failure = f"its init failed to {self._console.init_failure}"
+            raise self._error(failure, GuestBootError)
         for event in self._monitor.events():
             if event["event"] == "STOP":
                 status = self._monitor.execute("query-status")["status"]
@@ -93,15 +94,15 @@ class BootWatch:
         deadline.check()
 
     def _crash(self, findings: Sequence[Finding]) -> GuestCrashError | None:
-        """The error of a guest whose kernel is over; None while it is not."""
+        """Return the error for the first crash among the findings; None without one."""
         crash = next((found for found in findings if found.severity == "crash"), None)
         if crash is None:
             return None
-        return self._crash_error(crash.title, crash.text, "console.log has the crash")
+        return self._crash_error(crash.title, crash.text, "see the crash in console.log")
 
     def _crash_error(self, title: str, text: str, hint: str) -> GuestCrashError:
         return GuestCrashError(
-            f"the guest crashed while it booted under {self._accel}: {title}",
+            f"the guest crashed during boot under {self._accel}: {title}",
             hint=hint,
             evidence=[self._console.path],
             title=title,
@@ -115,6 +116,6 @@ class BootWatch:
         return kind(
             f"the guest did not become ready under {self._accel}: {seen}"
             + (f"\nIts console ended with:\n{tail}" if tail else "\nIts console stayed empty."),
-            hint="see the console; `fpr-harness doctor` tries this host's accelerators",
+            hint="see console.log; `fpr-harness doctor` tries this host's accelerators",
             evidence=[self._console.path],
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process's control group is charged with, and what it still allows."""
+"""Read the memory charge of a process's control group, its limits and its OOM kills."""
 
 import re
 from pathlib import Path
@@ -7,16 +7,16 @@ from pathlib import Path
 _FILES = {"cgroup2": "memory.current", "cgroup": "memory.usage_in_bytes"}
 _LIMITS = {"memory.current": "memory.max", "memory.usage_in_bytes": "memory.limit_in_bytes"}
 _V1_LIMITS_FROM = 1 << 60
-"""cgroup v1 writes "no limit" as the highest whole page of a signed 64-bit number."""
+"""cgroup v1 shows "no limit" as the largest multiple of a page in a signed 64-bit number."""
 
 _IDLE_CACHE = {"memory.current": "inactive_file", "memory.usage_in_bytes": "total_inactive_file"}
-"""In memory.stat, of a group and those below it: charged, and given up before anything else."""
+"""Fields of memory.stat, for a group and those below it: charged, and reclaimed before all else."""
 
 
 def memory_file(pid: int) -> Path | None:
-    """memory.current (v2) or memory.usage_in_bytes (v1) of the group of `pid`, if readable.
+    """Find memory.current (v2) or memory.usage_in_bytes (v1) of the group of `pid`, if readable.
 
-    Where both hierarchies exist, the one with the memory controller counts
+    If both hierarchies are mounted, the one with the memory controller counts
     (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst; mountinfo: proc(5)).
     """
     try:
@@ -34,7 +34,7 @@ def memory_file(pid: int) -> Path | None:
 
 
 def candidates(groups: str, mounts: str) -> list[Path]:
-    """Where the file may lie, by the text of /proc/PID/cgroup and /proc/PID/mountinfo."""
+    """List possible paths of that file; takes the text of /proc/PID/cgroup and PID/mountinfo."""
     paths: dict[str, str] = {}
     for line in groups.splitlines():
         _, _, rest = line.partition(":")
@@ -59,7 +59,7 @@ def candidates(groups: str, mounts: str) -> list[Path]:
 
 
 def group_room(charge: Path) -> int | None:
-    """Bytes that a control group and those above it still allow; None without any limit.
+    """Return the bytes that a control group and its ancestors still allow; None without a limit.
 
     `charge` is the group's memory.current (v2) or memory.usage_in_bytes (v1). Idle page cache
     counts as room, as it does in MemAvailable.
@@ -79,18 +79,18 @@ def group_room(charge: Path) -> int | None:
 
 
 def oom_kills(charge: Path) -> int:
-    """Processes of a control group that the kernel has killed for want of memory; 0: none known.
+    """Return the number of OOM kills in a control group; 0 if it is unknown.
 
     `charge` is the group's memory.current (v2) or memory.usage_in_bytes (v1). The count is
-    `oom_kill` of memory.events (v2, groups below included) or of memory.oom_control (v1, Linux
-    4.13).
+    `oom_kill` of memory.events (v2, groups below included) or of memory.oom_control (v1, since
+    Linux 4.13).
     """
     name = "memory.events" if charge.name == "memory.current" else "memory.oom_control"
     return _counter(charge.with_name(name))
 
 
 def host_oom_kills(root: Path = Path("/")) -> int:
-    """Processes that the kernel of this host has killed for want of memory (Linux 4.13)."""
+    """Return the number of OOM kills on this host (`oom_kill` of /proc/vmstat, Linux 4.13)."""
     return _counter(root / "proc/vmstat")
 
 
@@ -100,7 +100,7 @@ def _counter(path: Path) -> int:
 
 
 def _read(path: Path) -> str:
-    """The text of a file; empty where it cannot be read."""
+    """Return the text of a file, or "" if it cannot be read."""
     try:
         return path.read_text()
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a `GuestSpec` to QEMU's command line. Pure."""
+"""Make QEMU's command line from a `GuestSpec`, without I/O."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,27 +11,27 @@ from harness.units import MIB
 
 BALLOON_ID = "balloon0"
 BALLOON_PATH = f"/machine/peripheral/{BALLOON_ID}"
-"""The balloon device in QEMU's object model."""
+"""Path of the balloon device in QEMU's object model."""
 
 GUEST_ADDRESS = "10.0.2.15"
-"""slirp's first guest address; the image's init uses it without asking."""
+"""slirp's first guest address, which the image's init uses without DHCP."""
 
 TRANSLATION_BUFFER_MIB = 256
-"""TCG's code buffer: a small guest fills about 60 MiB of it, so it is never flushed, and QEMU's
-default (an eighth of the host's memory, at most 1 GiB) would cost without use."""
+"""Size of TCG's translation buffer. A guest fills about 60 MiB of it, so it is never flushed, and
+QEMU's default (an eighth of the host's memory, at most 1 GiB) would waste memory."""
 
 KERNEL_WORDS = (
     "console=ttyS0",
-    "panic=-1",  # a panic ends QEMU at once (-no-reboot): the run need not wait for a deadline
-    "random.trust_cpu=on",  # seeds the generator at once, or sshd waits for entropy
-    "no_timer_check",  # the check can fail, and waits, on an emulated timer under load
+    "panic=-1",  # with -no-reboot, a panic ends QEMU at once instead of at a deadline
+    "random.trust_cpu=on",  # seeds the generator at once; otherwise dropbear waits for entropy
+    "no_timer_check",  # the check takes time, and can fail on an emulated timer under load
     "audit=0",
 )
 
 
 @dataclass(frozen=True)
 class LaunchFiles:
-    """The paths one QEMU is given."""
+    """The paths that a QEMU is given."""
 
     qemu: Path
     kernel: Path
@@ -41,7 +41,7 @@ class LaunchFiles:
     console_log: Path
     discard_log: Path
     discard_event: str | None
-    """The trace event that tells of discards; None: this QEMU has none."""
+    """The trace event of discards; None if this QEMU has none."""
 
 
 def qemu_command(
@@ -54,10 +54,10 @@ def qemu_command(
     incoming: bool = False,
     tsc_khz: int = 0,
 ) -> list[str]:
-    """The words of one launch: stopped before the first instruction until QMP says `cont`.
+    """Return the command of one launch; the guest stays stopped until QMP's `cont`.
 
-    `incoming`: waits for a guest that migrates to it. `tsc_khz`: the rate of the guest's TSC, which
-    a microvm under TCG has no clock to measure by; 0: not known.
+    With `incoming`, QEMU waits for a guest that migrates to it. `tsc_khz` is the frequency of the
+    guest's TSC, which a microvm under TCG cannot measure; 0 if it is unknown.
     """
     return [
         str(files.qemu),
@@ -68,7 +68,7 @@ def qemu_command(
         "-serial",
         f"file:{files.console_log}",
         *("-qmp", f"unix:{_escaped(files.runtime)}/qmp.sock"),
-        # For people, and for tests that do harm from outside.
+        # A second monitor for people, and for tests that inject faults.
         *("-qmp", f"unix:{_escaped(files.runtime)}/debug.sock,server=on,wait=off"),
         "-S",
         "-no-reboot",
@@ -85,9 +85,9 @@ def command_by_hand(
     cpu: str,
     tsc_khz: int = 0,
 ) -> list[str]:
-    """The same guest for a person: console and monitor on the terminal, a root shell on it.
+    """Return the command of the same guest with a root shell and the monitor on the terminal.
 
-    It has no network card: without a run's keys the guest's init could not start its SSH server.
+    It has no network card, since without a run's keys the guest's init cannot start dropbear.
     """
     by_hand = replace(spec, cmdline=f"{spec.cmdline} fpr.console_shell".strip(), discard="dontneed")
     return [
@@ -97,7 +97,7 @@ def command_by_hand(
         *("-qmp", "unix:qmp.sock,server=on,wait=off"),
         "-no-reboot",
         *("-msg", "timestamp=on"),
-        # Not discards.log: in the directory of a run that one is evidence.
+        # Not discards.log, which is evidence in the directory of a run.
         *_trace_words(files, Path("by-hand-discards.log")),
     ]
 
@@ -110,17 +110,17 @@ def _machine_words(
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
     yield from ("-accel", accelerator, "-cpu", cpu)
     yield from _memory_words(spec, files)
-    # Nodes that share a socket would share its cache, and the kernel warns of that.
+    # The kernel warns of NUMA nodes that share a socket, and with it a cache.
     yield from ("-smp", f"{spec.vcpus},sockets={spec.vcpus}" if spec.numa else str(spec.vcpus))
     yield from ("-kernel", str(files.kernel), "-initrd", str(files.initramfs))
-    # The kernel of a microvm under TCG has no clock to measure its TSC by. Left with it, the
-    # clocksource watchdog holds it against timer ticks, of which a busy host loses some, calls the
-    # TSC unstable and counts the ticks instead: its clock then runs several times too slow.
+    # A microvm under TCG has no clock to calibrate its TSC with. The clocksource watchdog would
+    # compare the TSC with timer ticks, some of which are lost on a busy host, mark it unstable and
+    # use the ticks as clock, which then runs several times too slow.
     told = spec.machine == "microvm" and accel == "tcg" and tsc_khz
     tsc = [f"tsc_early_khz={tsc_khz}", "tsc=reliable"] if told else []
     yield from ("-append", " ".join([*KERNEL_WORDS, *tsc, *spec.cmdline.split()]))
     if spec.balloon.free_page_hint:
-        # QEMU walks the hints in a thread of their own.
+        # QEMU processes free page hints in an I/O thread.
         yield from ("-object", "iothread,id=hints")
     balloon = balloon_properties(spec, reporting=spec.balloon.free_page_reporting)
     yield from ("-device", _words(balloon))
@@ -136,7 +136,7 @@ def _trace_words(files: LaunchFiles, log: Path) -> Iterator[str]:
 
 
 def balloon_properties(spec: GuestSpec, *, reporting: bool) -> dict[str, str | bool]:
-    """The balloon as QMP's device_add wants it."""
+    """Return the balloon's properties as arguments of QMP's device_add."""
     properties: dict[str, str | bool] = {
         "driver": _driver(spec, "virtio-balloon"),
         "id": BALLOON_ID,
@@ -150,7 +150,7 @@ def balloon_properties(spec: GuestSpec, *, reporting: bool) -> dict[str, str | b
 
 
 def _words(properties: dict[str, str | bool]) -> str:
-    """The same as `-device` wants it."""
+    """Format properties as the argument of -device."""
     words = [str(properties["driver"])]
     for name, value in properties.items():
         if isinstance(value, bool):
@@ -161,12 +161,12 @@ def _words(properties: dict[str, str | bool]) -> str:
 
 
 def _driver(spec: GuestSpec, name: str) -> str:
-    """A virtio device on the machine's bus."""
+    """Return the driver of a virtio device for the machine's bus."""
     return f"{name}-device" if spec.machine == "microvm" else f"{name}-pci"
 
 
 def _no_rom(spec: GuestSpec) -> str:
-    """An option ROM is a thing of PCI; the guest boots from nothing but its kernel."""
+    """Switch off the option ROM of a PCI device; the guest boots only from its kernel."""
     return "" if spec.machine == "microvm" else ",romfile="
 
 
@@ -186,7 +186,7 @@ def _memory_words(spec: GuestSpec, files: LaunchFiles) -> Iterator[str]:
 
 
 def _escaped(path: Path) -> str:
-    """A path inside an option string, where QEMU takes a doubled comma for one (keyval.c)."""
+    """Escape a path for an option string, in which a doubled comma is a comma (keyval.c)."""
     return str(path).replace(",", ",,")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a QEMU that has just started is asked over QMP before its guest may run."""
+"""Check a QEMU that has just started over QMP, before its guest runs."""
 
 from typing import Literal
 
@@ -13,14 +13,14 @@ def confirm_accelerator(monitor: QmpMonitor, accel: Literal["kvm", "tcg"]) -> No
     """Raise `LaunchError` unless QEMU uses the accelerator it was told to use."""
     enabled = bool(monitor.execute("query-kvm")["enabled"])
     if enabled != (accel == "kvm"):
-        raise LaunchError(f"QEMU was told to use {accel}, but query-kvm says {enabled}")
+        raise LaunchError(f"QEMU was told to use {accel}, but query-kvm says enabled={enabled}")
 
 
 def forwarded_port(monitor: QmpMonitor) -> int:
-    """The host port that slirp forwards to the guest's SSH. Raises `LaunchError`."""
+    """Return the host port that slirp forwards to the guest's SSH. Raises `LaunchError`."""
     text = monitor.human("info usernet")
     for line in text.splitlines():
         words = line.split()
         if words and words[0].startswith("TCP[HOST_FORWARD]"):
             return int(words[FORWARD_FIELD])
-    raise LaunchError(f"QEMU forwards no port to the guest:\n{text}")
+    raise LaunchError(f"QEMU forwards no port to the guest; `info usernet` says:\n{text}")

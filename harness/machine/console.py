@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watches a guest's console for trouble: a scanner of text, and a watcher of the growing file.
+"""Watch a guest's console for trouble: a scanner of text, and a watcher of the growing file.
 
-QEMU writes the file itself, so a flooded or forgotten console never stops the guest.
+QEMU writes the file itself, so a flooded or unread console never stops the guest.
 """
 
 import contextlib
@@ -19,64 +19,64 @@ from harness.machine.oops import RANK, Headline, Severity, headline_of, looks_su
 from harness.units import format_size
 
 EXCERPT_LINES = 100
-"""An oops with registers, code and call trace has about 50 lines, an OOM report up to 100."""
+"""The most lines of a finding: an oops with call trace has about 50, an OOM report up to 100."""
 
 RETOLD_LINES = 3
-"""A second headline so close to the first tells of the same trouble: "list_add double add",
+"""Lines within which a second headline belongs to the same trouble: "list_add double add",
 "cut here", "kernel BUG at lib/list_debug.c:33!", "invalid opcode: 0000 [#1]"."""
 
 LINE_BYTES = 4096
-"""Longer lines are cut: the kernel's own are at most 1 KiB (LOG_LINE_MAX)."""
+"""Longer lines are cut; the kernel's are at most 1 KiB (LOG_LINE_MAX, kernel/printk/printk.c)."""
 
 MAX_BYTES = 64 << 20
-"""What a guest may write on its console: a clean run leaves 30 KiB."""
+"""The most a guest may write on its console; a clean run writes 30 KiB."""
 
 MAX_FINDINGS = 100
 READS = 64
-"""Pieces taken in at one look: a guest that never stops writing must not hold the harness."""
+"""The most pieces read in one poll, so that a guest that never stops writing cannot block it."""
 
 MAX_SAID = 100
-"""Different words that are kept of the guest's init, which has fewer than ten."""
+"""The most different messages kept of the guest's init, which has fewer than ten."""
 
 
 QUIET_SECONDS = 1.0
-"""A console silent for so long has told all of a finding that has no end mark."""
+"""Silence after which a finding without an end mark is complete."""
 
 FINAL_SECONDS = 3.0
 
-# The last one on a line: a program's words without an end of line may stand before it.
+# Matches up to the last time stamp of a line, as a program's unfinished line may precede it.
 _STAMP = re.compile(r"^.*\[ {0,4}\d{1,9}\.\d{6}\](?:\[[ CT]{0,9}\d{1,9}\])? ?")
 _PLACE = re.compile(r"^RIP: 0010:([A-Za-z_][\w.]*)\+")
 _END = re.compile(r"^---\[ end |^(?:Memory cgroup o|O)ut of memory: Killed process")
 _ANY_STAMP = re.compile(r"\[ {0,4}\d{1,9}\.\d{6}\]")
-# Not `\r*\n|\r`, which would look for the `\n` from each `\r` again.
+# Not `\r*\n|\r`, which would search for the `\n` again from each `\r`.
 _LINE_END = re.compile(rb"\r+\n?|\n")
 _MARKER = re.compile(r"fpr-init: (\w+)(?:: (.*))?")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of trouble, at its first occurrence."""
+    """One kind of trouble, with the text of its first occurrence."""
 
     severity: Severity
     title: str
-    """Without addresses, numbers and time, so that the same trouble has the same title."""
+    """Headline without addresses, numbers and time, so that the same trouble has the same title."""
     text: str
 
 
 @dataclass
 class _Open:
-    """A finding whose text still grows."""
+    """A finding whose text is still being read."""
 
     severity: Severity
     title: str
     lines: list[str]
 
     def tells_of(self, head: Headline) -> bool:
-        """Whether a headline inside this finding's text is part of the same trouble.
+        """Whether a headline in this finding's text belongs to the same trouble.
 
-        The panic after an oops is, and a warning inside one; an oops well after a warning is
-        not, or it would hide behind it.
+        A panic after an oops does, and a warning inside an oops. An oops well after a warning does
+        not, because it would be reported as a warning.
         """
         return (
             len(self.lines) < RETOLD_LINES
@@ -86,7 +86,7 @@ class _Open:
         )
 
     def add(self, line: str, head: Headline | None) -> None:
-        """Take in a line, and a better title or a worse severity with it."""
+        """Add a line, and take over a more precise title or a worse severity from it."""
         self.lines.append(line)
         if head is not None:
             self.severity = max(self.severity, head.severity, key=RANK.index)
@@ -97,18 +97,18 @@ class _Open:
 
 
 class ConsoleScanner:
-    """Finds trouble in console text fed to it in pieces of any size, in bounded memory."""
+    """Finds trouble in console text, fed in pieces of any size, using bounded memory."""
 
     def __init__(self) -> None:
         self._partial = b""
         self._open: _Open | None = None
         self._seen: set[str] = set()
         self._cut = ""
-        """Words of a program into which the kernel cut with lines of its own."""
+        """A program's line that kernel messages have interrupted."""
         self.findings: list[Finding] = []
-        """The completed ones, in order; each title once."""
+        """Complete findings, in order, each title once."""
         self.said: dict[str, str] = {}
-        """What the guest's init said, `fpr-init: WORD: DETAIL`, by word."""
+        """Messages of the guest's init (`fpr-init: WORD: DETAIL`), by word."""
 
     @property
     def in_the_middle(self) -> bool:
@@ -116,7 +116,7 @@ class ConsoleScanner:
         return self._open is not None
 
     def feed(self, data: bytes) -> None:
-        """Read on. A line counts once it is whole."""
+        """Scan further text; a line counts once it is complete."""
         body, newline, rest = (self._partial + data).rpartition(b"\n")
         self._partial = rest[:LINE_BYTES]
         if not newline or (self._open is None and not self._cut and not looks_suspicious(body)):
@@ -129,7 +129,7 @@ class ConsoleScanner:
             self._line(_STAMP.sub("", text))
 
     def complete(self) -> None:
-        """Take the finding that is still open as whole: the console has fallen silent."""
+        """Complete the finding that is being read, because the console is silent."""
         if self._open is None:
             return
         found, self._open = self._open, None
@@ -138,13 +138,13 @@ class ConsoleScanner:
             self.findings.append(Finding(found.severity, found.title, "\n".join(found.lines)))
 
     def finish(self) -> None:
-        """The console has ended, be it in the middle of a line."""
+        """Scan an unfinished last line, because the console has ended."""
         if self._partial:
             self.feed(b"\n")
         self.complete()
 
     def _hear_init(self, text: str) -> None:
-        """Find the init's words, wherever the kernel's stand: before, behind or between them."""
+        """Find messages of the init, even if kernel messages precede, follow or interrupt them."""
         stamp = _ANY_STAMP.search(text)
         own = text if stamp is None else text[: stamp.start()]
         joined = self._cut + own
@@ -170,9 +170,9 @@ class ConsoleScanner:
 
 
 class ConsoleWatcher:
-    """Reads a console file as it grows; each finding is told once.
+    """Reads a console file as it grows, and returns each finding once.
 
-    `gone` tells why QEMU is no longer there, or None while it runs.
+    `gone` returns why QEMU has ended, or None while it runs.
     """
 
     def __init__(self, path: Path, gone: Callable[[], object]) -> None:
@@ -184,9 +184,9 @@ class ConsoleWatcher:
         self._told = 0
 
     def poll(self) -> list[Finding]:
-        """Read what is new, and give every finding so far without counting it as told.
+        """Read new text and return all findings so far, whether they were returned before or not.
 
-        Raises `ObserveError` if the file was deleted, replaced or cut.
+        Raises `ObserveError` if the file was deleted, replaced or truncated.
         """
         for _ in range(READS):
             data = self._file.read()
@@ -199,35 +199,36 @@ class ConsoleWatcher:
         return list(self._scanner.findings)
 
     def new_findings(self) -> list[Finding]:
-        """What was found since the last call. A file that is not there yet holds nothing.
+        """Return the findings since the last call; none while the file does not exist yet.
 
-        A finding is told when its text is complete, or the console silent for `QUIET_SECONDS`.
+        A finding is returned when its text is complete, or the console was silent for
+        `QUIET_SECONDS`. Raises like `poll`.
         """
         findings = self.poll()[self._told :]
         self._told += len(findings)
         return findings
 
     def final_findings(self) -> list[Finding]:
-        """Like `new_findings`, after giving what is being printed time to end."""
+        """Return findings like `new_findings`, after waiting for one that is being printed."""
 
         def ended() -> bool | None:
             gone = self._gone() is not None
             self.poll()
             return True if gone or not self._scanner.in_the_middle else None
 
-        # What there is by then will do.
+        # A finding that is still growing at the deadline is returned as it is.
         with contextlib.suppress(DeadlineError):
-            wait_for(ended, Deadline(FINAL_SECONDS, "the console's last words"))
+            wait_for(ended, Deadline(FINAL_SECONDS, "the console to finish printing"))
         self.poll()
         self._scanner.finish()
         return self.new_findings()
 
     def has_said(self, word: str) -> bool:
-        """Whether a line `fpr-init: WORD` had come by the last look."""
+        """Whether the last poll had seen a line `fpr-init: WORD`."""
         return word in self._scanner.said
 
     def count(self, words: str) -> int:
-        """How often these words stand on the console by now."""
+        """Count the occurrences of a text on the console so far."""
         try:
             with self.path.open("rb") as file:
                 return file.read(MAX_BYTES).count(words.encode())
@@ -235,11 +236,11 @@ class ConsoleWatcher:
             return 0
 
     def overflow(self) -> GuestError | None:
-        """The error for a console on which the guest wrote more than `MAX_BYTES`."""
+        """Return an error if the guest wrote more than `MAX_BYTES` on its console."""
         try:
             size = self.path.stat().st_size
         except OSError:
-            return None  # `poll` tells of a file that is gone
+            return None  # `poll` raises if the file was deleted
         if size <= MAX_BYTES:
             return None
         return GuestError(
@@ -250,11 +251,11 @@ class ConsoleWatcher:
 
     @property
     def init_failure(self) -> str | None:
-        """What the guest's init said it could not do, by the last look."""
+        """What the guest's init failed to do, as of the last poll; None if nothing."""
         return self._scanner.said.get("FAILED")
 
     def tail(self, lines: int = 8) -> str:
-        """The last lines, for an error message."""
+        """Return the last lines for an error message."""
         try:
             with self.path.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 8 * LINE_BYTES))

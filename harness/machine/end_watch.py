@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notices that a QEMU has ended, and gathers at once all that tells how.
+"""Notice that a QEMU has ended, and collect everything that shows why.
 
-At once, because its control group and its files go soon after.
+This happens at once, because its control group and files are removed soon after.
 """
 
 import logging
@@ -21,19 +21,19 @@ from harness.machine.qmp import QmpMonitor
 from harness.machine.spec import GuestSpec
 
 LAST_LINES = 20
-"""Of the console, in which a guest that restarts in order says so."""
+"""Lines at the end of the console in which a regular restart is announced."""
 
 LOG = logging.getLogger(__name__)
 
 _GOODBYE = re.compile(r"reboot: (?:Restarting|Power down|machine restart|System halted)")
-"""What a kernel prints before it restarts or powers off in order (kernel/reboot.c)."""
+"""What a kernel prints before a regular restart or power-off (kernel/reboot.c)."""
 
 
 class EndWatch:
-    """Watches one QEMU from before its start. Call `gone` from any thread."""
+    """Watches one QEMU, from before its start; `gone` may be called from any thread."""
 
     def __init__(self, spec: GuestSpec, directory: Path) -> None:
-        """`directory` is the VM's own, where its memory files lie."""
+        """`directory` is the VM's own, which holds its memory files."""
         self._spec = spec
         self._directory = directory
         self._kills = _group_kills(), host_oom_kills()
@@ -47,14 +47,14 @@ class EndWatch:
         console: ConsoleWatcher,
         group: Callable[[], MemoryGroup | None],
     ) -> None:
-        """The process has started. `group` gives QEMU's own control group, once there is one."""
+        """Watch a started process; `group` returns QEMU's own control group, once there is one."""
         self._monitor = monitor
         self._console = console
         self._group = group
         self._process = process
 
     def gone(self) -> QemuGoneError | None:
-        """Why QEMU is no longer there; None while it runs."""
+        """Return why QEMU has ended; None while it runs."""
         if self._process is None or (status := self._process.status) is None:
             return None
         if self._end is None:
@@ -67,7 +67,7 @@ class EndWatch:
         return QemuEnd(
             status=status,
             words=process.last_words(),
-            # Only a QEMU that ended in order says why.
+            # Only a QEMU that exits by itself sends SHUTDOWN.
             shutdown=self._monitor.shutdown_reason() if status == 0 else "",
             said_goodbye=_GOODBYE.search(self._console.tail(LAST_LINES)) is not None,
             backend=self._spec.backend,
@@ -80,13 +80,13 @@ class EndWatch:
 
 
 def _group_kills() -> int:
-    """OOM kills so far in the control group of this process."""
+    """Return the number of OOM kills in the control group of this process."""
     charge = memory_file(os.getpid())
     return oom_kills(charge) if charge is not None else 0
 
 
 def _room(directory: Path) -> int | None:
-    """Bytes free on the file system of a directory, if it is still there."""
+    """Return the bytes free on the file system of a directory; None if the directory is gone."""
     try:
         return shutil.disk_usage(directory).free
     except OSError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How whoever talks to a QEMU learns that it is no longer there."""
+"""Let connections to a QEMU find out that it has ended."""
 
 import contextlib
 from collections.abc import Callable
@@ -8,16 +8,16 @@ from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, HarnessError
 
 Gone = Callable[[], HarnessError | None]
-"""Why QEMU is no longer there, or None while it runs."""
+"""Returns why QEMU has ended, or None while it runs."""
 
 NOTICE_SECONDS = 1.0
 
 
 def gone_soon(gone: Gone) -> HarnessError | None:
-    """QEMU's end, if a connection that broke was its first sign.
+    """Return why QEMU has ended, if that is why a connection broke; else None.
 
-    A dying QEMU closes its sockets a little before its process can be waited for.
+    A dying QEMU closes its sockets shortly before waitpid() sees its process end.
     """
     with contextlib.suppress(DeadlineError):
-        return wait_for(gone, Deadline(NOTICE_SECONDS, "QEMU's end"))
+        return wait_for(gone, Deadline(NOTICE_SECONDS, "QEMU to end"))
     return None

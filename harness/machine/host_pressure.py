@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to make the host take memory from one QEMU; each says why it cannot be done here."""
+"""Ways to make the host reclaim memory from one QEMU; each says why it fails on this host."""
 
 import contextlib
 import ctypes
@@ -13,7 +13,7 @@ from harness.errors import PreconditionError
 from harness.machine.cgroup import memory_file, oom_kills
 
 SYS_PROCESS_MADVISE = 440
-"""The same number on every architecture (Linux 5.10)."""
+"""System call number, the same on every architecture (Linux 5.10)."""
 MADV_PAGEOUT = 21
 IOV_MAX = 1024
 
@@ -25,10 +25,10 @@ class _IoVec(ctypes.Structure):
 
 
 def page_out(pid: int, ranges: Sequence[tuple[int, int]]) -> None:
-    """process_madvise(MADV_PAGEOUT) on host addresses [low, high) of `pid`.
+    """Call process_madvise(MADV_PAGEOUT) on host addresses [low, high) of `pid`.
 
-    Needs CAP_SYS_NICE besides the rights of a debugger (process_madvise(2)). Raises
-    `PreconditionError` where the host refuses.
+    It needs CAP_SYS_NICE and permission to ptrace the process (process_madvise(2)). Raises
+    `PreconditionError` if the host refuses.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     try:
@@ -52,9 +52,9 @@ def page_out(pid: int, ranges: Sequence[tuple[int, int]]) -> None:
 
 
 def _rest(ranges: list[tuple[int, int]], done: int) -> list[tuple[int, int]]:
-    """What remains after the kernel has advised the first `done` bytes."""
+    """Return the ranges that remain after the kernel has advised the first `done` bytes."""
     if not done:
-        raise PreconditionError("process_madvise(MADV_PAGEOUT) took nothing")
+        raise PreconditionError("process_madvise(MADV_PAGEOUT) advised no bytes")
     for index, (low, high) in enumerate(ranges):
         if index == IOV_MAX:
             return ranges[index:]
@@ -77,30 +77,30 @@ def _refused(number: int) -> PreconditionError:
 
 
 def reclaim_v2(pid: int, size: int) -> None:
-    """Ask QEMU's control group (v2) to give `size` bytes back, through memory.reclaim (5.19).
+    """Reclaim `size` bytes from QEMU's control group (v2) through memory.reclaim (Linux 5.19).
 
-    The kernel says EAGAIN when it found less: what it took is then seen in the mapping. Raises
+    The kernel returns EAGAIN if it reclaimed less, which the host's mapping then shows. Raises
     `PreconditionError`.
     """
     charge = memory_file(pid)
     if charge is None or charge.name != "memory.current":
-        raise PreconditionError("QEMU's memory is in no readable control group of version 2")
+        raise PreconditionError("QEMU is in no readable memory control group of version 2")
     path = charge.with_name("memory.reclaim")
     try:
         path.write_text(str(size))
     except BlockingIOError:
         return
     except FileNotFoundError as error:
-        raise PreconditionError(f"{path} is absent: it needs Linux 5.19") from error
+        raise PreconditionError(f"{path} does not exist: it needs Linux 5.19") from error
     except OSError as error:
         raise PreconditionError(f"{path}: {error.strerror}") from error
 
 
 class MemoryGroup:
-    """A control group of QEMU's own, made before the guest's memory is touched.
+    """A memory control group for QEMU alone, created before the guest's memory is touched.
 
-    Charges stay with the group in which they were made (cgroup-v1/memory.rst), so a limit on a
-    group joined later would find nothing to take.
+    Charges stay with the group in which they were made (cgroup-v1/memory.rst), so a group that
+    QEMU joined later would have nothing to reclaim.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,14 +108,14 @@ class MemoryGroup:
 
     @classmethod
     def make(cls, name: str, pid: int) -> Self:
-        """A group into which `pid` moves. Raises `PreconditionError`.
+        """Create a group and move `pid` into it. Raises `PreconditionError`.
 
-        In version 1 below that of `pid`. In version 2 a group with processes can have none below
-        it with a memory controller, so it lies beside, or at the top, where root may make one.
+        In version 1 it is a child of the group of `pid`. In version 2 a group with processes
+        cannot have children with a memory controller, so it is a sibling, or further up the tree.
         """
         charge = memory_file(pid)
         if charge is None:
-            raise PreconditionError("QEMU's memory is in no readable control group")
+            raise PreconditionError("QEMU is in no readable memory control group")
         version_1 = charge.name == "memory.usage_in_bytes"
         places = [charge.parent] if version_1 else charge.parents[1:]
         refused = []
@@ -129,16 +129,16 @@ class MemoryGroup:
                 if (group.path / charge.name).exists():
                     (group.path / "cgroup.procs").write_text(str(pid))
                     return group
-                why = "it gets no memory controller"
+                why = "it has no memory controller"
             except OSError as error:
                 why = error.strerror or str(error)
             group.remove()
             refused.append(f"{group.path}: {why}")
-        why = "; ".join(refused) or f"there is none above {charge.parent}"
-        raise PreconditionError(f"cannot make a control group for QEMU: {why}")
+        why = "; ".join(refused) or f"there is no group above {charge.parent}"
+        raise PreconditionError(f"cannot create a control group for QEMU: {why}")
 
     def limit(self, size: int) -> None:
-        """Let it be charged with no more than `size` bytes. Raises `PreconditionError`."""
+        """Limit its charge to `size` bytes. Raises `PreconditionError`."""
         for name in ("memory.max", "memory.limit_in_bytes"):
             path = self.path / name
             if path.exists():
@@ -147,25 +147,25 @@ class MemoryGroup:
                 except OSError as error:
                     raise PreconditionError(f"{path}: {error.strerror}") from error
                 return
-        raise PreconditionError(f"{self.path} takes no limit")
+        raise PreconditionError(f"{self.path} has no memory limit to set")
 
     @property
     def kills(self) -> int:
-        """Processes that the kernel has killed in it for want of memory."""
+        """Number of OOM kills in the group."""
         for name in ("memory.current", "memory.usage_in_bytes"):
             if (self.path / name).exists():
                 return oom_kills(self.path / name)
         return 0
 
     def press(self, size: int) -> None:
-        """Lower the limit `size` bytes below what is charged, and lift it again.
+        """Lower the limit to `size` bytes below the charge, and lift it again.
 
-        Lowering reclaims before it returns, and fails with EBUSY if it cannot: what was taken is
-        then seen in the mapping. Raises `PreconditionError`.
+        Lowering reclaims before it returns, and fails with EBUSY if it reclaimed less, which the
+        host's mapping then shows. Raises `PreconditionError`.
         """
         limit = self.path / "memory.limit_in_bytes"
         if not limit.exists():
-            raise PreconditionError(f"{limit} is absent: it needs a control group of version 1")
+            raise PreconditionError(f"{limit} does not exist: it needs cgroup v1")
         try:
             used = int((self.path / "memory.usage_in_bytes").read_text())
             with contextlib.suppress(OSError):
@@ -175,7 +175,7 @@ class MemoryGroup:
             raise PreconditionError(f"{limit}: {error.strerror}") from error
 
     def remove(self) -> None:
-        """Remove it, once its process has ended; never raises."""
+        """Remove the group once its process has ended; never raises."""
         with contextlib.suppress(OSError):
             self.path.rmdir()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rooms to the left may ask of a running guest: small enough to fake."""
+"""Protocols of what other rooms may ask of a running guest, small enough to fake."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,22 +21,25 @@ class GuestProcess(Protocol):
     """A command running in the guest over one SSH channel."""
 
     def write(self, data: bytes) -> None:
-        """Send to its standard input. Raises SshError."""
+        """Write to its standard input. Raises `SshError`."""
 
     def read_exactly(self, size: int, timeout: float) -> bytes:
-        """`size` bytes of its standard output. Raises SshError on EOF, DeadlineError in time."""
+        """Read `size` bytes of output. Raises `SshError` on end of file, `DeadlineError`."""
 
     def read_line(self, timeout: float) -> str:
-        """One line without its end; raises like `read_exactly`. EOF raises SshError with stderr."""
+        """Read one line and return it without its line end. Raises like `read_exactly`."""
 
     def close_stdin(self) -> None:
-        """End its standard input."""
+        """Close its standard input."""
 
     def wait(self, timeout: float) -> CommandResult:
-        """Its exit status and whatever output was not read. Raises DeadlineError, SshError."""
+        """Wait for its end; returns its status and unread output.
+
+        Raises `DeadlineError`, `SshError`.
+        """
 
     def close(self) -> None:
-        """End it, however it is; never raises."""
+        """End the command in any state; never raises."""
 
     def __enter__(self) -> Self: ...
 
@@ -49,24 +52,24 @@ class GuestProcess(Protocol):
 
 
 class GuestShell(Protocol):
-    """Commands in the guest over the one SSH connection."""
+    """Runs commands in the guest over its SSH connection."""
 
     def run(
         self, command: str, *, timeout: float = 10.0, stdin: bytes = b"", check: bool = True
     ) -> CommandResult:
-        """Run to the end. With `check`, a status other than 0 raises GuestError with stderr."""
+        """Run a command to its end. With `check`, a status other than 0 raises `GuestError`."""
 
     def start(self, command: str) -> GuestProcess:
-        """Start and leave running. Raises SshError."""
+        """Start a command and return without waiting. Raises `SshError`."""
 
 
 class Monitor(Protocol):
-    """QMP, synchronously, with a deadline on every command."""
+    """Synchronous QMP with a timeout on every command."""
 
     def execute(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 10.0
     ) -> Any:
-        """The command's `return` member. Raises QmpError."""
+        """Execute a command and return its `return` member. Raises `QmpError`."""
 
     def human(self, command: str, *, timeout: float = 10.0) -> str:
-        """An HMP command through `human-monitor-command`. Raises QmpError."""
+        """Execute an HMP command (`human-monitor-command`), return its text. Raises `QmpError`."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The object preloaded into QEMU that changes how it discards guest memory; see interposer.c."""
+"""Build the shared object, preloaded into QEMU, that changes its discards; see interposer.c."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ LIBRARY = "interposer.so"
 
 
 def build_interposer() -> Path:
-    """The compiled object, made once for each version of its source. Raises `ImageError`."""
+    """Build the object once for each version of its source. Raises `ImageError`."""
     made_from = INTERPOSER_SOURCE.read_bytes() + " ".join(SHARED).encode()
     key = hashlib.sha256(made_from).hexdigest()[:16]
     shelf = cache_directory() / "interposer"
@@ -29,14 +29,14 @@ def build_interposer() -> Path:
 
 
 def lazy_environment() -> dict[str, str]:
-    """What makes a QEMU free lazily. Raises `ImageError`."""
+    """Return the environment in which QEMU discards with MADV_FREE. Raises `ImageError`."""
     return {"LD_PRELOAD": str(build_interposer()), "FPR_DISCARD": "lazily"}
 
 
 def check_preloaded(pid: int, environment: dict[str, str]) -> None:
-    """A static or set-uid QEMU loads no other object: then nothing would be lazy.
+    """Raise `LaunchError` unless QEMU has loaded the object that `environment` preloads.
 
-    Raises `LaunchError`.
+    A static or set-uid QEMU ignores LD_PRELOAD.
     """
     library = environment.get("LD_PRELOAD")
     if library is None:
@@ -44,10 +44,11 @@ def check_preloaded(pid: int, environment: dict[str, str]) -> None:
     try:
         maps = Path(f"/proc/{pid}/maps").read_text(errors="replace")
     except OSError:
-        return  # QEMU has ended; whoever waits for it says how
-    # The kernel names a file by its own path, not by that of a link to it.
+        return  # QEMU has ended, which the next wait reports
+    # The kernel shows the path of the file itself, not of a symbolic link to it.
     if str(Path(library).resolve()) not in maps:
         raise LaunchError(
-            "QEMU did not load the object that makes its discards lazy (discard: free)",
-            hint="use a dynamically linked QEMU without set-uid; qemu.log has the loader's words",
+            "QEMU did not load the shared object that makes its discards lazy (discard: free)",
+            hint="use a dynamically linked QEMU without set-uid; see the loader's message in "
+            "qemu.log",
         )

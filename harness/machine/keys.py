@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of one run: the guest's host key, known before it boots, and the harness's own."""
+"""The SSH keys of one run: the guest's host key, known before it boots, and the client key."""
 
 import base64
 import struct
@@ -17,7 +17,7 @@ _TYPE = b"ssh-ed25519"
 
 @dataclass(frozen=True)
 class RunKeys:
-    """Two key pairs, made for one guest and forgotten with it."""
+    """Two key pairs, generated for one guest and discarded with it."""
 
     host: Ed25519PrivateKey
     client: Ed25519PrivateKey
@@ -41,14 +41,14 @@ class RunKeys:
         ).decode()
 
     def known_hosts(self, name: str) -> str:
-        """The guest's host key under a name, as a line of a known_hosts file (sshd(8))."""
+        """Return the guest's host key as a line of a known_hosts file for `name` (sshd(8))."""
         return f"{name} {_TYPE.decode()} {base64.b64encode(self.host_public).decode()}\n"
 
     def initramfs_tail(self) -> bytes:
-        """An archive with the keys, to append to an image's initramfs.
+        """Return a cpio archive with the keys, to append to an image's initramfs.
 
-        Dropbear's private key file is the key's type, then seed and public key in one string
-        (signkey.c and gensignkey.c of dropbear 2022.83).
+        Dropbear's private key file holds the key's type, then the seed and the public key in one
+        string (signkey.c and gensignkey.c of dropbear 2022.83).
         """
         seed, public = self.host.private_bytes_raw(), self.host.public_key().public_bytes_raw()
         client = _string(_TYPE) + _string(self.client.public_key().public_bytes_raw())
@@ -64,8 +64,10 @@ class RunKeys:
 def write_keyed_initramfs(
     image: Path, keys: RunKeys, output: Path, more: Sequence[Path] = ()
 ) -> None:
-    """A copy of an image's initramfs with `more` archives and a run's keys behind it, each aligned
-    as the kernel wants."""
+    """Write a copy of an image's initramfs, followed by `more` archives and the run's keys.
+
+    Each archive is aligned to 4 bytes, as the kernel requires (init/initramfs.c).
+    """
     with output.open("wb") as file:
         output.chmod(0o600)
         for archive in (image, *more):
@@ -75,5 +77,5 @@ def write_keyed_initramfs(
 
 
 def _string(data: bytes) -> bytes:
-    """RFC 4251, section 5."""
+    """Encode a string as SSH does (RFC 4251, section 5)."""
     return struct.pack(">I", len(data)) + data

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launching a guest: which accelerator it gets, and what is said and remembered about that."""
+"""Launch a guest: choose its accelerator, say why, and remember if KVM fails."""
 
 import contextlib
 import threading
@@ -24,11 +24,12 @@ def launch(
     cancelled: threading.Event,
     boot_deadline: float | None = None,
 ) -> VirtualMachine:
-    """A guest that has answered over SSH. Call it and use the guest in one thread.
+    """Launch a guest and return it once it has answered over SSH; use it in the calling thread.
 
-    `auto` takes KVM only if the guest becomes ready under it, and says which it took and why. A
-    guest that itself fails under KVM is no reason to take TCG: that may be what was looked for.
-    Raises `LaunchError`, `BootError`, `InterruptedRunError`; nothing is left then.
+    `auto` takes KVM only if the guest becomes ready under it, and reports through `progress` which
+    accelerator it took and why. If the guest itself fails under KVM, TCG is not tried, because that
+    failure may be what the run is looking for. Raises `LaunchError`, `BootError`,
+    `InterruptedRunError`; nothing is left running then.
     """
     given = Launch(spec, boot, find_qemu(qemu), artefacts, cancelled, boot_deadline)
     if accel != "auto":
@@ -47,23 +48,23 @@ def launch(
             if cancelled.is_set():
                 raise InterruptedRunError("the run was asked to stop") from error
             why = error.message.splitlines()[0]
-            # A QEMU that ends under a running guest may have been ended by it.
+            # If QEMU ends under a running guest, the guest may be the reason, not KVM.
             learned = isinstance(error, BootError) or not _guest_spoke(artefacts)
             if _guest_spoke(artefacts):
                 _set_aside(artefacts)
         else:
             progress("accelerator KVM: the guest became ready under it")
             return vm
-    progress(f"accelerator TCG, KVM is not usable here: {why}")
+    progress(f"accelerator TCG, because KVM is not usable here: {why}")
     vm = VirtualMachine.boot(given, "tcg")
-    # Only now is it known that KVM was at fault, and not the image, the memory or the disk.
+    # That the guest boots under TCG shows that KVM was at fault, not the image, memory or disk.
     if learned:
         memory.remember(why)
     return vm
 
 
 def _guest_spoke(artefacts: Path) -> bool:
-    """Whether the guest of the last try has written anything on its console."""
+    """Whether the guest of the last attempt wrote anything on its console."""
     try:
         return (artefacts / "console.log").stat().st_size > 0
     except OSError:
@@ -71,7 +72,7 @@ def _guest_spoke(artefacts: Path) -> bool:
 
 
 def _set_aside(artefacts: Path) -> None:
-    """Keep what a guest said under KVM before it is booted under TCG. A full disk tells later."""
+    """Keep the logs of the attempt under KVM; a full disk is reported by a later write."""
     with contextlib.suppress(OSError):
         (artefacts / "kvm").mkdir(exist_ok=True)
         for name in ("console.log", "qemu.log", "qmp.log"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What some scenarios need of the host and of QEMU, and whether they have it."""
+"""Check what some scenarios need of the host and of QEMU."""
 
 import os
 import re
@@ -22,18 +22,18 @@ _KSM = "sys/kernel/mm/ksm/run"
 
 @dataclass(frozen=True)
 class Need:
-    """What a tag `needs-...` stands for."""
+    """The meaning of a tag `needs-...`."""
 
     about: str
     missing: Callable[[GuestSpec, Path], str | None]
-    """What this host lacks for such a guest, and how to provide it; None: nothing. The path is the
-    root of the file system."""
+    """Returns what this host lacks for such a guest, and how to provide it; None if it lacks
+    nothing. The path is the root of the file system."""
 
 
 def missing_needs(tags: Iterable[str], spec: GuestSpec, root: Path = Path("/")) -> str | None:
-    """The first thing this host lacks for such a guest, in words for a person.
+    """Say the first thing that this host lacks for such a guest; None if it lacks nothing.
 
-    `--set` changes a field and no tag, so what follows from a field is asked of the field.
+    `--set` can change fields but not tags, so needs that follow from a field are checked by it.
     """
     wanted = [tag for tag in tags if tag.startswith(PREFIX) and tag != "needs-hugetlb"]
     if spec.backend == "hugetlb":
@@ -48,7 +48,7 @@ def missing_needs(tags: Iterable[str], spec: GuestSpec, root: Path = Path("/")) 
 
 
 def missing_in_qemu(spec: GuestSpec, qemu: Qemu) -> str | None:
-    """What such a guest needs and this QEMU lacks, in words for a person."""
+    """Say what this QEMU lacks for such a guest; None if it lacks nothing."""
     wanted = balloon_properties(spec, reporting=True).keys() - {"driver", "id"}
     lacking = [] if spec.machine in qemu.machines else [f"machine type {spec.machine}"]
     lacking += [f"{name} of virtio-balloon" for name in sorted(wanted - qemu.balloon)]
@@ -56,7 +56,7 @@ def missing_in_qemu(spec: GuestSpec, qemu: Qemu) -> str | None:
 
 
 def free_huge_pages(root: Path = Path("/")) -> int:
-    """Pages of `HUGE_PAGE` bytes that are free in the host's pool."""
+    """Return the number of free pages of `HUGE_PAGE` bytes in the host's pool."""
     return int(_word(root / _HUGE_POOL) or 0)
 
 
@@ -66,7 +66,7 @@ def _huge_pages(spec: GuestSpec, root: Path) -> str | None:
     if free >= wanted:
         return None
     return (
-        f"the host's pool has {free} free huge pages of 2 MiB and the guest of "
+        f"the host's pool has {free} free huge pages of 2 MiB, but the guest of "
         f"{format_size(spec.memory)} needs {wanted} (as root: sysctl vm.nr_hugepages={wanted})"
     )
 
@@ -83,7 +83,7 @@ def _ksm(_spec: GuestSpec, root: Path) -> str | None:
     state = _word(root / _KSM)
     if state == "1":
         return None
-    return f"KSM does not run: /{_KSM} is {state or 'absent'} (as root: echo 1 >/{_KSM})"
+    return f"KSM is not running: /{_KSM} is {state or 'absent'} (as root: echo 1 >/{_KSM})"
 
 
 def _thp(_spec: GuestSpec, root: Path) -> str | None:
@@ -91,13 +91,13 @@ def _thp(_spec: GuestSpec, root: Path) -> str | None:
     words = path.read_text() if path.exists() else "absent"
     if "[always]" in words or "[madvise]" in words:
         return None
-    return f"the host has no transparent huge pages: /{_THP} is {words.strip()}"
+    return f"transparent huge pages are off on the host: /{_THP} is {words.strip()}"
 
 
 def _group(_spec: GuestSpec, _root: Path) -> str | None:
     if memory_file(os.getpid()) is not None:
         return None
-    return "this process is in no control group with a readable memory charge"
+    return "this process is in no readable memory control group"
 
 
 def _word(path: Path) -> str:
@@ -105,10 +105,10 @@ def _word(path: Path) -> str:
 
 
 NEEDS: dict[str, Need] = {
-    "needs-cgroup": Need("a memory control group in which groups can be made", _group),
-    "needs-hugetlb": Need("free 2 MiB pages in the host's pool for all of the guest", _huge_pages),
-    "needs-ksm": Need("KSM at work on the host", _ksm),
+    "needs-cgroup": Need("a memory control group in which groups can be created", _group),
+    "needs-hugetlb": Need("free 2 MiB pages in the host's pool for the whole guest", _huge_pages),
+    "needs-ksm": Need("KSM running on the host", _ksm),
     "needs-swap": Need("free swap on the host", _swap),
     "needs-thp": Need("transparent huge pages on the host, always or madvise", _thp),
 }
-"""By tag. What is not there is a SKIP before the guest boots."""
+"""Needs by tag; a run whose needs are not met is a SKIP before the guest boots."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kernel trouble looks like on a console: the first line of each kind, and its title. Pure.
+"""Recognise kernel trouble on a console by its first line, and give it a title.
 
-The words are those of kernels 5.10 to 7.3: lib/bug.c, kernel/panic.c, arch/x86/mm/fault.c,
+The patterns are those of kernels 5.10 to 7.3: lib/bug.c, kernel/panic.c, arch/x86/mm/fault.c,
 arch/x86/kernel/dumpstack.c and traps.c, kernel/watchdog.c, watchdog_perf.c, hung_task.c,
 workqueue.c, rcu/tree_stall.h, locking/lockdep.c, sched/core.c, mm/oom_kill.c, page_alloc.c,
 kasan/report.c, kfence/report.c, lib/list_debug.c, ubsan.c.
@@ -14,22 +14,21 @@ from typing import Literal
 Severity = Literal["warning", "hang", "crash"]
 
 RANK: tuple[Severity, ...] = ("warning", "hang", "crash")
-"""From the least to the worst."""
+"""Severities from the least to the most severe."""
 
 
 @dataclass(frozen=True)
 class Headline:
-    """The first line of a finding: how bad it is, and its title without numbers and addresses."""
+    """A finding's severity, and its title without numbers and addresses."""
 
     severity: Severity
     title: str
 
 
-# First match wins, from the start of a line without its time stamp. A guest may be hostile: the
-# time each pattern takes is proportional to the line, so no two repeats in it can share one text
-# between them in many ways.
+# The first match wins, from the start of a line without its time stamp. A guest may be hostile, so
+# each pattern takes time linear in the line: no two repeats in it can match the same text.
 _KINDS: tuple[tuple[Severity, str, str], ...] = (
-    # The kernel, or one of its threads of execution, is over.
+    # The kernel, or a task in it, has crashed.
     ("crash", r"(Kernel panic - not syncing.*)", r"\1"),
     ("crash", r"BUG: kernel NULL pointer dereference", r"BUG: kernel NULL pointer dereference"),
     ("crash", r"BUG: unable to handle (?:kernel )?([a-z ]+?)(?: for address| at)", r"BUG: \1"),
@@ -37,13 +36,13 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
     ("crash", r"(kernel BUG at \S+:\d+)", r"\1"),
     ("crash", r"(kernel tried to execute [\w-]+ page)", r"\1"),
     ("crash", r"(PANIC: [a-z ]+)", r"\1"),
-    # Every die() ends in such a line: "divide error: 0000 [#1] PREEMPT SMP".
+    # Every die() prints such a line: "divide error: 0000 [#1] PREEMPT SMP".
     (
         "crash",
         r"(?=.*: (?:0x)?[0-9a-f]{4} \[#[0-9]{1,9}\])(?:Oops: ){0,4}([A-Za-z][\w /-]*)",
         r"\1",
     ),
-    # It does not get on.
+    # It makes no progress.
     ("hang", r"(?:NMI )?(?:watchdog: )?BUG: soft lockup", r"BUG: soft lockup"),
     ("hang", r"(?:NMI )?(?:watchdog: )?(?:CPU\d+: )?Watchdog detected hard LOCKUP", r"hard LOCKUP"),
     ("hang", r"INFO: task (.+):\d+ (?:blocked|is blocked) ", r"INFO: task hung: \1"),
@@ -53,7 +52,7 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
         r"INFO: \1 \2",
     ),
     ("hang", r"BUG: workqueue lockup", r"BUG: workqueue lockup"),
-    # It goes on, but something is wrong.
+    # It continues, but something is wrong.
     ("warning", r"BUG: (KASAN|KFENCE|KCSAN|KMSAN): ([\w -]+? in [\w.]+)", r"BUG: \1: \2"),
     ("warning", r"BUG: (scheduling while atomic|Bad [a-z-]+ [a-z]+)", r"BUG: \1"),
     ("warning", r"BUG: ([^:\[]+?)(?: \[[0-9a-f]+\].*|:.*|$)", r"BUG: \1"),
@@ -77,11 +76,11 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
 )
 _PATTERNS = tuple((severity, re.compile(words), title) for severity, words, title in _KINDS)
 
-# One quick look at a whole piece of text, for a console that is flooded with harmless lines.
+# A quick check of a whole piece of text, for a console that is flooded with harmless lines.
 _SUSPICIOUS = re.compile(
     rb"BUG|WARNING|INFO:|UBSAN|panic|PANIC|\[#|LOCKUP|tried to execute|list_(?:add|del)"
     rb"|allocation failure|oom-killer|ut of memory|fpr-init"
-    # The kernel cut into a program's words, which may be those of the init.
+    # A kernel message that interrupts a program's line, which may be one of the init's.
     rb"|\[(?<=[^\r\n]\[) {0,4}\d{1,9}\.\d{6}\]"
 )
 
@@ -90,12 +89,12 @@ TITLE_LENGTH = 160
 
 
 def looks_suspicious(text: bytes) -> bool:
-    """Whether any line of `text` could be a headline or a word, or half, of the guest's init."""
+    """Whether any line of `text` may be a headline, or (part of) a message of the guest's init."""
     return _SUSPICIOUS.search(text) is not None
 
 
 def headline_of(line: str) -> Headline | None:
-    """What a line, without its time stamp, is the headline of; None for most lines."""
+    """Return the headline in a line without time stamp; None for most lines."""
     for severity, pattern, title in _PATTERNS:
         if match := pattern.match(line):
             words = " ".join(_ADDRESS.sub("", match.expand(title)).split())
@@ -104,5 +103,5 @@ def headline_of(line: str) -> Headline | None:
 
 
 def with_place(title: str, function: str) -> str:
-    """A title with the function that the trouble was met in, if it names none."""
+    """Add the function in which the trouble occurred to a title that names none."""
     return title if " in " in title else f"{title} in {function}"

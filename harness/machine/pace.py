@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How slow this machine is, measured: a host that is itself emulated needs longer deadlines."""
+"""Measure how slow this host is; one that is itself emulated needs longer deadlines."""
 
 import functools
 import time
@@ -8,19 +8,19 @@ ROUNDS = 20_000
 LOOKS = 7
 
 USUAL_SECONDS = 0.0015
-"""What the work takes on a usual machine: 1.8 ms on two busy cores in a cloud. In a host that these
-emulated it took 9.5 ms, and a guest under KVM there was ready in 36 to 42 s, not 2."""
+"""Time that the work takes on a usual host. Measured: 1.8 ms on two busy cores in a cloud; 9.5 ms
+in a host emulated there, on which a guest under KVM was ready in 36 to 42 s instead of 2 s."""
 
 MOST = 30.0
-"""No deadline grows beyond so many times: what is slower still is not usable."""
+"""The largest factor for deadlines; a slower host is not usable."""
 
 
 @functools.cache
 def slowness() -> float:
-    """By how much deadlines are to be longer here: 1.0 on any usual machine, at most `MOST`.
+    """Return the factor for deadlines on this host: 1.0 on a usual one, at most `MOST`.
 
-    From a piece of Python, in seconds of processor time, so that other load does not count; the
-    best of some looks.
+    It comes from the CPU time of a Python loop, so that other load does not count; the fastest of
+    several measurements.
     """
     best = min(_work_seconds() for _ in range(LOOKS))
     return min(MOST, max(1.0, best / USUAL_SECONDS))

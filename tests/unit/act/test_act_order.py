@@ -42,7 +42,7 @@ def test_a_kernel_may_refuse(guest: FakeGuest) -> None:
 def test_a_kernel_without_the_parameter_is_a_skip(guest: FakeGuest) -> None:
     tells(guest, 9)
     guest.vm.says["[ -w"] = 1
-    with pytest.raises(PreconditionError, match=r"\(6.1.0-test\) has no writable .* 5.14 introduced"):
+    with pytest.raises(PreconditionError, match=r"\(6.1.0-test\) has no writable .* 5.14"):
         Order.model_validate({"set": 3}).perform(guest)
 
 

@@ -198,7 +198,7 @@ def test_kvm_whose_device_may_not_be_opened(
     monkeypatch.setattr("os.access", lambda *_args: False)
     trial = Trial(kvm_unusable(tmp_path / "kvm"), launched=False)
     finding = judge_accelerator("kvm", trial, only=False)
-    assert found(finding) == ("warn", f"{tmp_path}/kvm may not be opened by you")
+    assert found(finding) == ("warn", f"you may not open {tmp_path}/kvm")
     assert "as root" in finding.advice
 
 

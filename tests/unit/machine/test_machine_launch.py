@@ -92,7 +92,7 @@ def test_auto_takes_tcg_where_kvm_fails_and_says_why(host: Host, failure: Harnes
     assert host.launch() == "guest under tcg"
     assert host.booted == ["kvm", "tcg"]
     first_line = failure.message.splitlines()[0]
-    assert host.said == [f"accelerator TCG, KVM is not usable here: {first_line}"]
+    assert host.said == [f"accelerator TCG, because KVM is not usable here: {first_line}"]
 
 
 def test_failure_of_kvm_is_remembered_and_can_be_forgotten(host: Host) -> None:

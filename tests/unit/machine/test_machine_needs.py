@@ -27,7 +27,7 @@ def put(root: Path, path: str, text: str) -> None:
             needs._HUGE_POOL,
             "3\n",
             "2\n",
-            "has 2 free huge pages of 2 MiB and the guest of 5MiB needs 3",
+            "has 2 free huge pages of 2 MiB, but the guest of 5MiB needs 3",
         ),
         (
             "needs-swap",
@@ -62,7 +62,7 @@ def test_a_control_group_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(needs, "memory_file", lambda _pid: tmp_path)
     assert missing_needs(["needs-cgroup"], replace(GUEST, backend="anonymous")) is None
     monkeypatch.setattr(needs, "memory_file", lambda _pid: None)
-    assert "no control group" in str(
+    assert "no readable memory control group" in str(
         missing_needs(["needs-cgroup"], replace(GUEST, backend="anonymous"))
     )
 
@@ -83,4 +83,4 @@ def test_limit_needs_a_control_group_whatever_the_tags_say(
 ) -> None:
     monkeypatch.setattr(needs, "memory_file", lambda _pid: None)
     limited = replace(GUEST, backend="anonymous", memory_limit=MIB)
-    assert "in no control group" in (missing_needs([], limited, tmp_path) or "")
+    assert "in no readable memory control group" in (missing_needs([], limited, tmp_path) or "")

@@ -206,7 +206,7 @@ def test_an_override_concerns_only_the_scenarios_that_are_run(varied: Path) -> N
         ("{a: 1}", "variants.a: must be a mapping of labels to fields"),
         ("{a: {guest.memory: 1GB}}", "guest.memory: '1GB' is not a size"),
         ("{a: {'steps[7].settle.deadline': 1s}}", "variants.a.steps[7].settle.deadline: steps of"),
-        ("{a: {'title x': 1s}}", "'title x' is not a field"),
+        ("{a: {'title x': 1s}}", "'title x' is not the path of a field"),
     ],
 )
 def test_a_variants_mistake_is_told_with_its_place(

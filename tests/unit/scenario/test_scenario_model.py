@@ -212,7 +212,7 @@ expect:
         ("guest: {memory: 1MiB}", "guest.memory: must be whole MiB and at least 64MiB"),
         (
             "guest: {numa: [{memory: 512MiB, vcpus: [0, 1]}]}",
-            "guest.numa: its nodes have 512MiB, the guest 1GiB",
+            "guest.numa: its nodes have 512MiB in all, but the guest has 1GiB",
         ),
         (
             "guest: {numa: [{memory: 1GiB, vcpus: [0, 0]}]}",
