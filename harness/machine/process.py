@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMU's process: its own group, its own directory, and a certain end.
+"""Run QEMU in its own process group and directory, and make sure that it ends.
 
-The kernel kills it when the *thread* that started it ends (`PR_SET_PDEATHSIG`, prctl(2)), so a
-harness killed outright leaves no QEMU. A VM must therefore be started and used by one thread.
+The kernel kills QEMU when the *thread* that started it ends (`PR_SET_PDEATHSIG`, prctl(2)), so
+even a killed harness leaves no QEMU. One thread must therefore start the VM and use it.
 """
 
 import contextlib
@@ -32,32 +32,32 @@ OWNER_FILE = "owner"
 
 LONGEST_SOCKET = "debug.sock"
 SOCKET_PATH_BYTES = 107
-"""unix(7): 108 bytes of `sun_path`, the last a zero."""
+"""Longest path of a Unix socket: 108 bytes of `sun_path` less the final zero (unix(7))."""
 
 _LOG_PREFIX = re.compile(r"^(?:\d{4}-\d\d-\d\dT\S+Z )?(?:qemu-system-x86_64: )?")
-"""What `-msg timestamp=on` and QEMU's own name put before its words."""
+"""Prefix of QEMU's messages: the time of `-msg timestamp=on`, and its name."""
 
 _ERROR_HINTS = {
-    errno.ENOENT: "is util-linux (setpriv) installed?",
-    errno.EACCES: "see the rights of the file named",
+    errno.ENOENT: "install util-linux (setpriv) if it is missing",
+    errno.EACCES: "check the permissions of that file",
     errno.EMFILE: "allow more open files (ulimit -n), or run fewer guests at once with --jobs",
-    errno.ENFILE: "the host has no more open files: run fewer guests at once with --jobs",
-    errno.ENOMEM: "free the host's memory, or run fewer guests at once with --jobs",
+    errno.ENFILE: "the host is out of open files: run fewer guests at once with --jobs",
+    errno.ENOMEM: "free memory on the host, or run fewer guests at once with --jobs",
     errno.EAGAIN: "allow more processes (ulimit -u), or run fewer guests at once with --jobs",
-    errno.ENOSPC: "free the disk",
+    errno.ENOSPC: "free space on the disk",
 }
 
 _live: dict[str, "QemuProcess"] = {}
-"""By VM id: what `stop_all` and `kill_all` act on. Only whole assignments, so that a signal
-handler may read it without a lock."""
+"""Running QEMUs by VM id, for `stop_all` and `kill_all`. It is changed only by atomic operations,
+so that a signal handler may read it without a lock."""
 
 
 class RuntimeDirectory:
     """A directory of mode 0700 for one VM's sockets, keys and RAM files.
 
-    It lies in `$XDG_RUNTIME_DIR`, or in the directory for temporary files where that is not usable
-    or, being as a rule a small tmpfs, has no room for `ram_files` bytes. It lies there directly:
-    a directory of a known name in between could be made by another user beforehand.
+    It is made in `$XDG_RUNTIME_DIR`, or in the directory for temporary files if the former is not
+    usable or, as it is usually a small tmpfs, has no room for `ram_files` bytes. There is no
+    directory with a known name in between, because another user could create that first.
     """
 
     def __init__(self, ram_files: int = 0) -> None:
@@ -73,13 +73,13 @@ class RuntimeDirectory:
                 else:
                     return
         raise LaunchError(
-            f"no place for the VM's own directory ({'; '.join(refused)})",
-            hint="set TMPDIR to a directory of yours with a short path and enough room",
+            f"cannot make a directory for the VM ({'; '.join(refused)})",
+            hint="set TMPDIR to a directory that you own, with a short path and enough room",
         )
 
     def _make(self, ram_files: int) -> None:
         if len(os.fsencode(self.path / LONGEST_SOCKET)) > SOCKET_PATH_BYTES:
-            raise OSError(errno.ENAMETOOLONG, "too long a path for a socket")
+            raise OSError(errno.ENAMETOOLONG, "the path is too long for a socket")
         if ram_files and shutil.disk_usage(self.path.parent).free < ram_files:
             raise OSError(errno.ENOSPC, f"no room for {format_size(ram_files)} of guest memory")
         _sweep(self.path.parent)
@@ -87,12 +87,12 @@ class RuntimeDirectory:
         (self.path / OWNER_FILE).write_text(_identity(os.getpid()), encoding="ascii")
 
     def remove(self) -> None:
-        """Remove it and all in it."""
+        """Remove the directory with its contents."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _sweep(base: Path) -> None:
-    """End and remove what a harness of this user that was killed outright has left."""
+    """Kill QEMUs and remove directories that a killed harness of this user has left."""
     for directory in base.glob("fpr-" + "[0-9a-f]" * 12):
         try:
             if directory.lstat().st_uid != os.getuid():
@@ -102,13 +102,13 @@ def _sweep(base: Path) -> None:
         except (OSError, ValueError, IndexError):
             continue
         if _identity(pid) != owner:
-            # It can have died before setpriv asked for the signal.
+            # The harness may have died before setpriv requested the death signal.
             _kill_processes(processes_of(directory.name))
             shutil.rmtree(directory, ignore_errors=True)
 
 
 def _identity(pid: int) -> str:
-    """A process that cannot be mistaken for a later one: pid and start time (proc(5), field 22)."""
+    """Identify a process by its pid and start time (proc(5), field 22); "" if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -117,7 +117,7 @@ def _identity(pid: int) -> str:
 
 
 class QemuProcess:
-    """A running QEMU. Make it with the words to run; end it with `end`."""
+    """A running QEMU, started by the constructor; end it with `end`."""
 
     def __init__(
         self,
@@ -126,12 +126,12 @@ class QemuProcess:
         log: Path,
         environment: Mapping[str, str],
     ) -> None:
-        """`environment` is added to this process's own."""
+        """Start QEMU with `environment` added to this process's. Raises `LaunchError`."""
         self.argv = list(argv)
         self.log = log
         self._directory = directory
-        # setpriv (util-linux) sets the death signal and becomes QEMU: a preexec_fn is not safe in
-        # a process with threads.
+        # setpriv (util-linux) sets the death signal and executes QEMU; a preexec_fn would not be
+        # safe in a process with threads.
         command = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
         added = [f"{name}={value}" for name, value in environment.items()]
         LOG.debug("starting QEMU: %s", shlex.join([*added, *command]))
@@ -160,11 +160,11 @@ class QemuProcess:
 
     @property
     def status(self) -> int | None:
-        """Its exit status, negative for a signal (subprocess.Popen); None while it runs."""
+        """Exit status, negative for a signal (subprocess.Popen); None while QEMU runs."""
         return self._process.poll()
 
     def last_words(self) -> str:
-        """The last lines of its log, on one line."""
+        """Return the last lines of QEMU's log, joined into one."""
         try:
             text = self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -173,15 +173,16 @@ class QemuProcess:
         return " / ".join(line for line in lines if line)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to QEMU's whole group; none if it has ended."""
+        """Send a signal to QEMU's process group, unless QEMU has ended."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
     def end(self, ask: Callable[[], None] | None) -> None:
-        """End it: `ask` (QMP quit), SIGTERM, SIGKILL, each with its deadline; then nothing is left.
+        """End QEMU by `ask` (QMP quit), SIGTERM and SIGKILL, each with its deadline.
 
-        Raises `LaunchError` only if even SIGKILL does not end it (it hangs in a system call).
+        Raises `LaunchError` only if even SIGKILL does not end it, because it hangs in the host's
+        kernel.
         """
         try:
             if ask is not None and self.alive:
@@ -189,14 +190,14 @@ class QemuProcess:
                     ask()
                     self._wait(QUIT_SECONDS)
             if self.alive:
-                LOG.debug("QEMU does not end by itself: SIGTERM")
-                # A stopped process (SIGSTOP) takes no SIGTERM.
+                LOG.debug("QEMU did not quit when asked: SIGTERM")
+                # A stopped process (SIGSTOP) does not act on SIGTERM.
                 self.signal(signal.SIGCONT)
                 self.signal(signal.SIGTERM)
                 with contextlib.suppress(DeadlineError):
                     self._wait(TERM_SECONDS)
         finally:
-            # Also when a wait above was interrupted: what is interrupted must end too.
+            # Also if a wait above was interrupted.
             self._kill()
             LOG.debug("QEMU has ended: status %s", self._process.returncode)
 
@@ -213,8 +214,8 @@ class QemuProcess:
             )
         except DeadlineError as error:
             raise LaunchError(
-                f"QEMU (pid {self.pid}) does not end, not even on SIGKILL: {error.message}",
-                hint="it hangs in the host's kernel: see /proc/PID/stack and dmesg",
+                f"QEMU (pid {self.pid}) did not end, not even by SIGKILL: {error.message}",
+                hint=f"it hangs in the host's kernel: see /proc/{self.pid}/stack and dmesg",
             ) from error
         _live.pop(self._directory.vm_id, None)
 
@@ -225,12 +226,12 @@ class QemuProcess:
 
 
 def launch_hint(error: OSError) -> str:
-    """What to do about a launch that the host refused."""
+    """Return what to do about a launch that failed with this error."""
     return _ERROR_HINTS.get(error.errno or 0, "see `fpr-harness doctor`")
 
 
 def processes_of(vm_id: str) -> list[int]:
-    """Processes of this user whose command line names this VM: anybody can write that name."""
+    """List the processes of this user whose command line names this VM."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -248,13 +249,13 @@ def _kill_processes(pids: Iterable[int]) -> None:
 
 
 def stop_all() -> None:
-    """Ask every QEMU of this process to end, so that whoever waits for it fails at once."""
+    """Send SIGTERM to every QEMU of this process, so that waits for its guest fail at once."""
     for process in list(_live.values()):
         process.signal(signal.SIGTERM)
 
 
 def kill_all() -> None:
-    """Kill every QEMU of this process and remove its directory, now."""
+    """Kill every QEMU of this process and remove its directory."""
     for process in list(_live.values()):
         process.signal(signal.SIGKILL)
         process._directory.remove()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a QEMU without a guest and asks it over QMP; `qemu_probe` judges the answers."""
+"""Start a QEMU without a guest and query it over QMP; `qemu_probe` interprets the answers."""
 
 import contextlib
 import dataclasses
@@ -19,12 +19,12 @@ from harness.errors import LaunchError
 PROBE_SECONDS = 20.0
 END_SECONDS = 5.0
 MOST_BYTES = 1 << 23
-"""Of answers and of words on standard error: real ones come to some 30 KiB."""
+"""Limit of the answers, and of the text on standard error; real ones take about 30 KiB."""
 
-HINT = "name a qemu-system-x86_64 with --qemu, or one of the builds that `--qemu all` stands for"
+HINT = "give --qemu the path of a qemu-system-x86_64, or a build of `fpr-harness qemu list`"
 _ELF, _ELF_CLASS, _ELF_32 = b"\x7fELF", 4, 1  # elf(5): EI_CLASS, ELFCLASS32
 
-# TCG first: whether the host's KVM works is of no concern here.
+# TCG first, so that the probe does not depend on the host's KVM.
 _OPTIONS = (
     *("-machine", "none,accel=tcg:kvm"),
     *("-nodefaults", "-no-user-config", "-display", "none", "-S"),
@@ -32,7 +32,7 @@ _OPTIONS = (
 )
 
 _TRACED = "*qmp*"
-"""Events of QMP itself, which the very next command brings about: do they end up in a log?"""
+"""Trace events of QMP itself, which the next command triggers, to see whether they are logged."""
 
 _QUESTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("capabilities", "qmp_capabilities", {}),
@@ -52,7 +52,7 @@ _LAST = _QUESTIONS[-1][0]
 
 
 def is_elf(path: Path) -> bool:
-    """Whether the file is a program itself, and not a script that leads to one."""
+    """Whether the file is a binary, and not a script that starts one."""
     return _start_of(path).startswith(_ELF)
 
 
@@ -66,7 +66,7 @@ def check_elf(path: Path, program: Path | None = None) -> None:
 
 
 def _start_of(path: Path) -> bytes:
-    """Empty where it may be run and not read."""
+    """Return the first bytes of a file; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(_ELF_CLASS + 1)
@@ -76,27 +76,27 @@ def _start_of(path: Path) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a program answered."""
+    """The answers of a program."""
 
     by_name: dict[str, Any]
-    """The `return` member of each question; absent where it was refused."""
+    """The `return` member of each answer; absent if the command failed."""
     traced: bool
-    """Whether a trace event that took place was written to the log."""
+    """Whether a trace event that occurred was written to the log."""
 
 
 @dataclasses.dataclass
 class _Talk:
-    """What has been heard so far."""
+    """The messages received so far."""
 
     answers: dict[str, Any] = dataclasses.field(default_factory=dict)
     other: list[str] = dataclasses.field(default_factory=list)
-    """Lines that are no QMP: what a script says before it becomes QEMU."""
+    """Lines that are not QMP, such as what a script prints before it executes QEMU."""
     whole: bool = False
-    """The last question was answered."""
+    """Whether the last question was answered."""
 
 
 def ask(path: Path) -> Answers:
-    """Ask a program what it is. Raises `LaunchError` if it does not answer as QEMU does."""
+    """Query a program over QMP. Raises `LaunchError` if it does not answer as QEMU does."""
     deadline = Deadline(PROBE_SECONDS, f"{path} to say what it is")
     with tempfile.TemporaryFile() as words:
         try:
@@ -109,8 +109,8 @@ def ask(path: Path) -> Answers:
             )
         except OSError as error:
             raise LaunchError(
-                f"cannot start {path} to ask it what it is: {error}",
-                hint="is util-linux (setpriv) installed?",
+                f"cannot start {path} to probe it: {error}",
+                hint="install util-linux (setpriv) if it is missing",
             ) from error
         try:
             talk = _converse(process, deadline)
@@ -134,12 +134,14 @@ def _no_qemu(path: Path, ended: str, said: str, talk: _Talk) -> LaunchError:
     script = "cannot execute" in last or "failed to execute" in last
     return LaunchError(
         f"{path} does not answer as QEMU does: it {ended} and said {last}",
-        hint=f"is the interpreter or loader that it names there? Or {HINT}" if script else HINT,
+        hint=f"check that the interpreter or loader that it names exists, or {HINT}"
+        if script
+        else HINT,
     )
 
 
 def _end_of(process: "subprocess.Popen[bytes]", deadline: Deadline) -> str:
-    """How the conversation came to its end, as far as the process shows."""
+    """Say how the process ended, or that it did not answer in time."""
     if deadline.passed:
         return f"had not answered after {PROBE_SECONDS:g} s"
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -158,7 +160,7 @@ def _command(name: str, command: str, arguments: dict[str, Any]) -> bytes:
 
 
 def _converse(process: "subprocess.Popen[bytes]", deadline: Deadline) -> _Talk:
-    """Ask everything, and listen until all is answered, or it ended or fell silent before."""
+    """Ask all questions, and read until the last answer, the process's end, or the deadline."""
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError):
@@ -183,7 +185,7 @@ def _converse(process: "subprocess.Popen[bytes]", deadline: Deadline) -> _Talk:
 
 
 def _lines(pipe: IO[bytes], deadline: Deadline) -> Iterator[bytes]:
-    """Whole lines as they come, until the pipe ends, the deadline passes or it is too much."""
+    """Yield complete lines until the pipe ends, the deadline passes or `MOST_BYTES` are read."""
     text, taken = b"", 0
     while not deadline.passed and taken < MOST_BYTES:
         if not select.select([pipe], [], [], deadline.remaining)[0]:
@@ -197,7 +199,7 @@ def _lines(pipe: IO[bytes], deadline: Deadline) -> Iterator[bytes]:
 
 
 def _check_process(path: Path, pid: int) -> None:
-    """What was started must be QEMU itself: its process is what the harness reads and signals."""
+    """Check that the started process is QEMU itself, which the harness reads and signals."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a QEMU ended, by its name, and what to do about it. Pure.
+"""Say why a QEMU ended, and what to do about it, without I/O.
 
-QEMU's exit status alone misleads: under `-no-reboot` a guest that resets itself makes it exit with
-0, and a process that the OOM killer took looks like any other that was killed. So the end is named
-from all that is known of it.
+QEMU's exit status alone misleads: under `-no-reboot` it exits with 0 when the guest resets itself,
+and an OOM kill looks like any other SIGKILL. The reason is therefore derived from all facts known
+about the end.
 """
 
 import re
@@ -18,43 +18,41 @@ from harness.units import format_size
 DOCTOR = "see QEMU's log; `fpr-harness doctor` tries this host's accelerators"
 
 LOW_ROOM = 16 << 20
-"""Bytes free on a file system that has just refused a page: a little is always kept back."""
+"""Bytes below which a file system counts as full, since it keeps a small reserve."""
 
 
 @dataclass(frozen=True)
 class QemuEnd:
-    """What is known of the end of a QEMU process."""
+    """Facts about the end of a QEMU process."""
 
     status: int
-    """Its exit status; negative: the signal that killed it."""
+    """Exit status, or the negative number of the signal that killed it."""
     words: str = ""
     """The last lines of its log."""
     shutdown: str = ""
-    """Reason of QMP's SHUTDOWN event (qapi/run-state.json, ShutdownCause); empty: there was none.
-    """
+    """Reason in QMP's SHUTDOWN event (ShutdownCause in qapi/run-state.json); empty without one."""
     said_goodbye: bool = False
-    """The guest's console says that its kernel restarts or powers off in order."""
+    """Whether the guest's console announces a regular restart or power-off."""
     backend: Backend = "anonymous"
     room: int | None = None
     """Bytes free on the file system that holds the guest's memory file."""
     limit: int = 0
-    """Bytes that the scenario allows QEMU; 0: no limit."""
+    """Bytes to which the scenario limits QEMU; 0 means no limit."""
     killed_by_limit: bool = False
-    """The kernel killed a process of QEMU's own control group for its limit."""
+    """Whether there was an OOM kill in QEMU's own control group."""
     killed_in_group: bool = False
-    """... of the control group that the harness itself runs in."""
+    """Whether there was an OOM kill in the control group of the harness since QEMU started."""
     killed_on_host: bool = False
-    """The kernel killed some process of the host for want of memory since this QEMU began."""
+    """Whether there was any OOM kill on the host since QEMU started."""
 
     @property
     def guest_reset(self) -> bool:
-        """The guest reset the machine and did not mean to: a triple fault, or a crash so deep that
-        nothing was printed."""
+        """Whether the guest reset the machine by a triple fault or another silent crash."""
         return self.shutdown == "guest-reset" and not self.said_goodbye
 
 
 def end_error(end: QemuEnd, log: Path) -> QemuGoneError:
-    """The error that names the end; `log` is QEMU's own, as evidence."""
+    """Make the error that describes the end, with QEMU's log as evidence."""
     sentence, hint = _by_signal(end) if end.status < 0 else _by_exit(end)
     if end.words and end.words not in sentence:
         sentence = f"{sentence}: {end.words}"
@@ -79,15 +77,15 @@ def _by_signal(end: QemuEnd) -> tuple[str, str]:
             f"{plain}: it made a system call that its sandbox forbids",
             "try without -sandbox, or another version with --qemu",
         )
-    return plain, "somebody sent that signal: kill(1), a job's time limit, a session that ended"
+    return plain, "something sent that signal: kill(1), a job's time limit, a session that ended"
 
 
 def _bus_error(end: QemuEnd, plain: str) -> tuple[str, str]:
-    """The guest touched memory that the host could not back (mmap(2), SIGBUS)."""
+    """Explain SIGBUS: the guest touched memory that the host could not back (mmap(2))."""
     if end.backend == "hugetlb":
         return (
             f"{plain}: the host's pool of huge pages was empty when the guest touched its memory",
-            "another process took huge pages: raise vm.nr_hugepages (as root), or run alone",
+            "another process took huge pages: raise vm.nr_hugepages (as root), or run nothing else",
         )
     if end.backend.startswith("file-"):
         full = end.room is not None and end.room < LOW_ROOM
@@ -99,16 +97,16 @@ def _bus_error(end: QemuEnd, plain: str) -> tuple[str, str]:
     if end.backend.startswith("memfd-"):
         return (
             f"{plain}: the host had no shared memory left for the guest",
-            "free the host's memory or raise the limit of this control group, see dmesg",
+            "free memory on the host, or raise the limit of this control group; see dmesg",
         )
-    return f"{plain}: the host could not read memory", "a hardware memory error? See dmesg"
+    return f"{plain}: the host could not access a page", "see dmesg for a hardware memory error"
 
 
 def _killed(end: QemuEnd, plain: str) -> tuple[str, str]:
     if end.killed_by_limit:
         return (
             f"{plain}: the kernel killed it because it could not stay below the limit that the "
-            f"scenario gives its control group ({format_size(end.limit)})",
+            f"scenario sets for its control group ({format_size(end.limit)})",
             "raise it with --set host.memory_limit=SIZE, or give the guest less memory",
         )
     if end.killed_in_group:
@@ -119,10 +117,10 @@ def _killed(end: QemuEnd, plain: str) -> tuple[str, str]:
         )
     if end.killed_on_host:
         return (
-            f"{plain}: by all signs by the host's OOM killer, which has killed since QEMU began",
-            "free the host's memory, run fewer guests at once with --jobs; see dmesg",
+            f"{plain}: most likely by the host's OOM killer, which was active since QEMU started",
+            "free memory on the host, or run fewer guests at once with --jobs; see dmesg",
         )
-    return plain, "somebody did that: kill -9, a job's limit; no OOM kill was counted meanwhile"
+    return plain, "no OOM kill was counted, so something else sent it: kill -9, a job's limit"
 
 
 def _by_exit(end: QemuEnd) -> tuple[str, str]:
@@ -133,37 +131,37 @@ def _by_exit(end: QemuEnd) -> tuple[str, str]:
         return sentence, hint
     hint = _hint_by_words(end) or DOCTOR
     if end.shutdown:
-        return f"QEMU exited ({end.status}) on a shutdown it calls {end.shutdown}", hint
+        return f"QEMU exited ({end.status}) after a shutdown with the reason {end.shutdown}", hint
     return f"QEMU exited ({end.status})", hint
 
 
 _REBOOTED = (
     "the guest rebooted by itself, and QEMU ended with it (-no-reboot)",
-    "see console.log: what asked for the reboot?",
+    "see console.log for what asked for the reboot",
 )
 
 _SHUTDOWNS = {
     "guest-reset": (
-        "the guest reset its machine without a word on the console (a triple fault, as a rule), "
+        "the guest reset the machine without a message on the console (usually a triple fault), "
         "and QEMU ended with it (-no-reboot)",
-        "see the last lines of console.log; repro.sh boots the same guest by hand, with "
-        "`-d int,cpu_reset` QEMU tells what led to the reset",
+        "see the last lines of console.log; repro.sh boots the same guest by hand, and with "
+        "`-d int,cpu_reset` QEMU logs what led to the reset",
     ),
     "guest-shutdown": (
         "the guest powered itself off, and QEMU ended with it",
-        "see console.log: what asked for that?",
+        "see console.log for what asked for that",
     ),
     "guest-panic": (
         "the guest's kernel reported a panic, and QEMU ended with it",
         "see console.log",
     ),
     "host-signal": (
-        "somebody ended QEMU with a signal (SIGTERM, SIGINT or SIGHUP)",
-        "a job's time limit, a session that ended, or kill(1)",
+        "a signal ended QEMU (SIGTERM, SIGINT or SIGHUP)",
+        "it may come from a job's time limit, a session that ended, or kill(1)",
     ),
     "host-qmp-quit": (
-        "somebody told QEMU to quit through its monitor",
-        "see qmp.log: if the command is not there, it came through another monitor",
+        "a monitor command told QEMU to quit",
+        "see qmp.log; if the command is not there, it came through another monitor",
     ),
     "host-error": ("QEMU ended because of an error on the host", DOCTOR),
 }
@@ -171,21 +169,21 @@ _SHUTDOWNS = {
 _HINTS = (
     (
         r"mlockall|locking memory failed|mem-lock",
-        "QEMU may not lock the guest's memory: raise the limit (ulimit -l unlimited), or do "
-        "without locking",
+        "QEMU may not lock the guest's memory: raise the limit (ulimit -l unlimited), or do not "
+        "lock it",
     ),
-    (r"Could not set up host forwarding", "a port was refused: is loopback usable?"),
-    (r"Could not access KVM|failed to initialize kvm", "use --accel tcg, or repair /dev/kvm"),
+    (r"Could not set up host forwarding", "check that a port on loopback can be opened"),
+    (r"Could not access KVM|failed to initialize kvm", "use --accel tcg, or fix /dev/kvm"),
     (r"could not open kernel file|could not load kernel", "check --kernel"),
     (r"failed to set MSR", "this host's KVM cannot run guests: use --accel tcg or auto"),
-    (r"No space left on device", "free the disk that holds the guest's memory file"),
+    (r"No space left on device", "free space on the disk that holds the guest's memory file"),
     (
         r"invalid option|: unknown option|Property '[^']*' not found|Parameter '[^']*' (?:is )?"
         r"(?:unexpected|expects)|Invalid parameter|is not a valid (?:device|object)|"
         r"unsupported machine type|invalid object type|invalid accelerator|unable to find CPU model"
         r"|option requires|not compiled into this binary",
-        "this QEMU refuses an option of the harness, which knows 7.2 to 11.1: name another with "
-        "--qemu",
+        "this QEMU rejects an option of the harness, which supports QEMU 7.2 to 11.1: choose "
+        "another with --qemu",
     ),
     (
         r"Cannot allocate memory|cannot set up guest memory|unable to map backing store",
@@ -195,7 +193,7 @@ _HINTS = (
 
 
 def _hint_by_words(end: QemuEnd) -> str:
-    """What to do, by QEMU's own last words; empty: they say nothing known."""
+    """Return what to do about QEMU's last messages; empty if none is known."""
     for pattern, hint in _HINTS:
         if re.search(pattern, end.words):
             if end.backend == "hugetlb" and "less memory" in hint:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a QEMU is, before a guest is given to it: one process without a guest, over QMP.
+"""Find a QEMU and probe it, in a process without a guest, before it runs one.
 
-Some 0.1 s; for a program file the answer is kept in the cache until the file changes.
+A probe takes about 0.1 s; for a binary, the result is cached until the file changes.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ _probing = threading.Lock()
 
 
 def find_qemu(given: Path | None) -> Qemu:
-    """The QEMU to use, able to run the harness's guests.
+    """Find and probe the QEMU to use; None stands for the installed one.
 
-    Raises `LaunchError` with all that is wrong with it.
+    Raises `LaunchError` that lists everything it lacks to run the harness's guests.
     """
     qemu = probe(_program(given))
     if lacks := lacking(qemu):
@@ -44,27 +44,27 @@ def _program(given: Path | None) -> Path:
         return Path(path)
     raise LaunchError(
         _why_not(Path(path or name)),
-        hint=HINT if given is not None else "run `make setup`, or name one with --qemu",
+        hint=HINT if given is not None else "run `make setup`, or choose a QEMU with --qemu",
     )
 
 
 def _why_not(path: Path) -> str:
-    """What there is instead of a program."""
+    """Say why a path is not a program that can be run."""
     if path.is_dir():
         return f"{path} is a directory, not a program"
     if path.is_file():
         return f"{path} is not executable by you (chmod +x)"
     if path.is_symlink():
-        return f"{path} is a link that leads nowhere"
+        return f"{path} is a dangling symbolic link"
     if path.exists():
         return f"{path} is neither a program nor a script"
-    return f"{path} is not there"
+    return f"{path} does not exist"
 
 
 def probe(path: Path) -> Qemu:
-    """What the program says about itself. Raises `LaunchError` if it is not QEMU."""
+    """Ask a program about itself. Raises `LaunchError` if it is not QEMU."""
     check_elf(path)
-    # What a script leads to may change behind it.
+    # A script is not cached, since the QEMU that it starts may change.
     kept = _shelf(path) if is_elf(path) or _is_ours(path) else None
     with _probing:
         if kept is not None and (known := _read(kept, path)) is not None:
@@ -75,7 +75,7 @@ def probe(path: Path) -> Qemu:
         return found
 
 
-# --- understanding ------------------------------------------------------------------------------
+# --- interpreting the answers -------------------------------------------------------------------
 
 
 def _understood(path: Path, answers: Answers) -> Qemu:
@@ -99,14 +99,14 @@ def _understood(path: Path, answers: Answers) -> Qemu:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LaunchError(
-            f"{path} answers QMP, but not as QEMU does: {error!r}", hint=HINT
+            f"{path} speaks QMP, but does not answer as QEMU does: {error!r}", hint=HINT
         ) from error
 
 
 def _discard_event(found: dict[str, Any], traced: bool) -> tuple[str | None, str]:
-    """The event to ask for, or why there is none."""
+    """Return the trace event of discards and "", or None and why there is none."""
     if "trace" not in found or not traced:
-        return None, "it is built without the trace backend `log`"
+        return None, "it was built without the trace backend `log`"
     there = {e["name"] for e in found.get("events", ()) if e.get("state") != "unavailable"}
     for name in DISCARD_EVENTS:
         if name in there:
@@ -120,12 +120,12 @@ _FACTS = TypeAdapter(Qemu)
 
 
 def _is_ours(path: Path) -> bool:
-    """An unpacked build of the cache: its script is made with what it leads to."""
+    """Whether it is a build in the cache, whose script does not change without its QEMU."""
     return path.resolve().is_relative_to(cache_directory().resolve())
 
 
 def _shelf(path: Path) -> Path | None:
-    """Where the answers of this very file are kept: by its place, size, inode and times."""
+    """Return the cache file for this program, named by its path, size, inode and times."""
     try:
         state = path.stat()
     except OSError:
@@ -145,7 +145,7 @@ def _read(kept: Path, path: Path) -> Qemu | None:
 
 
 def _keep(kept: Path, found: Qemu) -> None:
-    """A cache that cannot be written is no loss but time."""
+    """Store the result; a cache that cannot be written only costs time later."""
     temporary = kept.with_suffix(f".{os.getpid()}.tmp")
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QMP, synchronously: a deadline on every command, and events heard before what triggers them."""
+"""Synchronous QMP with a timeout on every command; events are collected from QEMU's start."""
 
 import asyncio
 import concurrent.futures
@@ -37,7 +37,7 @@ LOG = logging.getLogger(__name__)
 
 
 class _LoggedClient(QMPClient):
-    """A client that writes every message, both ways, to a file as it passes."""
+    """A QMP client that logs every message in both directions."""
 
     def __init__(self, name: str, log: Path) -> None:
         super().__init__(name)
@@ -57,16 +57,16 @@ class _LoggedClient(QMPClient):
     def _write(self, direction: str, msg: Message) -> None:
         text = json.dumps(dict(msg))
         LOG.debug("%s %s", direction, text)
-        # Evidence only: a full disk must not take the monitor down. The recorder reports it.
+        # Evidence only: a full disk, which the recorder reports, must not end the monitor.
         with contextlib.suppress(OSError, ValueError):
             self._log.write(f"{time.monotonic():.6f} {direction} {text}\n")
 
 
 class QmpMonitor:
-    """The monitor of one QEMU, which connects to the socket made here before it starts."""
+    """The monitor of one QEMU, which connects to a socket that is made before it starts."""
 
     def __init__(self, socket: Path, log: Path, gone: Gone) -> None:
-        """Raises `OSError` where the host refuses a file or a descriptor, and `QmpError`."""
+        """Listen on `socket`. Raises `OSError` for files and descriptors, `QmpError`."""
         self._socket = socket
         self._gone = gone
         self._events: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ class QmpMonitor:
                 self._heard.notify_all()
 
     def accept(self, deadline: Deadline) -> None:
-        """Wait for QEMU to connect and greet. Raises `QmpError`, or QEMU's own end."""
+        """Wait for QEMU to connect and greet. Raises `QmpError`, `QemuGoneError`."""
         future = asyncio.run_coroutine_threadsafe(self._client.accept(), self._loop)
         while True:
             try:
@@ -110,7 +110,7 @@ class QmpMonitor:
                     continue
                 future.cancel()
                 raise gone or QmpError(
-                    str(deadline.error()), hint="is the host overloaded?"
+                    str(deadline.error()), hint="check whether the host is overloaded"
                 ) from None
             except (QMPError, OSError) as error:
                 raise gone_soon(self._gone) or QmpError(
@@ -121,24 +121,24 @@ class QmpMonitor:
     def execute(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 10.0
     ) -> Any:
-        """The command's `return` member. Raises `QmpError`, or QEMU's own end."""
+        """Execute a command, return its `return` member. Raises `QmpError`, `QemuGoneError`."""
         args = dict(arguments) if arguments is not None else None
         return self._call(self._client.execute(command, args), timeout, f"QMP {command}")
 
     def human(self, command: str, *, timeout: float = 10.0) -> str:
-        """An HMP command's text, its line ends those of a file. Raises like `execute`."""
+        """Execute an HMP command, return its text with Unix line ends. Raises like `execute`."""
         text = self.execute("human-monitor-command", {"command-line": command}, timeout=timeout)
         return str(text).replace("\r\n", "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """Every event so far."""
+        """Return all events so far, oldest first."""
         with self._heard:
             return list(self._events)
 
     def shutdown_reason(self, seconds: float = SHUTDOWN_SECONDS) -> str:
-        """Why QEMU shut its guest down, by its SHUTDOWN event; empty if there was none in time.
+        """Return the reason in QEMU's SHUTDOWN event; empty if none arrives within `seconds`.
 
-        For a QEMU that has ended: what it sent last may still be on its way here.
+        Call it for a QEMU that has ended, whose last messages may still be unread.
         """
 
         def heard() -> str | None:
@@ -158,10 +158,9 @@ class QmpMonitor:
             return reason or heard() or ""
 
     def wait_event(self, names: Collection[str], deadline: Deadline) -> dict[str, Any]:
-        """The next event with one of the names, after the one waited for before.
+        """Wait for the next event with one of the names, after the last one returned here.
 
-        One that came before the call counts too: hearing begins before QEMU runs. Raises
-        `DeadlineError`, or QEMU's own end.
+        An event that arrived before the call counts too. Raises `DeadlineError`, `QemuGoneError`.
         """
         with self._heard:
             while True:
@@ -181,7 +180,8 @@ class QmpMonitor:
         except concurrent.futures.TimeoutError as error:
             future.cancel()
             raise self._gone() or QmpError(
-                f"{what}: no answer in {timeout:g} s", hint="QEMU hangs, or the host is overloaded"
+                f"{what}: no answer within {timeout:g} s",
+                hint="QEMU hangs, or the host is overloaded",
             ) from error
         except ExecuteError as error:
             raise QmpError(f"{what} was refused: {error}") from error

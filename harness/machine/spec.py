@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What machine to make, apart from how."""
+"""The specification of a guest's machine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ Discard = Literal["dontneed", "free"]
 
 @dataclass(frozen=True)
 class NumaNode:
-    """One node of the guest: bytes of memory and the numbers of its vCPUs."""
+    """One NUMA node of the guest: bytes of memory, and the indices of its vCPUs."""
 
     memory: int
     vcpus: tuple[int, ...]
@@ -33,7 +33,7 @@ class BalloonSpec:
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """One guest. Memory in bytes; no `numa` means one node with everything."""
+    """One guest; memory is in bytes, and without `numa` one node has all memory and vCPUs."""
 
     memory: int
     vcpus: int
@@ -42,21 +42,21 @@ class GuestSpec:
     numa: tuple[NumaNode, ...] = ()
     machine: Machine = "pc"
     hotplug: int = 0
-    """Bytes that can be plugged beside `memory`."""
+    """Bytes that can be plugged in addition to `memory`."""
     disk: int = 0
-    """Bytes of an empty disk."""
+    """Size of an empty disk in bytes; 0 means no disk."""
     balloon: BalloonSpec = BalloonSpec()
     backend: Backend = "anonymous"
     discard: Discard = "dontneed"
-    """How QEMU gives memory back; `free` (MADV_FREE) needs the interposer."""
+    """How QEMU discards memory; `free` (MADV_FREE) needs the interposer."""
     under_pressure: bool = False
-    """Whether the host shall be able to press memory out of this QEMU alone."""
+    """Whether the host must be able to reclaim memory from this QEMU alone."""
     memory_limit: int = 0
-    """Bytes that QEMU may be charged with, by a control group of its own; 0: no limit."""
+    """Limit in bytes of QEMU's own memory control group; 0 means no limit."""
 
 
 class BootLike(Protocol):
-    """What is booted; `harness.image.build.BootFiles` is one."""
+    """The files that are booted, such as `harness.image.build.BootFiles`."""
 
     @property
     def kernel(self) -> Path:
@@ -64,8 +64,8 @@ class BootLike(Protocol):
 
     @property
     def initramfs(self) -> Path:
-        """An initramfs with the project's init and no SSH keys yet."""
+        """An initramfs with the project's init, without SSH keys."""
 
     @property
     def more(self) -> tuple[Path, ...]:
-        """Archives to put behind it."""
+        """Archives to append to the initramfs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands in the guest over one SSH connection, every wait with a deadline."""
+"""Run commands in the guest over one SSH connection, with a deadline on every wait."""
 
 import contextlib
 import io
@@ -25,24 +25,23 @@ from harness.machine.ssh_process import (
 )
 
 HANDSHAKE_BYTES = 1 << 20
-"""What the guest's server may send before the harness is logged in; it takes about 3 KiB."""
+"""The most that the guest may send before the harness is logged in; about 3 KiB are usual."""
 
 LOG = logging.getLogger(__name__)
 
-# What matters of its log comes as an exception; without a handler Python prints it.
+# Errors arrive as exceptions; without a handler Python would print paramiko's log.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
-# Under emulation the cheapest wins: AES has no instructions there, so the shortest key, and the
-# guest's curve is computed once.
+# The cheapest algorithms under emulation, where AES has no hardware support.
 _CIPHERS = ("aes128-ctr",)
 _DIGESTS = ("hmac-sha2-256",)
 _EXCHANGES = ("curve25519-sha256@libssh.org",)
 
 
 class _CountedSocket:
-    """A socket of which only so much is read until it is trusted.
+    """A socket that limits what is read from it until it is trusted.
 
-    paramiko waits for the end of the server's greeting without a limit (packet.py, `readline`).
+    paramiko reads the server's greeting without a limit (packet.py, `readline`).
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -51,12 +50,12 @@ class _CountedSocket:
         self.trusted = False
 
     def recv(self, size: int) -> bytes:
-        """Raises `OSError` beyond the limit."""
+        """Receive at most `size` bytes. Raises `OSError` beyond the limit."""
         data = self._connection.recv(size)
         if not self.trusted:
             self._left -= len(data)
             if self._left < 0:
-                raise OSError(f"the guest sent over {HANDSHAKE_BYTES} bytes before a log-in")
+                raise OSError(f"the guest sent over {HANDSHAKE_BYTES} bytes before the log-in")
         return data
 
     def __getattr__(self, name: str) -> Any:
@@ -64,9 +63,9 @@ class _CountedSocket:
 
 
 class SshShell:
-    """The one connection.
+    """The SSH connection to a guest.
 
-    A guest that says more than it was asked for raises `GuestError`, however fast it says it.
+    Output beyond a limit raises `GuestError`, so that a guest cannot fill the host's memory.
     """
 
     def __init__(self, port: int, keys: RunKeys, gone: Gone, deadline: Deadline) -> None:
@@ -92,21 +91,21 @@ class SshShell:
             except (paramiko.SSHException, OSError, EOFError) as error:
                 raise self._gone() or SshError(
                     f"cannot log in to the guest over SSH: {error or type(error).__name__}",
-                    hint="see console.log: is the guest's SSH server up?",
+                    hint="check in console.log whether the guest's SSH server (dropbear) is up",
                 ) from error
             undo.pop_all()
         return transport
 
     def start(self, command: str) -> "SshProcess":
-        """Start and leave running. Raises `SshError`, `DeadlineError`, or QEMU's own end."""
+        """Start a command. Raises `SshError`, `DeadlineError`, `QemuGoneError`."""
         return self._start(command, Deadline(OPEN_SECONDS, f"`{command}` to start in the guest"))
 
     def _start(self, command: str, deadline: Deadline) -> "SshProcess":
         channel: paramiko.Channel | None = None
         LOG.debug("in the guest, at most %.1f s: %s", deadline.remaining, command)
 
-        # paramiko's wait for the answer to exec has no deadline of its own; closing wakes it, and
-        # says goodbye over a connection that may be broken.
+        # paramiko waits for the answer to exec without a deadline. Closing the channel wakes it,
+        # but sends a message over a connection that may be broken.
         def give_up() -> None:
             if channel is not None:
                 with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
@@ -135,10 +134,10 @@ class SshShell:
         check: bool = True,
         limit: int = OUTPUT_BYTES,
     ) -> CommandResult:
-        """Run to the end. With `check` a status other than 0 raises `GuestError`, and so does
-        output of more than `limit` bytes in any case.
+        """Run a command to its end, within `timeout` seconds in all.
 
-        Raises like `start`; `timeout` is for all of it.
+        Raises like `start`, and `GuestError` for output of more than `limit` bytes and, with
+        `check`, for a status other than 0.
         """
         began = time.monotonic()
         deadline = Deadline(timeout, f"`{command}` in the guest")
@@ -160,7 +159,7 @@ class SshShell:
         return result
 
     def close(self) -> None:
-        """Drop the connection; never raises."""
+        """Close the connection; never raises."""
         with contextlib.suppress(Exception):
             self._transport.close()
 
@@ -168,6 +167,6 @@ class SshShell:
 def _check_host_key(seen: paramiko.PKey, keys: RunKeys) -> None:
     if seen.asbytes() != keys.host_public:
         raise SshError(
-            "the guest shows another host key than the one made for it",
+            "the guest's host key is not the one generated for this run",
             hint="something else answers on the forwarded port; nothing was sent to it",
         )

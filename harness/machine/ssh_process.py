@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command in the guest over one SSH channel: what it may say is bounded, in bytes and in time."""
+"""A command in the guest over one SSH channel, with limits on its output and on every wait."""
 
 import contextlib
 import functools
@@ -15,36 +15,36 @@ from harness.machine.gone import Gone, gone_soon
 from harness.machine.interfaces import CommandResult
 
 LOOK_SECONDS = 0.25
-"""How often a waiting read looks whether QEMU is still there."""
+"""Interval at which a waiting read checks whether QEMU still runs."""
 
 OPEN_SECONDS = 10.0
-"""For a channel and a command to be accepted: two round trips to a guest under load."""
+"""Time for a channel and a command to be accepted, two round trips to a guest under load."""
 
 GRACE_SECONDS = 2.0
-"""For a command to end by itself when its input has ended."""
+"""Time for a command to end by itself once its input is closed."""
 
 KILLED = -1
-"""Status of a command that a signal ended: by RFC 4254 it has none."""
+"""Status given to a command that a signal ended, which has none in RFC 4254."""
 
 CHUNK = 1 << 16
 
 OUTPUT_BYTES = 8 << 20
-"""What a command may print unless its caller allows less: /proc of the largest guest is shorter."""
+"""Default limit of a command's output, longer than any file in /proc that is read."""
 
 LINE_BYTES = 1 << 16
-"""The longest line that is waited for."""
+"""The longest line that is accepted."""
 
 ERROR_BYTES = 1 << 16
-"""Kept of standard error: its last words."""
+"""Bytes kept of the end of standard error."""
 
 WINDOW_BYTES = 1 << 21
-"""What a channel holds at most before it is read (paramiko's DEFAULT_WINDOW_SIZE)."""
+"""The most that a channel holds unread (paramiko's DEFAULT_WINDOW_SIZE)."""
 
 T = TypeVar("T")
 
 
 class SshProcess:
-    """A command running in the guest over a channel of its own."""
+    """A command running in the guest over its own channel."""
 
     def __init__(self, channel: paramiko.Channel, command: str, gone: Gone) -> None:
         self._channel = channel
@@ -54,7 +54,7 @@ class SshProcess:
         self._stderr = bytearray()
 
     def write(self, data: bytes, timeout: float = OPEN_SECONDS) -> None:
-        """Send to its standard input. Raises `SshError`, `DeadlineError` if it does not read."""
+        """Write to its standard input. Raises `SshError`, `DeadlineError` if it does not read."""
         deadline = Deadline(timeout, f"`{self._command}` to read {len(data)} bytes")
         sent = 0
         while sent < len(data):
@@ -62,7 +62,7 @@ class SshProcess:
             sent += self._poll(send, deadline, reading=False)
 
     def read_exactly(self, size: int, timeout: float) -> bytes:
-        """`size` bytes of output. Raises `SshError` if it ends first, `DeadlineError`."""
+        """Read `size` bytes of output. Raises `SshError` if it ends first, `DeadlineError`."""
         deadline = Deadline(timeout, f"{size} bytes of `{self._command}`")
         while len(self._buffer) < size:
             self._buffer += self._receive(deadline) or self._ended()
@@ -71,8 +71,10 @@ class SshProcess:
         return data
 
     def read_line(self, timeout: float) -> str:
-        """A line without its end. Raises like `read_exactly`, and `GuestError` if it is longer than
-        `LINE_BYTES`."""
+        """Read a line and return it without its line end.
+
+        Raises like `read_exactly`, and `GuestError` for a line longer than `LINE_BYTES`.
+        """
         deadline = Deadline(timeout, f"a line of `{self._command}`")
         looked = 0
         while (end := self._buffer.find(b"\n", looked)) < 0 and len(self._buffer) <= LINE_BYTES:
@@ -85,13 +87,15 @@ class SshProcess:
         return line
 
     def close_stdin(self) -> None:
-        """End its standard input."""
+        """Close its standard input."""
         with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
             self._channel.shutdown_write()
 
     def wait(self, timeout: float, limit: int = OUTPUT_BYTES) -> CommandResult:
-        """Its status and unread output. Raises `DeadlineError`, `SshError`, and `GuestError` for
-        output of more than `limit` bytes."""
+        """Wait for its end; returns its status and unread output.
+
+        Raises `DeadlineError`, `SshError`, and `GuestError` for output of more than `limit` bytes.
+        """
         deadline = Deadline(timeout, f"`{self._command}` in the guest to end")
         while chunk := self._receive(deadline):
             self._buffer += chunk
@@ -108,10 +112,10 @@ class SshProcess:
         return CommandResult(self._command, status, output, stderr)
 
     def close(self) -> None:
-        """End it: its input ends, and a moment later the channel is closed; never raises.
+        """Close its input, give it time to end, and close the channel; never raises.
 
-        The moment matters: dropbear 2022.83 now and then drops the whole connection when a channel
-        is closed while its command still runs.
+        dropbear 2022.83 sometimes drops the whole connection when a channel is closed while its
+        command still runs.
         """
         with contextlib.suppress(Exception):
             self._channel.shutdown_write()
@@ -119,7 +123,7 @@ class SshProcess:
             self._channel.close()
 
     def _receive(self, deadline: Deadline) -> bytes:
-        """The next bytes of output; empty at its end."""
+        """Return the next bytes of output, or none at its end."""
         return self._poll(lambda: self._channel.recv(CHUNK), deadline, reading=True)
 
     def _drain_stderr(self, deadline: Deadline) -> None:
@@ -127,7 +131,7 @@ class SshProcess:
             self._keep_stderr(chunk)
 
     def _poll(self, attempt: Callable[[], T], deadline: Deadline, *, reading: bool) -> T:
-        """What `attempt` gives; the deadline runs whether the guest is silent or not."""
+        """Repeat `attempt` until it succeeds or the deadline passes; returns its result."""
         while True:
             deadline.check(self._last_words())
             self._channel.settimeout(max(0.001, min(LOOK_SECONDS, deadline.remaining)))
@@ -141,7 +145,7 @@ class SshProcess:
                 raise broken(self._gone, f"using `{self._command}`", error) from error
 
     def _take_aside(self, *, output: bool) -> None:
-        """Take in what nobody reads just now, or the channel's window fills and all stands."""
+        """Read the stream that the caller does not wait for, so that the window cannot fill up."""
         if self._channel.recv_stderr_ready():
             self._keep_stderr(self._channel.recv_stderr(WINDOW_BYTES))
         if output and self._channel.recv_ready():
@@ -160,21 +164,21 @@ class SshProcess:
         return GuestError(
             f"`{self._command}` in the guest printed {what}; it began: "
             f"{bytes(self._buffer[:80])!r}",
-            hint="is the guest's shell or tool what the image was built with?",
+            hint="check that the guest's shell and tool are those of the image",
         )
 
     def _ended(self) -> bytes:
-        """The command has closed its output though more was expected: say what it said."""
-        self._drain_stderr(Deadline(5.0, "its last words"))
+        """Raise `SshError` for a command that ended before its expected output was complete."""
+        self._drain_stderr(Deadline(5.0, "its standard error"))
         words = self._stderr.decode(errors="replace").strip() or "nothing on stderr"
         self._channel.status_event.wait(GRACE_SECONDS)
         status = how(self._status(words))
         raise SshError(f"`{self._command}` in the guest ended early ({status}): {words}")
 
     def _status(self, words: str) -> int:
-        """How the command ended. Raises `SshError`, or QEMU's own end, if only the channel did.
+        """Return the command's status. Raises `SshError`, `QemuGoneError` if the connection broke.
 
-        The server's end of file tells a command that a signal ended from a connection that broke.
+        If there is no status but an end of file, a signal ended the command.
         """
         channel = self._channel
         if channel.exit_status >= 0:
@@ -200,8 +204,8 @@ def how(status: int) -> str:
 
 
 def broken(gone: Gone, doing: str, error: BaseException) -> HarnessError:
-    """Why the connection failed while `doing`: QEMU's end, if that is it."""
+    """Make the error for a connection that failed while `doing`; QEMU's end takes precedence."""
     return gone_soon(gone) or SshError(
         f"the SSH connection broke while {doing}: {error or type(error).__name__}",
-        hint="QEMU still runs: see console.log",
+        hint="QEMU still runs; see console.log",
     )

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest calls its kernel. It names columns, files and tests, so it must be a plain word."""
+"""Parse the guest's `uname -r`, which names columns, files and tests and must be a plain word."""
 
 import re
 
 from harness.errors import GuestError
 
 ANSWER_BYTES = 256
-"""More than any kernel can answer, with room for a hint of what did."""
+"""Limit of the answer: more than any kernel release, with room to show what came instead."""
 
 _RELEASE = re.compile(rb"[!-~]{1,64}")
-"""`struct new_utsname` has 64 characters (include/uapi/linux/utsname.h)."""
+"""A release; `struct new_utsname` has 64 characters (include/uapi/linux/utsname.h)."""
 
 
 def parse_release(answer: bytes) -> str:
-    """The release from the output of `uname -r`. Raises `GuestError` if it is none."""
+    """Return the release from the output of `uname -r`. Raises `GuestError` if it is not one."""
     word = answer.removesuffix(b"\n")
     if not _RELEASE.fullmatch(word):
         raise GuestError(

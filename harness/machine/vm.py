@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One VM from its launch to its certain end."""
+"""One VM from its launch to its guaranteed end."""
 
 import contextlib
 import logging
@@ -43,7 +43,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Launch:
-    """What a launch is given, apart from the accelerator."""
+    """The parameters of a launch, apart from the accelerator."""
 
     spec: GuestSpec
     boot: BootLike
@@ -52,18 +52,17 @@ class Launch:
     cancelled: threading.Event
     boot_deadline: float | None = None
     keys: RunKeys | None = None
-    """None: made for this guest."""
+    """SSH keys; if None, they are generated for this guest."""
     start: Literal["boot", "incoming", "stopped"] = "boot"
-    """`incoming` waits for a guest that migrates to it; `stopped` for whatever comes."""
+    """Whether it boots, waits for a migration (`incoming`), or stays stopped."""
 
 
 class VirtualMachine:
-    """A ready guest; leaving its `with` block ends it, whatever happens."""
+    """A ready guest; leaving its `with` block always ends it."""
 
     balloon_path = BALLOON_PATH
     memory_group: MemoryGroup | None
-    """A control group of QEMU's own, where the spec asks for pressure or a limit and the host can.
-    """
+    """QEMU's own control group, if the spec asks for pressure or a limit and the host allows it."""
 
     def __init__(self, given: Launch, accel: Literal["kvm", "tcg"]) -> None:
         self.spec = given.spec
@@ -71,16 +70,16 @@ class VirtualMachine:
         self.qemu_version = given.qemu.version
         found = known_defects(given.qemu, accel)
         self.defects = "; ".join(defect.title for defect in found)
-        """What this QEMU is known to do wrong to its guests; empty: nothing."""
+        """Known defects of this QEMU that may crash guests; empty if there are none."""
         self.kernel_release = ""
         self.boot_seconds = 0.0
         self.discard_log = given.artefacts / "discards.log"
         self.qemu_log = given.artefacts / "qemu.log"
         self.untraced = given.qemu.untraced
-        """Why nothing tells of this QEMU's discards; empty: they are traced."""
+        """Why this QEMU's discards cannot be traced; empty if they are."""
         self.memory_group = None
         self.no_memory_group = ""
-        """Why there is none."""
+        """Why QEMU has no control group of its own."""
         self._given = given
         self._environment = lazy_environment() if given.spec.discard == "free" else {}
         self._cancelled = given.cancelled
@@ -94,7 +93,10 @@ class VirtualMachine:
 
     @classmethod
     def boot(cls, given: Launch, accel: Literal["kvm", "tcg"]) -> Self:
-        """Launch and wait until ready; on any failure nothing is left."""
+        """Launch and wait until ready; on any failure nothing is left running.
+
+        Raises `LaunchError`, `BootError`, `InterruptedRunError`.
+        """
         vm = cls(given, accel)
         try:
             vm._launch()
@@ -115,7 +117,7 @@ class VirtualMachine:
         self._keys = given.keys or RunKeys.generate()
         try:
             given.artefacts.mkdir(parents=True, exist_ok=True)
-            # An earlier try with another accelerator may have left its words there.
+            # An attempt with another accelerator may have left these files.
             for name in ("console.log", "discards.log"):
                 (given.artefacts / name).unlink(missing_ok=True)
             write_keyed_initramfs(
@@ -151,11 +153,11 @@ class VirtualMachine:
             self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
         except OSError as error:
             raise LaunchError(
-                f"cannot make QEMU's monitor: {error}", hint=launch_hint(error)
+                f"cannot open QEMU's monitor: {error}", hint=launch_hint(error)
             ) from error
         self._end.callback(self.monitor.close)
         self._end.callback(self._leave_memory_group)
-        # Once more: whoever asked the runs to stop has ended the QEMUs of then, and not this one.
+        # Check again: a request to stop ends only QEMUs that already run.
         self._check_cancelled()
         self.console = ConsoleWatcher(self._files.console_log, self._gone)
         self._process = QemuProcess(self.argv, self._runtime, self.qemu_log, self._environment)
@@ -173,7 +175,7 @@ class VirtualMachine:
             self.monitor.execute("cont")
 
     def _write_ssh_files(self) -> None:
-        """For `ssh_argv`; the harness itself needs neither."""
+        """Write the key and known_hosts for `ssh_argv`; the harness itself needs neither."""
         key, known = self._runtime.path / SSH_KEY, self._runtime.path / KNOWN_HOSTS
         key.write_text(self._keys.client_pem, encoding="ascii")
         key.chmod(0o600)
@@ -225,9 +227,9 @@ class VirtualMachine:
     # --- leaving and coming back -----------------------------------------------------------------
 
     def twin(self, start: Literal["incoming", "stopped"]) -> "VirtualMachine":
-        """A second QEMU like this one for this guest: it waits for a migration, or is stopped.
+        """Start a second QEMU for this guest, which waits for a migration or is stopped.
 
-        It ends with this one at latest. Raises `LaunchError`.
+        It ends with this one at the latest. Raises `LaunchError`.
         """
         artefacts = self._given.artefacts / "destination"
         artefacts.mkdir(exist_ok=True)
@@ -238,9 +240,9 @@ class VirtualMachine:
         return twin
 
     def another(self, number: int) -> "VirtualMachine":
-        """A further guest like this one, booted; it ends with this one at latest.
+        """Boot a further guest like this one, which ends with it at the latest.
 
-        Raises what `launch` does.
+        Raises what `launch` raises.
         """
         artefacts = self._given.artefacts / f"guest-{number}"
         artefacts.mkdir(exist_ok=True)
@@ -249,14 +251,14 @@ class VirtualMachine:
         return other
 
     def arrive(self, deadline: Deadline) -> None:
-        """Log in to a guest that goes on here. Raises `SshError`, `DeadlineError`."""
+        """Log in to a guest that continues in this QEMU. Raises `SshError`, `DeadlineError`."""
         self._connect(deadline)
 
     # --- while it runs --------------------------------------------------------------------------
 
     @property
     def pid(self) -> int:
-        """QEMU's process."""
+        """Process id of QEMU."""
         assert self._process is not None
         return self._process.pid
 
@@ -267,12 +269,12 @@ class VirtualMachine:
 
     @property
     def directory(self) -> Path:
-        """The VM's own directory: sockets, keys."""
+        """The VM's own directory, with its sockets and keys."""
         return self._runtime.path
 
     @property
     def ssh_argv(self) -> list[str]:
-        """The ssh(1) command that logs in to this guest while it is up, and to nothing else."""
+        """The ssh(1) command that logs in to this guest, whose host key it checks."""
         options = {
             "IdentitiesOnly": "yes",
             "HostKeyAlias": self._runtime.vm_id,
@@ -288,7 +290,7 @@ class VirtualMachine:
         return ["ssh", "-F", "none", "-i", key, "-p", str(self._port), *words, "root@127.0.0.1"]
 
     def argv_by_hand(self) -> list[str]:
-        """The command that boots the same guest on a terminal, without SSH keys."""
+        """Return the command that boots the same guest on a terminal, without SSH keys."""
         files = LaunchFiles(
             qemu=self._files.qemu,
             kernel=self._files.kernel,
@@ -304,7 +306,11 @@ class VirtualMachine:
         return ["env", *words, *command] if words else command
 
     def sleep_alive(self, seconds: float) -> None:
-        """Let time pass. Raises QEMU's end or `InterruptedRunError` as soon as there is one."""
+        """Sleep; raises at once if QEMU ends (`QemuGoneError`) or the run is to stop.
+
+        Raises `InterruptedRunError` in the latter case, and `GuestError` if the guest floods its
+        console.
+        """
         deadline = Deadline(seconds, "time to pass")
         while True:
             self._check_cancelled()
@@ -318,14 +324,14 @@ class VirtualMachine:
         check_cancelled(self._cancelled)
 
     def _gone(self) -> HarnessError | None:
-        """Why there is nothing more to hear from this guest, or nothing worth it."""
+        """Return why the guest cannot be used: QEMU has ended, or the console overflowed."""
         gone = self._watch.gone()
         return gone or (self.console.overflow() if self._process is not None else None)
 
     # --- the end --------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """End QEMU and remove the VM's directory. Raises `LaunchError` if QEMU will not end."""
+        """End QEMU and remove the VM's directory. Raises `LaunchError` if QEMU does not end."""
         with contextlib.suppress(QmpError):
             self._end.close()
 

@@ -141,7 +141,7 @@ def test_guest_that_resets_itself_without_a_word_has_crashed(tmp_path: Path) -> 
     assert code == 1, output
     summary = run.summary()
     assert (summary["verdict"], summary["cause"]) == ("FAIL", "guest-crash")
-    assert "the guest reset its machine without a word" in summary["reason"]
+    assert "the guest reset the machine without a message" in summary["reason"]
 
 
 def test_trouble_printed_by_the_last_step_is_found(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_no_usable_base_is_told_with_each_reason(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "absent"))
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("y" * 100)))
-    with pytest.raises(LaunchError, match=r"No such file.*too long a path"):
+    with pytest.raises(LaunchError, match=r"No such file.*the path is too long"):
         RuntimeDirectory()
 
 

@@ -23,17 +23,17 @@ REFUSED = QemuEnd(status=1)
         (KILLED, "killed by SIGKILL", "no OOM kill was counted"),
         (replace(KILLED, killed_by_limit=True), "(300MiB)", "host.memory_limit"),
         (replace(KILLED, killed_in_group=True), "the harness runs in", "raise that limit"),
-        (replace(KILLED, killed_on_host=True), "the host's OOM killer", "free the host's memory"),
+        (replace(KILLED, killed_on_host=True), "the host's OOM killer", "free memory on the host"),
         (replace(BUS, backend="file-shared", room=0), "memory file is full", "TMPDIR"),
         (replace(BUS, backend="file-private", room=GIB), "could not back a page", "TMPDIR"),
         (replace(BUS, backend="hugetlb"), "huge pages was empty", "vm.nr_hugepages"),
         (replace(BUS, backend="memfd-shared"), "no shared memory left", "control group"),
-        (BUS, "could not read memory", "hardware"),
+        (BUS, "could not access a page", "hardware"),
         (QemuEnd(status=-signal.SIGSYS), "sandbox", "-sandbox"),
         (QemuEnd(status=-signal.SIGSEGV), "SIGSEGV", "QEMU itself failed"),
         (QemuEnd(-signal.SIGABRT, "failed to set MSR 0x10a"), "SIGABRT", "--accel tcg"),
         (QemuEnd(status=-signal.SIGTERM), "SIGTERM", "time limit"),
-        (QemuEnd(status=-64), "SIGRTMAX", "somebody sent"),
+        (QemuEnd(status=-64), "SIGRTMAX", "something sent"),
         (replace(ENDED, shutdown="guest-reset"), "triple fault", "repro.sh"),
         (
             replace(ENDED, shutdown="guest-reset", said_goodbye=True),
@@ -42,15 +42,15 @@ REFUSED = QemuEnd(status=1)
         ),
         (replace(ENDED, shutdown="guest-shutdown"), "powered itself off", "console.log"),
         (replace(ENDED, shutdown="guest-panic"), "reported a panic", "console.log"),
-        (replace(ENDED, shutdown="host-signal"), "with a signal", "kill(1)"),
-        (replace(ENDED, shutdown="host-qmp-quit"), "through its monitor", "qmp.log"),
+        (replace(ENDED, shutdown="host-signal"), "a signal ended QEMU", "kill(1)"),
+        (replace(ENDED, shutdown="host-qmp-quit"), "a monitor command", "qmp.log"),
         (replace(ENDED, shutdown="from-tomorrow"), "it calls from-tomorrow", "doctor"),
         (ENDED, "QEMU exited (0)", "doctor"),
         (replace(REFUSED, words="-foo: invalid option"), "-foo: invalid option", "refuses"),
         (
             replace(REFUSED, words="Property 'virtio-balloon-pci.x' not found"),
             "exited (1)",
-            "refuses an option",
+            "rejects an option",
         ),
         (replace(REFUSED, words="mlockall: Cannot allocate memory"), "mlockall", "ulimit -l"),
         (
@@ -87,4 +87,4 @@ def test_only_a_reset_without_a_goodbye_is_the_guests_crash() -> None:
 def test_its_own_limit_is_named_before_that_of_the_host() -> None:
     """A kill in a group counts on the host, too."""
     end = replace(KILLED, killed_by_limit=True, killed_in_group=True, killed_on_host=True)
-    assert "the scenario gives" in end_error(end, LOG).message
+    assert "the scenario sets" in end_error(end, LOG).message

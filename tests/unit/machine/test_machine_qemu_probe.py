@@ -63,7 +63,7 @@ def test_a_qemu_that_traces_no_discards_is_usable_and_known_for_it(
 @pytest.mark.parametrize(
     ("lacks", "words"),
     [
-        ("free-page-reporting", "no free page reporting (QEMU 5.1 brought it)"),
+        ("free-page-reporting", "no free page reporting, which QEMU 5.1 introduced"),
         ("virtio-balloon-pci", "no virtio-balloon-pci"),
         ("netdev_add", "no user networking (slirp)"),
         ("pc", "no machine type pc"),
@@ -88,7 +88,7 @@ def test_a_qemu_for_another_architecture_is_refused_for_that_alone(bench: Bench)
     bench.monkeypatch.setenv("FAKE_ARCH", "aarch64")
     bench.monkeypatch.setenv("FAKE_LACKS", "pc")
     message = refusal(bench.qemu).message
-    assert "its guests are aarch64, and those of the harness x86_64" in message
+    assert "it runs aarch64 guests, and the harness needs x86_64" in message
     assert "pc" not in message.replace("/", " ").split()
 
 
@@ -96,7 +96,7 @@ def test_a_qemu_for_another_architecture_is_refused_for_that_alone(bench: Bench)
 
 
 def test_what_is_no_program_is_named_for_what_it_is(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "absent").message == f"{tmp_path}/absent is not there"
+    assert refusal(tmp_path / "absent").message == f"{tmp_path}/absent does not exist"
     assert refusal(tmp_path).message == f"{tmp_path} is a directory, not a program"
     (tmp_path / "text").touch()
     assert "is not executable by you (chmod +x)" in refusal(tmp_path / "text").message

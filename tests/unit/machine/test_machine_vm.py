@@ -148,7 +148,7 @@ def test_qemu_that_took_the_other_accelerator_is_found_out(bench: Bench, accel: 
     [
         ("no-memory", "Cannot allocate memory", "less memory"),
         ("no-kernel", "could not open kernel file", "--kernel"),
-        ("no-option", "free-page-reporting' not found", "refuses an option"),
+        ("no-option", "free-page-reporting' not found", "rejects an option"),
         ("no-lock", "mlockall", "ulimit -l"),
         ("bus-error", "SIGBUS", "dmesg"),
         ("reboot", "the guest rebooted by itself", "console.log"),
@@ -191,8 +191,8 @@ def test_qemu_that_never_opens_its_monitor_is_given_up(bench: Bench) -> None:
     [
         ("panic", "Kernel panic - not syncing: fake panic"),
         ("oops", "BUG: kernel NULL pointer dereference in fake_probe"),
-        ("triple-fault", "the guest reset its machine without a word"),
-        ("silent-reset", "the guest reset its machine without a word"),
+        ("triple-fault", "the guest reset the machine without a message"),
+        ("silent-reset", "the guest reset the machine without a message"),
     ],
 )
 @pytest.mark.parametrize("accel", ["kvm", "tcg"])
@@ -212,7 +212,7 @@ def test_guest_crash_is_told_at_once(
 def test_kvm_may_be_at_fault_where_a_guest_says_nothing(bench: Bench) -> None:
     with bench.launch("auto", kvm="silent-reset") as vm:
         assert vm.accel == "tcg"
-    assert "the guest reset its machine" in bench.progress[-1]
+    assert "the guest reset the machine" in bench.progress[-1]
 
 
 @pytest.mark.parametrize(("accel", "excused"), [("tcg", True), ("kvm", False)])
@@ -239,7 +239,7 @@ def test_boot_deadline_tells_the_last_lines_of_the_console(bench: Bench) -> None
 
 
 def test_stranger_on_the_guests_port_is_refused(bench: Bench) -> None:
-    with pytest.raises(BootError, match="another host key"):
+    with pytest.raises(BootError, match="host key is not the one"):
         bench.launch("tcg", tcg="stranger")
 
 

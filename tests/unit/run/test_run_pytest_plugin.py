@@ -105,7 +105,7 @@ def test_a_qemu_that_cannot_be_used_is_told_once_before_anything_begins(
     )
     assert status == 69
     # Of an xdist controller that ends so early pytest tells on both streams.
-    assert output.count("absent is not there or not executable") == (2 if more else 1)
+    assert output.count("absent does not exist or is not executable") == (2 if more else 1)
     assert not (tmp_path / "results").exists()
 
 

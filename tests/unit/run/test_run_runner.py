@@ -123,18 +123,18 @@ def test_guest_that_resets_itself_has_crashed(bench: FakeBench, tmp_path: Path) 
 
     def reset() -> None:
         bench.emit("a-run", PhaseStarted(1.0, "settle"))
-        raise QemuGoneError("the guest reset its machine", guest_reset=True)
+        raise QemuGoneError("the guest reset the machine", guest_reset=True)
 
     bench.work = reset
     judged = bench.run(planned(tmp_path))
     found = [event for event in bench.events if isinstance(event, ConsoleFinding)]
     assert [(each.severity, each.on_console) for each in found] == [("crash", False)]
-    assert "the guest reset its machine" in judged.reason
+    assert "the guest reset the machine" in judged.reason
 
 
 def test_reset_after_a_panic_is_told_by_the_panic(bench: FakeBench, tmp_path: Path) -> None:
     bench.boots = [lambda: fake_vm(alive=False, console=FakeConsole(findings=[PANIC]))]
-    bench.work = failing(QemuGoneError("the guest reset its machine", guest_reset=True))
+    bench.work = failing(QemuGoneError("the guest reset the machine", guest_reset=True))
     bench.run(planned(tmp_path))
     found = [event for event in bench.events if isinstance(event, ConsoleFinding)]
     assert [each.title for each in found] == [PANIC.title]
