@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness doctor`: what this host can do, and what to fix. A line for each finding."""
+"""`fpr-harness doctor`: check what this host can do and what to fix, one line for each finding."""
 
 import argparse
 import shutil
@@ -52,18 +52,18 @@ INDENT = 6 + NAME_WIDTH + 1
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Print the findings as they come, and a summary. 0 if guests can run here, else 69."""
+    """Print findings as they arise, then a summary; returns 0 if guests can run here, else 69."""
     try:
         with stopping_guests() as cancelled:
             return _Doctor(options, cancelled).examine()
-    except (BrokenPipeError, SystemExit):  # rich exits with 1 when nobody reads on (`| head`)
+    except (BrokenPipeError, SystemExit):  # rich exits with 1 on a closed pipe (`| head`)
         return UNAVAILABLE
     except OSError as error:
         raise ObserveError(f"cannot examine this host: {error}") from error
 
 
 class _Doctor:
-    """One examination."""
+    """One examination of this host."""
 
     def __init__(self, options: argparse.Namespace, cancelled: threading.Event) -> None:
         self._options = options
@@ -72,7 +72,7 @@ class _Doctor:
         self._states: list[str] = []
 
     def examine(self) -> int:
-        """Everything, the quick before the slow where one does not need the other."""
+        """Examine everything, quick checks first where the order is free; returns the status."""
         images = choose_images(load_definitions(), self._options.image)
         qemu = self._examine_qemu()
         built = all(find_built(image) is not None for image in images)
@@ -82,11 +82,11 @@ class _Doctor:
         self._show(read_memory(GIB + QEMU_OVERHEAD, MEMORY_SHARE))
         self._show(
             read_disk(
-                "disk: cache", cache_directory(), "set XDG_CACHE_HOME to a directory with room"
+                "disk: cache", cache_directory(), "set XDG_CACHE_HOME to a disk with more room"
             )
         )
         self._show(
-            read_disk("disk: results", DEFAULT_BASE.absolute(), "give another with --results DIR")
+            read_disk("disk: results", DEFAULT_BASE.absolute(), "choose another with --results DIR")
         )
         boots = [boot for image in images if (boot := self._examine_image(image)) is not None]
         usable = self._examine_accelerators(qemu, boots[0] if boots else None)
@@ -106,7 +106,7 @@ class _Doctor:
         return qemu
 
     def _examine_image(self, image: ImageDefinition) -> BootFiles | None:
-        """Build it if it is not there yet: what can be made only by luck is not known to work."""
+        """Build the image unless it is built, since only that shows that it can be built here."""
         name = f"image {image.name}"
         news: list[str] = []
 
@@ -129,7 +129,7 @@ class _Doctor:
         return ("kvm", "tcg") if self._options.accel == "auto" else (self._options.accel,)
 
     def _examine_accelerators(self, qemu: Qemu | None, boot: BootFiles | None) -> list[Accel]:
-        """Those under which a guest became ready."""
+        """Return the accelerators under which a guest became ready."""
         usable: list[Accel] = []
         for accel in self._accelerators():
             trial = self._try(accel, qemu, boot)
@@ -140,14 +140,14 @@ class _Doctor:
                 else Finding(
                     accel.upper(),
                     "bad",
-                    f"not tried: there is no {'QEMU' if qemu is None else 'guest image'}",
+                    f"not tried without a {'QEMU' if qemu is None else 'guest image'}",
                     "fix that first, see above",
                 )
             )
         return usable
 
     def _try(self, accel: Accel, qemu: Qemu | None, boot: BootFiles | None) -> "Trial":
-        """Boot a small guest. Raises only what ends the examination."""
+        """Boot a small guest; raises only if the examination is interrupted."""
         if qemu is None or boot is None:
             return Trial("not tried", launched=False)
         if accel == "kvm" and (why := kvm_unusable()):
@@ -201,5 +201,5 @@ class _Doctor:
 
 
 def _tell(text: str) -> None:
-    """Progress goes to standard error; standard output has the findings alone."""
+    """Print progress on standard error, so that standard output has only findings."""
     print(f"... {safe_text(text)}", file=sys.stderr, flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What doctor makes of what it saw: a state, and for all that is not ok what to do."""
+"""Turn what doctor saw into findings: a state and, unless that is ok, what to do."""
 
 import re
 import tempfile
@@ -23,10 +23,10 @@ PACKAGES = {
     "dpkg-deb": "dpkg",
     "ssh": "openssh-client",
 }
-"""Programs the harness starts, by the Debian package that has them."""
+"""Programs that the harness runs, with the Debian package of each."""
 
 _KVM_ABSENT = (
-    "turn on virtualization in the firmware (in a VM: have its host allow nested virtualization), "
+    "enable virtualization in the firmware (in a VM: enable nested virtualization on its host), "
     "then modprobe kvm_intel or kvm_amd (as root)"
 )
 
@@ -36,21 +36,21 @@ _LOG_STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z ")
 
 @dataclass(frozen=True)
 class Trial:
-    """How booting a guest under an accelerator went."""
+    """The result of booting a guest under an accelerator."""
 
     trouble: str | None
     """Why no guest became ready; None if one did."""
     seconds: float = 0.0
     release: str = ""
     remembered: str | None = None
-    """A failure of KVM that `--accel auto` still believes in."""
+    """An earlier failure of KVM, because of which `--accel auto` takes TCG."""
     hint: str = ""
     launched: bool = True
-    """False: this host was seen to lack what launching needs."""
+    """Whether QEMU was launched; False if this host lacks what that needs."""
 
 
 def judge_accelerator(accel: Accel, trial: Trial, *, only: bool) -> Finding:
-    """`only`: no other accelerator may be taken instead."""
+    """Judge a trial; with `only`, no other accelerator may be used instead."""
     name = accel.upper()
     if trial.trouble is None:
         seen = f"a guest became ready in {trial.seconds:.1f} s (Linux {trial.release})"
@@ -59,50 +59,50 @@ def judge_accelerator(accel: Accel, trial: Trial, *, only: bool) -> Finding:
         return Finding(
             name,
             "warn",
-            f"{seen}, yet --accel auto takes TCG because of an earlier failure",
+            f"{seen}, but --accel auto takes TCG because of an earlier failure",
             trial.remembered,
         )
     if accel == "tcg":
         return Finding(name, "bad", _one_line(trial.trouble), _advice(trial, accel))
     seen, advice = _kvm_in_clear(trial.trouble, trial)
-    instead = "take --accel auto or tcg" if only else "TCG is taken"
+    instead = "use --accel auto or tcg" if only else "TCG is used"
     return Finding(name, "bad" if only else "warn", seen, f"{advice}; until then {instead}")
 
 
 def _kvm_in_clear(whole: str, trial: Trial) -> tuple[str, str]:
-    """What is wrong with KVM, and what to do."""
+    """Say what is wrong with KVM, and what to do."""
     trouble = _one_line(whole)
     if msr := _MSR.search(trouble):
         return (
-            "/dev/kvm is there and opens, but no guest starts: this host's KVM refuses a register "
-            f"of the CPU it offers itself ({msr[0]}), as where virtualization is nested by half",
-            "use a machine with whole (nested) virtualization, or bare metal",
+            "/dev/kvm can be opened, but no guest starts: KVM rejects a register of the CPU model "
+            f"that it offers ({msr[0]}), which happens with incomplete nested virtualization",
+            "use a host with complete (nested) virtualization, or bare metal",
         )
     if not trial.launched:
         seen, _, remedy = trouble.removesuffix(")").partition(" (")
         return seen, _KVM_ABSENT if "does not exist" in seen else remedy
     return (
-        f"/dev/kvm is there and opens, but no guest becomes ready: {trouble}",
+        f"/dev/kvm can be opened, but no guest becomes ready: {trouble}",
         _advice(trial, "kvm"),
     )
 
 
 def _advice(trial: Trial, accel: Accel) -> str:
-    # Some hints lead here, where the reader is already.
+    # Leave out hints that refer to `doctor`, which the reader is running.
     hint = f"{trial.hint}; " if trial.hint and "doctor" not in trial.hint else ""
     return f"{hint}`fpr-harness shell --accel {accel}` with the same options keeps the guest's logs"
 
 
 def judge_qemu(qemu: Qemu, accelerators: tuple[Accel, ...]) -> Finding:
-    """The version, and what is known to be wrong with it under these accelerators."""
+    """Judge the QEMU by its version and its known defects under these accelerators."""
     seen = f"{qemu.version} ({qemu.path})"
     if qemu.discard_event is None:
         return Finding(
             "QEMU",
             "warn",
-            f"{seen}: {qemu.untraced}, so nothing tells what it discards: scenarios that ask for "
-            "it are MISS",
-            "take another with --qemu: `fpr-harness qemu list` has builds that trace discards",
+            f"{seen}: {qemu.untraced}, so its discards are not seen, and scenarios that expect "
+            "something of them are a MISS",
+            "choose another with --qemu: `fpr-harness qemu list` has builds that trace discards",
         )
     defects = {
         accel: known for accel in accelerators for known in known_defects(qemu, accel)
@@ -115,15 +115,18 @@ def judge_qemu(qemu: Qemu, accelerators: tuple[Accel, ...]) -> Finding:
         "QEMU",
         "warn",
         f"{seen}: {titles}",
-        f"take QEMU 8 or later; until then {remedies}, which avoids it",
+        f"use QEMU 8 or later; until then {remedies}, which avoids it",
     )
 
 
 def judge_programs(
     which: Callable[[str], str | None], compiler: HarnessError | None, *, built: bool
 ) -> Finding:
-    """`compiler`: why the guest tool cannot be compiled. `built`: every image is there, so that
-    what builds them is not needed now."""
+    """Judge the programs that `which` finds.
+
+    `compiler` is why the guest tool cannot be compiled, or None. With `built`, all images exist,
+    so that the programs that build them are not needed.
+    """
     missing = [program for program in PACKAGES if which(program) is None]
     if not missing and compiler is None:
         return Finding("programs", "ok", f"cc with a static C library, {', '.join(PACKAGES)}")
@@ -146,7 +149,7 @@ def judge_programs(
 
 
 def compiler_trouble() -> HarnessError | None:
-    """Why a static program cannot be compiled here, found by compiling one."""
+    """Compile a static program; returns the error if that fails, else None."""
     try:
         with tempfile.TemporaryDirectory(prefix="fpr-harness-") as name:
             source = Path(name) / "trial.c"
@@ -160,5 +163,5 @@ def compiler_trouble() -> HarnessError | None:
 
 
 def _one_line(text: str) -> str:
-    """The first line of a message, without the stamps of QEMU's log."""
+    """Return the first line of a message without the time stamps of QEMU's log."""
     return _LOG_STAMP.sub("", text.partition("\n")[0]).rstrip(":")

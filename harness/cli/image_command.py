@@ -9,7 +9,7 @@ from harness.run.plan import choose_images
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Build or list. Raises `ImageError` and what the definitions raise."""
+    """Build or list images. Raises `ImageError`, and what loading the definitions raises."""
     definitions = load_definitions()
     if options.verb == "list":
         for definition in definitions.values():

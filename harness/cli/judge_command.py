@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness judge`: the verdicts of recorded runs, made again from their files, without a VM."""
+"""`fpr-harness judge`: judge recorded runs again from their files, without a VM."""
 
 import argparse
 import sys
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from harness.scenario.model import Scenario
 
 OLDER = (
-    "results of schema 1: audits are judged by their recorded reports, since their files lack what "
-    "else these were computed from"
+    "results of schema 1: audits are judged by their recorded reports, since their files lack some "
+    "of the inputs of these reports"
 )
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Judge every run of the directories and print what became of them, as `run` does.
+    """Judge every run of the directories and print the verdicts as `run` does.
 
-    Returns the exit status of the contract. Raises `UsageError`, `ScenarioFileError`,
-    `RecordError`.
+    Returns the exit status of the verdicts (0, 1, 69 or 77). Raises `UsageError`,
+    `ScenarioFileError`, `RecordError`.
     """
-    # All are read before any is shown: an error about the last must not stand below a table.
+    # Read all directories first, so that an error in the last one does not follow a table.
     recorded = [(directory, read_runs(directory)) for directory in options.directories]
     runs = [run for _directory, found in recorded for run in found]
     others = _other_terms(options.scenario, runs) if options.scenario is not None else {}
@@ -60,14 +60,14 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _judge(run: RecordedRun, terms: Terms) -> tuple[Sequence[Event], Judged, list[str]]:
-    """The events judged, the verdict, and what there is to say of it."""
+    """Judge a run; returns the events judged, the verdict, and remarks on it."""
     events, remarks = run.events, list[str]()
     if run.started.schema > 1:
         events, remarks = audit_again(events, run.directory)
     judged = judge_again(run, events, terms)
     before = run.judged
     if before is not None and (before.verdict, before.cause) != (judged.verdict, judged.cause):
-        remarks.append(f"{_word(judged)} now, recorded as {_word(before)}")
+        remarks.append(f"judged as {_word(judged)}, recorded as {_word(before)}")
     return events, judged, remarks
 
 
@@ -76,7 +76,7 @@ def _word(judged: Judged) -> str:
 
 
 def _terms(run: RecordedRun, others: Mapping[str, Terms], expected: Mapping[str, str]) -> Terms:
-    """What the run is judged by. Raises `RecordError` if that cannot be had."""
+    """Return what the run is judged by. Raises `RecordError` if that is not known."""
     terms = others.get(run.started.scenario) or Terms(_asked(run))
     asked = replace(terms.asked, expect={**terms.asked.expect, **expected})
     return replace(terms, asked=asked)
@@ -88,23 +88,23 @@ def _asked(run: RecordedRun) -> Asked:
     asked = asked_of(run.directory)
     if asked is not None:
         return asked
-    # What broke, or ends early, is not judged by what was expected of its end.
+    # A run that broke or ended early is not judged by its expectations.
     if not any(isinstance(event, StepsDone) for event in run.events):
         return Asked()
     raise RecordError(
-        f"what run {run.run_id} was asked is neither in its results nor in its repro.sh",
-        hint="say it with --scenario FILE",
+        f"the expectations of run {run.run_id} are neither in its results nor in its repro.sh",
+        hint="give them with --scenario FILE",
         evidence=[run.directory],
     )
 
 
 def _other_terms(path: Path, runs: Sequence[RecordedRun]) -> dict[str, Terms]:
-    """What the scenarios of a file ask, by the scenario that was run.
+    """Return the terms of a file's scenarios, by the name of the scenario that was run.
 
-    Runs of scenarios that the file does not have are judged as they were, unless it has one and
-    there is one run: then they are meant for each other.
+    A run whose scenario is not in the file keeps its own terms. If the file has one scenario and
+    all runs are of one scenario, the names may differ. Raises `UsageError` if none match.
     """
-    # Here, because all the verbs take longer to import than a run takes to judge.
+    # Imported here, because importing all verbs takes longer than judging a run.
     from harness.act.discover import VERBS
     from harness.scenario.load import load_scenarios
 
@@ -114,8 +114,8 @@ def _other_terms(path: Path, runs: Sequence[RecordedRun]) -> dict[str, Terms]:
         if len(found) == len(names) == 1:
             return dict(zip(names, found.values(), strict=True))
         raise UsageError(
-            f"{path} has no scenario that was run here; it has: {', '.join(found)}",
-            hint=f"runs are of: {', '.join(names) or 'none'}",
+            f"{path} has none of the scenarios that were run; it has: {', '.join(found)}",
+            hint=f"the runs are of: {', '.join(names) or 'none'}",
         )
     return found
 
@@ -130,7 +130,7 @@ def _asked_by(scenario: "Scenario") -> Terms:
 
 
 def _expected(texts: Iterable[str], runs: Sequence[RecordedRun]) -> dict[str, str]:
-    """The conditions of `--expect` by measure. Raises `UsageError`."""
+    """Return the conditions of `--expect` by measure. Raises `UsageError`."""
     found: dict[str, str] = {}
     for text in texts:
         try:
@@ -138,7 +138,7 @@ def _expected(texts: Iterable[str], runs: Sequence[RecordedRun]) -> dict[str, st
         except ValueError as error:
             raise UsageError(f"--expect {text!r}: {error}") from error
         if name in found:
-            raise UsageError(f"--expect {text!r}: there is a condition for {name} already")
+            raise UsageError(f"--expect {text!r}: {name} already has a condition")
         found[name] = condition
     plans = [run.started.plan for run in runs]
     measured = frozenset[str]().union(*(plan.asked.measured for plan in plans if plan is not None))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness list`: the scenarios by tag, a line each, with their length and needs."""
+"""`fpr-harness list`: list the scenarios by tag, one line each, with duration and needs."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ from harness.scenario.model import Scenario
 from harness.units import format_size
 
 GROUPS = {
-    DEFAULT_TAG: "what runs where nothing is named",
-    "full": "the rest of the catalogue, but for what stands below",
-    "long": "minutes each",
-    "madv-free": "the host's two ways to give memory back",
+    DEFAULT_TAG: "what `run` runs by default",
+    "full": "the rest of the catalogue, except for the groups below",
+    "long": "several minutes each",
+    "madv-free": "MADV_DONTNEED and MADV_FREE on the host compared",
 }
-"""Tags under which scenarios are listed, each under the first that it has."""
+"""Tags that group the list; a scenario is listed under the first one it has."""
 
 CONTROL = "control"
 """Tag of scenarios in which memory must not come back."""
@@ -38,7 +38,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
-    """The list as text."""
+    """Yield the lines of the list."""
     wide = max(len(scenario.name) for scenario in scenarios)
     groups: dict[str, list[Scenario]] = {name: [] for name in (*GROUPS, "other")}
     for scenario in scenarios:
@@ -51,10 +51,10 @@ def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
         yield f"{name}{about} ({_amount(members)})"
         above = sum(name in each.tags for each in scenarios) - len(members)
         if above > 0:
-            yield f"  and {above} of those above, which have the tag too"
+            yield f"  and {above} of those above, which also have this tag"
         title = ""
         for scenario in members:
-            # Variants of one scenario ask the same question.
+            # Variants of a scenario have the same title.
             shown = scenario.title if scenario.title != title else '"'
             title = scenario.title
             size = format_size(scenario.guest.memory)
@@ -66,17 +66,17 @@ def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
                 f"  {' '.join(needs):16}  {shown}"
             )
         yield ""
-    yield f"all together: {_amount(scenarios)}; lengths are rules of thumb for TCG"
+    yield f"in total: {_amount(scenarios)}; durations are estimates for TCG"
     yield ""
-    yield "beside each its length, the guest's memory, and"
+    yield "Beside each name: the duration, the guest's memory, and"
     for tag, need in NEEDS.items():
-        yield f"  {tag.removeprefix(PREFIX):8}  needs {need.about}, else it is a SKIP"
-    yield f"  {CONTROL:8}  without reporting, or its driver: nothing may come back"
+        yield f"  {tag.removeprefix(PREFIX):8}  needs {need.about}; without it, a SKIP"
+    yield f"  {CONTROL:8}  a negative control: no reporting or no driver, nothing may come back"
 
 
 def _amount(scenarios: Sequence[Scenario]) -> str:
     total = _length(sum(each.expected_seconds for each in scenarios))
-    return f"{len(scenarios)}, about {total} one by one"
+    return f"{len(scenarios)}, about {total} one after another"
 
 
 def _length(seconds: float) -> str:

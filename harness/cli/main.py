@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments in, exit status out. Each subcommand has a module of its own."""
+"""The command line: parse the arguments, call the subcommand's module, return the exit status."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from harness.run_log import log_to_terminal
 from harness.safe_text import safe_text
 
 PIPE_STATUS = 128 + signal.SIGPIPE
-"""What a shell says of a program whose output nobody wants to read (`| head`)."""
+"""Exit status that a shell gives a program ended by SIGPIPE (`| head`)."""
 
 ABOUT = """\
 Does free page reporting really give a guest's freed memory back to the host, and does it ever
@@ -37,7 +37,7 @@ exit status:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Build the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="fpr-harness",
         description=ABOUT,
@@ -58,36 +58,40 @@ def build_parser() -> argparse.ArgumentParser:
     add_boot_options(run)
     add_run_options(run)
     run.add_argument(
-        "--tag", action="append", default=[], help="run all that have the tag, as in --tag full"
+        "--tag", action="append", default=[], help="run all scenarios with this tag: --tag full"
     )
     judge = commands.add_parser(
         "judge", help="judge recorded runs again from their files, without a VM"
     )
-    judge.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of results")
+    judge.add_argument(
+        "directories", nargs="+", type=Path, metavar="DIR", help="a results directory"
+    )
     judge.add_argument(
         "--scenario",
         type=Path,
         metavar="FILE",
-        help="judge by what this file expects, not by what was expected when it ran",
+        help="judge by the expectations of this file instead of the recorded ones",
     )
     judge.add_argument(
         "--expect",
         action="append",
         default=[],
         metavar="NAME=CONDITION",
-        help="expect this too, or instead of what was expected of NAME",
+        help="add an expectation, or replace the one for the measure NAME",
     )
     report = commands.add_parser("report", help="write one HTML page of recorded runs")
-    report.add_argument("directories", nargs="+", type=Path, metavar="DIR", help="of results")
+    report.add_argument(
+        "directories", nargs="+", type=Path, metavar="DIR", help="a results directory"
+    )
     report.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="where to write it (default: report.html in DIR, if there is one DIR)",
+        help="the file to write (default: report.html in DIR, if there is only one DIR)",
     )
-    page = commands.add_parser("page", help="show the life of one page of a recorded run")
-    page.add_argument("directory", type=Path, metavar="DIR", help="of results")
-    page.add_argument("run", nargs="?", metavar="RUN", help="the run, where DIR has several")
+    page = commands.add_parser("page", help="show the history of one page of a recorded run")
+    page.add_argument("directory", type=Path, metavar="DIR", help="a results directory")
+    page.add_argument("run", nargs="?", metavar="RUN", help="the run, if DIR has several")
     page.add_argument(
         "where",
         metavar="WHERE",
@@ -95,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     listing = commands.add_parser("list", help="list the scenarios")
     add_directory_option(listing)
-    doctor = commands.add_parser("doctor", help="say what this host can do, and what to fix")
+    doctor = commands.add_parser("doctor", help="check what this host can do, and what to fix")
     add_boot_options(doctor)
 
     image = commands.add_parser("image", help="build or list guest images")
@@ -103,16 +107,16 @@ def build_parser() -> argparse.ArgumentParser:
     build = verbs.add_parser("build", help="build images (default: the default ones)")
     build.add_argument("--image", action="append", default=[], metavar="NAME")
     build.add_argument("--refresh", action="store_true", help="look for newer packages first")
-    verbs.add_parser("list", help="list the images and what is built")
+    verbs.add_parser("list", help="list the images, and which are built")
 
     qemu = commands.add_parser("qemu", help="fetch or list builds of QEMU, for --qemu NAME")
     verbs = qemu.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="fetch builds into the cache (default: all)")
     build.add_argument("names", nargs="*", default=["all"], metavar="NAME")
     build.add_argument("--refresh", action="store_true", help="look for a newer build first")
-    verbs.add_parser("list", help="list the builds and what is fetched")
+    verbs.add_parser("list", help="list the builds, and which are fetched")
 
-    shell = commands.add_parser("shell", help="boot a guest and give a terminal in it")
+    shell = commands.add_parser("shell", help="boot a guest and open a terminal in it")
     shell.add_argument("guest_command", nargs="*", metavar="COMMAND", help="run this instead")
     shell.add_argument("--memory", default="1GiB", metavar="SIZE")
     shell.add_argument("--vcpus", type=int, default=2, metavar="N")
@@ -121,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; every error a user can meet becomes one message and an exit status."""
+    """Run one command; every error becomes one message and an exit status."""
     ensure_streams()
     options = build_parser().parse_args(arguments)
     log_to_terminal(getattr(options, "verbose", 0))
@@ -155,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """Let what standard output did not take go nowhere, or it would fail again at the end."""
+    """Redirect standard output to /dev/null, or flushing it at exit would fail again."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m harness.cli.make_docs DIRECTORY RESULTS...`: the generated documents (`make docs`)."""
+"""`python -m harness.cli.make_docs DIRECTORY RESULTS...`: write generated docs (`make docs`)."""
 
 import sys
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m harness.cli.make_schemas DIRECTORY`: the JSON Schemas (`make docs`)."""
+"""`python -m harness.cli.make_schemas DIRECTORY`: write the JSON Schemas (`make docs`)."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from harness.scenario.schema import scenario_schema
 
 
 def schemas() -> dict[str, Mapping[str, Any]]:
-    """Every schema by the name of its file."""
+    """Return every schema by the name of its file."""
     return {
         "scenario.schema.json": scenario_schema(VERBS),
         "results-line.schema.json": line_schema(),
@@ -21,7 +21,7 @@ def schemas() -> dict[str, Mapping[str, Any]]:
 
 
 def as_text(schema: Mapping[str, Any]) -> str:
-    """As it stands in the file."""
+    """Format a schema as its file holds it."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands, and the pytest plugin, have in common."""
+"""Options that several commands and the pytest plugin share."""
 
 import argparse
 from collections.abc import Callable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Once(argparse.Action):
-    """An option that says one thing: given twice, it is not the last one that is meant."""
+    """An option that may not be given twice with different values."""
 
     def __call__(
         self,
@@ -30,20 +30,20 @@ class Once(argparse.Action):
 
 
 def declare_boot_options(add: Callable[..., Any]) -> None:
-    """Which guest to boot, and how. `add` is argparse's or pytest's `add_argument`."""
+    """Declare which guest to boot, and how; `add` is argparse's or pytest's `add_argument`."""
     add(
         "--image",
         action="append",
         default=[],
         metavar="NAME",
-        help="guest image, or several with commas, or `all` (default: the default image)",
+        help="guest image, a comma-separated list, or `all` (default: the default image)",
     )
     add(
         "--kernel",
         action=Once,
         type=Path,
         metavar="PATH",
-        help="a bzImage or kernel build tree to boot",
+        help="a bzImage or a kernel build tree to boot",
     )
     add(
         "--modules",
@@ -63,40 +63,40 @@ def declare_boot_options(add: Callable[..., Any]) -> None:
         action="append",
         default=[],
         metavar="PATH|NAME",
-        help="a qemu-system-x86_64, or a build to fetch (`fpr-harness qemu list`), or several with "
-        "commas, or `all` builds (default: host, the installed one)",
+        help="a qemu-system-x86_64, a build to fetch (`fpr-harness qemu list`), a comma-separated "
+        "list, or `all` builds (default: `host`, the installed one)",
     )
 
 
 def declare_directory_option(add: Callable[..., Any]) -> None:
-    """Whose scenarios."""
+    """Declare the directory of scenarios."""
     add(
         "--scenarios",
         type=Path,
         dest="scenarios_directory",
         metavar="DIR",
-        help="take the scenarios of DIR (*.yaml), not the harness's own",
+        help="use the scenarios in DIR (*.yaml) instead of the harness's own",
     )
 
 
 def declare_run_options(add: Callable[..., Any]) -> None:
-    """What to run how often, and where the results go."""
-    add("--results", type=Path, metavar="DIR", help="put the results there (default: results/UTC)")
-    add("--jobs", type=int, metavar="N", help="guests at once (default: what the host holds)")
+    """Declare what to run and how often, and where the results go."""
+    add("--results", type=Path, metavar="DIR", help="directory of results (default: results/UTC)")
+    add("--jobs", type=int, metavar="N", help="guests at once (default: as many as fit the host)")
     add("--repeat", type=int, default=1, metavar="N", help="run everything N times (default: 1)")
     add(
         "--keep-failed",
         type=float,
         default=0.0,
         metavar="MINUTES",
-        help="leave a guest that did not pass up for so long",
+        help="keep a guest that did not pass up for this long",
     )
     add(
         "--allow-qmp",
         action="append",
         default=[],
         metavar="COMMAND",
-        help="let scenarios give QEMU this QMP command, which may reach beyond the guest",
+        help="let scenarios send this QMP command, which may reach beyond the guest",
     )
     add(
         "--set",
@@ -104,19 +104,19 @@ def declare_run_options(add: Callable[..., Any]) -> None:
         default=[],
         dest="overrides",
         metavar="FIELD=VALUE",
-        help="change a scenario's field, as in guest.memory=2GiB",
+        help="change a field of the scenarios: guest.memory=2GiB",
     )
 
 
 def add_boot_options(parser: argparse.ArgumentParser) -> None:
     declare_boot_options(parser.add_argument)
-    # Not for pytest, which has a -v of its own; a run's harness.log has it all in any case.
+    # Not for pytest, which has its own -v; each run's harness.log has everything in any case.
     parser.add_argument(
         "-v",
         "--verbose",
         action="count",
         default=0,
-        help="log steps and findings on standard error; -vv: everything that harness.log has",
+        help="log steps and findings on standard error; -vv: everything in harness.log",
     )
 
 
@@ -129,25 +129,25 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def scenarios_directory(options: Any) -> Path:
-    """The directory of `--scenarios`, else the project's own. Raises `UsageError`."""
+    """Return the directory of `--scenarios`, or the project's own. Raises `UsageError`."""
     directory: Path | None = options.scenarios_directory
     if directory is None:
         return SCENARIOS_DIR
     if not directory.is_dir():
         raise UsageError(
             f"--scenarios {directory}: not a directory",
-            hint="name a directory of scenario files; a single file goes without the option",
+            hint="name a directory of scenario files; give a single file without the option",
         )
     if next(directory.glob("*.yaml"), None) is None:
         raise UsageError(
-            f"--scenarios {directory}: no scenario file (*.yaml) in it",
+            f"--scenarios {directory}: it contains no scenario file (*.yaml)",
             hint="name a directory of scenario files",
         )
     return directory
 
 
 def check_run_options(options: Any) -> None:
-    """Refuse what makes no sense before anything is made. Raises `UsageError`."""
+    """Refuse options that make no sense, before anything is created. Raises `UsageError`."""
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("--repeat and --jobs take a number of at least 1")
     if options.keep_failed < 0:
@@ -155,38 +155,38 @@ def check_run_options(options: Any) -> None:
     images = {name for group in options.image for name in group.split(",") if name}
     if options.kernel is not None and (len(images) > 1 or "all" in images):
         raise UsageError(
-            "--kernel replaces the kernel of the image, so every image would run the same one",
+            "--kernel replaces the kernel of the image, so all images would run the same kernel",
             hint="name one image with --image, or none",
         )
     if options.modules is not None and options.kernel is None:
-        raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
+        raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")
     _check_paths(options)
 
 
 def _check_paths(options: Any) -> None:
-    """Raises `UsageError` for a path on which there is nothing of its kind."""
+    """Raise `UsageError` if a path does not exist or is of the wrong kind."""
     if options.kernel is not None and not options.kernel.exists():
         raise UsageError(
             f"--kernel {options.kernel}: no such file or directory",
-            hint="name a bzImage, or a kernel tree that was built",
+            hint="name a bzImage, or a built kernel tree",
         )
     if options.modules is not None and not options.modules.is_dir():
         raise UsageError(
             f"--modules {options.modules}: no such directory",
-            hint="name the directory lib/modules/VERSION of the kernel",
+            hint="name the kernel's directory lib/modules/VERSION",
         )
 
 
 def run_options(options: Any) -> "RunOptions":
-    """The parsed options (argparse's namespace or pytest's) as `RunOptions`.
+    """Turn parsed options (argparse's namespace or pytest's) into `RunOptions`.
 
     Raises `UsageError`.
     """
-    # Here, because commands that run nothing need none of what a run is made of.
+    # Imported here to keep commands that run nothing fast.
     from harness.run.plan import RunOptions
 
     if options.modules is not None and options.kernel is None:
-        raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
+        raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")
     return RunOptions(
         accel=options.accel,
         kernel=options.kernel,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness page`: the life of one page of a recorded run, from both sides."""
+"""`fpr-harness page`: show the history of one page of a recorded run, on guest and host."""
 
 import argparse
 import datetime
@@ -26,13 +26,13 @@ from harness.report.sink import LastingSink
 from harness.units import PAGE_SIZE
 
 MOST_BYTES = 1 << 16
-"""Of a line; QEMU's have about a hundred."""
+"""Bytes of a line that are read; QEMU's lines have about a hundred."""
 
 _WHERE = re.compile(r"(?:(pfn|gpa|hva):)?(0x[0-9a-fA-F]{1,16}|[0-9]{1,20})")
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Print the page's life. Returns 0. Raises `UsageError`, `RecordError`."""
+    """Print the page's history; returns 0. Raises `UsageError`, `RecordError`."""
     space, number = _parse_where(options.where)
     run = _one_run(read_runs(options.directory), options)
     audits, remarks = _load_audits(run)
@@ -40,7 +40,7 @@ def execute(options: argparse.Namespace) -> int:
     last = max(len(inputs.reading.host) for _name, inputs in audits) - 1
     if pfn > last:
         raise UsageError(
-            f"page {pfn:#x} is beyond the guest's last, {last:#x}",
+            f"page {pfn:#x} is beyond the guest's last page, {last:#x}",
             hint="a bare number is a PFN; write gpa:ADDRESS for a guest-physical address, "
             "hva:ADDRESS for one in QEMU's memory",
         )
@@ -52,11 +52,14 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _parse_where(text: str) -> tuple[str, int]:
-    """The address space, `pfn`, `gpa` or `hva`, and the number. Raises `UsageError`."""
+    """Parse WHERE into an address space (`pfn`, `gpa` or `hva`) and a number.
+
+    Raises `UsageError`.
+    """
     found = _WHERE.fullmatch(text)
     if found is None:
         raise UsageError(
-            f"{text!r} names no page",
+            f"{text!r} does not name a page",
             hint="write a PFN (0x2200 or 8704), gpa:ADDRESS for a guest-physical address, or "
             "hva:ADDRESS for one in QEMU's memory",
         )
@@ -69,7 +72,7 @@ def _one_run(runs: Sequence[RecordedRun], options: argparse.Namespace) -> Record
     if options.run is None:
         if len(runs) != 1:
             raise UsageError(
-                f"{options.directory} has {len(runs)} runs; say which: DIR RUN WHERE",
+                f"{options.directory} has {len(runs)} runs; name one: DIR RUN WHERE",
                 hint=f"runs are: {shown}",
             )
         return runs[0]
@@ -81,8 +84,10 @@ def _one_run(runs: Sequence[RecordedRun], options: argparse.Namespace) -> Record
 
 
 def _load_audits(run: RecordedRun) -> tuple[list[tuple[str, AuditInputs]], list[str]]:
-    """The audits with their names, and a remark on each that cannot be read. Raises `RecordError`
-    if none can."""
+    """Load the audits; returns them with their names, and a remark on each unreadable one.
+
+    Raises `RecordError` if no audit can be read.
+    """
     audits: list[tuple[str, AuditInputs]] = []
     remarks: list[str] = []
     taken = [(event.name, event.sha256) for event in run.events if isinstance(event, Audited)]
@@ -95,15 +100,15 @@ def _load_audits(run: RecordedRun) -> tuple[list[tuple[str, AuditInputs]], list[
     if not audits:
         why = f": {remarks[0]}" if remarks else ": no step of its scenario was an audit"
         raise RecordError(
-            f"run {run.run_id} has no audit to look a page up in{why if taken else ''}",
-            hint="a scenario's `audit` step keeps the state of every page",
+            f"run {run.run_id} has no audit in which to look up a page{why if taken else ''}",
+            hint="a scenario's `audit` step records the state of every page",
             evidence=[run.directory] if run.directory.exists() else [],
         )
     return audits, remarks
 
 
 def _page(space: str, number: int, audits: Sequence[tuple[str, AuditInputs]]) -> int:
-    """The page frame of an address. Raises `UsageError`."""
+    """Return the page frame number of an address. Raises `UsageError`."""
     if space == "pfn":
         return number
     if space == "gpa":
@@ -115,15 +120,18 @@ def _page(space: str, number: int, audits: Sequence[tuple[str, AuditInputs]]) ->
     pieces = dict.fromkeys(piece for _name, inputs in audits for piece in inputs.facts.pieces)
     lay = ", ".join(f"{piece.hva:#x}-{piece.hva_end - 1:#x}" for piece in pieces)
     raise UsageError(
-        f"no guest memory was at {number:#x} in QEMU's memory", hint=f"it was at {lay or 'nowhere'}"
+        f"address {number:#x} in QEMU was not guest memory",
+        hint=f"guest memory was at {lay or 'no known address'}",
     )
 
 
 def _discards(
     run: RecordedRun, looks: Sequence[PageAtAudit]
 ) -> tuple[tuple[CoveringDiscard, ...], list[str]]:
-    """Every discard that covered the page, in each QEMU that the guest was in, and a remark on
-    each log that cannot be read."""
+    """Find the discards that covered the page, in each QEMU that the guest was in.
+
+    Also returns a remark on each log that cannot be read.
+    """
     began = _began(run)
     found: list[CoveringDiscard] = []
     unread: list[str] = []
@@ -141,18 +149,24 @@ def _discards(
 
 
 def _began(run: RecordedRun) -> float:
-    """Seconds since 1970. Raises `RecordError`."""
+    """Return the start of the run in seconds since 1970. Raises `RecordError`."""
     try:
         return datetime.datetime.fromisoformat(run.started.wall).timestamp()
     except ValueError as error:
         raise RecordError(
-            f"when run {run.run_id} began is not a time: {run.started.wall!r}"
+            f"the start of run {run.run_id} is not a time: {run.started.wall!r}"
         ) from error
 
 
 def _lines(run: RecordedRun, file: str) -> Iterator[bytes]:
-    """Of a file of the run. Raises `OSError`, and `RecordError` for a name that leads elsewhere."""
+    """Yield the lines of a file of the run.
+
+    Raises `OSError`, and `RecordError` for a path that leads out of the run's directory.
+    """
     if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-        raise RecordError(f"an audit of run {run.run_id} names a trace elsewhere: {file!r}")
+        raise RecordError(
+            f"an audit of run {run.run_id} names a discard log outside the run's directory: "
+            f"{file!r}"
+        )
     with (run.directory / file).open("rb") as lines:
         yield from iter(lambda: lines.readline(MOST_BYTES), b"")

@@ -10,7 +10,10 @@ from harness.run.qemus import choose_qemus
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Fetch or list. Raises `ImageError`, `LaunchError` and what the definitions raise."""
+    """Fetch or list builds.
+
+    Raises `ImageError`, `LaunchError`, and what loading the definitions raises.
+    """
     definitions = load_qemus()
     if options.verb == "list":
         for definition in definitions.values():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness run`: scenarios, verdicts, a table."""
+"""`fpr-harness run`: run scenarios, and show their verdicts in a table."""
 
 import argparse
 import sys
@@ -21,10 +21,13 @@ from harness.scenario.permission import refuse_unallowed
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Run, judge, report. Returns the exit status of the contract."""
+    """Run, judge and report; returns the exit status of the verdicts (0, 1, 69 or 77).
+
+    Raises `UsageError`, `ScenarioFileError`, `RecordError`.
+    """
     check_run_options(options)
     if options.scenarios and options.tag:
-        raise UsageError("name scenarios, or give --tag, not both")
+        raise UsageError("scenarios and --tag cannot be given together")
     chosen = run_options(options)
     scenarios = find_scenarios(
         options.scenarios,

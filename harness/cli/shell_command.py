@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness shell`: a terminal in a guest, or one command in it, through the host's ssh(1)."""
+"""`fpr-harness shell`: open a terminal in a guest, or run one command, through ssh(1)."""
 
 import argparse
 import contextlib
@@ -45,24 +45,25 @@ from harness.scenario.model import Guest
 from harness.units import parse_size
 
 LOST_STATUS = 255
-"""ssh(1) exits so when the session was lost or a signal ended the command; so may a command."""
+"""Status of ssh(1) if the session was lost or a signal ended the command; commands may use it too.
+"""
 
 LOOK_SECONDS = 0.2
-"""Between looks for a request to stop."""
+"""Interval of checks whether the user asked to stop."""
 
 END_SECONDS = 2.0
-"""For ssh to end once its guest has, or once it was told to."""
+"""Time for ssh to end once its guest has ended, or once it got SIGTERM."""
 
 CHUNK = 1 << 16
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Give a terminal, or run COMMAND and return its status. The guest ends in any case."""
+    """Open a terminal, or run COMMAND and return its status; the guest ends in any case."""
     spec = guest_spec(options.memory, options.vcpus)
     command = command_line(options.guest_command)
     if command is None and not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
         raise UsageError(
-            "a shell needs a terminal, and this is none",
+            "a shell needs a terminal, but standard input or output is not one",
             hint="give a command to run: fpr-harness shell -- uname -r",
         )
     check_ssh_client()
@@ -92,7 +93,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def guest_spec(memory: str, vcpus: int) -> GuestSpec:
-    """The guest asked for, by the rules of a scenario. Raises `UsageError`."""
+    """Make the guest's specification, checked like a scenario's. Raises `UsageError`."""
     try:
         parse_size(memory)
     except ValueError as error:
@@ -106,8 +107,10 @@ def guest_spec(memory: str, vcpus: int) -> GuestSpec:
 
 
 def command_line(words: list[str]) -> str | None:
-    """What the guest's shell is given: one word as it is, so that it may hold a pipe; several as
-    the words they are. None: no command."""
+    """Return the command line for the guest's shell; None without a command.
+
+    A single word is passed unquoted, so that it may be a pipeline; several words are quoted.
+    """
     if not words:
         return None
     return words[0] if len(words) == 1 else shlex.join(words)
@@ -117,20 +120,20 @@ def check_ssh_client() -> None:
     """Raises `PreconditionError` if there is no ssh(1)."""
     if shutil.which("ssh") is None:
         raise PreconditionError(
-            "no ssh client on this host, and a shell in a guest goes through it",
+            "this host has no ssh client, which `fpr-harness shell` needs",
             hint="install openssh-client",
         )
 
 
 @contextlib.contextmanager
 def artefact_directory() -> Iterator[Path]:
-    """A place for a guest's logs; kept, and named, only if something broke."""
+    """Make a directory for a guest's logs, which is kept (and printed) only on an error."""
     try:
         directory = Path(tempfile.mkdtemp(prefix="fpr-harness-"))
     except OSError as error:
         raise LaunchError(
             f"cannot make a directory for the guest's logs: {error.strerror}",
-            hint="set TMPDIR to a directory of yours with room",
+            hint="set TMPDIR to a directory that you own, with enough room",
         ) from error
     keep = False
     try:
@@ -149,9 +152,9 @@ def artefact_directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def stopping_guests() -> Iterator[threading.Event]:
-    """While in the block, SIGINT, SIGTERM and SIGHUP end the guests and set the event.
+    """While in the block, end the guests on SIGINT, SIGTERM and SIGHUP, and set the event.
 
-    A second one kills. Whatever breaks after that is an `InterruptedRunError`.
+    A second signal kills them. Any `HarnessError` after a signal becomes an `InterruptedRunError`.
     """
     cancelled = threading.Event()
 
@@ -161,8 +164,7 @@ def stopping_guests() -> Iterator[threading.Event]:
         cancelled.set()
         stop_all()
 
-    # In a thread: the handler runs in the midst of whatever the main thread does, and that may
-    # hold the event's own lock.
+    # In a thread, because the handler interrupts the main thread, which may hold the event's lock.
     def handle(_number: int, _frame: FrameType | None) -> None:
         threading.Thread(target=stop, daemon=True).start()
 
@@ -183,27 +185,27 @@ def stopping_guests() -> Iterator[threading.Event]:
 
 
 def run_command(vm: VirtualMachine, command: str, cancelled: threading.Event) -> int:
-    """Run a command with this process's standard streams; its exit status, as ssh(1) gives it.
+    """Run a command with this process's standard streams; returns the exit status of ssh(1).
 
-    Raises `GuestError` if the guest ended it by ending itself, `SshError`, `InterruptedRunError`,
-    and `OSError` if standard output takes no more.
+    Raises `GuestError` if the guest crashed or shut down, `SshError`, `InterruptedRunError`, and
+    `OSError` if standard output cannot be written.
     """
     with _ssh(vm, ["-T"], [command], stdout=subprocess.PIPE) as ssh:
         output = OutputThread(ssh)
         output.start()
         status = _follow(ssh, cancelled)
-        while output.is_alive():  # a slow reader
+        while output.is_alive():  # standard output has a slow reader
             _check(cancelled)
             output.join(LOOK_SECONDS)
     if output.error is not None:
         raise output.error
     if status == LOST_STATUS and (why := why_it_went(vm)):
-        raise GuestError(f"`{command}` has no status: {why}")
+        raise GuestError(f"`{command}` has no exit status: {why}")
     return status
 
 
 def give_terminal(vm: VirtualMachine, cancelled: threading.Event) -> None:
-    """Join this terminal with one in the guest until either ends.
+    """Connect this terminal to one in the guest until either ends.
 
     Raises `GuestError` if the guest crashed, `SshError`, `InterruptedRunError`.
     """
@@ -217,8 +219,8 @@ def give_terminal(vm: VirtualMachine, cancelled: threading.Event) -> None:
 def _ssh(
     vm: VirtualMachine, options: Sequence[str], words: Sequence[str], stdout: int | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """The client with this process's standard streams, at the end of the block certainly dead."""
-    # One that the caller has closed may by now be any other file.
+    """Start ssh(1) with this process's standard streams; it has ended at the end of the block."""
+    # The descriptor of a stream that the caller closed may belong to another file.
     closed = [
         subprocess.DEVNULL if stream is None else None
         for stream in (sys.stdin, sys.stdout, sys.stderr)
@@ -234,7 +236,7 @@ def _ssh(
         try:
             yield process
         finally:
-            # It gives the terminal back when asked to end.
+            # On SIGTERM it restores the terminal.
             process.terminate()
             try:
                 process.wait(END_SECONDS)
@@ -243,12 +245,12 @@ def _ssh(
 
 
 def _follow(ssh: "subprocess.Popen[bytes]", cancelled: threading.Event) -> int:
-    """Wait for the client's end: its status. Raises `InterruptedRunError`, `SshError`."""
+    """Wait for ssh to end; returns its status. Raises `InterruptedRunError`, `SshError`."""
     ended = os.pidfd_open(ssh.pid)
     try:
         while not select.select([ended], [], [], LOOK_SECONDS)[0]:
             _check(cancelled)
-            # By its escape `~^Z`: stop as one job, or the caller's shell would wait for ever.
+            # ssh stops on its escape `~^Z`; stop too, or the caller's shell would wait forever.
             if os.waitid(os.P_PID, ssh.pid, os.WSTOPPED | os.WNOHANG):
                 os.kill(os.getpid(), signal.SIGSTOP)
                 ssh.send_signal(signal.SIGCONT)
@@ -256,7 +258,7 @@ def _follow(ssh: "subprocess.Popen[bytes]", cancelled: threading.Event) -> int:
         os.close(ended)
     status = ssh.wait()
     if status < 0:
-        # Ctrl-C reaches the client at the same time as this process.
+        # Ctrl-C reaches ssh at the same time as this process.
         cancelled.wait(NOTICE_SECONDS)
     _check(cancelled)
     if status < 0:
@@ -270,17 +272,17 @@ def _check(cancelled: threading.Event) -> None:
 
 
 class OutputThread(threading.Thread):
-    """Brings the client's output to standard output, and ends the client when nobody reads it.
+    """Copies ssh's output to standard output, and ends ssh if that fails.
 
-    On its own ssh would go on discarding, as dropbear is not told; a command of the host's shell
-    would get SIGPIPE.
+    By itself, ssh would keep discarding output while the guest's command runs on, since dropbear
+    does not learn of it; a local command would get SIGPIPE.
     """
 
     def __init__(self, ssh: "subprocess.Popen[bytes]") -> None:
         super().__init__(daemon=True)
         self._ssh = ssh
         self.error: OSError | None = None
-        """Why standard output took no more."""
+        """Why standard output could not be written."""
 
     def run(self) -> None:
         if self._ssh.stdout is None:
@@ -296,9 +298,9 @@ class OutputThread(threading.Thread):
 
 
 def why_it_went(vm: VirtualMachine) -> str | None:
-    """What the guest itself did to end; None if it did nothing. Raises `GuestError` if it crashed.
+    """Return whether the guest shut down or rebooted, after a connection ended; None if neither.
 
-    Call it when a connection has ended.
+    Raises `GuestError` if the guest crashed.
     """
     crash = next((f for f in vm.console.final_findings() if f.severity == "crash"), None)
     if crash is not None:
@@ -308,15 +310,15 @@ def why_it_went(vm: VirtualMachine) -> str | None:
     ]
     return {
         "guest-shutdown": "the guest has shut itself down",
-        "guest-reset": "the guest has rebooted, which ends it here",
+        "guest-reset": "the guest has rebooted, which ends QEMU",
     }.get(down[0] if down else "")
 
 
 def _boot_files(options: argparse.Namespace) -> BootFiles:
-    """The one image to boot. Raises `UsageError`, and why it cannot be made."""
+    """Build the one image to boot. Raises `UsageError`, and what building it raises."""
     images = choose_images(load_definitions(), options.image)
     if options.image and len(images) > 1:
-        raise UsageError("--image names several images, and a shell is in one guest")
+        raise UsageError("--image names several images; a shell takes one")
     image = images[0]
     boot = prepare_images([image], run_options(options), _tell)[image.name]
     if isinstance(boot, HarnessError):
@@ -325,10 +327,10 @@ def _boot_files(options: argparse.Namespace) -> BootFiles:
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
-    """None: it was closed before Python began."""
+    """Whether a stream is a terminal; None is one that was closed before Python started."""
     return stream is not None and stream.isatty()
 
 
 def _tell(text: str) -> None:
-    """To standard error: standard output is the guest's."""
+    """Print on standard error, since standard output belongs to the guest's command."""
     print(safe_text(text), file=sys.stderr, flush=True)

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams that can be relied on, whatever the shell gave us."""
+"""Make the standard streams usable, whatever the caller has done to them."""
 
 import os
 import sys
 
 
 def ensure_streams() -> None:
-    """Open what the caller closed (`>&-`), and let no character that a terminal lacks end us.
+    """Open closed streams (`>&-`), and escape characters that the output encoding lacks.
 
-    A closed descriptor would be given to the next file that is opened: what is meant for standard
-    output would then be written into results.jsonl.
+    The next file opened would reuse a closed descriptor, so that output would go into, say,
+    results.jsonl.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-    # Python gives no stream where there was no descriptor; each lives as long as the process.
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
+    # Python makes no stream for a closed descriptor. These live as long as the process.
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     if sys.stdout is None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue as a document: every scenario's question, method, threshold, and last results.
+"""Write the catalogue: every scenario's question, method, thresholds and latest results.
 
-`main` takes what results say into DIRECTORY/scenarios.json, the last verdict and answer of each
-scenario on each image, and writes DIRECTORY/scenarios.md from it; and DIRECTORY/measures.md and
-DIRECTORY/steps.md, the measures that scenarios can expect and the steps they are made of.
+`main` merges results into DIRECTORY/scenarios.json, which holds the latest verdict and answer of
+each scenario on each image, and writes DIRECTORY/scenarios.md from it. It also writes
+DIRECTORY/measures.md and DIRECTORY/steps.md, the measures and steps of scenarios.
 """
 
 import json
@@ -44,28 +44,28 @@ class Chapter:
     """The scenario of the file, or its variants."""
     told: Sequence["Line"]
     answers: Mapping[str, Sequence[str]]
-    """Cells by what was measured, one for each image."""
+    """Rows of cells by what was measured, one cell for each image."""
     not_green: Sequence[Mapping[str, Any]]
-    """Results with a reason, and whose they are."""
+    """Results with a reason, each with its scenario and image."""
 
     @property
     def tags(self) -> list[str]:
-        """Of all variants, each once."""
+        """Tags of all variants, each once."""
         return list(dict.fromkeys(tag for each in self.scenarios for tag in each.tags))
 
 
 @dataclass(frozen=True)
 class Line:
-    """What is said of a chapter's scenarios, once for all that have it in common."""
+    """A statement about a chapter's scenarios, shared by those for which it is the same."""
 
     what: str
     of: Sequence[str]
-    """The variants it is said of; none: all."""
+    """The variants for which it holds; empty means all."""
     text: str
 
 
 def merge(last: Last, runs: Iterable[RunSummary], date: str) -> Last:
-    """`last` with these runs, which replace what was there; one that was stopped says nothing."""
+    """Update the last results with these runs, except for interrupted ones."""
     merged = {scenario: dict(images) for scenario, images in last.items()}
     for run in (run for run in runs if not run.interrupted):
         merged.setdefault(run.scenario, {})[run.image] = {
@@ -79,7 +79,7 @@ def merge(last: Last, runs: Iterable[RunSummary], date: str) -> Last:
 
 
 def images_of(last: Last) -> list[str]:
-    """Every image with a result, the oldest kernel first."""
+    """List the images with results, the oldest kernel first."""
     kernels: dict[str, str] = {}
     for runs in last.values():
         for image, result in runs.items():
@@ -88,7 +88,7 @@ def images_of(last: Last) -> list[str]:
 
 
 def document(files: Sequence[Sequence[Scenario]], last: Last, images: Sequence[str]) -> str:
-    """docs/scenarios.md; `files`: the scenario of each file, or its variants."""
+    """Render docs/scenarios.md; `files` holds the scenario of each file, or its variants."""
     return render(
         "scenarios.md.j2",
         images=[_with_kernel(image, last) for image in images],
@@ -136,7 +136,7 @@ def _chapter(scenarios: Sequence[Scenario], last: Last, images: Sequence[str]) -
 def _answers(
     stem: str, scenarios: Sequence[Scenario], last: Last, images: Sequence[str]
 ) -> dict[str, list[str]]:
-    """What was measured, a row for each measure of each variant."""
+    """Return the measured answers, a row for each measure of each variant."""
     rows: dict[str, list[str]] = {}
     for scenario in scenarios:
         results = [last.get(scenario.name, {}).get(image, {}) for image in images]
@@ -185,7 +185,7 @@ def _red(scenario: Scenario) -> str:
 
 
 def _common(scenarios: Sequence[Scenario]) -> str:
-    """What the names of variants have in common: the name of their file."""
+    """Return the common part of the variants' names, which is the stem of their file."""
     stems = [path.stem for path in SCENARIOS_DIR.glob("*.yaml")]
     return max(
         (stem for stem in stems if scenarios[0].name.startswith(f"{stem}-")),
@@ -201,17 +201,17 @@ def _expected(scenario: Scenario) -> str:
         for measure, condition in step.checks.items()
     ]
     found += [f"`{measure} {condition}`" for measure, condition in scenario.expect.items()]
-    return ", ".join(dict.fromkeys(found)) or "nothing, it is a measurement"
+    return ", ".join(dict.fromkeys(found)) or "nothing; the run only measures"
 
 
 def _invariants(scenario: Scenario) -> str:
-    """What holds in it as in every scenario."""
+    """Format the invariants that it checks."""
     kept = scenario.asked.conditions.items() - scenario.expect.items()
     return ", ".join(f"`{measure} {condition}`" for measure, condition in sorted(kept))
 
 
 def catalogue(verbs: Verbs) -> list[list[Scenario]]:
-    """The project's scenarios by file."""
+    """Load the project's scenarios by file."""
     return [load_scenarios(path, verbs) for path in sorted(SCENARIOS_DIR.glob("*.yaml"))]
 
 

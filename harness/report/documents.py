@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders the templates of generated documents, `harness/report/templates/*.j2`."""
+"""Render the templates of generated documents, `harness/report/templates/*.j2`."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ _TEMPLATES = Environment(
 
 
 def one_line(text: str) -> str:
-    """The text with every run of white space as one space, as a list or a table needs it."""
+    """Replace each run of white space by one space, as lists and tables need it."""
     return " ".join(text.split())
 
 
@@ -37,5 +37,5 @@ _TEMPLATES.filters["one_line"] = one_line
 
 
 def render(template: str, **facts: Any) -> str:
-    """The document. A name that the template uses and `facts` lack raises `UndefinedError`."""
+    """Render a template. Raises `UndefinedError` if `facts` lack a name that it uses."""
     return _TEMPLATES.get_template(template).render(facts)

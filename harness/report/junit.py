@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""junit.xml: the same verdicts for the tools of a CI.
+"""Write junit.xml, the verdicts for CI tools.
 
-What is safe to show is also what XML 1.0 can hold (section 2.2).
+Text made safe to show (`harness.safe_text`) contains only characters of XML 1.0 (section 2.2).
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -23,7 +23,7 @@ _ELEMENTS = {
 
 
 def write_junit(events: Iterable[tuple[str, Event]], path: Path) -> None:
-    """Write junit.xml, whole or not at all, beside the runs' directories. Raises `RecordError`."""
+    """Write junit.xml atomically, beside the runs' directories. Raises `RecordError`."""
     cases = [_case(run, path.parent) for run in build_summary(events).runs]
     suite = ElementTree.Element("testsuite", name="fpr-harness")
     suite.extend(cases)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenario x kernel x QEMU: what became of each scenario on every image and QEMU."""
+"""The matrix scenario x kernel x QEMU: the verdict of each scenario on every image and QEMU."""
 
 import itertools
 import re
@@ -18,7 +18,7 @@ _WORST = (Verdict.FAIL, Verdict.ERROR, Verdict.MISS, Verdict.SKIP, Verdict.DONE,
 
 
 def oldest_first(versions: Mapping[str, str]) -> list[str]:
-    """Images or QEMUs by their versions, as of the kernel."""
+    """Sort the names of images or QEMUs by their kernel's or own version."""
 
     def key(name: str) -> tuple[list[int], str]:
         return [int(number) for number in re.findall(r"\d+", versions[name])], name
@@ -31,9 +31,9 @@ class MatrixCell:
     """The runs of one scenario on one image and QEMU."""
 
     verdict: Verdict | None
-    """The worst of them; None: it did not run there."""
+    """The worst verdict of the runs; None if there were none."""
     count: int = 0
-    """How many got that verdict."""
+    """Number of runs with that verdict."""
     runs: int = 0
 
     @property
@@ -48,14 +48,14 @@ class Matrix:
     """A row for each scenario and a column for each image and QEMU."""
 
     title: str
-    """What the columns differ in."""
+    """Names the dimensions of the table."""
     columns: tuple[str, ...]
-    """A line for the image, its kernel, the QEMU and its version, as far as they differ."""
+    """Lines with the image, its kernel, the QEMU and its version, if they differ."""
     rows: tuple[tuple[str, tuple[MatrixCell, ...]], ...]
 
 
 def build_matrix(summary: Summary) -> Matrix | None:
-    """Compute the matrix; None where all ran on one image and one QEMU."""
+    """Compute the matrix; None if all runs used the same image and QEMU."""
     kernels = {run.image: "" for run in summary.runs}
     kernels |= {run.image: run.kernel for run in summary.runs if run.kernel}
     qemus = {run.qemu_name: "" for run in summary.runs}
@@ -96,7 +96,7 @@ def matrix_table(matrix: Matrix) -> Table:
 
 
 def _cell(runs: list[RunSummary]) -> MatrixCell:
-    """The worst of the repetitions, and how many it was of them."""
+    """Return the worst verdict of the repetitions, and how many had it."""
     if not runs:
         return MatrixCell(None)
     worst = min((run.verdict for run in runs), key=_WORST.index)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of one page as a table: every audit's look at it and every discard of it, in order."""
+"""Print the history of one page: its state at every audit and every discard of it, in order."""
 
 import errno
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from harness.verdict.one_page import conclude, guest_word
 
 @dataclass(frozen=True)
 class PageLife:
-    """All that is known of a page of a run."""
+    """Everything known about one page of a run."""
 
     run_id: str
     pfn: int
     looks: tuple[PageAtAudit, ...]
-    """By the audits, in their order; at least one."""
+    """Its state at each audit, in order; at least one."""
     discards: tuple[CoveringDiscard, ...]
     remarks: tuple[str, ...] = ()
-    """What could not be shown."""
+    """What could not be read."""
 
 
 def print_page(life: PageLife, file: TextSink | None = None) -> None:
-    """Print where the page is, what happened to it, and what that means."""
+    """Print where the page is, what happened to it, and the conclusion."""
     console = make_console(file)
     console.print(Text(safe_line(_where(life))), soft_wrap=True)
     table = new_table()
@@ -36,7 +36,7 @@ def print_page(life: PageLife, file: TextSink | None = None) -> None:
     for name in ("what", "guest", "host", "cell", "free block"):
         table.add_column(name)
     rows = [(each.at, _audit_row(each)) for each in life.looks]
-    # A discard without a stamp may have been at any time: before all that has one.
+    # A discard without a time stamp may have happened at any time; it is listed first.
     rows += [(-1.0 if each.at is None else each.at, _discard_row(each)) for each in life.discards]
     for at, cells in sorted(rows, key=lambda row: row[0]):
         when = f"{at:.3f}s" if at >= 0 else "?"
@@ -52,14 +52,14 @@ def print_page(life: PageLife, file: TextSink | None = None) -> None:
 
 
 def _where(life: PageLife) -> str:
-    # Memory that was unplugged has no place any more: where it last had one.
+    # Unplugged memory has no address in later audits, so take the last one that has.
     look = next((each for each in reversed(life.looks) if each.piece), life.looks[-1])
     place = f"page {life.pfn:#x} of {life.run_id}: guest address {life.pfn * PAGE_SIZE:#x}"
     if look.piece is not None and look.address is not None:
         place += f", in QEMU's memory {look.address:#x} (block {look.piece.block})"
     zone = look.zone
     if zone is None:
-        return f"{place}; in no zone"
+        return f"{place}; not in any zone"
     watermark = "" if look.above_watermark else ", below its watermark at the last audit"
     return f"{place}; {zone_name(zone)}{watermark}"
 

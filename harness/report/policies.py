@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's two ways to give memory back, side by side: what runs under each have cost."""
+"""Compare the host's two discard policies, MADV_DONTNEED and MADV_FREE, by what runs cost."""
 
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +13,7 @@ POLICIES = {"dontneed": "MADV_DONTNEED", "free": "MADV_FREE"}
 
 
 def policy_table(summary: Summary) -> Table | None:
-    """A row for each run that has measures, if there are runs under both policies."""
+    """Make a table with a row for each run with measures; None unless both policies were run."""
     runs = [run for run in summary.runs if run.discard in POLICIES and run.measures]
     if {run.discard for run in runs} != set(POLICIES):
         return None

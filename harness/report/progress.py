@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Live progress from events: a line for each running run on a terminal, plain lines elsewhere."""
+"""Show progress from events: a live line for each run on a terminal, plain lines elsewhere."""
 
 import threading
 import time
@@ -30,28 +30,28 @@ from harness.units import format_size
 from harness.verdict.expressions import in_words
 
 PLAIN_SECONDS = 10.0
-"""Between plain lines about a run while its phase does not change."""
+"""Interval of plain lines about a run whose phase does not change."""
 
 REFRESH_HZ = 4
 
 
 @dataclass
 class _Run:
-    """What is known of a running run. Bytes; the run's own seconds."""
+    """The state of a running run, in bytes and in seconds since it began."""
 
     image: str
     began: float
-    """Monotonic seconds of this process, so that the clock goes on between events."""
+    """Start on this process's monotonic clock, so that the time advances between events."""
     phase: str = "starting"
     detail: str = ""
     held: int | None = None
     held_before: int | None = None
-    """What the host held when memory was last freed."""
+    """Bytes that the host held when memory was last freed."""
     told_at: float = 0.0
 
     @property
     def back(self) -> str:
-        """What came back since the last free, where that is known."""
+        """What the host holds, and what it got back since the last free, as far as is known."""
         if self.held is None:
             return ""
         if self.held_before is None:
@@ -65,10 +65,10 @@ class _Run:
 
 
 class ProgressView:
-    """Shows runs as their events are fed; safe to feed from any thread.
+    """Shows runs from their events, which may be fed from any thread.
 
-    `total` is the number of runs, None where it is not known; `live` forces or forbids redrawing
-    (None: as the file is a terminal or not).
+    `total` is the number of runs, None if unknown. `live` turns redrawing on or off; None turns it
+    on if the file is a terminal.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class ProgressView:
         self._console = make_console(file)
         self._total = total
         self._done = 0
-        # Replaced, never changed: rich renders in a thread that holds its own lock already, so that
-        # taking ours there could deadlock with a feed that prints.
+        # Replaced, never modified: rich renders in a thread that holds its own lock, where taking
+        # ours could deadlock with a feed that prints.
         self._runs: dict[str, _Run] = {}
         self._boots_told: set[str] = set()
         self._lock = threading.RLock()
@@ -106,22 +106,22 @@ class ProgressView:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """A line of its own, about no run."""
+        """Print a line that is not about a run."""
         with self._lock:
             self._console.print(Text(safe_text(text)))
 
     def feed(self, run_id: str, event: Event) -> None:
-        """Take in one event of a run."""
+        """Update the view by one event of a run."""
         with self._lock:
             if isinstance(event, RunStarted):
                 if event.attempt > 1:
-                    # The end of the attempt before was not the run's.
+                    # The previous attempt was counted as done, but the run goes on.
                     self._done -= 1
                 run = _Run(event.image, time.monotonic() - event.t)
                 self._runs = {**self._runs, run_id: run}
                 return
             if isinstance(event, PhaseStarted) and event.phase == "kept":
-                # After the verdict; whole, for people copy it.
+                # It comes after the verdict, and is not wrapped, so that it can be copied.
                 self._console.print(
                     Text(safe_text(f"{run_id}: its guest is kept {event.detail}")), soft_wrap=True
                 )
@@ -160,7 +160,7 @@ class ProgressView:
         return isinstance(event, Sample) and event.t - run.told_at >= PLAIN_SECONDS
 
     def _is_known(self, event: Event) -> bool:
-        """Every boot says which accelerator it took and why: news the first time only."""
+        """Whether a boot message, such as the choice of accelerator, was shown before."""
         if not isinstance(event, PhaseStarted) or event.phase != "boot":
             return False
         known = event.detail in self._boots_told
@@ -173,7 +173,7 @@ class ProgressView:
     def _tell_end(self, run_id: str, judged: Judged) -> None:
         self._done += 1
         count = f"[{self._done}/{self._total}] " if self._total else ""
-        # What a measurement took stands in a table at the end.
+        # The answers of a measurement are shown in a table at the end.
         answer = {} if judged.verdict is Verdict.DONE else judged.answer
         cause = f" {judged.cause}" if judged.cause else ""
         self._console.print(

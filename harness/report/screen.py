@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What progress and table share: one way to a terminal, a pipe or a test's string."""
+"""Console and tables that progress and reports share, for a terminal, a pipe or a string."""
 
 import os
 from typing import IO, Protocol, cast
@@ -10,7 +10,7 @@ from rich.table import Table
 from harness.record.facts import Verdict
 
 PIPE_WIDTH = 100
-"""Columns where there is no terminal to ask and COLUMNS is not set."""
+"""Width if the output is not a terminal and COLUMNS is not set."""
 
 STYLES = {
     Verdict.PASS: "green",
@@ -23,11 +23,11 @@ STYLES = {
 
 
 _ENDLESS = 10_000
-"""Columns that no table needs."""
+"""A width that no table reaches."""
 
 
 class TextSink(Protocol):
-    """As much of a text file as output needs."""
+    """The methods of a text file that output needs."""
 
     def write(self, text: str, /) -> int: ...
 
@@ -35,8 +35,10 @@ class TextSink(Protocol):
 
 
 def make_console(file: TextSink | None = None) -> Console:
-    """A console on `file` (None: standard output), without colour where it is no terminal or
-    NO_COLOR is set."""
+    """Make a console on `file` (None: standard output).
+
+    It has no colour if the file is not a terminal or NO_COLOR is set.
+    """
     console = Console(
         file=cast(IO[str], file) if file is not None else None, highlight=False, emoji=False
     )
@@ -46,19 +48,19 @@ def make_console(file: TextSink | None = None) -> Console:
 
 
 def new_table(*, headed: bool = True) -> Table:
-    """A table without lines, as all of the project's are."""
+    """Make a table without lines, the style of all the project's tables."""
     return Table(
         box=None, pad_edge=False, show_header=headed, header_style="bold", padding=(0, 2, 0, 0)
     )
 
 
 def print_whole(console: Console, table: Table) -> None:
-    """Print a table whose lines may run over the width: no grep finds a name in two halves."""
+    """Print a table without wrapping its lines, so that grep finds whole names."""
     endless = console.options.update(width=_ENDLESS)
     table.width = console.measure(table, options=endless).maximum
     console.print(table, soft_wrap=True)
 
 
 def short_release(release: str) -> str:
-    """A kernel's release without the flavour that Debian's have: `6.1.0-50`."""
+    """Strip Debian's flavour from a kernel release: `6.1.0-50`."""
     return release.removesuffix("-amd64").removesuffix("-cloud")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output that never breaks what it tells of: a reader that went away, a full disk, a poor charset.
+"""Output that never fails: not on a closed pipe, a full disk or a limited character set.
 
-The verdicts are in results.jsonl; what a person is shown of them is worth no run.
+The verdicts are in results.jsonl; showing them must not end a run.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 
 class LastingSink:
-    """A text file that takes everything: what it cannot write is lost, and said once on stderr."""
+    """A text file whose writes never raise; the first failure is reported once on stderr."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -20,16 +20,16 @@ class LastingSink:
         self._lock = threading.Lock()
 
     def write(self, text: str, /) -> int:
-        """Write, with `?` for what the file's encoding lacks. Never raises for the file's sake."""
+        """Write, with `?` for characters that the encoding lacks; file errors are not raised."""
         if not self._broken:
             try:
                 self._file.write(self._encodable(text))
-            except (OSError, ValueError) as error:  # ValueError: it is closed
+            except (OSError, ValueError) as error:  # ValueError: the file is closed
                 self._break(error)
         return len(text)
 
     def flush(self) -> None:
-        """Like `write`."""
+        """Flush; file errors are not raised."""
         if not self._broken:
             try:
                 self._file.flush()
@@ -45,7 +45,7 @@ class LastingSink:
             if self._broken:
                 return
             self._broken = True
-        # What is still buffered would fail again when the interpreter ends, and change its status.
+        # Flushing the buffer at exit would fail again and change the exit status.
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._file.fileno())
@@ -53,12 +53,12 @@ class LastingSink:
         why = error.strerror if isinstance(error, OSError) else str(error)
         with contextlib.suppress(OSError, ValueError):
             print(
-                f"fpr-harness: no more output here ({why}); the runs go on, and results.jsonl has "
-                "what becomes of them",
+                f"fpr-harness: cannot write more output ({why}); the runs go on, and their "
+                "verdicts are in results.jsonl",
                 file=sys.stderr,
                 flush=True,
             )
 
     def __getattr__(self, name: str) -> Any:
-        """All else that is asked of a file, such as `isatty`."""
+        """Forward everything else, such as `isatty`, to the file."""
         return getattr(self._file, name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of scenario files as a document: what each does, its fields and their defaults."""
+"""Write docs/steps.md: what each verb of scenario files does, its fields and their defaults."""
 
 from typing import Literal, get_args, get_origin
 
@@ -11,7 +11,7 @@ from harness.scenario.vocabulary import Verbs
 
 
 def steps_document(verbs: Verbs) -> str:
-    """docs/steps.md."""
+    """Render docs/steps.md."""
     return render("steps.md.j2", verbs=verbs, default=_default, about=_about)
 
 
@@ -24,7 +24,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _about(field: FieldInfo) -> str:
-    """What it is, and its values where they are a few words."""
+    """Describe a field, with its values if they are an enumeration."""
     about = one_line(field.description or "")
     if get_origin(field.annotation) is Literal:
         values = ", ".join(f"`{value}`" for value in get_args(field.annotation))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""summary.json and the exit status: what became of every run, from its recorded events."""
+"""Derive summary.json and the exit status from the recorded events of all runs."""
 
 import json
 from collections.abc import Iterable
@@ -13,12 +13,12 @@ from harness.record.results_directory import write_whole
 
 SCHEMA = 1
 
-NO_VERDICT = "the record ends before a verdict: the harness was killed, or could not write on"
+NO_VERDICT = "the record ends before a verdict: the harness was killed, or could not write more"
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The last attempt of one run. None where the run did not get as far as to know."""
+    """The last attempt of one run; None stands for facts that it ended too early to know."""
 
     run_id: str
     """Also the name of the run's directory beside results.jsonl."""
@@ -32,31 +32,31 @@ class RunSummary:
     cause: Cause | None = None
     reason: str = NO_VERDICT
     hint: str = ""
-    """What to do next, where the error that ended the run knew it."""
+    """What to do next, from the error that ended the run."""
     seconds: float = 0.0
     measures: dict[str, float] = field(default_factory=dict)
     """A measure that was not taken is absent."""
     interrupted: bool = False
-    """Somebody stopped it, so it says nothing. Not in summary.json."""
+    """Whether it was stopped on request, so that it says nothing. Not in summary.json."""
     answer: dict[str, float] = field(default_factory=dict)
     """The measures that answer the scenario's question. Not in summary.json."""
     failed: tuple[str, ...] = ()
-    """Every expectation that does not hold, a sentence each. Not in summary.json."""
+    """A sentence for each expectation that does not hold. Not in summary.json."""
     qemu_name: str = ""
-    """Which QEMU was asked for. Not in summary.json."""
+    """Name of the QEMU on the command line. Not in summary.json."""
     discard: str | None = None
-    """The host's policy: `dontneed` or `free`. Not in summary.json."""
+    """The host's discard policy, `dontneed` or `free`. Not in summary.json."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Every run of an invocation, in the order they began."""
+    """All runs of an invocation, in the order in which they began."""
 
     runs: tuple[RunSummary, ...]
 
 
 def build_summary(events: Iterable[tuple[str, Event]]) -> Summary:
-    """What became of each run; a run whose record ends without a verdict is a MISS."""
+    """Summarise each run; one whose record ends without a verdict is a MISS."""
     runs: dict[str, RunSummary] = {}
     for run_id, event in events:
         if isinstance(event, RunStarted):
@@ -101,7 +101,7 @@ def _after(run: RunSummary, event: Event) -> RunSummary:
 
 
 def write_summary(summary: Summary, path: Path) -> None:
-    """Write summary.json, whole or not at all. Raises `RecordError`."""
+    """Write summary.json atomically. Raises `RecordError`."""
     document = {"schema": SCHEMA, "runs": [_as_json(run) for run in summary.runs]}
     write_whole(path, json.dumps(document, indent=2).encode() + b"\n")
 
@@ -122,14 +122,17 @@ def _as_json(run: RunSummary) -> dict[str, object]:
 
 
 def plain_number(name: str, value: float) -> float | int:
-    """A measure's value: bytes, pages and counts without a decimal point."""
+    """Turn a measure's value into an integer if it counts bytes, pages or events."""
     continuous = name.endswith(("_seconds", "_fraction"))
     return int(value) if not continuous and float(value).is_integer() else value
 
 
 def exit_status(verdicts: Iterable[Verdict]) -> int:
-    """0: something passed and nothing failed; 1: a FAIL; 69: ERROR, MISS or nothing at all ran;
-    77: everything skipped."""
+    """Return the exit status: 0, 1, 69 or 77.
+
+    0: something passed and nothing failed; 1: a FAIL; 69: no FAIL, but an ERROR or MISS, or
+    nothing ran; 77: everything was skipped.
+    """
     seen = set(verdicts)
     if Verdict.FAIL in seen:
         return 1

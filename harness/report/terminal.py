@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of an invocation on a terminal: one table, and below it what to do about the rest."""
+"""Print the results of an invocation: a table, and below it what to do about runs not passed."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,37 +27,39 @@ from harness.verdict.expressions import format_measure
 __all__ = ["ProgressView", "print_table"]
 
 _WHERE_TO_LOOK = {
-    Cause.FEATURE_OFF: "`guest-ready` in results.jsonl says what device and driver negotiated, "
-    "console.log what the guest's kernel printed",
-    Cause.NOT_REPORTED: "`audited` in results.jsonl has what stayed in each zone, audits/ the "
-    "state of every page",
-    Cause.ACKED_NOT_DISCARDED: "discards.log has what QEMU discarded, qemu.log its own words",
-    Cause.STILL_CHARGED: "discards.log has what QEMU discarded, `audited` in results.jsonl what "
-    "the host still held, and as what",
-    Cause.LAZILY_FREE: "the `sample` lines of results.jsonl have the lazily free bytes over time",
-    Cause.DATA_LOSS: "`churn-verified` and `audited` in results.jsonl say what was lost, audits/ "
-    "has the state of every page",
-    Cause.GUEST_RETAINED: "`audited` in results.jsonl has what the guest kept, by zone and by "
-    "order, audits/ the state of every page",
-    Cause.NOT_SETTLED: "the `sample` lines of results.jsonl show what was still moving. Try "
+    Cause.FEATURE_OFF: "see `guest-ready` in results.jsonl for what device and driver negotiated, "
+    "and console.log for the guest's kernel messages",
+    Cause.NOT_REPORTED: "see `audited` in results.jsonl for what stayed in each zone, and audits/ "
+    "for the state of every page",
+    Cause.ACKED_NOT_DISCARDED: "see discards.log for what QEMU discarded, and qemu.log for its "
+    "error messages",
+    Cause.STILL_CHARGED: "see discards.log for what QEMU discarded, and `audited` in "
+    "results.jsonl for what the host still held",
+    Cause.LAZILY_FREE: "see the `sample` lines of results.jsonl for the lazily free bytes over "
+    "time",
+    Cause.DATA_LOSS: "see `churn-verified` and `audited` in results.jsonl for what was lost, and "
+    "audits/ for the state of every page",
+    Cause.GUEST_RETAINED: "see `audited` in results.jsonl for what the guest kept, by zone and "
+    "order, and audits/ for the state of every page",
+    Cause.NOT_SETTLED: "see the `sample` lines of results.jsonl for what was still moving, or try "
     "a longer deadline",
-    Cause.GUEST_CRASH: "console.log has the crash",
-    Cause.GUEST_HANG: "console.log has the guest's last output; if a step made no progress, "
-    "autopsy.txt has the guest's registers and what was blocked",
-    Cause.KERNEL_WARNING: "console.log has the warning",
-    Cause.OVERHEAD: "`judged` in results.jsonl has every figure of the run",
-    Cause.CONTROL_BROKEN: "discards.log has what QEMU discarded, the `sample` lines of "
-    "results.jsonl what the host held meanwhile",
+    Cause.GUEST_CRASH: "see the crash in console.log",
+    Cause.GUEST_HANG: "see the guest's last output in console.log; if a step made no progress, "
+    "autopsy.txt has the guest's registers and blocked tasks",
+    Cause.KERNEL_WARNING: "see the warning in console.log",
+    Cause.OVERHEAD: "see `judged` in results.jsonl for all measures of the run",
+    Cause.CONTROL_BROKEN: "see discards.log for what QEMU discarded, and the `sample` lines of "
+    "results.jsonl for what the host held meanwhile",
 }
 
 _INDENT = "  "
 
 _GRAVEST_LAST = (Verdict.SKIP, Verdict.MISS, Verdict.ERROR, Verdict.FAIL)
-"""What is explained, in this order: the end of the output is what a person sees first."""
+"""Verdicts that are explained, the gravest last, at the end of the output."""
 
 
 def print_table(summary: Summary, results: Path, file: TextSink | None = None) -> None:
-    """Print every run's verdict and figures, then the reason and next step of all but passes."""
+    """Print verdict and measures of every run, then reason and next step of those not passed."""
     console = make_console(file)
     accels = {run.accel for run in summary.runs if run.accel}
     several = {
@@ -74,7 +76,7 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
     print_whole(console, table)
     matrix = build_matrix(summary)
     for title, beside in (
-        ("how the host gave memory back", policy_table(summary)),
+        ("the host's discard policies compared", policy_table(summary)),
         (matrix.title if matrix else "", matrix_table(matrix) if matrix else None),
     ):
         if beside is not None:
@@ -109,7 +111,7 @@ def _cells(run: RunSummary, several: Mapping[str, bool]) -> list[Text]:
 
 
 def _explain(console: Console, summary: Summary, results: Path) -> None:
-    """What became of all but passes and measurements; runs of which the same is said together."""
+    """Explain all runs except passes and measurements; runs with the same explanation together."""
     stopped = [run for run in summary.runs if run.interrupted and run.verdict is Verdict.MISS]
     if stopped:
         console.print()
@@ -124,7 +126,7 @@ def _explain(console: Console, summary: Summary, results: Path) -> None:
 
 
 def _explanation(run: RunSummary) -> list[str]:
-    """Its reason, what else failed, and the next step, a line each."""
+    """Return its reason, what else failed, and the next step, one line each."""
     lines = [run.reason]
     lines += [f"failed: {sentence}" for sentence in run.failed if sentence not in run.reason]
     next_step = run.hint
@@ -150,7 +152,7 @@ def _tell_alike(console: Console, runs: Sequence[RunSummary], results: Path) -> 
 
 
 def _tell_measured(console: Console, run: RunSummary) -> None:
-    """What a measurement took."""
+    """Print the answers of a measurement."""
     if run.answer:
         console.print()
         console.print(Text.assemble(_styled(run), " ", safe_line(run.run_id)), soft_wrap=True)

@@ -76,7 +76,7 @@ def test_qemu_that_exits_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("qemu", "message"),
     [
-        ("/nonexistent/qemu-system-x86_64", "does not exist or is not executable"),
+        ("/nonexistent/qemu-system-x86_64", "does not exist"),
         ("/tmp", "is a directory, not a program"),
         ("/bin/ls", "does not answer as QEMU does"),
     ],

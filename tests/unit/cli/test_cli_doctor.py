@@ -177,10 +177,10 @@ def test_kvm_that_refuses_a_register_is_told_in_clear_words() -> None:
     trial = Trial(recorded("kvm-msr.txt"), hint="use --accel tcg or auto")
     finding = judge_accelerator("kvm", trial, only=False)
     assert found(finding)[0] == "warn"
-    assert finding.seen.startswith("/dev/kvm is there and opens, but no guest starts")
+    assert finding.seen.startswith("/dev/kvm can be opened, but no guest starts")
     assert "failed to set MSR 0x10a" in finding.seen
     assert "kvm.c" not in finding.seen
-    assert "TCG is taken" in finding.advice
+    assert "TCG is used" in finding.advice
     assert found(judge_accelerator("kvm", trial, only=True))[0] == "bad"
 
 

@@ -90,7 +90,7 @@ def test_what_failed_may_pass_by_other_bounds(
     assert judge(capsys, results)[0] == 1
     status, said = judge(capsys, results, "--expect", "reported_resident_bytes<=8MiB")
     assert status == 0
-    assert "note: bad: PASS now, recorded as FAIL acked-not-discarded" in said
+    assert "note: bad: judged as PASS, recorded as FAIL acked-not-discarded" in said
 
 
 def test_a_run_that_ends_early_is_no_pass(
@@ -262,7 +262,7 @@ def test_another_scenario_is_for_the_runs_of_its_name(
     results = write_results(tmp_path / "more", BOTH)
     status, said = judge(capsys, results, "--scenario", other)
     assert status == 2
-    assert "has no scenario that was run here; it has: other" in said
+    assert "has none of the scenarios that were run; it has: other" in said
     assert "runs are of: good, bad" in said
 
 
@@ -285,7 +285,11 @@ def test_checks_of_the_recorded_audits_are_judged(
         (["results", "--expect", "reclaimed_bytes=fine"], 2, "--expect 'reclaimed_bytes=fine'"),
         (["results", "--expect", "= 3"], 2, "write NAME=CONDITION"),
         (["results", "--expect", "before.freed_bytes> 1"], 2, "no audit called 'before'"),
-        (["results", "--expect", "rounds>1", "--expect", "rounds<9"], 2, "condition for rounds"),
+        (
+            ["results", "--expect", "rounds>1", "--expect", "rounds<9"],
+            2,
+            "rounds already has a condition",
+        ),
         (["results", "--scenario", "none.yaml"], 2, "none.yaml"),
         (["results", "good"], 2, "no directory good"),
     ],
@@ -372,5 +376,5 @@ def test_results_of_schema_1_without_their_scenario_are_refused(
         (results / "good" / "repro.sh").write_text(repro)
     status, said = judge(capsys, results)
     assert status == 69
-    assert "what run good was asked is neither in its results nor in its repro.sh" in said
+    assert "the expectations of run good are neither in its results nor in its repro.sh" in said
     assert judge(capsys, results, "--scenario", other)[0] == 1, "a scenario can be named"

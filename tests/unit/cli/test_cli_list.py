@@ -22,18 +22,19 @@ def test_each_scenario_stands_once_under_its_first_group() -> None:
     off = scenario("b-two", "full", "control")
     told = list(lines([scenario("a", "full", "default"), swap, off, moving]))
     assert told[:12] == [
-        "default: what runs where nothing is named (1, about 6 s one by one)",
+        "default: what `run` runs by default (1, about 6 s one after another)",
         "  a         6 s  1GiB              Same title",
         "",
-        "full: the rest of the catalogue, but for what stands below (2, about 12 s one by one)",
-        "  and 1 of those above, which have the tag too",
+        "full: the rest of the catalogue, except for the groups below "
+        "(2, about 12 s one after another)",
+        "  and 1 of those above, which also have this tag",
         "  b-one     6 s  2GiB swap         Same title",
         '  b-two     6 s  1GiB control      "',
         "",
-        "other (1, about 22 s one by one)",
+        "other (1, about 22 s one after another)",
         "  c        22 s  1GiB x 2          Same title",
         "",
-        "all together: 4, about 40 s one by one; lengths are rules of thumb for TCG",
+        "in total: 4, about 40 s one after another; durations are estimates for TCG",
     ]
     assert not any("of those above" in line for line in lines([off]))
 

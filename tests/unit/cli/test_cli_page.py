@@ -269,7 +269,7 @@ def test_a_run_is_named_where_there_are_several(
     results = write_results(tmp_path / "results", {"one": Recorded(), "two": Recorded()})
     status, said = page(capsys, results, "5")
     assert status == 2
-    assert "has 2 runs; say which: DIR RUN WHERE" in said
+    assert "has 2 runs; name one: DIR RUN WHERE" in said
     assert "runs are: one, two" in said
     assert page(capsys, results, "two", "5")[1].startswith("page 0x5 of two")
     status, said = page(capsys, results, "three", "5")
@@ -279,15 +279,15 @@ def test_a_run_is_named_where_there_are_several(
 @pytest.mark.parametrize(
     ("where", "words"),
     [
-        ("0x10000", "page 0x10000 is beyond the guest's last, 0xffff"),
+        ("0x10000", "page 0x10000 is beyond the guest's last page, 0xffff"),
         (f"{HVA:#x}", "gpa:ADDRESS for a guest-physical address, hva:ADDRESS"),
         ("gpa:0x10000000", "page 0x10000 is beyond"),
-        ("hva:0x1000", "no guest memory was at 0x1000 in QEMU's memory"),
-        ("-5", "'-5' names no page"),
-        ("page", "'page' names no page"),
-        ("pfn:", "'pfn:' names no page"),
-        ("0xfffffffffffffffff", "names no page"),
-        ("2200k", "names no page"),
+        ("hva:0x1000", "address 0x1000 in QEMU was not guest memory"),
+        ("-5", "'-5' does not name a page"),
+        ("page", "'page' does not name a page"),
+        ("pfn:", "'pfn:' does not name a page"),
+        ("0xfffffffffffffffff", "does not name a page"),
+        ("2200k", "does not name a page"),
     ],
 )
 def test_a_place_that_is_none_is_told_with_what_to_write(
@@ -305,7 +305,7 @@ def test_a_run_without_audits_has_no_pages(
     results = write_results(tmp_path / "results", {"basic": Recorded({})})
     status, said = page(capsys, results, "5")
     assert status == 69
-    assert "run basic has no audit to look a page up in" in said
+    assert "run basic has no audit in which to look up a page" in said
     results = write_results(tmp_path / "more", {"basic": Recorded(kept=False)})
     status, said = page(capsys, results, "5")
     assert (status, "audit 'final' cannot be shown" in said) == (69, True)
@@ -318,4 +318,7 @@ def test_an_audit_that_names_files_elsewhere_is_refused(
     hostile = inputs_of(healthy(), discard_log="../../secrets.log")
     save_audit(audit_path(results / "basic", 1, "final"), hostile)
     status, said = page(capsys, results, "5")
-    assert (status, "names a trace elsewhere: '../../secrets.log'" in said) == (69, True)
+    assert (
+        status,
+        "names a discard log outside the run's directory: '../../secrets.log'" in said,
+    ) == (69, True)

@@ -13,12 +13,12 @@ from harness.cli.main import main
     [
         (["--jobs", "0"], "at least 1"),
         (["--repeat", "-1"], "at least 1"),
-        (["--modules", "/nonexistent"], "--modules goes with --kernel"),
+        (["--modules", "/nonexistent"], "--modules needs --kernel"),
         (["--image", "nosuch"], "no image is called nosuch"),
         (["--kernel", "/nonexistent"], "--kernel /nonexistent: no such file or directory"),
         (["--kernel", "/", "--modules", "/nonexistent"], "--modules /nonexistent: no such"),
-        (["--kernel", "/", "--image", "all"], "every image would run the same one"),
-        (["--kernel", "/", "--image", "bookworm,trixie"], "every image would run the same one"),
+        (["--kernel", "/", "--image", "all"], "all images would run the same kernel"),
+        (["--kernel", "/", "--image", "bookworm,trixie"], "all images would run the same kernel"),
         (["--keep-failed", "-1"], "--keep-failed takes minutes"),
     ],
 )

@@ -101,9 +101,9 @@ def test_what_is_no_program_is_named_for_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "text").touch()
     assert "is not executable by you (chmod +x)" in refusal(tmp_path / "text").message
     (tmp_path / "link").symlink_to("nowhere")
-    assert "is a link that leads nowhere" in refusal(tmp_path / "link").message
+    assert "is a dangling symbolic link" in refusal(tmp_path / "link").message
     (tmp_path / "loop").symlink_to("loop")
-    assert "is a link that leads nowhere" in refusal(tmp_path / "loop").message
+    assert "is a dangling symbolic link" in refusal(tmp_path / "loop").message
 
 
 def test_nobody_waits_for_a_pipe_with_the_rights_of_a_program(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_document_has_question_method_threshold_and_results() -> None:
         "- Method: churn size 50%; audit *audit*",
         "- Expected: at *audit* `rounds >= 1`",
         "- Method: settle deadline 90s; crowd limit 1.5GiB, touch 80%, boot_first true",
-        "- Expected: nothing, it is a measurement",
+        "- Expected: nothing; the run only measures",
         "- Reference: <https://example.org/x>",
         "| measured | bullseye 5.10.0 | bookworm 6.1.0 |",
         "| alpha-off `freed_bytes` | - | 3MiB |",

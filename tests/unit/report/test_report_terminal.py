@@ -42,8 +42,8 @@ MISS cut
 
 FAIL acked-not-discarded partial
   258MiB that the guest reported stayed with the host\ufffd[31m
-  what to do: discards.log has what QEMU discarded, qemu.log its own words; repro.sh boots the same
-  guest by hand
+  what to do: see discards.log for what QEMU discarded, and qemu.log for its error messages; repro.sh
+  boots the same guest by hand
   evidence: RESULTS/partial/
 
 1 PASS, 1 FAIL, 2 MISS, 1 SKIP under tcg; evidence in RESULTS/<scenario>/"""
