@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of the cells of the oracle's table: what the guest says of its pages and the host holds.
+"""Measures of the cells of the oracle's table: the guest's state of its pages against the host's.
 
-They come from the latest audit, if it is current and can be believed.
+They come from the latest audit, if it is current and usable (`harness.measure.usable`).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _SHORTFALL, _CAME_BACK = Means(Rule.SHORTFALL), Means(Rule.CAME_BACK)
 
 
 def _current(pick: Callable[[Audited], float | None]) -> Callable[[History], float | None]:
-    """What an audit tells even where it could judge too little of the guest's pages."""
+    """Compute from the current audit, even if it could judge too few of the guest's pages."""
     return lambda history: None if history.audit is None else pick(history.audit)
 
 
@@ -33,7 +33,7 @@ MEASURES = (
     Measure(
         name="reported_bytes",
         unit=Unit.BYTES,
-        meaning="bytes in blocks that the guest has reported and not used since",
+        meaning="bytes in blocks that the guest has reported and not allocated since",
         taken_by=TakenBy.AUDIT,
         means_when_low=_SHORTFALL,
         means_when_high=_CAME_BACK,
@@ -44,7 +44,7 @@ MEASURES = (
     Measure(
         name="discarded_bytes",
         unit=Unit.BYTES,
-        meaning="bytes QEMU discarded since the latest free, or since launch without one",
+        meaning="bytes that QEMU discarded since the latest free, or since launch without one",
         taken_by=TakenBy.TRACED_AUDIT,
         means_when_low=_SHORTFALL,
         means_when_high=_CAME_BACK,
@@ -53,7 +53,8 @@ MEASURES = (
     Measure(
         name="failed_discard_bytes",
         unit=Unit.BYTES,
-        meaning="bytes QEMU failed to discard since the latest free, or since launch without one",
+        meaning="bytes that QEMU failed to discard since the latest free, or since launch without "
+        "one",
         taken_by=TakenBy.TRACED_AUDIT,
         means_when_low=_CAME_BACK,
         means_when_high=Means(Rule.DISCARD_FAILED),
@@ -62,7 +63,7 @@ MEASURES = (
     Measure(
         name="reported_resident_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the guest has reported and the host still holds",
+        meaning="bytes that the guest has reported and the host still holds",
         taken_by=TakenBy.AUDIT,
         means_when_low=_CAME_BACK,
         means_when_high=Means(Rule.REPORTED_RESIDENT),
@@ -71,8 +72,8 @@ MEASURES = (
     Measure(
         name="unreported_free_bytes",
         unit=Unit.BYTES,
-        meaning="bytes free in blocks of at least the order, in zones above their watermark, not "
-        "reported, and still held by the host",
+        meaning="bytes that are free in blocks of at least the reporting order, in zones above "
+        "their watermark, not reported, and still held by the host",
         taken_by=TakenBy.AUDIT,
         means_when_low=_CAME_BACK,
         means_when_high=Means(Rule.UNREPORTED),
@@ -81,8 +82,8 @@ MEASURES = (
     Measure(
         name="retained_free_bytes",
         unit=Unit.BYTES,
-        meaning="bytes free in blocks below the order or in zones below their watermark, and held "
-        "by the host",
+        meaning="bytes that are free in blocks below the reporting order or in zones below their "
+        "watermark, and held by the host",
         taken_by=TakenBy.AUDIT,
         means_when_low=not_as_written(
             "the guest retains less free memory than the scenario sets up"
@@ -95,18 +96,21 @@ MEASURES = (
         unit=Unit.BYTES,
         meaning="bytes in the balloon, or plugged and not in use, that the host still holds",
         taken_by=TakenBy.AUDIT,
-        means_when_low=not_as_written("the host holds less of the balloon than the scenario says"),
+        means_when_low=not_as_written(
+            "the host holds less of the balloon's memory than the scenario sets up"
+        ),
         means_when_high=Means(
             Rule.NOT_DISCARDED,
-            "QEMU took memory into the balloon, and the host still holds it: it was not discarded",
+            "the balloon was inflated, but the host still holds its memory: QEMU did not discard "
+            "it",
         ),
         compute=of_report(lambda report: report.total.offline_resident),
     ),
     Measure(
         name="percpu_free_bytes",
         unit=Unit.BYTES,
-        meaning="bytes free on the guest's per-CPU lists, where nothing is reported: up to `high` "
-        "pages of zoneinfo for each CPU and zone, whole huge pages among them (5.14 on)",
+        meaning="bytes that are free on the guest's per-CPU lists, from which nothing is reported: "
+        "for each CPU and zone up to `high` pages of zoneinfo, since 5.14 including huge pages",
         taken_by=TakenBy.AUDIT,
         means_when_low=not_as_written(
             "the guest's per-CPU lists hold less than the scenario sets up"
@@ -117,20 +121,20 @@ MEASURES = (
     Measure(
         name="unjudged_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the latest audit could not judge, because their pages changed while it "
-        "looked or have no host state",
+        meaning="bytes that the latest audit could not judge, because their pages changed during "
+        "the audit or have no host state",
         taken_by=TakenBy.AUDIT,
-        means_when_low=not_as_written("the guest is quieter than the scenario expects"),
+        means_when_low=not_as_written("the guest is less busy than the scenario expects"),
         means_when_high=Means(Rule.BLIND),
         compute=_current(lambda audit: audit.report.total.unstable + audit.report.total.unknown),
     ),
     Measure(
         name="guest_free_bytes",
         unit=Unit.BYTES,
-        meaning="MemFree of the guest's /proc/meminfo at the latest audit",
+        meaning="MemFree in the guest's /proc/meminfo at the latest audit",
         taken_by=TakenBy.AUDIT,
         means_when_low=Means(Rule.RETAINED),
-        means_when_high=not_as_written("the guest has more memory free than the scenario sets up"),
+        means_when_high=not_as_written("the guest has more free memory than the scenario sets up"),
         compute=_current(lambda audit: audit.counters.meminfo.get("MemFree")),
     ),
 )

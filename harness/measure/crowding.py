@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of a crowd: how many guests fit on the host at once, and what they hold together."""
+"""Measures of a crowd: how many guests fit at once, and how much the host holds for them."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,7 +13,7 @@ _SHORTFALL, _CAME_BACK = Means(Rule.SHORTFALL), Means(Rule.CAME_BACK)
 def _grown(
     pick: Callable[[Sequence[CrowdGrew]], int],
 ) -> Callable[[History], float | None]:
-    """Taken once no further guest was started, over what each guest added."""
+    """Compute over the settled guests, once the crowd is full."""
     return lambda history: pick(history.crowd) if history.crowd_full and history.crowd else None
 
 
@@ -27,7 +27,7 @@ MEASURES = (
     Measure(
         name="crowd_guests",
         unit=Unit.COUNT,
-        meaning="guests that fit under the crowd's limit at once",
+        meaning="number of guests that fit under the crowd's limit at once",
         means_when_low=_SHORTFALL,
         means_when_high=_CAME_BACK,
         compute=_guests,
@@ -35,7 +35,7 @@ MEASURES = (
     Measure(
         name="crowd_held_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the host held for all guests of the crowd when the last had settled",
+        meaning="bytes that the host held for all guests of the crowd when the last had settled",
         means_when_low=_CAME_BACK,
         means_when_high=_SHORTFALL,
         compute=_grown(lambda crowd: crowd[-1].held),
@@ -43,7 +43,7 @@ MEASURES = (
     Measure(
         name="crowd_peak_bytes",
         unit=Unit.BYTES,
-        meaning="the most that the host ever held for all guests of the crowd together",
+        meaning="the most bytes that the host ever held for all guests of the crowd together",
         means_when_low=_CAME_BACK,
         means_when_high=_SHORTFALL,
         compute=_grown(lambda crowd: max(grown.peak for grown in crowd)),
@@ -51,7 +51,7 @@ MEASURES = (
     Measure(
         name="crowd_growth_bytes",
         unit=Unit.BYTES,
-        meaning="what the host held for the crowd after the last guest, less what it held after "
+        meaning="bytes that the host held for the crowd after the last guest, less those after "
         "the first",
         means_when_low=_CAME_BACK,
         means_when_high=_SHORTFALL,

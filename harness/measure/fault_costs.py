@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of page faults: how many a second the guest can take, and what reporting costs of them.
+"""Measures of the guest's page fault rate, and of what reporting costs of it.
 
-The cost is 1 - on / off, and for the driver unbound 1 - idle / off, by the ratios of the rounds:
-rate n of one state against rate n of the other, which were measured in turn.
+The cost is 1 - on / off, and with the driver unbound 1 - idle / off. It is the mean over rounds:
+the n-th rate of one state is divided by the n-th rate of the other, measured just before or after.
 """
 
 import math
@@ -17,20 +17,20 @@ CONFIDENCE = 0.95
 
 _WAYS = "(process|thread)_(base|huge)"
 
-_SLOW = overhead("the guest takes fewer page faults a second than it should")
-_FAST = overhead("the guest takes more page faults a second than the scenario expects")
-_DEAR = overhead("page faults of the guest cost too much")
-_CHEAP = overhead("page faults of the guest cost less than the scenario expects")
-_VAGUE = overhead("the page fault rates differ too much from round to round")
-_SHARP = overhead("the page fault rates differ less from round to round than the scenario expects")
+_SLOW = overhead("the guest takes fewer page faults per second than it should")
+_FAST = overhead("the guest takes more page faults per second than the scenario expects")
+_DEAR = overhead("reporting costs too much of the guest's page fault rate")
+_CHEAP = overhead("reporting costs less of the guest's page fault rate than the scenario expects")
+_VAGUE = overhead("the page fault rates vary too much from round to round")
+_SHARP = overhead("the page fault rates vary less from round to round than the scenario expects")
 
 
 def half_width(values: Sequence[float]) -> float:
-    """Half the width of the mean's 95 % confidence interval, of two values or more.
+    """Return half the width of the mean's 95 % confidence interval, for two values or more.
 
     Student's t, two-sided: NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.5.2.
     """
-    # It takes half a second to load, and few runs need it.
+    # Imported here, because SciPy takes half a second to load and few runs need it.
     from scipy.special import stdtrit
 
     point = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2))
@@ -38,7 +38,7 @@ def half_width(values: Sequence[float]) -> float:
 
 
 def _rates(history: History) -> dict[tuple[str, str], list[float]]:
-    """By way of measuring (`process_base`) and state of reporting (`on`), in order."""
+    """Return the rates, in order, by way of measuring (`process_base`) and state (`on`)."""
     rates: dict[tuple[str, str], list[float]] = defaultdict(list)
     for rate in history.fault_rates:
         rates[f"{rate.by}_{rate.pages}", rate.state].append(rate.per_second)
@@ -60,7 +60,7 @@ def _named(
     of: Callable[[Sequence[float]], float],
     least: int,
 ) -> Callable[[History], dict[str, float]]:
-    """A number for each series that has `least` values or more."""
+    """Compute a number for each series with at least `least` values."""
     return lambda history: {
         name.format(way=way, state=state): of(values)
         for (way, state), values in series(history).items()
@@ -72,7 +72,7 @@ FAMILIES = (
     Family(
         pattern=rf"faults_{_WAYS}_(on|idle|off)_per_second",
         unit=Unit.PER_SECOND,
-        meaning="mean page fault rate with reporting at work (`on`), offered but its driver "
+        meaning="mean page fault rate with reporting at work (`on`), offered but with the driver "
         "unbound (`idle`), or not offered (`off`)",
         means_when_low=_SLOW,
         means_when_high=_FAST,
@@ -89,8 +89,7 @@ FAMILIES = (
     Family(
         pattern=rf"cost_{_WAYS}_(on|idle)_fraction",
         unit=Unit.FRACTION,
-        meaning="1 - page fault rate / page fault rate with reporting off, the mean over rounds "
-        "measured in turn",
+        meaning="1 - page fault rate / page fault rate with reporting off, mean over the rounds",
         means_when_low=_CHEAP,
         means_when_high=_DEAR,
         compute=_named("cost_{way}_{state}_fraction", _costs, fmean, 1),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of the guest itself: its memory, the blocks it reports, how long it took to boot."""
+"""Measures of the guest itself: its memory, the blocks it reports, and its boot time."""
 
 from collections.abc import Callable
 
@@ -51,7 +51,7 @@ MEASURES = (
     Measure(
         name="batch_bytes",
         unit=Unit.BYTES,
-        meaning="size of 32 blocks of the reporting order, which the guest hands over in one call",
+        meaning="size of 32 blocks of the reporting order, the most that one report carries",
         means_when_low=not_as_written(
             "the guest's reporting order is lower than the scenario is written for"
         ),
@@ -63,7 +63,7 @@ MEASURES = (
     Measure(
         name="boot_seconds",
         unit=Unit.SECONDS,
-        meaning="from launch to the guest's answer over SSH",
+        meaning="time from launch to the guest's first answer over SSH",
         means_when_low=not_as_written("the guest booted faster than the scenario expects"),
         means_when_high=overhead("the guest took too long to boot"),
         compute=_ready(lambda ready: ready.boot_seconds),

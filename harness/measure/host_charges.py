@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of what the host is charged with for the guest's memory, by its several accounts."""
+"""Measures of what the host holds for the guest's memory, by its different accounts."""
 
 from collections.abc import Callable
 
@@ -30,13 +30,13 @@ _READ: dict[str, Callable[[HostMapping], float | None]] = {
 
 
 def host_measures(mapping: HostMapping) -> dict[str, float]:
-    """What the host alone tells, at any moment."""
+    """Return the measures of a reading of the host's mapping, without an audit."""
     found = {name: read(mapping) for name, read in _READ.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _measure(name: str, meaning: str, *, low: Means, high: Means = _SHORTFALL) -> Measure:
-    """Bytes that an audit sees on the host, and an `await` step as well."""
+    """Make a measure in bytes that audits and `await` steps take."""
     read = _READ[name]
     return Measure(
         name=name,
@@ -55,7 +55,7 @@ def _pressed(history: History) -> int | None:
 
 
 def _outside_growth(history: History) -> int | None:
-    """None without a free, and where memory came, went or moved to another QEMU after it."""
+    """Compute the growth; None without a free, or if memory was plugged or moved after it."""
     if history.audit is None or not history.rounds or history.trace_broken:
         return None
     before, now = history.rounds[-1].freed.before.outside, history.audit.mapping.outside
@@ -65,8 +65,8 @@ def _outside_growth(history: History) -> int | None:
 MEASURES = (
     _measure(
         "held_bytes",
-        "bytes the host is charged with for guest memory: resident and swapped, or the blocks of "
-        "the file behind it",
+        "bytes that the host holds for guest memory: resident and swapped, or the blocks of the "
+        "file behind it",
         low=_CAME_BACK,
     ),
     _measure("rss_bytes", "bytes of guest memory resident in QEMU", low=_CAME_BACK),
@@ -77,7 +77,7 @@ MEASURES = (
     ),
     _measure(
         "charged_bytes",
-        "bytes QEMU's control group is charged with; absent where QEMU has none of its own",
+        "bytes that QEMU's control group is charged with; absent if QEMU has none of its own",
         low=_CAME_BACK,
     ),
     _measure(
@@ -92,38 +92,40 @@ MEASURES = (
     ),
     _measure(
         "lazyfree_bytes",
-        "bytes of guest memory that are lazily free: the host holds them until it wants them",
+        "bytes of guest memory that are lazily free (MADV_FREE): the host holds them until it "
+        "comes under memory pressure",
         low=Means(Rule.NOT_LAZY),
         high=Means(Rule.LAZY),
     ),
     _measure(
         "huge_bytes",
         "bytes of guest memory that the host holds in anonymous huge pages",
-        low=overhead("the host holds in small pages what it held in huge ones before"),
+        low=overhead("the host split huge pages, and holds their memory in small pages"),
     ),
     Measure(
         name="outside_growth_bytes",
         unit=Unit.BYTES,
-        meaning="bytes by which QEMU has grown outside guest memory since the latest free, less "
-        "TCG's translation buffers",
+        meaning="bytes by which QEMU has grown outside guest memory and TCG's translation buffer "
+        "since the latest free",
         taken_by=TakenBy.AUDIT,
         means_when_low=not_as_written("QEMU shrank outside guest memory"),
         means_when_high=Means(
             Rule.STILL_CHARGED,
-            "memory left the mappings of guest memory, but QEMU holds it elsewhere",
+            "memory left the mappings of guest memory, but QEMU grew elsewhere",
         ),
         compute=_outside_growth,
     ),
     Measure(
         name="pressed_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the host took from QEMU in the latest `pressure` step",
+        meaning="bytes that the host reclaimed from QEMU in the latest `pressure` step",
         means_when_low=Means(
-            Rule.STILL_CHARGED, "the host kept memory under pressure that the guest had given up"
+            Rule.STILL_CHARGED,
+            "even under pressure, the host did not reclaim memory that the guest had given back",
         ),
         means_when_high=Means(
             Rule.LAZY_UNTIL_PRESSED,
-            "the host got memory only by pressure that should have come back before",
+            "the host got memory back only under pressure that should have come back before",
         ),
         compute=_pressed,
     ),

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of what must not happen: memory that the guest uses and lost, trouble on its console."""
+"""Measures of what must not happen: lost memory that the guest uses, and trouble on its console."""
 
 from harness.measure.terms import Means, Measure, Rule, TakenBy, Unit, not_as_written
 from harness.measure.usable import is_usable, of_report
 from harness.record.history import History
 
 _LOST = Means(Rule.LOST)
-_NOTHING_LOST = Means(Rule.CONTROL, "memory that the scenario expects to be lost is all there")
+_NOTHING_LOST = Means(Rule.CONTROL, "no memory is lost although the scenario expects a loss")
 
 
 def _held_absent(history: History) -> int | None:
@@ -39,7 +39,7 @@ MEASURES = (
     Measure(
         name="used_absent_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the guest uses and the host does not hold: never touched, or lost",
+        meaning="bytes that the guest uses and the host does not hold: never touched, or lost",
         taken_by=TakenBy.AUDIT,
         means_when_low=not_as_written(
             "the guest has touched more of the memory it uses than the scenario expects"
@@ -50,7 +50,7 @@ MEASURES = (
     Measure(
         name="held_absent_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the churn tool held and the host had lost, in the worst of all audits",
+        meaning="bytes that the churn tool held and the host did not, in the worst of all audits",
         taken_by=TakenBy.AUDIT,
         means_when_low=_NOTHING_LOST,
         means_when_high=_LOST,
@@ -59,8 +59,8 @@ MEASURES = (
     Measure(
         name="lost_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the guest uses and the host has lost, whoever uses them, in the worst of "
-        "all audits: certainly written and absent, or absent without a discard since they were "
+        meaning="bytes that any part of the guest uses and the host has lost, in the worst of all "
+        "audits: certainly written and absent, or absent without a discard since they were "
         "resident",
         taken_by=TakenBy.AUDIT,
         means_when_low=_NOTHING_LOST,
@@ -70,8 +70,8 @@ MEASURES = (
     Measure(
         name="suspect_bytes",
         unit=Unit.BYTES,
-        meaning="bytes used by the guest and absent on the host that an earlier audit saw used and "
-        "resident",
+        meaning="bytes that are used by the guest and absent on the host, and that an earlier "
+        "audit saw used and resident",
         taken_by=TakenBy.AUDIT,
         means_when_low=_NOTHING_LOST,
         means_when_high=_LOST,
@@ -80,8 +80,8 @@ MEASURES = (
     Measure(
         name="integrity_mismatched_pages",
         unit=Unit.PAGES,
-        meaning="pages that the guest tool found changed, over all checks of what `churn`, `busy` "
-        "and `race` held; a damaged entry of its own bookkeeping counts as one",
+        meaning="pages that the guest tool found changed, in all checks of memory that `churn`, "
+        "`busy` and `race` held; a damaged entry of the tool's own data counts as one page",
         means_when_low=_NOTHING_LOST,
         means_when_high=_LOST,
         compute=_mismatched,
@@ -89,7 +89,7 @@ MEASURES = (
     Measure(
         name="console_findings",
         unit=Unit.COUNT,
-        meaning="crashes, hangs and warnings that the console watcher found",
+        meaning="number of crashes, hangs and warnings on the guest's console",
         means_when_low=not_as_written(
             "the guest's console shows less trouble than the scenario provokes"
         ),

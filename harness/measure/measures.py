@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry of measures: every number of a run, by name.
 
-From it come the words of docs/measures.md, the check of what a scenario expects, the unit a value
-is shown in, and the cause of a failed expectation. A measure that was not taken is absent, never 0.
-Page measures come from the latest audit, and only if nothing moved memory after it and it could
-judge at least 95 % of the guest's pages: an audit that is out of date or half blind has not looked.
+docs/measures.md, the check of expectations, the units of values, and the cause of a failed
+expectation all come from it. A measure that was not taken is absent, never 0. Page measures come
+from the latest audit, and only if nothing moved memory after it and it could judge at least 95 %
+of the guest's pages.
 """
 
 from collections.abc import Iterable
@@ -44,25 +44,25 @@ MEASURES: dict[str, Measure] = {
 """Every measure by name."""
 
 FAMILIES: tuple[Family, ...] = (*places.FAMILIES, *settle_times.FAMILIES, *fault_costs.FAMILIES)
-"""Measures of one place or one way of measuring each."""
+"""Families of measures, with a member for each place or way of measuring."""
 
 AUDIT_MEASURES = frozenset(
     name for name, measure in MEASURES.items() if measure.taken_by is not TakenBy.RUN
 )
-"""Those that only an audit takes, those that the host alone tells among them."""
+"""Measures that need an audit, including those that `await` takes as well."""
 
 TRACE_MEASURES = frozenset(
     name for name, measure in MEASURES.items() if measure.taken_by is TakenBy.TRACED_AUDIT
 )
-"""Those that nothing tells where QEMU traces no discards."""
+"""Measures that need QEMU's trace of discards."""
 
 HOST_MEASURES = frozenset(
     name for name, measure in MEASURES.items() if measure.taken_by is TakenBy.AUDIT_OR_HOST
 )
-"""Those that the host alone tells, at an audit and while a scenario awaits them."""
+"""Measures of the host's mapping, which audits and `await` steps take."""
 
 STEP_MEASURES = frozenset(measure.name for measure in (*step_measures.MEASURES, *crowding.MEASURES))
-"""Those that steps take beside the ledgers: what a measurement without expectations shows."""
+"""Measures that steps take, which a run without expectations shows as its answer."""
 
 _UNIT_OF_ENDING = {
     f"_{unit}": each
@@ -78,16 +78,16 @@ _UNIT_OF_ENDING = {
 
 
 def registered(name: str) -> Measure | Family | None:
-    """The measure of that name or the family it is of; None for a number of a step's own."""
+    """Return the measure of that name, or its family; None for a number that a step names."""
     if name in MEASURES:
         return MEASURES[name]
     return next((family for family in FAMILIES if family.has(name)), None)
 
 
 def unit_of(name: str) -> Unit:
-    """The unit of a measure, or of what it was at an audit (`before.held_bytes`).
+    """Return the unit of a measure, also for its value at an audit (`before.held_bytes`).
 
-    Numbers that a scenario's steps measure under names of their own have that of their ending.
+    For numbers that a scenario's steps name, the unit follows from the ending of the name.
     """
     plain = name.rpartition(".")[2]
     known = registered(plain)
@@ -98,18 +98,18 @@ def unit_of(name: str) -> Unit:
 
 
 def needs_audit(name: str) -> bool:
-    """Whether nothing but a page audit takes the measure of that name."""
+    """Whether the measure of that name needs a page audit."""
     known = registered(name)
     return known is not None and known.taken_by is not TakenBy.RUN
 
 
 def measure(history: History) -> dict[str, float]:
-    """Every measure that can be taken at this moment. Bytes are whole numbers."""
+    """Compute every measure that can be taken at this moment; bytes are whole numbers."""
     return {**_own(history), **_taken(MEASURES.values(), history), **_members(FAMILIES, history)}
 
 
 def measured_by_steps(history: History) -> dict[str, float]:
-    """What the run's steps measured: all that a measurement without expectations has to show."""
+    """Return what the run's steps measured, the answer of a run without expectations."""
     measures = (MEASURES[name] for name in MEASURES if name in STEP_MEASURES)
     families = (settle_times.FAMILIES, fault_costs.FAMILIES)
     return {
@@ -132,5 +132,5 @@ def _members(families: Iterable[Family], history: History) -> dict[str, float]:
 
 
 def _own(history: History) -> dict[str, float]:
-    """Numbers of the steps' own, the latest of each name; none can pass for a measure."""
+    """Return the numbers that steps name, the latest of each, unless a measure has the name."""
     return {own.name: own.value for own in history.own if registered(own.name) is None}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures by place: every node, every zone, the last partial block of each."""
+"""Measures of each node and zone, and of the last, partial block of a zone."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -12,7 +12,8 @@ from harness.record.events import Audited
 from harness.record.history import History
 
 GOOD, POOR = 0.9, 0.5
-"""Of two places one at least so good and the other poorer than that are told apart."""
+"""A message names places if some return at least `GOOD` of their memory and others less than
+`POOR`."""
 
 Kind = Literal["node", "zone"]
 
@@ -20,15 +21,15 @@ _PLACE, _CAME_BACK = Means(Rule.PLACE), Means(Rule.CAME_BACK)
 _BELOW = Means(Rule.CONTROL, "a zone below its watermark reported memory")
 _TAIL = Means(
     Rule.DAMAGE,
-    "memory in the last, partial block of a zone was given away, though no block of the order "
-    "fits there",
+    "memory in the last, partial block of a zone was given away, although no block of the "
+    "reporting order fits there",
 )
 
 
 def returned_fraction(cells: CellTotals, least: int) -> float | None:
-    """Of the free memory of a place that can be reported, the part the host does not hold.
+    """Return the fraction of a place's reportable free memory that the host does not hold.
 
-    None where there are less than `least` bytes of it.
+    None if there are less than `least` bytes of it.
     """
     gone = cells.reported_absent + cells.free_large_absent
     kept = cells.reported_resident + cells.free_large_resident
@@ -36,7 +37,7 @@ def returned_fraction(cells: CellTotals, least: int) -> float | None:
 
 
 def returned_fractions(audit: Audited, kind: Kind, reporting_order: int) -> dict[str, float]:
-    """By node or zone (`node0`, `node0/DMA32`), those that have a block to report."""
+    """Return the fraction by node or zone (`node0`, `node0/DMA32`) for those with a free block."""
     places = audit.report.per_node if kind == "node" else audit.report.per_zone
     least = block_size(reporting_order)
     return {
@@ -47,7 +48,7 @@ def returned_fractions(audit: Audited, kind: Kind, reporting_order: int) -> dict
 
 
 def place_sentence(audit: Audited, reporting_order: int) -> str | None:
-    """Which nodes or zones gave memory back and which did not, where they differ; else None."""
+    """Say which nodes or zones gave memory back and which did not; None if they do not differ."""
     kinds: tuple[Kind, ...] = ("node", "zone")
     for kind in kinds:
         fractions = returned_fractions(audit, kind, reporting_order)
@@ -80,7 +81,7 @@ def _worst(kind: Kind) -> Callable[[History], float | None]:
 
 
 def below_watermark(history: History) -> int | None:
-    """Bytes reported in zones that no audit has seen above their watermark."""
+    """Return the bytes reported in zones that no audit has seen above their watermark."""
     audit = usable_audit(history)
     if audit is None:
         return None
@@ -118,8 +119,8 @@ MEASURES = (
     Measure(
         name="worst_node_returned_fraction",
         unit=Unit.FRACTION,
-        meaning="of the free memory that a node can report, the part the host does not hold; of "
-        "the node where it is smallest",
+        meaning="fraction of a node's reportable free memory that the host does not hold, in the "
+        "node where it is lowest",
         taken_by=TakenBy.AUDIT,
         means_when_low=_PLACE,
         means_when_high=_CAME_BACK,
@@ -128,8 +129,8 @@ MEASURES = (
     Measure(
         name="worst_zone_returned_fraction",
         unit=Unit.FRACTION,
-        meaning="of the free memory that a zone can report, the part the host does not hold; of "
-        "the zone where it is smallest",
+        meaning="fraction of a zone's reportable free memory that the host does not hold, in the "
+        "zone where it is lowest",
         taken_by=TakenBy.AUDIT,
         means_when_low=_PLACE,
         means_when_high=_CAME_BACK,
@@ -139,10 +140,10 @@ MEASURES = (
         name="rule_error_bytes",
         unit=Unit.BYTES,
         meaning="bytes that contradict the watermark rule: unreported and resident in a zone above "
-        "its watermark, or reported in a zone that no audit saw above it",
+        "its watermark, or reported in a zone that no audit saw above its watermark",
         taken_by=TakenBy.AUDIT,
         means_when_low=Means(
-            Rule.CONTROL, "the watermark rule holds where the scenario expects it broken"
+            Rule.CONTROL, "the watermark rule holds although the scenario expects it to be broken"
         ),
         means_when_high=Means(Rule.WATERMARK),
         compute=_rule_error,
@@ -164,7 +165,8 @@ MEASURES = (
         meaning="bytes reported within the last, partial block of a zone",
         taken_by=TakenBy.AUDIT,
         means_when_low=Means(
-            Rule.NOT_REPORTED, "the guest reported less of its zones' last, partial blocks"
+            Rule.NOT_REPORTED,
+            "the guest reported less of its zones' last, partial blocks than the scenario expects",
         ),
         means_when_high=_TAIL,
         compute=of_report(lambda report: report.tail_reported),
@@ -175,7 +177,8 @@ MEASURES = (
         meaning="bytes within the last, partial block of a zone that QEMU ever discarded",
         taken_by=TakenBy.TRACED_AUDIT,
         means_when_low=Means(
-            Rule.NOT_REPORTED, "QEMU discarded less of the zones' last, partial blocks"
+            Rule.NOT_REPORTED,
+            "QEMU discarded less of the zones' last, partial blocks than the scenario expects",
         ),
         means_when_high=_TAIL,
         compute=of_report(lambda report: report.tail_discarded),
@@ -186,7 +189,7 @@ FAMILIES = (
     Family(
         pattern=r"node\d+_returned_fraction",
         unit=Unit.FRACTION,
-        meaning="of the free memory that this node can report, the part the host does not hold",
+        meaning="fraction of this node's reportable free memory that the host does not hold",
         taken_by=TakenBy.AUDIT,
         means_when_low=_PLACE,
         means_when_high=_CAME_BACK,
@@ -195,7 +198,7 @@ FAMILIES = (
     Family(
         pattern=r"node\d+_[A-Z]\w*_returned_fraction",
         unit=Unit.FRACTION,
-        meaning="of the free memory that this zone can report, the part the host does not hold",
+        meaning="fraction of this zone's reportable free memory that the host does not hold",
         taken_by=TakenBy.AUDIT,
         means_when_low=_PLACE,
         means_when_high=_CAME_BACK,

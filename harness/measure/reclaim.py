@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of the rounds: what the churn tool freed, and what of it came back to the host."""
+"""Measures of the rounds: what the churn tool freed, and how much of it came back to the host."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ def _latest(pick: Callable[[Round], float | None]) -> Callable[[History], float 
 
 
 def worst_round(history: History) -> int | None:
-    """The number of the round of which the smallest part came back; None if no round has one."""
+    """Return the index of the round with the lowest fraction reclaimed; None without any."""
     fractions = [round_.fraction for round_ in history.rounds]
     known = [(part, number) for number, part in enumerate(fractions) if part is not None]
     return min(known)[1] if known else None
@@ -71,7 +71,7 @@ MEASURES = (
     Measure(
         name="freed_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the churn tool freed in the latest round",
+        meaning="bytes that the churn tool freed in the latest round",
         means_when_low=not_as_written("the churn tool freed less than the scenario asks for"),
         means_when_high=not_as_written("the churn tool freed more than the scenario asks for"),
         compute=_latest(lambda round_: round_.freed.bytes),
@@ -79,8 +79,8 @@ MEASURES = (
     Measure(
         name="reclaimed_bytes",
         unit=Unit.BYTES,
-        meaning="bytes the host got back since the latest free: what it held for the guest just "
-        "before, less what it holds now",
+        meaning="bytes that the host got back since the latest free: what it held for the guest "
+        "just before the free, less what it holds now",
         means_when_low=_SHORTFALL,
         means_when_high=_CAME_BACK,
         compute=_latest(lambda round_: round_.reclaimed),
@@ -104,7 +104,7 @@ MEASURES = (
     Measure(
         name="rounds",
         unit=Unit.COUNT,
-        meaning="how many times the churn tool freed memory",
+        meaning="number of times that the churn tool freed memory",
         means_when_low=not_as_written(
             "the churn tool freed memory fewer times than the scenario asks for"
         ),
@@ -116,8 +116,8 @@ MEASURES = (
     Measure(
         name="reclaimable_bytes",
         unit=Unit.BYTES,
-        meaning="the part of `freed_bytes` that the reporting rule can give back: all but what has "
-        "since become free below the order, below the watermark, or on the guest's per-CPU lists",
+        meaning="the part of `freed_bytes` that can be reported: all except the growth of free "
+        "memory below the reporting order, below the watermark, and on the per-CPU lists",
         taken_by=TakenBy.AUDIT,
         means_when_low=Means(Rule.RETAINED),
         means_when_high=not_as_written(
@@ -128,8 +128,8 @@ MEASURES = (
     Measure(
         name="residue_growth_bytes",
         unit=Unit.BYTES,
-        meaning="what the host held when the last round had settled, less what it held when the "
-        "first had",
+        meaning="bytes that the host held when the last round had settled, less those when the "
+        "first round had",
         means_when_low=_CAME_BACK,
         means_when_high=_SHORTFALL,
         compute=_residue_growth,
@@ -137,7 +137,7 @@ MEASURES = (
     Measure(
         name="first_fill_page_seconds",
         unit=Unit.SECONDS,
-        meaning="time the churn tool's first fill took per page",
+        meaning="time per page of the churn tool's first fill",
         means_when_low=not_as_written("memory filled faster than the scenario expects"),
         means_when_high=overhead("memory took too long to fill"),
         compute=_first_fill,
@@ -145,9 +145,9 @@ MEASURES = (
     Measure(
         name="refill_page_seconds",
         unit=Unit.SECONDS,
-        meaning="time the churn tool's latest fill took per page; absent for the first fill",
+        meaning="time per page of the churn tool's latest fill; absent before a second fill",
         means_when_low=not_as_written("memory filled again faster than the scenario expects"),
-        means_when_high=overhead("memory that had come back took too long to fill again"),
+        means_when_high=overhead("memory that the host had got back took too long to fill again"),
         compute=_refill,
     ),
 )

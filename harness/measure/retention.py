@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest keeps: free where nothing is reported, or used, by who uses it."""
+"""Memory that a guest keeps: free but not reportable, or used, by its user."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ _ACCOUNTED = (
     "Percpu",
     "Hugetlb",
 )
-"""/proc/meminfo fields that together hold nearly all of MemTotal, none of it twice."""
+"""/proc/meminfo fields that cover nearly all of MemTotal without overlap."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """By how much has grown what a guest has free and cannot report. Bytes."""
+    """Growth in bytes of a guest's free memory that it cannot report."""
 
     under: int
     """In zones below their watermark."""
     small: int
-    """In blocks below the order, in the other zones."""
+    """In blocks below the reporting order, in the other zones."""
     listed: int
     """On the per-CPU lists."""
 
@@ -44,10 +44,10 @@ class Kept:
 
 
 def kept_since(freed: ChurnFreed, audit: Audited, reporting_order: int) -> Kept:
-    """From the moment before a free to an audit: only then is known what of it the lists took.
+    """Compute the growth from the moment before a free to an audit.
 
-    An audit before the memory was taken says less. The fill takes what lies on the per-CPU lists,
-    whole huge pages among it, and the free puts as much there again.
+    An audit before the fill would not do as a base: the fill empties the per-CPU lists, which may
+    hold huge pages, and the free fills them again.
     """
     before = {zone_name(zone): zone for zone in freed.zones_before}
     under = small = 0
@@ -55,7 +55,7 @@ def kept_since(freed: ChurnFreed, audit: Audited, reporting_order: int) -> Kept:
         grown = passed_over(zone, reporting_order)
         if zone_name(zone) in before:
             grown -= passed_over(before[zone_name(zone)], reporting_order)
-        # A zone that has come over its watermark shrinks, and gives nothing that others keep.
+        # A zone that rose above its watermark shrinks, which must not offset other zones' growth.
         if above_watermark(zone, reporting_order):
             small += max(0, grown)
         else:
@@ -65,12 +65,12 @@ def kept_since(freed: ChurnFreed, audit: Audited, reporting_order: int) -> Kept:
 
 
 def percpu_free(zones: Sequence[Zone]) -> int:
-    """Bytes on the per-CPU lists of these zones."""
+    """Return the bytes on the per-CPU lists of these zones."""
     return sum(zone.per_cpu for zone in zones) * PAGE_SIZE
 
 
 def retained(now: GuestCounters, base: GuestCounters | None) -> dict[str, int]:
-    """What each user of memory holds more than at `base`, 0 where it shrank; all without one."""
+    """Return what each user of memory holds more than at `base` (0 if less); all without a base."""
     return {name: keeps(now, base) for name, (keeps, _meaning, _words) in _KEEPERS.items()}
 
 
@@ -81,7 +81,7 @@ def base_counters(history: History) -> GuestCounters | None:
 
 
 Keeps = Callable[[GuestCounters, GuestCounters | None], int]
-"""Bytes kept now, more than at an earlier moment where there is one."""
+"""Computes the bytes kept, beyond those at an earlier moment if there is one."""
 
 
 def _grown(of: Callable[[GuestCounters], int]) -> Keeps:
@@ -89,23 +89,23 @@ def _grown(of: Callable[[GuestCounters], int]) -> Keeps:
 
 
 def _field(name: str) -> Callable[[GuestCounters], int]:
-    """A field of /proc/meminfo; 0 where the kernel has none of that name."""
+    """Read a field of /proc/meminfo; 0 if the kernel does not have it."""
     return lambda counters: counters.meminfo.get(name, 0)
 
 
 def _page_cache(counters: GuestCounters) -> int:
-    """Pages of files; shared memory is in Cached but belongs to processes."""
+    """Return the bytes of file pages, without shared memory, which Cached includes."""
     field = counters.meminfo.get
     return field("Cached", 0) + field("Buffers", 0) - field("Shmem", 0)
 
 
 def _huge_pool(now: GuestCounters, _base: GuestCounters | None) -> int:
-    """Unused bytes of the pool of the default huge page size."""
+    """Return the unused bytes in the pool of the default huge page size."""
     return now.meminfo.get("HugePages_Free", 0) * now.meminfo.get("Hugepagesize", 0)
 
 
 def _deferred_split(now: GuestCounters, base: GuestCounters | None) -> int:
-    """Memory used but in no account, as far as newly deferred splits can explain it.
+    """Estimate memory hidden by deferred splits: used, in no account, and explained by the queue.
 
     A huge page that is partly unmapped waits on the deferred split queue (mm/huge_memory.c,
     deferred_split_folio(), counted in vmstat's thp_deferred_split_page); its unmapped part is in
@@ -145,17 +145,17 @@ _KEEPERS: dict[str, tuple[Keeps, str, str]] = {
     ),
     "huge_pool_bytes": (
         _huge_pool,
-        "bytes unused in the guest's pool of huge pages",
+        "bytes of unused pages in the guest's hugetlb pool",
         "unused huge pages in its pool",
     ),
     "deferred_split_bytes": (
         _deferred_split,
-        "bytes freed inside huge pages whose split the guest defers, estimated from what its "
-        f"accounts leave out{_SINCE}",
+        "bytes freed inside huge pages whose split the guest defers, estimated from memory that "
+        f"/proc/meminfo does not account for{_SINCE}",
         "huge pages whose split is deferred",
     ),
 }
-"""By measure: how much is kept, what that is, and in a few words by what."""
+"""By measure: how it is computed, its meaning, and what keeps the memory in a few words."""
 
 
 def _measure(name: str, keeps: Keeps, meaning: str, words: str) -> Measure:
@@ -169,7 +169,7 @@ def _measure(name: str, keeps: Keeps, meaning: str, words: str) -> Measure:
         meaning=meaning,
         taken_by=TakenBy.AUDIT,
         means_when_low=not_as_written(f"the guest keeps less ({words}) than the scenario sets up"),
-        means_when_high=Means(Rule.KEPT, f"the guest keeps what it was to let go ({words})"),
+        means_when_high=Means(Rule.KEPT, f"the guest keeps memory that it should free ({words})"),
         compute=compute,
     )
 

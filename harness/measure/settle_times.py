@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of settling: how long memory took to come back, and what was left."""
+"""Measures of settling: how long memory took to come back, and how much was left to report."""
 
 from collections.abc import Callable
 
@@ -15,9 +15,9 @@ def _current(pick: Callable[[Settled], float | None]) -> Callable[[History], flo
 
 
 def _compared(history: History) -> tuple[Settled, Settled] | None:
-    """The first settle after a free in which something came back, and the latest, if it did too.
+    """Return the first and the latest settle in which memory came back.
 
-    They are one where there is no other.
+    They may be the same. None if no memory came back in the latest settle.
     """
     timed = [settle for settle in history.settles if settle.t90]
     if not timed or timed[-1] is not history.settles[-1]:
@@ -53,7 +53,7 @@ def _zone_t90_ratios(history: History) -> dict[str, float]:
 
 
 def _flat(zone: str) -> str:
-    """`node0/DMA32` as a part of a measure's name."""
+    """Turn the name of a zone (`node0/DMA32`) into a part of a measure's name."""
     return zone.replace("/", "_")
 
 
@@ -61,7 +61,7 @@ MEASURES = (
     Measure(
         name="settle_seconds",
         unit=Unit.SECONDS,
-        meaning="from the start of the latest settle to the last movement of memory",
+        meaning="time from the start of the latest settle to the last change in memory",
         means_when_low=_SOON,
         means_when_high=_SLOW,
         compute=_current(lambda settle: settle.seconds),
@@ -69,7 +69,8 @@ MEASURES = (
     Measure(
         name="settle_t50_seconds",
         unit=Unit.SECONDS,
-        meaning="from the start of the latest settle until half of what came back in it had",
+        meaning="time from the start of the latest settle until half of the memory that came back "
+        "in it was back",
         means_when_low=_SOON,
         means_when_high=_SLOW,
         compute=_current(lambda settle: settle.t50),
@@ -77,7 +78,8 @@ MEASURES = (
     Measure(
         name="settle_t90_seconds",
         unit=Unit.SECONDS,
-        meaning="from the start of the latest settle until nine tenths of what came back in it had",
+        meaning="time from the start of the latest settle until 90 % of the memory that came back "
+        "in it was back",
         means_when_low=_SOON,
         means_when_high=_SLOW,
         compute=_current(lambda settle: settle.t90),
@@ -85,7 +87,7 @@ MEASURES = (
     Measure(
         name="settle_t90_ratio",
         unit=Unit.RATIO,
-        meaning="`settle_t90_seconds` of the latest settle / that of the first one after a free",
+        meaning="`settle_t90_seconds` of the latest settle / that of the first settle after a free",
         means_when_low=_SOON,
         means_when_high=_SLOW,
         compute=_t90_ratio,
@@ -104,8 +106,8 @@ FAMILIES = (
     Family(
         pattern=r"node\d+_[A-Z]\w*_t90_seconds",
         unit=Unit.SECONDS,
-        meaning="from the start of the latest settle until nine tenths of what this zone had left "
-        "to report was reported",
+        meaning="time from the start of the latest settle until this zone had reported 90 % of its "
+        "reportable memory",
         means_when_low=_SOON,
         means_when_high=_SLOW,
         compute=_zone_t90s,
@@ -113,7 +115,7 @@ FAMILIES = (
     Family(
         pattern=r"node\d+_[A-Z]\w*_t90_ratio",
         unit=Unit.RATIO,
-        meaning="this zone's `t90_seconds` in the latest settle / that in the first one after a "
+        meaning="this zone's `t90_seconds` in the latest settle / that in the first settle after a "
         "free",
         means_when_low=_SOON,
         means_when_high=_SLOW,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures that single steps take: sleeps, plugs, moves, the balloon, orders, busy processes."""
+"""Measures of single steps: sleeps, plugs, moves, the balloon, orders, busy processes, races."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ MEASURES = (
     Measure(
         name="sleeps",
         unit=Unit.COUNT,
-        meaning="how many times the guest was suspended and came back",
+        meaning="number of times that the guest was suspended and resumed",
         means_when_low=not_as_written("the guest slept fewer times than the scenario asks for"),
         means_when_high=not_as_written("the guest slept more often than the scenario asks for"),
         compute=lambda history: len(history.sleeps) or None,
@@ -43,7 +43,7 @@ MEASURES = (
     Measure(
         name="unslept",
         unit=Unit.COUNT,
-        meaning="how many of the guest's suspends its own count does not confirm",
+        meaning="number of suspends that the guest's own counter (suspend_stats) does not confirm",
         means_when_low=not_as_written(
             "the guest confirms more of its suspends than the scenario expects"
         ),
@@ -55,7 +55,7 @@ MEASURES = (
     Measure(
         name="slowest_sleep_seconds",
         unit=Unit.SECONDS,
-        meaning="the longest suspend, from the order to sleep to the guest's answer",
+        meaning="time of the longest suspend, from the request to sleep to the guest's answer",
         means_when_low=not_as_written("the guest woke faster than the scenario expects"),
         means_when_high=overhead("the guest took too long to wake"),
         compute=_slowest(lambda history: history.sleeps),
@@ -63,7 +63,7 @@ MEASURES = (
     Measure(
         name="plugged_bytes",
         unit=Unit.BYTES,
-        meaning="bytes of memory plugged beside the guest's own at this moment",
+        meaning="bytes of memory that are plugged in addition to the guest's own",
         means_when_low=not_as_written("less memory is plugged than the scenario asks for"),
         means_when_high=not_as_written("more memory is plugged than the scenario asks for"),
         compute=_plugged,
@@ -71,15 +71,17 @@ MEASURES = (
     Measure(
         name="slowest_plug_seconds",
         unit=Unit.SECONDS,
-        meaning="the longest that a device took to come or go",
-        means_when_low=not_as_written("devices came and went faster than the scenario expects"),
-        means_when_high=overhead("the guest took too long to take or let go of a device"),
+        meaning="longest time that plugging or unplugging a device took",
+        means_when_low=not_as_written(
+            "devices were plugged and unplugged faster than the scenario expects"
+        ),
+        means_when_high=overhead("the guest took too long to accept or release a device"),
         compute=_slowest(lambda history: history.plugs),
     ),
     Measure(
         name="ballooned_bytes",
         unit=Unit.BYTES,
-        meaning="bytes of memory that the balloon has left the guest",
+        meaning="bytes of memory that the balloon leaves to the guest",
         means_when_low=not_as_written("the balloon left the guest less than the scenario asks for"),
         means_when_high=not_as_written(
             "the balloon left the guest more than the scenario asks for"
@@ -89,28 +91,30 @@ MEASURES = (
     Measure(
         name="busy_rounds",
         unit=Unit.COUNT,
-        meaning="rounds of taking and freeing memory that the ended busy processes got through",
-        means_when_low=overhead("the busy processes got through too few rounds"),
+        meaning="rounds of allocating and freeing memory that the busy processes completed",
+        means_when_low=overhead("the busy processes completed too few rounds"),
         means_when_high=not_as_written(
-            "the busy processes got through more rounds than the scenario expects"
+            "the busy processes completed more rounds than the scenario expects"
         ),
         compute=lambda history: sum(b.rounds for b in history.busy) if history.busy else None,
     ),
     Measure(
         name="raced_bytes",
         unit=Unit.BYTES,
-        meaning="bytes that `race` took again just after the guest had reported them; absent where "
-        "it got none of them, so that nothing was tried",
-        means_when_low=not_as_written("too little memory was taken again as it was reported"),
+        meaning="bytes that `race` allocated again just after the guest had reported them; absent "
+        "if there were none, so that nothing was tested",
+        means_when_low=not_as_written(
+            "too little memory was allocated again just after it was reported"
+        ),
         means_when_high=not_as_written(
-            "more memory was taken again as it was reported than the scenario expects"
+            "more memory was allocated again just after it was reported than the scenario expects"
         ),
         compute=lambda history: sum(race.reused for race in history.races) or None,
     ),
     Measure(
         name="moves",
         unit=Unit.COUNT,
-        meaning="how many times the guest moved to another QEMU, or began to",
+        meaning="number of migrations and snapshots of the guest, including cancelled ones",
         means_when_low=not_as_written("the guest moved fewer times than the scenario asks for"),
         means_when_high=not_as_written("the guest moved more often than the scenario asks for"),
         compute=lambda history: len(history.moves) or None,
@@ -118,7 +122,7 @@ MEASURES = (
     Measure(
         name="slowest_move_seconds",
         unit=Unit.SECONDS,
-        meaning="the longest move of the guest to another QEMU",
+        meaning="time of the longest migration or snapshot of the guest",
         means_when_low=not_as_written("the guest moved faster than the scenario expects"),
         means_when_high=overhead("the guest took too long to move"),
         compute=_slowest(lambda history: history.moves),
@@ -136,9 +140,9 @@ MEASURES = (
     Measure(
         name="order_refused",
         unit=Unit.COUNT,
-        meaning="1 where the guest refused the order that the latest `order` step with `set` asked "
-        "for, else 0",
-        means_when_low=Means(Rule.CONTROL, "the guest took an order that it should refuse"),
+        meaning="1 if the guest's kernel refused the order that the latest `order` step with `set` "
+        "asked for, else 0",
+        means_when_low=Means(Rule.CONTROL, "the guest accepted an order that it should refuse"),
         means_when_high=not_as_written("the guest refused the order that the scenario asks for"),
         compute=_order_refused,
     ),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a measure is made of: its name and unit, what takes it, and what it means when it is wrong.
+"""The parts of a measure: name, unit, what takes it, and what it means if it is out of bounds.
 
-`means_when_low` and `means_when_high` say what a failed expectation amounts to. They are data; the
-verdict interprets them (`harness.verdict.causes`), so that numbers know nothing of causes.
+`means_when_low` and `means_when_high` say what a failed expectation means. They are data that the
+verdict interprets (`harness.verdict.causes`), so that this room knows nothing about causes.
 """
 
 import re
@@ -18,29 +18,29 @@ class Unit(StrEnum):
     SECONDS = "seconds"
     PAGES = "pages"
     COUNT = "count"
-    FRACTION = "part of 1"
+    FRACTION = "fraction"
     RATIO = "ratio"
-    PER_SECOND = "faults a second"
+    PER_SECOND = "faults per second"
 
 
 class TakenBy(Enum):
-    """What has to happen for a measure to be taken."""
+    """What is needed to take a measure."""
 
     RUN = auto()
-    """Nothing in particular: what the run has done tells it."""
+    """Nothing in particular; it follows from what the run has done."""
     AUDIT = auto()
     """A page audit."""
     TRACED_AUDIT = auto()
-    """A page audit, on a QEMU whose trace tells what it discards."""
+    """A page audit, on a QEMU that traces its discards."""
     AUDIT_OR_HOST = auto()
-    """A page audit, or a look at the host alone, as an `await` step takes it."""
+    """A page audit, or a reading of the host's mapping alone by an `await` step."""
 
 
 class Rule(Enum):
-    """How a cause is found for a measure that is out of its bounds."""
+    """How the cause is found for a measure that is out of its bounds."""
 
     SHORTFALL = auto()
-    """Too little came back, or too much is charged: the first layer that accounts for it."""
+    """Too little came back, or too much is charged; the first layer that accounts for it."""
     CAME_BACK = auto()
     """Memory came back that should have stayed."""
     CAME_BACK_SOON = auto()
@@ -48,76 +48,76 @@ class Rule(Enum):
     PLACE = auto()
     """A node or zone gave too little back."""
     UNREPORTED = auto()
-    """Free memory that the guest could report is still with the host."""
+    """The host still holds free memory that the guest could report."""
     REPORTED_RESIDENT = auto()
-    """Memory that the guest reported is still with the host."""
+    """The host still holds memory that the guest reported."""
     DISCARD_FAILED = auto()
-    """QEMU could not discard."""
+    """QEMU failed to discard."""
     LAZY = auto()
     """Memory is lazily free that should be gone."""
     NOT_LAZY = auto()
-    """Less is lazily free than should be: it is gone, or was never freed."""
+    """Too little memory is lazily free: it is gone, or was never discarded."""
     SLOW = auto()
     """Memory came back too slowly."""
     WATERMARK = auto()
-    """The watermark rule was broken, one way or the other."""
+    """The guest broke the watermark rule, one way or the other."""
     RETAINED = auto()
-    """The guest keeps memory: for the reason that holds most of it."""
+    """The guest keeps memory; the reason that accounts for most of it."""
     LOST = auto()
-    """Memory the guest uses is gone."""
+    """Memory that the guest uses is gone."""
     CONSOLE = auto()
-    """The console shows trouble."""
+    """The guest's console shows trouble."""
     BLIND = auto()
-    """Not enough could be seen for any judgement."""
+    """Too little could be seen to judge."""
 
-    # These say what they mean in words of the measure's own.
+    # The meaning of these rules comes with a sentence of the measure.
     KEPT = auto()
-    """The guest keeps what it was to let go."""
+    """The guest keeps memory that it should free."""
     NOT_DISCARDED = auto()
-    """QEMU was given memory and did not discard it."""
+    """QEMU got memory from the guest and did not discard it."""
     STILL_CHARGED = auto()
-    """The host keeps what it was to let go."""
+    """The host keeps memory that it should release."""
     LAZY_UNTIL_PRESSED = auto()
-    """Memory went only once the host wanted it."""
+    """The host got memory back only under memory pressure."""
     NOT_REPORTED = auto()
-    """The guest did not report what it was to report."""
+    """The guest did not report what it should report."""
     CONTROL = auto()
-    """A control did what it was there to show does not happen."""
+    """Something happened that a negative control rules out."""
     DAMAGE = auto()
     """Memory was given away that must not be."""
     OVERHEAD = auto()
     """Something takes too long, or gets too little done."""
     NOT_AS_WRITTEN = auto()
-    """The scenario's own precondition was not met: the run says nothing about reporting."""
+    """A precondition of the scenario was not met, so the run says nothing about reporting."""
 
 
 @dataclass(frozen=True)
 class Means:
-    """What it means that a measure is out of its bounds in one direction."""
+    """What it means if a measure is out of its bounds in one direction."""
 
     rule: Rule
     words: str = ""
-    """What is so then, where the rule has no sentence of its own."""
+    """The sentence that explains it, for rules that have none themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A number of a run: what it is, how it is computed, what it means when it is wrong."""
+    """A number of a run: what it is, how it is computed, what it means if it is out of bounds."""
 
     name: str
-    """It ends with the unit where the unit is bytes, seconds, pages, a fraction or a ratio."""
+    """Ends with the unit if that is bytes, seconds, pages, a fraction or a ratio."""
     unit: Unit
     meaning: str
     taken_by: TakenBy = TakenBy.RUN
     means_when_low: Means
     means_when_high: Means
     compute: Callable[[History], float | None]
-    """None where it was not taken. Bytes are whole numbers."""
+    """Returns the value, or None if the measure was not taken; bytes are whole numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Measures of one kind for each place, or each way of measuring."""
+    """Measures of one kind, with a member for each place or way of measuring."""
 
     pattern: str
     """A regular expression that matches the whole name of every member."""
@@ -127,23 +127,23 @@ class Family:
     means_when_low: Means
     means_when_high: Means
     compute: Callable[[History], Mapping[str, float]]
-    """By name, those that were taken."""
+    """Returns the members that were taken, by name."""
 
     @property
     def name(self) -> str:
-        """The pattern as a person reads it: `nodeN_ZONE_t90_seconds`."""
+        """The pattern in a readable form: `nodeN_ZONE_t90_seconds`."""
         return self.pattern.replace(r"\d+", "N").replace(r"[A-Z]\w*", "ZONE")
 
     def has(self, name: str) -> bool:
-        """Whether a measure of that name is one of them."""
+        """Whether a measure of that name belongs to the family."""
         return re.fullmatch(self.pattern, name) is not None
 
 
 def overhead(words: str) -> Means:
-    """Too long, or too little done."""
+    """Make the meaning of something that takes too long, or gets too little done."""
     return Means(Rule.OVERHEAD, words)
 
 
 def not_as_written(words: str) -> Means:
-    """A precondition of the scenario that was not met."""
+    """Make the meaning of a precondition of the scenario that was not met."""
     return Means(Rule.NOT_AS_WRITTEN, words)

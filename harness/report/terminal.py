@@ -31,8 +31,7 @@ _WHERE_TO_LOOK = {
     "and console.log for the guest's kernel messages",
     Cause.NOT_REPORTED: "see `audited` in results.jsonl for what stayed in each zone, and audits/ "
     "for the state of every page",
-    Cause.ACKED_NOT_DISCARDED: "see discards.log for what QEMU discarded, and qemu.log for its "
-    "error messages",
+    Cause.ACKED_NOT_DISCARDED: "see discards.log for what QEMU discarded, and qemu.log for errors",
     Cause.STILL_CHARGED: "see discards.log for what QEMU discarded, and `audited` in "
     "results.jsonl for what the host still held",
     Cause.LAZILY_FREE: "see the `sample` lines of results.jsonl for the lazily free bytes over "

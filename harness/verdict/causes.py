@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a failed expectation to its cause: which layer, how many bytes, in one sentence.
+"""Find the cause of a failed expectation: the layer, the bytes, and one sentence.
 
-What a measure means when it is too low or too high is a rule in its record; how a rule finds the
-cause stands here.
+The record of a measure names the rule that applies if it is too low or too high; this module holds
+the rules.
 """
 
 from collections.abc import Callable
@@ -42,23 +42,23 @@ class Case:
 
     @property
     def gap(self) -> float:
-        """By how much the measure is out of its bounds."""
+        """The amount by which the measure is out of its bounds."""
         assert self.failed.actual is not None
         assert self.failed.expected is not None
         return abs(self.failed.expected - self.failed.actual)
 
 
 _PARTIAL = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED, Cause.ACKED_NOT_DISCARDED})
-"""Causes that may hold for some nodes or zones only."""
+"""Causes that may apply to only some nodes or zones."""
 
 _STAYED = Blame(Cause.CONTROL_BROKEN, "memory came back that should have stayed")
 
 
 def blame(history: History, failed: Outcome) -> Blame:
-    """Why this expectation failed. `history`: as it was when it was judged."""
+    """Say why an expectation failed; `history` is as it was when the expectation was judged."""
     audit_name, dot, name = failed.measure.rpartition(".")
     if dot:
-        # What was so at an earlier audit is explained by what was known then.
+        # A measure of an earlier audit is explained by what was known then.
         history = history.at(audit_name) or history
         failed = replace(failed, measure=name)
     found = _found(Case(history, failed))
@@ -89,12 +89,12 @@ def _by_rule(means: Means, case: Case) -> Blame:
 
 
 def _own(case: Case) -> Blame:
-    """A number that the scenario's own steps took: it means what the scenario says."""
+    """Blame a number that the scenario's steps measure on the cause that the scenario names."""
     said = (own.means for own in case.history.own if own.name == case.failed.measure)
     means = next(said, None) or Cause.OVERHEAD
     if means is Cause.FEATURE_OFF and case.failed.too_high:
         means = Cause.CONTROL_BROKEN
-    return Blame(means, "a number that the scenario itself measures is out of its bounds")
+    return Blame(means, "a measure of the scenario's own is out of its bounds")
 
 
 def _shortfall(case: Case) -> Blame:
@@ -116,7 +116,7 @@ def _came_back_soon(_case: Case) -> Blame:
 
 
 def _place(case: Case) -> Blame:
-    """The layer at fault, for the place where least came back."""
+    """Blame the layer that keeps memory in some node or zone."""
     return (
         not_discarded(case.history)
         or not_reported(case.history, unreported(case.history))
@@ -149,14 +149,14 @@ def _lazy(case: Case) -> Blame:
 
 
 def _not_lazy(case: Case) -> Blame:
-    """Less is lazily free than should be: it is gone, or was never freed at all."""
+    """Blame too little lazily free memory: it is gone, or was never discarded."""
     kept = reported_resident(case.history) - round(case.failed.actual or 0)
     if kept < block_size(case.history.order):
         return _STAYED
     return Blame(
         Cause.ACKED_NOT_DISCARDED,
-        f"{format_size(kept)} the guest reported are resident on the host and not marked as "
-        "lazily free: the discard did nothing",
+        f"{format_size(kept)} that the guest reported are resident on the host and not lazily "
+        "free: the discard had no effect",
         kept,
     )
 
@@ -166,7 +166,7 @@ def _slow(case: Case) -> Blame:
 
 
 def _watermark(case: Case) -> Blame:
-    """Broken by the larger part of what contradicts it."""
+    """Blame the larger of the two contradictions to the watermark rule."""
     kept, below = unreported(case.history), below_watermark(case.history) or 0
     found = not_reported(case.history, kept) if kept >= below else None
     return found or Blame(Cause.CONTROL_BROKEN, "a zone below its watermark reported memory", below)
@@ -179,14 +179,14 @@ def _retained(case: Case) -> Blame:
 def _lost(case: Case) -> Blame:
     audit = case.history.audit
     if audit is None or not audit.report.suspect_bytes:
-        sentence = "the guest uses memory the host does not hold (never touched, or lost)"
+        sentence = "the guest uses memory that the host does not hold (never touched, or lost)"
         return Blame(Cause.DATA_LOSS, sentence)
     pfns = audit.report.suspect_pfns
     where = f" (first at PFN {pfns[0]:#x})" if pfns else ""
     return Blame(
         Cause.DATA_LOSS,
-        f"{format_size(audit.report.suspect_bytes)} the guest uses were on the host at an earlier "
-        f"audit and are gone now: suspected loss{where}",
+        f"{format_size(audit.report.suspect_bytes)} that the guest uses were on the host at an "
+        f"earlier audit and are gone: suspected loss{where}",
     )
 
 
@@ -198,7 +198,7 @@ def _console(case: Case) -> Blame:
 
 def _blind(case: Case) -> Blame:
     size = format_size(round(case.failed.actual or 0))
-    sentence = f"the audit could not judge {size}, too much to say anything of the rest"
+    sentence = f"the audit could not judge {size}, which is too much to judge the run"
     return Blame(None, sentence, verdict=Verdict.MISS)
 
 
@@ -212,7 +212,7 @@ _NEED_REPORTING = frozenset(
         Rule.SLOW,
     }
 )
-"""Rules that the feature being off explains before anything else does."""
+"""Rules whose first explanation is that free page reporting was off."""
 
 _RULES: dict[Rule, Callable[[Case], Blame]] = {
     Rule.SHORTFALL: _shortfall,
@@ -231,7 +231,7 @@ _RULES: dict[Rule, Callable[[Case], Blame]] = {
     Rule.CONSOLE: _console,
     Rule.BLIND: _blind,
 }
-"""How each rule finds the cause."""
+"""Rules that search for the cause."""
 
 _IN_ITS_WORDS: dict[Rule, Cause] = {
     Rule.KEPT: Cause.GUEST_RETAINED,
@@ -243,4 +243,4 @@ _IN_ITS_WORDS: dict[Rule, Cause] = {
     Rule.DAMAGE: Cause.DATA_LOSS,
     Rule.OVERHEAD: Cause.OVERHEAD,
 }
-"""Rules that a measure explains in words of its own, and their causes."""
+"""Rules for which the measure has the sentence, with their causes."""

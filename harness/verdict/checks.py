@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate what was asked of a run: each expectation over what was known at its moment."""
+"""Evaluate the expectations of a run, each over the history up to its moment."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Check:
     """One expectation, judged over the history up to its moment."""
 
     where: str
-    """Names the audit of a step-level check; empty for one over the whole run."""
+    """The audit of a check in an `audit` step; empty for a check of the whole run."""
     history: History
     outcome: Outcome
 
@@ -40,18 +40,21 @@ class Check:
 
     @property
     def name(self) -> str:
-        """The measure, with the audit it was taken at where that is an audit's own."""
+        """The measure, prefixed with the audit for a check in an `audit` step."""
         return f"{self.where}.{self.outcome.measure}" if self.where else self.outcome.measure
 
     @property
     def sentence(self) -> str:
-        """What was found and what was expected."""
+        """A sentence that says what was found and what was expected."""
         where = f"at audit {self.where!r}: " if self.where else ""
         return where + self.outcome.sentence
 
 
 def all_checks(history: History, asked: Asked) -> list[Check]:
-    """Every check in order of its moment. Raises `ValueError` for one that cannot be read."""
+    """Evaluate all checks in order of their moments.
+
+    Raises `ValueError` for a check that cannot be parsed.
+    """
     return [
         *audit_checks(history, asked),
         *(
@@ -63,7 +66,7 @@ def all_checks(history: History, asked: Asked) -> list[Check]:
 
 
 def audit_checks(history: History, asked: Asked) -> Iterator[Check]:
-    """What is expected of single audits, over what was known at them."""
+    """Evaluate the checks in `audit` steps over what was known at each audit."""
     known: dict[str, float] = {}
     for then in history.at_audits:
         audit = then.audits[-1]
@@ -75,14 +78,14 @@ def audit_checks(history: History, asked: Asked) -> Iterator[Check]:
 
 
 def run_checks(history: History, asked: Asked, conditions: Mapping[str, str]) -> Iterator[Check]:
-    """These conditions over the whole run."""
+    """Evaluate conditions over the whole run."""
     values = values_now(history)
     for name, text in conditions.items():
         yield _check("", history, name, parse_condition(text), values, asked)
 
 
 def values_now(history: History) -> dict[str, float]:
-    """Every measure at this moment, and as `AUDIT.measure` what it was at an earlier audit."""
+    """Return every measure at this moment, and its values at audits as `AUDIT.measure`."""
     values = measure(history)
     for then in history.at_audits:
         values |= _at(then.audits[-1].name, measure(then))
@@ -107,10 +110,10 @@ def _check(
 
 
 def why_unknown(check: Check) -> str:
-    """What kept the measures away, where that is known."""
+    """Say why measures were not taken, if that is known; else ""."""
     untraced = [boot.untraced for boot in check.history.boots if boot.untraced]
     if untraced and TRACE_MEASURES & set(check.outcome.missing):
-        return f" (nothing tells what this QEMU discards: {untraced[0]})"
+        return f" (the discards of this QEMU cannot be traced: {untraced[0]})"
     if not any(needs_audit(name) for name in check.outcome.missing):
         return ""
     audit = check.history.audit
@@ -122,10 +125,11 @@ def why_unknown(check: Check) -> str:
     cells = audit.report.total
     if not is_complete(audit):
         return (
-            f" (at audit {audit.name!r} the guest listed {format_size(audit.report.listed or 0)} "
-            f"of the {format_size(audit.report.present or 0)} that its zones have)"
+            f" (at audit {audit.name!r} the guest listed only "
+            f"{format_size(audit.report.listed or 0)} of the "
+            f"{format_size(audit.report.present or 0)} in its zones)"
         )
     return (
         f" (audit {audit.name!r} could not judge {format_size(cells.unstable)} that changed "
-        f"while it looked and {format_size(cells.unknown)} without host state)"
+        f"during the audit and {format_size(cells.unknown)} without host state)"
     )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expectations: `measure: OP EXPRESSION`, as scenarios write them.
+"""Parse and evaluate expectations, which scenarios write as `measure: OP EXPRESSION`.
 
 OP is one of `>= <= == != > <`; EXPRESSION is arithmetic (`+ - * /` and parentheses) over numbers,
-sizes (`64MiB`), percentages (`95%` is 0.95) and the names of measures; `NAME.measure` is what the
-measure was at the audit NAME. An expectation holds, fails,
-or cannot be judged because a measure was not taken; the last is never taken for the first.
+sizes (`64MiB`), percentages (`95%` is 0.95) and names of measures; `NAME.measure` is the value of
+a measure at the audit NAME. An expectation holds, fails, or cannot be judged because a measure was
+not taken.
 """
 
 import difflib
@@ -32,7 +32,7 @@ _TOKEN = re.compile(
     r"|(?P<number>\d+(?:\.\d+)?(?![\w.]))|(?P<name>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)?)|(?P<sign>[-+*/()]))"
 )
 _MOST_TOKENS = 100
-"""Of an expression: each may be one level deeper, and Python's stack takes some 1000 calls."""
+"""The most tokens of an expression, as each may nest deeper and Python allows 1000 nested calls."""
 
 _ALLOWED = (
     "write a comparison (>= <= == != > <) and then numbers, sizes such as 64MiB, percentages and "
@@ -77,7 +77,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one expectation."""
+    """The result of evaluating one expectation."""
 
     measure: str
     condition: Condition
@@ -90,7 +90,7 @@ class Outcome:
 
     @property
     def too_low(self) -> bool:
-        """Failed because the measure is below what was expected."""
+        """Whether it fails because the measure is below what was expected."""
         return (
             self.status is Status.FAILS
             and self.actual is not None
@@ -103,14 +103,14 @@ class Outcome:
 
     @property
     def too_high(self) -> bool:
-        """Failed because the measure is above what was expected."""
+        """Whether it fails because the measure is above what was expected."""
         return self.status is Status.FAILS and not self.too_low
 
 
 def check_name(name: str, measured: Collection[str] = ()) -> None:
-    """Raise `ValueError`, with the nearest names, if nothing is called so.
+    """Raise `ValueError` that suggests similar names if no measure has this name.
 
-    `measured`: names of what the steps themselves measure.
+    `measured` are the names of what the steps measure.
     """
     if name in measured or registered(name) is not None:
         return
@@ -121,9 +121,9 @@ def check_name(name: str, measured: Collection[str] = ()) -> None:
 
 
 def parse_condition(text: str) -> Condition:
-    """Parse `OP EXPRESSION`. Raises `ValueError` saying what is wrong and what is allowed.
+    """Parse `OP EXPRESSION`. Raises `ValueError` that says what is wrong and what is allowed.
 
-    Names are not looked up: `check_name` does that, where it is known what is measured.
+    Names are not looked up; `check_name` does that once it is known what is measured.
     """
     match = re.match(r"\s*(>=|<=|==|!=|>|<)", text)
     if match is None:
@@ -241,7 +241,7 @@ def _value(expression: Expression, values: Mapping[str, float]) -> float:
 
 
 def evaluate(measure: str, condition: Condition, values: Mapping[str, float]) -> Outcome:
-    """Judge `measure: condition` over the measures that were taken."""
+    """Evaluate `measure: condition` over the measures that were taken."""
     missing = sorted(({measure} | names_in(condition.expression)) - set(values))
     if missing:
         sentence = f"{measure} {condition.text} cannot be judged: {', '.join(missing)} not measured"
@@ -272,7 +272,7 @@ def evaluate(measure: str, condition: Condition, values: Mapping[str, float]) ->
 
 
 def format_measure(measure: str, value: float) -> str:
-    """A value for a person, in the measure's unit."""
+    """Format a value in the measure's unit."""
     match unit_of(measure):
         case Unit.BYTES:
             return format_size(round(value))
@@ -283,5 +283,5 @@ def format_measure(measure: str, value: float) -> str:
 
 
 def in_words(values: Mapping[str, float]) -> str:
-    """`settle_seconds 4.5 s, freed_bytes 512MiB`."""
+    """Format values on one line: `settle_seconds 4.5 s, freed_bytes 512MiB`."""
     return ", ".join(f"{name} {format_measure(name, value)}" for name, value in values.items())

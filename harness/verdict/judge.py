@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict of a run, from its history and what was asked of it. Never a wrong PASS.
+"""Judge a run by its history and what was asked of it. A PASS must never be wrong.
 
-In this order: a defect of the harness itself, which says nothing about the guest; a guest that
-crashed while it booted; proof of damage (lost data, a crash, a hang), even in a run that broke;
-what an audit before that had found wrong; what broke; a failed expectation with its cause, unless
-host noise can explain it; what could not be judged. PASS is what remains.
+The first of these that applies decides: a bug of the harness, which says nothing about the guest;
+a crash of the guest during boot; proof of damage (lost data, a crash, a hang), even in a run that
+broke; a failed expectation of an audit before the run broke; what broke the run; a failed
+expectation with its cause, unless host noise can explain it; what could not be judged. If none
+applies, the run is a PASS.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from harness.verdict.layers import Blame, never_on
 from harness.verdict.noise import clock_noise, collapse_noise, pressure_noise, swap_noise
 
 CRASHES_THAT_FAIL = 2
-"""Boots of at most three. A guest under a QEMU that is known to crash guests is booted again."""
+"""Crashed boots that make a FAIL under a QEMU with a known defect; fewer are booted again."""
 
 _PRESSURE_EXPLAINS = frozenset(
     {
@@ -42,10 +43,10 @@ _PRESSURE_EXPLAINS = frozenset(
         Cause.OVERHEAD,
     }
 )
-"""What a host short of memory can bring about without a defect in reporting."""
+"""Causes that memory pressure on the host can produce without a defect in reporting."""
 
 _CLOCK_EXPLAINS = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED})
-"""What a guest can look like whose clock stood still while the host's went on."""
+"""Causes that appear if the guest's clock stood still while the host's advanced."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class _Finding:
 
 
 def judge(history: History, asked: Asked, *, t: float = 0.0) -> Judged:
-    """Judge a run by its history at the end. `t` becomes the time of the `Judged` event.
+    """Judge a run by its history; `t` becomes the time of the `Judged` event.
 
-    An expectation that cannot be parsed makes the run an ERROR; nothing is raised.
+    An expectation that cannot be parsed makes the run an ERROR instead of raising.
     """
     try:
         finding = (
@@ -71,7 +72,7 @@ def judge(history: History, asked: Asked, *, t: float = 0.0) -> Judged:
             or _by_expectations(history, asked)
         )
     except ValueError as error:
-        finding = _Finding(Verdict.ERROR, f"an expectation cannot be read: {error}")
+        finding = _Finding(Verdict.ERROR, f"an expectation cannot be parsed: {error}")
     return Judged(
         t,
         finding.verdict,
@@ -91,7 +92,7 @@ def _answer(history: History, asked: Asked, verdict: Verdict) -> dict[str, float
 
 
 def _own_defect(history: History) -> _Finding | None:
-    """What the harness itself broke is never laid at the guest's door."""
+    """Return an ERROR if a bug of the harness broke the run."""
     broke = history.broke
     if broke is None or broke.error != InternalError.__name__:
         return None
@@ -101,14 +102,16 @@ def _own_defect(history: History) -> _Finding | None:
 
 
 def _crashed_at_boot(history: History) -> _Finding | None:
-    """A kernel that crashes before the first step: FAIL, unless a known defect of QEMU may explain
-    it and it has happened only once."""
+    """Judge a kernel that crashed before the first step.
+
+    It is a FAIL, or a MISS if a known defect of QEMU may explain it and it happened only once.
+    """
     crashes = history.crashed_boots
     if history.in_steps or not crashes or not crashes[-1].own:
         return None
     last = crashes[-1]
     if not last.defect:
-        reason = f"the guest's kernel crashed while it booted: {last.title}"
+        reason = f"the guest's kernel crashed during boot: {last.title}"
         return _Finding(Verdict.FAIL, reason, Cause.GUEST_CRASH)
     if len(crashes) >= CRASHES_THAT_FAIL:
         return _Finding(
@@ -118,13 +121,13 @@ def _crashed_at_boot(history: History) -> _Finding | None:
         )
     return _Finding(
         Verdict.MISS,
-        f"the guest's kernel crashed while it booted, which a known defect of this QEMU may "
-        f"explain ({last.defect}): {last.title}",
+        f"the guest's kernel crashed during boot, which a known defect of this QEMU may explain "
+        f"({last.defect}): {last.title}",
     )
 
 
 def _earlier_crashes(history: History) -> str:
-    """What became of earlier attempts; a kernel that dies now and then is news."""
+    """Describe crashes of earlier attempts, which matter even if this attempt passed."""
     earlier = [crash for crash in history.crashed_boots if not crash.own]
     if not earlier or _crashed_at_boot(history) is not None:
         return ""
@@ -133,7 +136,7 @@ def _earlier_crashes(history: History) -> str:
 
 
 def _damage(history: History) -> _Finding | None:
-    """Proof that needs no expectation: lost data first, then a crash, then a hang."""
+    """Return a FAIL for damage that needs no expectation: lost data, then a crash, then a hang."""
     if history.losses:
         return _Finding(Verdict.FAIL, _loss_sentence(history.losses[0]), Cause.DATA_LOSS)
     for severity, cause in (("crash", Cause.GUEST_CRASH), ("hang", Cause.GUEST_HANG)):
@@ -145,7 +148,7 @@ def _damage(history: History) -> _Finding | None:
 
 
 def _what_stuck(history: History) -> str:
-    """What the guest did not get done before a crash or a hang, if a step waited for it."""
+    """Describe the wait of a step that ended in a crash or a hang, if there was one."""
     broke = history.broke
     waited = broke is not None and broke.error in (DeadlineError.__name__, GuestStuckError.__name__)
     if (
@@ -154,17 +157,17 @@ def _what_stuck(history: History) -> str:
         or any(broke.message in e.finding.title for e in history.troubles)
     ):
         return ""
-    return f"; it came to light when a step {broke.message}"
+    return f"; it was found when a step {broke.message}"
 
 
 def _loss_sentence(loss: ChurnVerified | Audited) -> str:
     if isinstance(loss, ChurnVerified) and not loss.mismatched_pages:
         words = loss.detail[-1] if loss.detail else f"{loss.damaged} entries"
-        return f"the {loss.by} tool's own memory had changed when it verified what it held: {words}"
+        return f"the {loss.by} tool found its own data changed when it verified memory: {words}"
     if isinstance(loss, ChurnVerified):
         words = f": {loss.detail[0]}" if loss.detail else ""
         return (
-            f"{loss.mismatched_pages} of the pages the {loss.by} tool held "
+            f"{loss.mismatched_pages} of the pages that the {loss.by} tool held "
             f"({format_size(loss.bytes)}) had changed when it verified them{words}"
         )
     report = loss.report
@@ -178,7 +181,7 @@ def _loss_sentence(loss: ChurnVerified | Audited) -> str:
     if report.lost_undiscarded >= size / 2:
         return (
             f"{format_size(size)} that the guest uses were gone from the host {where}, and QEMU's "
-            "trace shows no discard of them since they were there"
+            "trace shows no discard of them since they were last seen"
         )
     return (
         f"{format_size(size)} that the guest uses and has written (processes, page tables, files) "
@@ -191,7 +194,7 @@ def _first(pfns: Sequence[int]) -> str:
 
 
 def _trouble(trouble: Trouble, cause: Cause) -> _Finding:
-    """A crash or hang: MISS before the first step unless KVM ran the guest, else FAIL."""
+    """Judge a crash or hang: a MISS before the first step except under KVM, else a FAIL."""
     found = trouble.finding
     if trouble.in_steps or trouble.under_kvm:
         shown = f"the guest's console shows: {found.title}" if found.on_console else found.title
@@ -202,9 +205,9 @@ def _trouble(trouble: Trouble, cause: Cause) -> _Finding:
 
 
 def _wrong_before_it_broke(history: History, asked: Asked) -> _Finding | None:
-    """What was known to be wrong when the run broke: at an audit of its own, or on the console.
+    """Return what had failed before the run broke, at an audit or on the console.
 
-    It may be what broke it: a process that the OOM killer has taken ends no step.
+    That may be what broke the run, such as an OOM kill of a process that a step waits for.
     """
     broke = history.broke
     if broke is None or broke.verdict is Verdict.SKIP:
@@ -239,8 +242,8 @@ def _by_expectations(history: History, asked: Asked) -> _Finding:
         return failure
     for seen in history.verifications:
         if seen.unchecked:
-            more = f"not the {format_size(seen.unchecked)} it held besides"
-            checked = f"the {seen.by} tool checked {format_size(seen.bytes)} and {more}"
+            more = f"not the other {format_size(seen.unchecked)} that it held"
+            checked = f"the {seen.by} tool checked {format_size(seen.bytes)}, but {more}"
             return _Finding(Verdict.MISS, checked)
     unknown = [check for check in checks if check.unknown]
     if unknown:
@@ -284,9 +287,9 @@ _GRAVITY: dict[Cause | None, int] = {
     Cause.KERNEL_WARNING: 9,
     Cause.OVERHEAD: 10,
 }
-"""Which cause a run is called after when several expectations failed: the lowest. A scenario that
-did not happen as written comes before all but lost data, because it may have brought about the
-others; what too little was seen for comes last."""
+"""Rank of causes; if several expectations fail, the lowest rank names the run's cause. An unmet
+precondition of the scenario (None) comes before all except lost data, because it may have produced
+the others. A MISS, for too little seen, comes last."""
 
 
 def _gravity(why: Blame) -> int:
@@ -294,7 +297,10 @@ def _gravity(why: Blame) -> int:
 
 
 def _failure(failed: Sequence[Check]) -> _Finding | None:
-    """The gravest cause among the failures that noise cannot explain; None if nothing failed."""
+    """Return the gravest failure that noise cannot explain; None if nothing failed.
+
+    If noise can explain all failures, that is a MISS.
+    """
     if not failed:
         return None
     sentences = tuple(check.sentence for check in failed)
@@ -305,24 +311,24 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
         check, why, noise = explained[0]
         return _Finding(
             Verdict.MISS,
-            f"{check.sentence}, but that may be the host's doing: {noise}",
+            f"{check.sentence}, but the host may have caused that: {noise}",
             failed=sentences,
         )
     check, why = min(sure, key=lambda pair: _gravity(pair[1]))
     others = [other.name for other in failed if other is not check]
     more = f"; also failed: {', '.join(others)}" if others else ""
-    # A title from the console says more than how many there are.
+    # The title of a console finding says more than the number of findings.
     counts = check.outcome.measure == "console_findings" and why.cause is Cause.KERNEL_WARNING
     found = "" if counts else f": {check.sentence}"
     return _Finding(why.verdict, f"{why.sentence}{found}{more}", why.cause, sentences)
 
 
 def _noise(history: History, why: Blame) -> str | None:
-    """What the host did that can have brought this about, or None."""
+    """Say what the host did that may have caused this, or None."""
     if why.cause is Cause.ACKED_NOT_DISCARDED:
         return collapse_noise(history)
     if why.cause is Cause.CONTROL_BROKEN and any(boot.discard == "free" for boot in history.boots):
-        # What is lazily free goes by itself where the host wants memory.
+        # Under memory pressure the host reclaims lazily free memory by itself.
         return pressure_noise(history)
     if why.cause in _CLOCK_EXPLAINS and (stalled := clock_noise(history)) is not None:
         return stalled

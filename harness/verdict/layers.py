@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layer keeps memory, from the guest's driver to the host: its bytes, and a sentence."""
+"""Find the layer that keeps memory, from the guest's driver to the host, with its bytes."""
 
 from dataclasses import dataclass
 
@@ -15,19 +15,19 @@ from harness.verdict.retained import retained_reasons
 
 @dataclass(frozen=True)
 class Blame:
-    """What a failed expectation amounts to, and the sentence that explains it."""
+    """The cause of a failed expectation, and the sentence that explains it."""
 
     cause: Cause | None
-    """None where the run says nothing about reporting."""
+    """None if the run says nothing about reporting."""
     sentence: str
     size: int = 0
-    """Bytes the cause accounts for."""
+    """Bytes that the cause accounts for."""
     verdict: Verdict = Verdict.FAIL
-    """ERROR where a precondition was not met, MISS where too little could be seen."""
+    """ERROR if a precondition was not met, MISS if too little could be seen."""
 
 
 def never_on(history: History) -> str | None:
-    """What says that the guest booted without free page reporting, were it only once; or None."""
+    """Say why a boot of the guest was without free page reporting; None if no boot was."""
     for number, boot in enumerate(history.boots):
         again = f" at boot {number + 1}" if number else ""
         if not boot.offered:
@@ -38,24 +38,24 @@ def never_on(history: History) -> str | None:
 
 
 def feature_off(history: History) -> Blame | None:
-    """What says that reporting was off at this moment, or None."""
+    """Say why reporting was off at this moment; None if it was on."""
     why, driver = never_on(history), history.driver
     if why is None and history.ready is not None and driver is not None:
         if not driver.bound:
             why = "the balloon driver was not bound to its device"
         elif not driver.reporting:
-            why = "the balloon device plugged last does not offer free page reporting"
+            why = "the balloon device that was plugged last does not offer free page reporting"
     return None if why is None else Blame(Cause.FEATURE_OFF, why)
 
 
 def shortfall(history: History, missing: float) -> Blame:
-    """The first layer, from the host inwards, that accounts for half of what is missing.
+    """Blame the first layer, from the host inwards, that accounts for half of `missing` bytes.
 
-    If none does, the one that accounts for most. `missing`: bytes.
+    If none does, blame the layer that accounts for most.
     """
     ways = [
         disagreement(history),
-        # What remains may long have been given back; only without an audit is it the best there is.
+        # An audit is more recent than what the settle left, which may have been given back since.
         not_reported(history, unreported(history) if usable_audit(history) else remaining(history)),
         retained(history),
     ]
@@ -75,14 +75,14 @@ def shortfall(history: History, missing: float) -> Blame:
 
 
 def disagreement(history: History) -> Blame | None:
-    """The first pair of ledgers that disagrees; None if all agree, or nothing was audited."""
+    """Blame the first pair of ledgers that disagrees; None if all agree, or without an audit."""
     ledgers = ledgers_of(history)
     found = reconcile(ledgers, block_size(history.order)) if ledgers else None
     return None if found is None else Blame(found.cause, found.sentence, found.size)
 
 
 def not_reported(history: History, size: int) -> Blame | None:
-    """The guest could report so much more: it had no time to, or did not. None for nothing."""
+    """Blame `size` reportable bytes that were not reported: no time, or a defect; None if 0."""
     if size <= 0:
         return None
     settle = history.settle
@@ -97,31 +97,31 @@ def not_reported(history: History, size: int) -> Blame | None:
 
 
 def unreported(history: History) -> int:
-    """Bytes that the current audit saw free, reportable, unreported and held; 0 without one."""
+    """Return the bytes that the current audit saw free, reportable, unreported and held, else 0."""
     audit = usable_audit(history)
     return 0 if audit is None else audit.report.total.free_large_resident
 
 
 def remaining(history: History) -> int:
-    """Bytes that the latest settle left to be reported, as far as it is known."""
+    """Return the bytes that the latest settle left to report; 0 if that is unknown."""
     return 0 if history.settle is None else history.settle.remaining or 0
 
 
 def reported_resident(history: History) -> int:
-    """Bytes that the current audit saw reported and held by the host; 0 without one."""
+    """Return the bytes that the current audit saw reported and held by the host, else 0."""
     audit = usable_audit(history)
     return 0 if audit is None else audit.report.total.reported_resident
 
 
 def not_discarded(history: History) -> Blame | None:
-    """Reported memory is still with the host: where it stayed. None where there is none of it."""
+    """Blame the layer that keeps reported memory resident; None if no reported page is."""
     if not reported_resident(history):
         return None
     return disagreement(history)
 
 
 def retained(history: History) -> Blame:
-    """The guest keeps it, for the reason with the most bytes."""
+    """Blame the guest for keeping memory, for the reason with the most bytes."""
     reasons = retained_reasons(history)
     if reasons:
         return Blame(Cause.GUEST_RETAINED, reasons[0].sentence, reasons[0].size)
@@ -129,12 +129,12 @@ def retained(history: History) -> Blame:
         Cause.GUEST_RETAINED,
         "everything the guest can report has come back; it uses the rest"
         if usable_audit(history)
-        else "no audit was taken that could say where the rest is",
+        else "no usable audit shows where the rest is",
     )
 
 
 def settle_sentence(history: History) -> str:
-    """How the latest settle ended."""
+    """Describe how the latest settle ended."""
     settle = history.settle
     if settle is None:
         return "memory had not settled"

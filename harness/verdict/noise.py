@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Was the host too busy with its own memory for the run to mean anything?"""
+"""Decide whether activity of the host may explain what a run measured."""
 
 from harness.kernel.zones import HUGE_PAGE
 from harness.record.history import History
 from harness.units import MIB, PAGE_SIZE, format_size
 
 STALL_LIMIT = 0.10
-"""Share of the run in which some task waited for memory (PSI `some`) that makes it unusable."""
+"""Fraction of the run in which some task waited for memory (PSI `some`) above which it is noise."""
 
 CLOCK_RATE = 0.75
-"""Seconds of the guest's clock for each of the host's: below this a settle says little. Idle guests
-keep within 3 % of it under TCG on a host with twice as many guests as processors."""
+"""Rate of the guest's clock against the host's below which a settle says little. Measured under
+TCG with twice as many idle guests as CPUs: within 3 % of 1."""
 
 AVAILABLE_LIMIT = 128 * MIB
-"""MemAvailable below this, and something reclaimed: the host may have reclaimed from QEMU."""
+"""MemAvailable in bytes below which a host that reclaims may have reclaimed from QEMU."""
 
 
 def swap_noise(history: History) -> str | None:
-    """What says that the host swapped guest memory out by itself, or None.
+    """Say that the host swapped out guest memory under pressure; None if it did not.
 
     Guest memory in swap without any sign of reclaim (no page stolen by kswapd, no stall) was put
-    there deliberately, by whoever discards: that is no noise. Nor is it where the scenario itself
+    there by the layer that discards, which is not noise. Swap is not noise either if the scenario
     limits QEMU's memory.
     """
     if any(boot.memory_limit for boot in history.boots):
@@ -38,7 +38,7 @@ def swap_noise(history: History) -> str | None:
 
 
 def pressure_noise(history: History) -> str | None:
-    """What says that the host was short of memory, or None."""
+    """Say that the host was short of memory; None if it was not."""
     swap = swap_noise(history)
     if swap is not None:
         return swap
@@ -48,7 +48,7 @@ def pressure_noise(history: History) -> str | None:
         seconds = readings[-1].at - readings[0].at
         if seconds > 0 and stalled / 1e6 > STALL_LIMIT * seconds:
             return (
-                f"tasks on the host waited for memory in {stalled / 1e6:.1f} s of "
+                f"tasks on the host waited for memory during {stalled / 1e6:.1f} s of "
                 f"{seconds:.1f} s (PSI)"
             )
     available = min((reading.mem_available for reading in readings), default=None)
@@ -59,10 +59,10 @@ def pressure_noise(history: History) -> str | None:
 
 
 def collapse_noise(history: History) -> str | None:
-    """What says that khugepaged has brought back what the host holds of reported memory, or None.
+    """Say that khugepaged may have made reported memory resident again; None if it cannot have.
 
-    It fills huge pages of which a part is resident. So what it may have brought back is in such
-    huge pages, and was discarded before: memory that was never discarded is not excused.
+    khugepaged fills up huge pages that are partly resident. This explains only reported memory
+    that lies in such huge pages and was discarded before.
     """
     audit, collapses = history.audit, _moved(history, "thp_collapse")
     if audit is None or not collapses:
@@ -80,7 +80,7 @@ def collapse_noise(history: History) -> str | None:
 
 
 def clock_noise(history: History) -> str | None:
-    """What says that the guest had no time in which to report, or None."""
+    """Say that the guest's clock was too slow for it to report in time; None if it was not."""
     rate = history.settle.clock_rate if history.settle is not None else None
     if rate is None or rate >= CLOCK_RATE:
         return None
@@ -91,7 +91,7 @@ def clock_noise(history: History) -> str | None:
 
 
 def _moved(history: History, counter: str) -> int | None:
-    """Growth of a counter from the first to the last reading; None where it was not read."""
+    """Return the growth of a counter from the first to the last reading; None if it is unknown."""
     values = [getattr(read.noise, counter) for read in history.noise]
     if len(values) < 2 or values[0] is None or values[-1] is None:
         return None

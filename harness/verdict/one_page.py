@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What became of a single page, in a sentence: the oracle's table, read for one page."""
+"""Describe what happened to a single page in a sentence, by the oracle's table."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -11,21 +11,23 @@ from harness.record.page_life import CoveringDiscard, PageAtAudit
 
 @dataclass(frozen=True)
 class _Case:
-    """A look at the page, with what came before it."""
+    """The page at an audit, with what happened before."""
 
     look: PageAtAudit
     earlier: PageAtAudit | None
-    """The look of the audit before it."""
+    """The page at the previous audit."""
     discards: Sequence[CoveringDiscard]
-    """Those that covered the page until then."""
+    """Discards that covered the page until the audit."""
 
 
 Story = Callable[[_Case], str]
 
 
 def conclude(looks: Sequence[PageAtAudit], discards: Sequence[CoveringDiscard]) -> str:
-    """What the last audit says of a page, given all looks at it and every discard that ever
-    covered it, both in order."""
+    """Describe the page at its last audit.
+
+    `looks` are its states at all audits and `discards` all discards that covered it, in order.
+    """
     look = looks[-1]
     before = [each for each in discards if each.at is None or each.at <= look.at]
     case = _Case(look, looks[-2] if len(looks) > 1 else None, before)
@@ -38,28 +40,31 @@ def _says(text: str) -> Story:
 
 def _used_resident(case: _Case) -> str:
     if case.look.held_by:
-        return f"{_holder(case.look)} holds it and so does the host, as it must"
-    return "the guest uses it and the host holds it, as it must"
+        return f"{_holder(case.look)} holds it, and the host holds it too, as it must"
+    return "the guest uses it, and the host holds it, as it must"
 
 
 def _used_absent(case: _Case) -> str:
     look, written = case.look, GuestState.CONTENT
     if look.before is look.after is written:
-        return f"it has content and the host holds nothing of it: lost; {_discarded(case)}"
+        return f"it has content, but the host does not hold it: lost; {_discarded(case)}"
     if look.seen is Seen.NOTHING:
-        return "the guest uses it and the host holds nothing: nobody has touched it yet"
-    was = "the guest uses it, as at an earlier audit when the host held it, and the host does not"
+        return "the guest uses it, but the host does not hold it: it was never touched"
+    was = (
+        "the guest uses it, but the host does not hold it, although it did at an earlier audit at "
+        "which the guest used it"
+    )
     if any(each.status == 0 for each in case.discards):
         return (
-            f"{was}: it may have been freed, reported and handed out again untouched; "
+            f"{was}: it may have been freed, reported and allocated again without being touched; "
             f"{_discarded(case)}"
         )
-    return f"{was}: lost, or taken by something other than a discard, of which there was none"
+    return f"{was}: lost, or removed by something other than a discard, of which there was none"
 
 
 def _held_absent(case: _Case) -> str:
     return (
-        f"{_holder(case.look)} holds it, has written it, and the host holds nothing: lost; "
+        f"{_holder(case.look)} holds it and has written it, but the host does not hold it: lost; "
         f"{_discarded(case)}"
     )
 
@@ -69,33 +74,34 @@ def _small_resident(case: _Case) -> str:
     if look.block is not None and look.block.order < look.reporting_order:
         return (
             f"it is free in a block of order {look.block.order}, below the reporting order "
-            f"{look.reporting_order}: kept, as the rule says"
+            f"{look.reporting_order}, so the guest keeps it by the kernel's rule"
         )
     return (
-        "it is free in a zone below its watermark, which no pass looks at: kept, as the rule says"
+        "it is free in a zone below its watermark, which reporting passes skip, so the guest keeps "
+        "it by the kernel's rule"
     )
 
 
 def _reported_resident(case: _Case) -> str:
-    held = "the guest had reported it and the host held it all the same"
+    held = "the guest had reported it, but the host still held it"
     last = case.discards[-1] if case.discards else None
     if last is None:
         return f"{held}: QEMU never discarded it"
     if last.status:
         return f"{held}: {_discarded(case)}"
     return (
-        f"{held}, although {_discarded(case)}: the host's kernel did not do what it said, or "
-        "something touched the page since"
+        f"{held}, although {_discarded(case)}: the host's kernel did not drop the page, or "
+        "something has touched it since"
     )
 
 
 def _reported_absent(case: _Case) -> str:
-    return f"the guest had reported it and the host had it back; {_discarded(case)}"
+    return f"the guest had reported it, and the host had got it back; {_discarded(case)}"
 
 
 def _unstable(case: _Case) -> str:
     before, after = guest_word(case.look.before), guest_word(case.look.after)
-    return f"it changed while the audit looked, from {before} to {after}: no judgement"
+    return f"it changed during the audit, from {before} to {after}, and cannot be judged"
 
 
 _SENTENCES: dict[str, Story] = {
@@ -104,27 +110,27 @@ _SENTENCES: dict[str, Story] = {
     "used_absent": _used_absent,
     "held_absent": _held_absent,
     "free_small_resident": _small_resident,
-    "free_small_absent": _says("it is free and the host holds nothing of it"),
+    "free_small_absent": _says("it is free, and the host does not hold it"),
     "free_large_resident": _says(
-        "it is free in a block of the order, in a zone above its watermark, and was not reported: "
-        "the host still holds it"
+        "it is free in a block of at least the reporting order, in a zone above its watermark, but "
+        "was not reported, and the host still holds it"
     ),
     "free_large_absent": _says(
-        "it is free and not reported, and the host holds nothing of it: it was given back earlier, "
-        "or never touched"
+        "it is free and not reported, and the host does not hold it: it was given back earlier, or "
+        "never touched"
     ),
     "reported_resident": _reported_resident,
     "reported_absent": _reported_absent,
-    "offline_resident": _says("it is in the balloon or unplugged, and the host still holds it"),
-    "offline_absent": _says("it is in the balloon or unplugged, and the host has it back"),
+    "offline_resident": _says("it is in the balloon or unplugged, but the host still holds it"),
+    "offline_absent": _says("it is in the balloon or unplugged, and the host has got it back"),
     "unstable": _unstable,
-    "unknown": _says("the host's side of it could not be read: no judgement"),
+    "unknown": _says("its state on the host could not be read, so it cannot be judged"),
 }
-"""By the cell of the oracle's table."""
+"""Sentences by the cell of the oracle's table."""
 
 
 def guest_word(state: GuestState) -> str:
-    """The state as words for a person: `no page`."""
+    """Format a guest state for a person: `no page`."""
     return state.name.lower().replace("_", " ")
 
 
@@ -134,7 +140,7 @@ def _holder(look: PageAtAudit) -> str:
 
 
 def _discarded(case: _Case) -> str:
-    """What QEMU did, and when it last did it."""
+    """Describe QEMU's discards of the page, and the last one's time."""
     if not case.discards:
         return "QEMU never discarded it"
     last, earlier = case.discards[-1], case.earlier

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reconcile three ledgers: what the guest reported, what QEMU discarded, what the host lost.
+"""Reconcile three ledgers: what the guest reported, what QEMU discarded, what the host released.
 
-Beside the page oracle they name the layer at fault: the first neighbouring pair that disagrees.
+The first pair of neighbouring ledgers that disagrees names the layer at fault.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,15 @@ from harness.units import format_size
 
 @dataclass(frozen=True)
 class Ledgers:
-    """The three ledgers over the latest round, in bytes. None: not measured.
+    """The three ledgers over the latest round, in bytes; None if not measured.
 
-    What fell or grew is counted from the moment before the latest free; without a free there is no
-    such moment, and those are None.
+    Falls and growth are counted from the moment before the latest free, and are None without one.
     """
 
     reported_resident: int
-    """In blocks reported and not used since, and still held by the host."""
+    """Bytes in blocks reported and not allocated since, which the host still holds."""
     reported_undiscarded: int | None
-    """In blocks reported and not used since, and in no discard of QEMU's trace."""
+    """Bytes in blocks reported and not allocated since, which no traced discard covers."""
     reported_resident_pfns: tuple[int, ...]
     discarded: int | None
     discards_failed: int | None
@@ -31,7 +30,7 @@ class Ledgers:
     file_blocks_fall: int | None
     """None for anonymous memory."""
     lazyfree: int
-    """Lazily freed now (stock QEMU never frees lazily)."""
+    """Lazily free bytes; stock QEMU never uses MADV_FREE."""
     swap_growth: int | None
 
 
@@ -41,12 +40,12 @@ class Disagreement:
 
     cause: Cause
     size: int
-    """Bytes by which they disagree."""
+    """Bytes by which the two ledgers disagree."""
     sentence: str
 
 
 def ledgers_of(history: History) -> Ledgers | None:
-    """The ledgers as the current audit sees them; None without one that can be believed."""
+    """Return the ledgers at the current audit; None without a usable one."""
     audit = usable_audit(history)
     if audit is None:
         return None
@@ -70,10 +69,10 @@ def ledgers_of(history: History) -> Ledgers | None:
 
 
 def reconcile(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
-    """The first pair that disagrees, from the guest outwards; None if all agree.
+    """Return the first pair that disagrees, from the guest outwards; None if all agree.
 
-    Between guest and QEMU and for reported pages still resident, one page is too many: at rest
-    there are none. The host's own counters may wander by less than `block_bytes`.
+    Reported pages that are undiscarded or resident are not tolerated at all. The host's own
+    counters may vary by less than `block_bytes`.
     """
     return _guest_to_qemu(ledgers) or _qemu_to_host(ledgers, block_bytes)
 
@@ -99,12 +98,12 @@ def _guest_to_qemu(ledgers: Ledgers) -> Disagreement | None:
 
 
 def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
-    """Of the ways a discard can come to nothing, the one with the most bytes."""
+    """Return the way in which discards had no effect, by the most bytes; None if they had."""
     resident = ledgers.reported_resident
     seen = (
         "QEMU's trace shows the discards, so the host ignored them"
         if ledgers.reported_undiscarded is not None
-        else "without QEMU's trace it is open whether QEMU discarded them"
+        else "without QEMU's trace it is unknown whether QEMU discarded them"
     )
     ways = [
         Disagreement(
@@ -137,7 +136,7 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
             )
         )
     worst = max(ways, key=lambda way: way.size)
-    # These ways keep reported pages resident too: they explain them if they are large enough.
+    # These ways also keep reported pages resident, and explain them if they are large enough.
     if worst.size >= max(block_bytes, resident / 2):
         return worst
     if not resident:

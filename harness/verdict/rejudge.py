@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recorded run, judged again from its events: by what it was asked, or by something else."""
+"""Judge a recorded run again from its events, by its own or by other expectations."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ class Terms:
 
     asked: Asked
     checks: Mapping[str, Sequence[tuple[str, ...]]] | None = None
-    """Checks of single audits, `measure: condition`: by the audit's name those of its first time,
-    its second and so on. None: those in the events."""
+    """Checks (`measure: condition`) of `audit` steps: by the audit's name, those of its first
+    occurrence, its second, and so on; None stands for those in the events."""
 
 
 def judge_again(run: RecordedRun, events: Sequence[Event], terms: Terms) -> Judged:
-    """The verdict of a run from its events, whose audits may have been made anew.
+    """Judge a run by its events, whose audits may have been recomputed.
 
-    Where an event may be lost, only what stands before it is judged, and that can be no PASS.
+    If events may be lost, only those before the gap are judged, and the verdict cannot be PASS.
     """
     if run.gap is not None:
         before = events[: run.gap.index]
@@ -37,7 +37,7 @@ def judge_again(run: RecordedRun, events: Sequence[Event], terms: Terms) -> Judg
             t=before[-1].t,
             error="RecordError",
             verdict=Verdict.MISS,
-            message=f"line {run.gap.line} of results.jsonl {run.gap.what}: the record is not whole",
+            message=f"line {run.gap.line} of results.jsonl {run.gap.what}: the record has a gap",
             hint="run the scenario again",
         )
         events = (*before, torn)
@@ -50,7 +50,7 @@ def judge_again(run: RecordedRun, events: Sequence[Event], terms: Terms) -> Judg
 def _with_checks(
     events: Sequence[Event], checks: Mapping[str, Sequence[tuple[str, ...]]]
 ) -> tuple[Event, ...]:
-    """The events with these checks; an audit beyond the last of its name has the last ones."""
+    """Replace the checks of the audits; surplus audits of a name get the last checks for it."""
     taken: dict[str, int] = {}
     result: list[Event] = []
     for event in events:
@@ -63,9 +63,9 @@ def _with_checks(
 
 
 def parse_expectation(text: str) -> tuple[str, str]:
-    """Measure and condition of `NAME=CONDITION`; the `=` may be left out, as in `x >= 1`.
+    """Parse `NAME=CONDITION` into measure and condition; the `=` may be left out (`x >= 1`).
 
-    Raises `ValueError` saying what is wrong.
+    Raises `ValueError` that says what is wrong.
     """
     found = _EXPECTATION.fullmatch(text)
     if found is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a guest keeps memory: the reason behind `guest-retained`, with its bytes."""
+"""Find out why a guest keeps memory, the reasons behind `guest-retained`, with their bytes."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ from harness.units import PAGE_SIZE, format_size
 
 @dataclass(frozen=True)
 class Retained:
-    """One reason, and the bytes it can explain."""
+    """One reason, and the bytes that it can explain."""
 
     size: int
     sentence: str
 
 
 def retained_reasons(history: History) -> list[Retained]:
-    """Why the guest keeps memory as the current audit sees it, the most bytes first.
+    """List the reasons why the guest keeps memory at the current audit, most bytes first.
 
-    What is free has grown since the latest free, what is used since the last audit before it;
-    without these it is counted from nothing.
+    Free memory is counted as growth since the latest free, used memory as growth since the last
+    audit before that; without these, all of it counts.
     """
     audit = usable_audit(history)
     if audit is None:
@@ -34,7 +34,7 @@ def retained_reasons(history: History) -> list[Retained]:
 
 
 def _free(history: History, audit: Audited) -> list[Retained]:
-    """What is free in the guest and cannot be reported."""
+    """List free memory that the guest cannot report."""
     order = history.order
     if history.rounds:
         free, since = kept_since(history.rounds[-1].freed, audit, order), " of what was freed"
@@ -50,19 +50,19 @@ def _free(history: History, audit: Audited) -> list[Retained]:
         ),
         Retained(
             free.under,
-            f"{format_size(free.under)}{since} are free in zones so small or so full that they are "
-            "below their watermark, where the guest does not report",
+            f"{format_size(free.under)}{since} are free in zones below their watermark, from which "
+            "the guest does not report",
         ),
         Retained(
             free.listed,
-            f"{format_size(free.listed)}{since} are free on the guest's per-CPU lists, which give "
-            "no block to the allocator until they are full (zoneinfo: pagesets, count)",
+            f"{format_size(free.listed)}{since} are free on the guest's per-CPU lists, which "
+            "return blocks to the buddy allocator only when full (zoneinfo: pagesets, count)",
         ),
     ]
 
 
 def _used(history: History, audit: Audited) -> list[Retained]:
-    """What the guest itself uses, by who uses it."""
+    """List memory that the guest uses, by its user."""
     before = usable_before(history.rounds[-1]) if history.rounds else None
     more = " more than before" if before is not None else ""
     kept = retained(audit.counters, base_counters(history))
@@ -91,18 +91,21 @@ def _used(history: History, audit: Audited) -> list[Retained]:
 
 
 def _pinned(audit: Audited, small: int) -> str:
-    """What breaks the blocks, where most of them lack only a page or few."""
+    """Describe the nearly free blocks, if they are most of the fragmented memory."""
     report, listed = audit.report, percpu_free(audit.counters.zones) // PAGE_SIZE
     if report.nearly_free < small / 2 or report.nearly_free_lack > listed:
         return ""
     return (
-        f" ({format_size(report.nearly_free)} of it in blocks that lack only {FEW} pages at most, "
-        f"{report.nearly_free_lack} in all; {listed} free pages lie on the per-CPU lists)"
+        f" ({format_size(report.nearly_free)} of it in blocks that lack at most {FEW} pages each, "
+        f"{report.nearly_free_lack} in all; the per-CPU lists hold {listed} free pages)"
     )
 
 
 def _free_by_watermark(audit: Audited, reporting_order: int) -> tuple[int, int]:
-    """Resident bytes the rule lets the guest keep: in zones below their watermark; elsewhere."""
+    """Split the resident bytes that the rule lets the guest keep.
+
+    Returns those in zones below their watermark, and the rest.
+    """
     under = sum(
         audit.report.per_zone[name].free_small_resident
         for zone in audit.counters.zones
@@ -113,5 +116,5 @@ def _free_by_watermark(audit: Audited, reporting_order: int) -> tuple[int, int]:
 
 
 def _others_anonymous(audit: Audited, held_by_churn: int) -> int:
-    """Anonymous memory at an audit that the churn tool does not hold."""
+    """Return the bytes of anonymous memory at an audit that the churn tool does not hold."""
     return max(0, audit.counters.meminfo.get("AnonPages", 0) - held_by_churn)

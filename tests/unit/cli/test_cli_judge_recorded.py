@@ -110,7 +110,7 @@ def test_the_page_that_a_fail_names_is_looked_up(
     assert main(["page", str(unpacked / "broken" / "neighbour"), "0xaa00"]) == 0
     said = capsys.readouterr().out
     assert (
-        "the churn tool (pid 133) holds it, has written it, and the host holds nothing: lost"
+        "the churn tool (pid 133) holds it and has written it, but the host does not hold it: lost"
         in said
     )
     assert "QEMU discarded it once, at 8.7 s, and not since audit 'before'" in said

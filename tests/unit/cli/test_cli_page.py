@@ -82,9 +82,9 @@ def test_the_life_of_a_page_that_was_kept_against_all_words(
         ["51.000s", "audit after", "reported", "resident", "reported_resident", block],
     ]
     assert conclusion(said) == (
-        "At audit 'after' the guest had reported it and the host held it all the same, although "
-        "QEMU discarded it 2 times, last at 50.5 s: the host's kernel did not do what it said, or "
-        "something touched the page since."
+        "At audit 'after' the guest had reported it, but the host still held it, although "
+        "QEMU discarded it 2 times, last at 50.5 s: the host's kernel did not drop the page, or "
+        "something has touched it since."
     )
 
 
@@ -117,20 +117,32 @@ G, S = GuestState, HostState
 @pytest.mark.parametrize(
     ("guest", "pfn", "says"),
     [
-        (healthy(), REPORTED, "the guest had reported it and the host had it back; QEMU discarded"),
-        (healthy(), HELD, "the churn tool (pid 312) holds it and so does the host, as it must"),
-        (healthy(), 5, "the guest uses it and the host holds it, as it must"),
+        (
+            healthy(),
+            REPORTED,
+            "the guest had reported it, and the host had got it back; QEMU discarded",
+        ),
+        (
+            healthy(),
+            HELD,
+            "the churn tool (pid 312) holds it, and the host holds it too, as it must",
+        ),
+        (healthy(), 5, "the guest uses it, and the host holds it, as it must"),
         (
             seen(healthy(), HELD, G.HELD, S.ABSENT),
             HELD,
-            "the churn tool (pid 312) holds it, has written it, and the host holds nothing: lost",
+            "the churn tool (pid 312) holds it and has written it, but the host does not hold it",
         ),
-        (seen(healthy(), 5, G.USED, S.ABSENT), 5, "nobody has touched it yet"),
-        (seen(healthy(), 5, G.CONTENT, S.ABSENT), 5, "it has content and the host holds nothing"),
+        (seen(healthy(), 5, G.USED, S.ABSENT), 5, "it was never touched"),
+        (
+            seen(healthy(), 5, G.CONTENT, S.ABSENT),
+            5,
+            "it has content, but the host does not hold it",
+        ),
         (
             healthy(),
             22 * BLOCK,
-            "it is free in a block of order 0, below the reporting order 9: kept, as the rule says",
+            "it is free in a block of order 0, below the reporting order 9, so the guest keeps it",
         ),
         (
             replace(
@@ -138,17 +150,17 @@ G, S = GuestState, HostState
                 zones=tuple(replace(zone, low=60_000) for zone in healthy().zones),
             ),
             26 * BLOCK,
-            "it is free in a zone below its watermark, which no pass looks at: kept",
+            "it is free in a zone below its watermark, which reporting passes skip",
         ),
         (
             healthy().blocks(26, 1, G.FREE, S.RESIDENT),
             26 * BLOCK,
-            "in a zone above its watermark, and was not reported: the host still holds it",
+            "in a zone above its watermark, but was not reported, and the host still holds it",
         ),
         (healthy().blocks(26, 1, G.FREE, S.ABSENT), 26 * BLOCK, "it was given back earlier"),
         (seen(healthy(), 5, G.OFFLINE, S.RESIDENT), 5, "in the balloon or unplugged, and the host"),
         (seen(healthy(), 5, G.NO_PAGE, S.UNKNOWN), 5, "the guest has no page there"),
-        (seen(healthy(), 5, G.USED, S.UNKNOWN), 5, "could not be read: no judgement"),
+        (seen(healthy(), 5, G.USED, S.UNKNOWN), 5, "could not be read, so it cannot be judged"),
     ],
 )
 def test_each_cell_of_the_table_has_its_sentence(
@@ -168,7 +180,7 @@ def test_a_page_that_changed_while_the_audit_looked(
     save_audit(audit_path(results / "basic", 1, "final"), moving)
     _status, said = page(capsys, results, "5")
     assert rows(said)[0][2:5] == ["used, then free", "resident", "unstable"]
-    assert "changed while the audit looked, from used to free: no judgement" in conclusion(said)
+    assert "changed during the audit, from used to free, and cannot be judged" in conclusion(said)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +218,9 @@ def test_a_page_the_guest_uses_again_and_the_host_does_not_hold(
     inputs = inputs_of(seen(healthy(), 5, G.USED, S.ABSENT))
     earlier = inputs_of(healthy()).reduce()[1]
     save_audit(audit_path(results / "basic", 1, "final"), replace(inputs, seen=earlier))
-    assert "lost, or taken by something other" in conclusion(page(capsys, results, "5")[1])
+    assert "lost, or removed by something other" in conclusion(page(capsys, results, "5")[1])
     (results / "basic" / "discards.log").write_text(discard(30.0, 0))
-    assert "handed out again untouched; QEMU discarded it once, at 30.0 s" in conclusion(
+    assert "allocated again without being touched; QEMU discarded it once, at 30.0 s" in conclusion(
         page(capsys, results, "5")[1]
     )
 

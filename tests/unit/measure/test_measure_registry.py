@@ -153,7 +153,7 @@ class TestWhatTheRulesSay:
             ({"percpu_free_bytes": "== 0"}, Verdict.FAIL, Cause.GUEST_RETAINED, "per-CPU"),
             ({"busy_rounds": ">= 9"}, Verdict.FAIL, Cause.OVERHEAD, "too few rounds"),
             ({"pressed_bytes": ">= 1GiB"}, Verdict.FAIL, Cause.STILL_CHARGED, "under pressure"),
-            ({"pressed_bytes": "== 0"}, Verdict.FAIL, Cause.LAZILY_FREE, "only by pressure"),
+            ({"pressed_bytes": "== 0"}, Verdict.FAIL, Cause.LAZILY_FREE, "only under pressure"),
             ({"settle_seconds": ">= 60"}, Verdict.FAIL, Cause.CONTROL_BROKEN, "sooner"),
             ({"held_bytes": ">= 1GiB"}, Verdict.FAIL, Cause.CONTROL_BROKEN, "came back"),
             ({"sleeps": "== 50"}, Verdict.ERROR, None, "slept fewer times"),

@@ -42,8 +42,8 @@ MISS cut
 
 FAIL acked-not-discarded partial
   258MiB that the guest reported stayed with the host\ufffd[31m
-  what to do: see discards.log for what QEMU discarded, and qemu.log for its error messages; repro.sh
-  boots the same guest by hand
+  what to do: see discards.log for what QEMU discarded, and qemu.log for errors; repro.sh boots the
+  same guest by hand
   evidence: RESULTS/partial/
 
 1 PASS, 1 FAIL, 2 MISS, 1 SKIP under tcg; evidence in RESULTS/<scenario>/"""
@@ -203,7 +203,7 @@ def test_a_run_that_is_tried_again_counts_once() -> None:
     file = io.StringIO()
     view = ProgressView(total=2, file=file, live=False)
     view.feed("x", started("x"))
-    view.feed("x", Judged(3.0, Verdict.MISS, None, "the guest crashed while it booted", {}))
+    view.feed("x", Judged(3.0, Verdict.MISS, None, "the guest crashed during boot", {}))
     view.feed("x", started("x", attempt=2))
     view.feed("x", Judged(9.0, Verdict.PASS, None, "all hold", {}))
     ends = [line for line in file.getvalue().splitlines() if "[" in line]

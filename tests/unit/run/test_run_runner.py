@@ -56,7 +56,7 @@ def test_crash_that_no_defect_of_qemu_explains_is_the_guests(
     bench.boots = [crash(defect="")]
     judged = bench.run(planned(tmp_path))
     assert (judged.verdict, judged.cause) == (Verdict.FAIL, Cause.GUEST_CRASH)
-    assert "crashed while it booted: Oops in slub" in judged.reason
+    assert "crashed during boot: Oops in slub" in judged.reason
 
 
 def test_second_crash_is_the_guests_whatever_qemu_is_known_to_do(
