@@ -102,7 +102,7 @@ MEASURES = (
         name="raced_bytes",
         unit=Unit.BYTES,
         meaning="bytes that `race` allocated again just after the guest had reported them; absent "
-        "if there were none, so that nothing was tested",
+        "if it got none of them, so that nothing was tested",
         means_when_low=not_as_written(
             "too little memory was allocated again just after it was reported"
         ),

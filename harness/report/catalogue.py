@@ -120,7 +120,7 @@ def _chapter(scenarios: Sequence[Scenario], last: Last, images: Sequence[str]) -
             ("Method", _method),
             ("Expected", _expected),
             ("Invariants", _invariants),
-            ("Not green with", _red),
+            ("Must not pass with", _red),
         )
         for line in _told_once(what, stem, scenarios, words)
     ]

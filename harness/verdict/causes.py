@@ -79,8 +79,8 @@ def _found(case: Case) -> Blame:
 
 
 def _by_rule(means: Means, case: Case) -> Blame:
-    if means.rule in _IN_ITS_WORDS:
-        return Blame(_IN_ITS_WORDS[means.rule], means.words)
+    if means.rule in IN_ITS_WORDS:
+        return Blame(IN_ITS_WORDS[means.rule], means.words)
     if means.rule is Rule.NOT_AS_WRITTEN:
         return Blame(None, means.words, verdict=Verdict.ERROR)
     if means.rule in _NEED_REPORTING and (off := feature_off(case.history)) is not None:
@@ -233,7 +233,7 @@ _RULES: dict[Rule, Callable[[Case], Blame]] = {
 }
 """Rules that search for the cause."""
 
-_IN_ITS_WORDS: dict[Rule, Cause] = {
+IN_ITS_WORDS: dict[Rule, Cause] = {
     Rule.KEPT: Cause.GUEST_RETAINED,
     Rule.NOT_DISCARDED: Cause.ACKED_NOT_DISCARDED,
     Rule.STILL_CHARGED: Cause.STILL_CHARGED,

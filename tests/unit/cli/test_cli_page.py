@@ -158,7 +158,7 @@ G, S = GuestState, HostState
             "in a zone above its watermark, but was not reported, and the host still holds it",
         ),
         (healthy().blocks(26, 1, G.FREE, S.ABSENT), 26 * BLOCK, "it was given back earlier"),
-        (seen(healthy(), 5, G.OFFLINE, S.RESIDENT), 5, "in the balloon or unplugged, and the host"),
+        (seen(healthy(), 5, G.OFFLINE, S.RESIDENT), 5, "in the balloon or unplugged, but the host"),
         (seen(healthy(), 5, G.NO_PAGE, S.UNKNOWN), 5, "the guest has no page there"),
         (seen(healthy(), 5, G.USED, S.UNKNOWN), 5, "could not be read, so it cannot be judged"),
     ],

@@ -147,24 +147,42 @@ def test_the_projects_document_is_up_to_date() -> None:
     assert written == document(catalogue(VERBS), last, images_of(last)), "run `make docs`"
 
 
-def test_every_measure_has_a_row_with_unit_and_moment() -> None:
+def test_every_measure_has_a_row_with_unit_moment_and_what_it_means_out_of_bounds() -> None:
     rows = measures_document().splitlines()
     for start, end in (
-        ("| `freed_bytes` | bytes | ", "| - |"),
-        ("| `rounds` | count | ", "| - |"),
-        ("| `reported_bytes` | bytes | ", "| audit |"),
-        ("| `merged_bytes` | bytes | ", "| audit, await |"),
-        ("| `settle_t90_seconds` | seconds | ", "| - |"),
-        ("| `nodeN_ZONE_returned_fraction` | part of 1 | ", "| audit |"),
-        (r"| `cost_(process\|thread)_(base\|huge)_(on\|idle)_fraction` | part of 1 | ", "| - |"),
+        (
+            "| `freed_bytes` | bytes | ",
+            "| - | ERROR: the churn tool freed less than the scenario asks for "
+            "| ERROR: the churn tool freed more than the scenario asks for |",
+        ),
+        ("| `reclaimed_fraction` | fraction | ", "| - | *shortfall* | *came back* |"),
+        ("| `reported_bytes` | bytes | ", "| audit | *shortfall* | *came back* |"),
+        (
+            "| `merged_bytes` | bytes | ",
+            "| audit, await | ERROR: the host's KSM merged less memory than the scenario sets up "
+            "| *shortfall* |",
+        ),
+        ("| `settle_t90_seconds` | seconds | ", "| - | *came back soon* | *slow* |"),
+        ("| `nodeN_ZONE_returned_fraction` | fraction | ", "| audit | *place* | *came back* |"),
+        (
+            r"| `cost_(process\|thread)_(base\|huge)_(on\|idle)_fraction` | fraction | ",
+            "| `overhead`: reporting costs too much of the guest's page fault rate |",
+        ),
         (
             r"| `faults_(process\|thread)_(base\|huge)_(on\|idle\|off)_per_second` | faults ",
-            "| - |",
+            "| `overhead`: the guest takes more page faults per second than the scenario expects |",
         ),
     ):
         assert sum(row.startswith(start) and row.endswith(end) for row in rows) == 1, start
     for name, measure in MEASURES.items():
         assert any(row.startswith(f"| `{name}` |") and measure.meaning in row for row in rows)
+
+
+def test_every_rule_that_a_row_names_is_explained_below_the_table() -> None:
+    text = measures_document()
+    table, rules = text.split("## Rules")
+    named = set(re.findall(r"\| (\*[a-z ]+\*)(?= \|)", table))
+    assert named == {row.split(" | ")[0].strip("| ") for row in rules.splitlines() if "| *" in row}
 
 
 def test_every_row_stands_by_itself() -> None:

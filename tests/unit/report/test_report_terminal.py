@@ -38,7 +38,7 @@ MISS repeat
   what to do: read qemu.log
 
 MISS cut
-  the record ends before a verdict: the harness was killed, or could not write on
+  the record ends before a verdict: the harness was killed, or could not write more
 
 FAIL acked-not-discarded partial
   258MiB that the guest reported stayed with the host\ufffd[31m

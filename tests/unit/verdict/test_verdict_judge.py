@@ -184,7 +184,7 @@ class TestDamage:
         events = a_run(audits=[guest.audited(report=report)])
         verdict, cause, reason = check(events, {"suspect_bytes": "== 0"})
         assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
-        assert "2MiB the guest uses were on the host at an earlier audit" in reason
+        assert "2MiB that the guest uses were on the host at an earlier audit" in reason
 
     def test_used_and_absent_without_a_history_may_never_have_been_touched(self) -> None:
         events = run_on(healthy().blocks(0, 1, G.USED, S.ABSENT))
@@ -316,7 +316,7 @@ class TestNoise:
     @pytest.mark.parametrize(
         ("loud", "words"),
         [
-            (noise(55.0, psi_memory_some_us=6_000_000), "waited for memory in 6.0 s of 51.0 s"),
+            (noise(55.0, psi_memory_some_us=6_000_000), "waited for memory during 6.0 s of 51.0 s"),
             (
                 noise(55.0, mem_available=100 * MIB, pgsteal_kswapd=1),
                 "only 100MiB of memory available",
