@@ -136,7 +136,7 @@ class GuestStuckError(DeadlineError):
 
 
 class RecordError(HarnessError):
-    """Results could not be read or written (disk full, directory not writable), or have been changed
+    """Results could not be read or written (disk full, directory not writable), or were changed
     since they were written (verdict MISS)."""
 
 

@@ -142,7 +142,7 @@ def test_a_script_may_speak_before_it_becomes_qemu(bench: Bench) -> None:
 @pytest.mark.parametrize("number", ['"nine"', "null", "[]", '"9\\u001b[31m"'])
 def test_a_version_that_is_no_number_is_refused(bench: Bench, number: str) -> None:
     bench.monkeypatch.setenv("FAKE_MAJOR", number)
-    assert "answers QMP, but not as QEMU does" in refusal(bench.qemu).message
+    assert "speaks QMP, but does not answer as QEMU does" in refusal(bench.qemu).message
 
 
 @pytest.mark.parametrize("words", ["echo '{}'", "echo not json", "yes", "yes '{}'", "cat"])
