@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a record agree with itself? What is told twice must be told alike, or nothing is proved.
-What its writer always tells must be told, and no instrument may have failed.
+"""Check that a record is consistent and complete; otherwise it proves nothing.
 
-Most of these accounts are equal to the byte in every run seen (five kernels): they come from the
-same pages, or the kernel computes one from the other. Where two readings are some moments apart, a
-guest at work may move memory between them; what it may move is stated here.
+Facts that are recorded twice must agree, facts that are always recorded must be there, and no
+instrument may have failed. Most pairs of facts were equal to the byte in all runs on five kernels:
+they come from the same pages, or the kernel computes one from the other. If two readings are some
+time apart, a busy guest may move memory between them; the limits of that are defined here.
 """
 
 from collections.abc import Iterator
@@ -20,20 +20,20 @@ from harness.record.history import History
 from harness.units import PAGE_SIZE, format_size
 
 MEMORY_LEFT_OUT = 0.02
-"""Share of a guest's memory that its zones may lack: what firmware reserves. Seen: 0.1 %."""
+"""Fraction of a guest's memory that its zones may lack, as firmware reserves some; seen: 0.1 %."""
 
 _CELLS = tuple(field.name for field in fields(CellTotals) if field.name != "held_absent")
 
 
 def contradiction(history: History) -> str | None:
-    """The first contradiction in a record, as a sentence; None: it agrees with itself."""
+    """Describe the first contradiction in a record; None if the record is consistent."""
     return next(_contradictions(history), None)
 
 
 def blind_spot(history: History) -> str | None:
-    """What kept the run's instruments from looking, as a sentence; None: nothing did.
+    """Say what kept the run's instruments from looking; None if nothing did.
 
-    The sampler reads what audits read; its samples themselves decide nothing.
+    The sampler uses the same instruments as audits do, although no verdict depends on its samples.
     """
     for ended in history.sampled:
         if ended.failures:
@@ -62,7 +62,7 @@ def _contradictions(history: History) -> Iterator[str]:
 
 
 def _missing(audit: Audited, schema: int) -> Iterator[str]:
-    """What a record of today always has."""
+    """Yield facts that a record of this schema always has and this one lacks."""
     if schema < COMPLETE_SCHEMA:
         return
     report, mapping = audit.report, audit.mapping
@@ -84,7 +84,10 @@ def _missing(audit: Audited, schema: int) -> Iterator[str]:
 
 
 def _cells(report: AuditReport) -> Iterator[str]:
-    """The cells add up to what the guest listed, by zone and by node; few pages are in no zone."""
+    """Check that the cells add up to what the guest listed, by zone and by node.
+
+    A few pages may be in no zone.
+    """
     listed = _size(report.total)
     if report.listed is not None and report.listed != listed:
         yield f"the cells hold {format_size(listed)}, the guest listed {format_size(report.listed)}"
@@ -102,7 +105,7 @@ def _cells(report: AuditReport) -> Iterator[str]:
 
 
 def _parts(report: AuditReport) -> Iterator[str]:
-    """What is a part of something else is not more than that."""
+    """Check that no part is larger than the whole."""
     cells = report.total
     reported = cells.reported_resident + cells.reported_absent
     free = cells.free_small_resident + cells.free_small_absent
@@ -133,7 +136,7 @@ def _parts(report: AuditReport) -> Iterator[str]:
 
 
 def _examples(report: AuditReport) -> Iterator[str]:
-    """Of every kind of trouble there is an example, and of no other."""
+    """Check that every kind of trouble has example pages, and nothing else has."""
     for name, size, examples in (
         ("reported_resident", report.total.reported_resident, report.reported_resident_pfns),
         ("held_absent", report.total.held_absent, report.held_absent_pfns),
@@ -145,7 +148,7 @@ def _examples(report: AuditReport) -> Iterator[str]:
 
 
 def _zones(audit: Audited) -> Iterator[str]:
-    """Each zone by its counters and by its pages, and all of them by /proc/meminfo."""
+    """Compare each zone's counters with its pages, and the sum of the zones with /proc/meminfo."""
     zones, report = audit.counters.zones, audit.report
     if {zone_name(zone) for zone in zones} != set(report.per_zone):
         yield f"there are zones {', '.join(map(zone_name, zones))}, and others in the report"
@@ -155,7 +158,7 @@ def _zones(audit: Audited) -> Iterator[str]:
         by_report = format_size(report.present)
         yield f"the zones have {format_size(present)}, but {by_report} by the report"
     listed = _size(report.total)
-    told_apart = report.total.offline_resident is not None  # else the balloon's pages are nowhere
+    told_apart = report.total.offline_resident is not None  # else no cell has the balloon's pages
     if told_apart and abs(listed - present) > UNLISTED_LIMIT * present:
         yield f"the cells hold {format_size(listed)}, the zones {format_size(present)}"
     for zone in zones:
@@ -178,7 +181,7 @@ def _zones(audit: Audited) -> Iterator[str]:
 
 
 def _memory(audit: Audited, history: History) -> Iterator[str]:
-    """The zones have what the guest was given."""
+    """Check that the zones have the memory that the guest was given."""
     ready = history.ready
     if ready is None or history.plugs:
         return
@@ -191,10 +194,10 @@ def _memory(audit: Audited, history: History) -> Iterator[str]:
 
 
 def _host(audit: Audited) -> Iterator[str]:
-    """What the host holds page by page, and what it is charged with.
+    """Compare what the host holds page by page with what it is charged with.
 
-    The charge is read after the pages. A guest at work moves memory meanwhile, and an audit of
-    which too much has moved says nothing in any case, hence the limit is the audits' own.
+    The charge is read after the pages, and a busy guest moves memory meanwhile. The limit is that
+    of a usable audit.
     """
     mapping, cells = audit.mapping, audit.report.total
     if mapping.rss != mapping.anonymous + mapping.shmem:
@@ -219,8 +222,10 @@ def _host(audit: Audited) -> Iterator[str]:
 
 
 def _ledger_of_discards(history: History) -> Iterator[str]:
-    """A count of discards never falls, but where the guest moves or memory comes or goes: then it
-    begins anew."""
+    """Check that counts of discards never fall.
+
+    They restart when the guest moves to another QEMU, or memory is plugged or unplugged.
+    """
     read = [(e.t, e.discards) for e in history.audits if e.discards is not None]
     freed = (round_.freed for round_ in history.rounds)
     read += [(e.t, e.discards_before) for e in freed if e.discards_before is not None]

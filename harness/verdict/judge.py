@@ -4,8 +4,8 @@
 The first of these that applies decides: a bug of the harness, which says nothing about the guest;
 a crash of the guest during boot; proof of damage (lost data, a crash, a hang), even in a run that
 broke; a failed expectation of an audit before the run broke; what broke the run; a failed
-expectation with its cause, unless host noise can explain it; what could not be judged. If none
-applies, the run is a PASS.
+expectation with its cause, unless host noise can explain it; what could not be judged; an
+inconsistent record. If none applies, the run is a PASS.
 """
 
 from collections.abc import Sequence
