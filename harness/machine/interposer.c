@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Preloaded into QEMU, changes the last step of free page reporting: the discard of guest memory.
- * `lazily` is the host's other policy, MADV_FREE; all others are ways to prove the harness by.
+ * Preloaded into QEMU, this changes the last step of free page reporting: the discard of guest
+ * memory. `lazily` is the host's other policy, MADV_FREE; all others are faults that test the
+ * harness.
  *
  *   FPR_DISCARD       NAME or NAME=NUMBER, see `ways` below
- *   FPR_DISCARD_LOG   a file; one line for each discard touched: "NAME ADDRESS LENGTH", hexadecimal
- *                     (of a hole in a file: its offset in place of the address)
- *   FPR_DISCARD_FROM  a file; until it exists every discard is carried out as asked. If it holds
+ *   FPR_DISCARD_LOG   a file that gets a line "NAME ADDRESS LENGTH" (hexadecimal) for each discard
+ *                     changed; for a hole in a file, ADDRESS is its offset
+ *   FPR_DISCARD_FROM  a file; until it exists, every discard is carried out as asked. If it holds
  *                     "LOW HIGH" (hexadecimal), only discards within these host addresses change.
  *
  * QEMU discards private anonymous memory with madvise(MADV_DONTNEED) and punches holes into files
- * with fallocate() (ram_block_discard_range(), softmmu/physmem.c of 7.2, system/physmem.c of 10.0);
- * it uses neither for anything else of a block's size.
+ * with fallocate() (ram_block_discard_range(), softmmu/physmem.c of 7.2, system/physmem.c of 10.0).
+ * It uses neither for anything else of a block's size.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -36,7 +37,7 @@ typedef int fallocate_call(int, int, off_t, off_t);
 struct discard {
 	char *address;
 	size_t length;
-	/* What the real call would return, and does. */
+	/* Makes the real call, and returns its result. */
 	int (*carry_out)(const struct discard *);
 	int descriptor, mode;
 	off_t offset;
@@ -77,7 +78,7 @@ static int by_madvise(const struct discard *discard)
 	return real_madvise(discard->address, discard->length, MADV_DONTNEED);
 }
 
-/* Success without an effect. */
+/* Report success without discarding. */
 static int swallow(const struct discard *discard, unsigned long unused)
 {
 	(void)unused;
@@ -85,7 +86,7 @@ static int swallow(const struct discard *discard, unsigned long unused)
 	return 0;
 }
 
-/* One of every N. */
+/* Swallow one of every N discards. */
 static int swallow_one_of(const struct discard *discard, unsigned long n)
 {
 	if (atomic_fetch_add(&discards, 1) % n)
@@ -93,7 +94,7 @@ static int swallow_one_of(const struct discard *discard, unsigned long n)
 	return swallow(discard, 0);
 }
 
-/* Only those of this length. */
+/* Swallow only discards of this length. */
 static int swallow_length(const struct discard *discard, unsigned long length)
 {
 	return discard->length == length ? swallow(discard, 0) : discard->carry_out(discard);
@@ -122,7 +123,7 @@ static int delay(const struct discard *discard, unsigned long milliseconds)
 	return discard->carry_out(discard);
 }
 
-/* Answered at once and carried out by a thread of its own, so late. */
+/* Report success at once, and discard later in another thread. */
 struct late {
 	struct discard discard;
 	unsigned long milliseconds;
@@ -152,7 +153,7 @@ static int late(const struct discard *discard, unsigned long milliseconds)
 	return 0;
 }
 
-/* Taken lazily: gone only under memory pressure. */
+/* Free lazily, so that the host reclaims the memory only under pressure. */
 static int lazily(const struct discard *discard, unsigned long unused)
 {
 	(void)unused;
@@ -160,7 +161,7 @@ static int lazily(const struct discard *discard, unsigned long unused)
 	return real_madvise(discard->address, discard->length, MADV_FREE);
 }
 
-/* The N bytes that follow are lost as well. */
+/* Discard the N bytes that follow as well. */
 static int neighbour(const struct discard *discard, unsigned long more)
 {
 	int status = discard->carry_out(discard);
@@ -170,7 +171,7 @@ static int neighbour(const struct discard *discard, unsigned long more)
 	return status;
 }
 
-/* Of blocks of N bytes, the next one goes instead. */
+/* Discard the block after a block of N bytes instead of it. */
 static int shift(const struct discard *discard, unsigned long length)
 {
 	if (discard->length != length)
@@ -179,14 +180,14 @@ static int shift(const struct discard *discard, unsigned long length)
 	return real_madvise(discard->address + length, length, MADV_DONTNEED);
 }
 
-/* Only holes are not punched: the mapping is still dropped, the file keeps its blocks. */
+/* Do not punch holes: the mapping is dropped, but the file keeps its blocks. */
 static int swallow_holes(const struct discard *discard, unsigned long unused)
 {
 	return discard->carry_out == by_madvise ? discard->carry_out(discard) :
 						  swallow(discard, unused);
 }
 
-/* Somebody touches every page again. */
+/* Discard, and touch every page again. */
 static int repopulate(const struct discard *discard, unsigned long unused)
 {
 	int status = discard->carry_out(discard);
@@ -201,7 +202,7 @@ static int repopulate(const struct discard *discard, unsigned long unused)
 static const struct {
 	const char *name;
 	way *way;
-	/* Whether it can be done to a file. */
+	/* Whether it works on files. */
 	int to_files;
 } ways[] = {
 	{ "swallow", swallow, 1 },
@@ -241,7 +242,7 @@ __attribute__((constructor)) static void choose(void)
 		die("cannot open FPR_DISCARD_LOG");
 }
 
-/* Reads the range once the file is there; that it grows later changes nothing. */
+/* Read the range once the file exists; later changes to the file have no effect. */
 static int active(const struct discard *discard)
 {
 	char text[64] = "";
@@ -278,7 +279,7 @@ static int by_fallocate(const struct discard *discard)
 			      (off_t)discard->length);
 }
 
-/* QEMU is built with 64-bit offsets and calls this name. */
+/* QEMU is built with 64-bit offsets and therefore calls fallocate64(). */
 int fallocate64(int descriptor, int mode, off_t offset, off_t length)
 {
 	struct discard discard = { .address = (char *)offset, .length = (size_t)length,
