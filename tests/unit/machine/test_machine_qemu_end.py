@@ -44,9 +44,9 @@ REFUSED = QemuEnd(status=1)
         (replace(ENDED, shutdown="guest-panic"), "reported a panic", "console.log"),
         (replace(ENDED, shutdown="host-signal"), "a signal ended QEMU", "kill(1)"),
         (replace(ENDED, shutdown="host-qmp-quit"), "a monitor command", "qmp.log"),
-        (replace(ENDED, shutdown="from-tomorrow"), "it calls from-tomorrow", "doctor"),
+        (replace(ENDED, shutdown="from-tomorrow"), "with the reason from-tomorrow", "doctor"),
         (ENDED, "QEMU exited (0)", "doctor"),
-        (replace(REFUSED, words="-foo: invalid option"), "-foo: invalid option", "refuses"),
+        (replace(REFUSED, words="-foo: invalid option"), "-foo: invalid option", "rejects"),
         (
             replace(REFUSED, words="Property 'virtio-balloon-pci.x' not found"),
             "exited (1)",

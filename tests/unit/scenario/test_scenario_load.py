@@ -248,7 +248,7 @@ def test_every_combination_of_switches_is_a_variant(switched: Path) -> None:
 def test_a_combination_that_no_switches_make_is_told_with_its_line(switched: Path) -> None:
     path = switched / "zeta.yaml"
     path.write_text(path.read_text().replace("  small-fast: {tags", "  fast-small: {tags"))
-    with pytest.raises(ScenarioFileError, match=r"zeta.yaml:12: variants.fast-small: no comb"):
+    with pytest.raises(ScenarioFileError, match=r"zeta.yaml:12: variants.fast-small: not a comb"):
         load_scenarios(path, VERBS)
 
 

@@ -70,7 +70,7 @@ def test_verbs_without_required_fields_may_stand_alone() -> None:
 
 def test_verbs_and_fields_are_described_with_defaults_as_a_file_has_them() -> None:
     definitions = SCHEMA["$defs"]
-    assert definitions["Settle"]["description"].startswith("Waits until nothing")
+    assert definitions["Settle"]["description"].startswith("Waits until no reportable memory")
     (fields, _null) = definitions["Settle"]["properties"]["settle"]["anyOf"]
     assert fields["properties"]["deadline"]["default"] == "60s"
     assert definitions["Repeat"]["description"] == "Carries out the inner steps several times."
