@@ -165,11 +165,11 @@ class Scenario(Part):
     tags: tuple[Name, ...] = ()
     """Tags that select it, and those that say what it needs of the host (`needs-...`)."""
     guest: Guest = Guest()
-    """The guest's machine."""
+    """The machine that the guest runs on."""
     balloon: Balloon = Balloon()
     """The guest's balloon device."""
     host: Host = Host()
-    """How the host backs the guest's memory."""
+    """How the host backs and discards the guest's memory."""
     steps: Annotated[tuple[Verb, ...], NotEmpty]
     """The steps, in order."""
     expect: Expectations = Field(default_factory=dict)
