@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest tool's `churn`: a process that holds patterned memory and obeys.
+"""Client of the guest tool's `churn`, a process that holds patterned memory and takes commands.
 
-Its lines are described at the head of guest-images/tool/churn.c.
+The head of guest-images/tool/churn.c describes its lines.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from harness.guest.tool_lines import ToolLine, ToolOutput
 from harness.machine.interfaces import GuestProcess, GuestShell
 
 FREE_SECONDS = 60.0
-"""For giving memory back: a second a GiB under emulation, longer where huge pages are split."""
+"""Deadline of a free: it takes 1 s per GiB under TCG, longer if huge pages must be split."""
 
-# A pipe opened for both ways outlives whoever reads from it or writes to it.
+# A FIFO opened for reading and writing survives the loss of its other reader or writer.
 _DETACHED = (
     "rm -f /run/churn.in /run/churn.out; mkfifo /run/churn.in /run/churn.out && "
     "{{ setsid {command} <>/run/churn.in 1<>/run/churn.out 2>&1 & }}"
 )
-# The reader of a connection that is gone would take a part of what is meant for this one.
+# Kill the reader of a lost connection first: it would steal part of this connection's output.
 _ATTACH = (
     "kill $(cat /run/churn.reader) 2>/dev/null; cat /run/churn.out & echo $! >/run/churn.reader; "
     "exec cat >/run/churn.in"
 )
 
-OUT_OF_MEMORY = "was it killed for want of memory? See console.log; hold less (churn: size)"
+OUT_OF_MEMORY = "check console.log for an OOM kill; if it was one, hold less (churn: size)"
 
 Progress = Callable[[int], None]
 """Called with the bytes filled so far, about twice a second."""
@@ -39,16 +39,19 @@ Hugepages = Literal["default", "never", "always"]
 
 @dataclass(frozen=True)
 class Freed:
-    """What was given back, and what is still held."""
+    """What the tool freed, and what it still holds."""
 
     bytes: int
     blocks: int
-    """Physical blocks, where blocks were asked for; else 0."""
+    """Physical blocks freed by `free_blocks`; otherwise 0."""
     held_bytes: int
 
 
 class ChurnSession:
-    """One churn process. A tool that dies (OOM, crash) raises `GuestError` with its last words."""
+    """One churn process.
+
+    If the tool dies (OOM kill, crash), methods raise `GuestError` with its last words.
+    """
 
     def __init__(self, process: GuestProcess, size: int, *, detached: bool = False) -> None:
         self._process = process
@@ -56,11 +59,11 @@ class ChurnSession:
         self._lines = ToolOutput(process, "the churn tool", OUT_OF_MEMORY)
         self._detached = detached
         self.pid = 0
-        """In the guest."""
+        """Process id in the guest."""
         self.held = 0
-        """Bytes held now."""
+        """Bytes that the tool holds."""
         self.fill_seconds = 0.0
-        """Guest seconds the last filling took."""
+        """Duration of the last fill by the guest's clock."""
 
     @classmethod
     def start(
@@ -74,10 +77,11 @@ class ChurnSession:
         on_progress: Progress = lambda _filled: None,
         detached: bool = False,
     ) -> Self:
-        """Fill `size` bytes, whole pages, with a pattern of `seed`, which is not 0.
+        """Start the tool and fill `size` bytes with the pattern of `seed`.
 
-        `detached`: it outlives the connection, and `attach` finds it again over another. Raises
-        `GuestError`, `SshError`, `DeadlineError`; nothing is held then.
+        `size`: whole pages; `seed`: not 0; `timeout`: seconds for the fill; `detached`: the tool
+        outlives the connection, and `attach` reaches it over another. Raises `GuestError`,
+        `SshError`, `DeadlineError`; then nothing is held.
         """
         command = f"fpr-guest churn --bytes {size} --seed {seed} --hugepages {hugepages}"
         if detached:
@@ -91,35 +95,35 @@ class ChurnSession:
         return session
 
     def verify(self, timeout: float) -> Verified:
-        """Compare every held word with its pattern."""
+        """Compare every held word with its pattern, within `timeout` seconds."""
         self._lines.send("verify")
         return read_verified(self._lines, timeout, Mismatches(), self.held)
 
     def free_all(self) -> Freed:
-        """Give everything back."""
+        """Free everything."""
         self._lines.send("free all")
         return self._await_freed()
 
     def attach(self, shell: GuestShell) -> None:
-        """Go on over another connection with a tool that was started detached."""
+        """Continue over another connection; the tool must have been started detached."""
         self._process.close()
         self._process = shell.start(_ATTACH)
         self._lines = replace(self._lines, process=self._process)
 
     def free_tails(self) -> Freed:
-        """Give back all but the first page of every huge page, and split none."""
+        """Free all but the first page of every huge page, without splitting any."""
         self._lines.send("free tails")
         return self._await_freed()
 
     def free_blocks(self, *, order: int, stride: int, offset: int) -> Freed:
-        """Give back the wholly held physical blocks of `order` with number % stride == offset."""
+        """Free the entirely held physical blocks of `order` with number % stride == offset."""
         self._lines.send(f"free blocks {order} {stride} {offset}")
         return self._await_freed()
 
     def refill(
         self, *, seed: int, timeout: float, on_progress: Progress = lambda _filled: None
     ) -> None:
-        """Write what was given back again, with a pattern of another seed, and hold it."""
+        """Fill what was freed again, with the pattern of another `seed`, and hold it."""
         self._lines.send(f"refill {seed}")
         self._await_filled(timeout, on_progress)
 
@@ -145,12 +149,16 @@ class ChurnSession:
         return Freed(self._bytes(line, "bytes"), int(line.value("blocks")), self.held)
 
     def _bytes(self, line: ToolLine, key: str) -> int:
-        """A size the tool tells, which is never more than it was asked to take: deadlines and
-        measures follow from it. Raises `GuestError`."""
+        """Read a size that the tool reports.
+
+        Deadlines and measures follow from it, so more than the tool was asked to hold is refused.
+        Raises `GuestError`.
+        """
         size = int(line.value(key))
         if size > self._size:
             raise GuestError(
-                f"the churn tool was asked to hold {self._size} bytes and said {line.text!r:.200}"
+                f"the churn tool was asked to hold {self._size} bytes and reports more: "
+                f"{line.text!r:.200}"
             )
         return size
 

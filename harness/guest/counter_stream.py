@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest tool's `counters` stream: the guest's counters, timed by the host's clock.
+"""Client of the guest tool's `counters` stream: the guest's counters on the host's clock.
 
-The format stands at the head of guest-images/tool/counters.c.
+The head of guest-images/tool/counters.c describes the format.
 """
 
 import re
@@ -19,14 +19,14 @@ from harness.record.facts import GuestCounters
 
 VERSION = 1
 PINGS = 5
-"""Round trips of the hand-shake; the shortest is the best witness."""
+"""Round trips of the handshake; the shortest gives the most exact clock offset."""
 
 TEXTS_BYTES = 1 << 20
-"""All four texts of a frame: the tool's own buffer (counters.c)."""
+"""Upper bound of the four texts of a frame together: the size of the tool's buffer (counters.c)."""
 
 BURST_FRAMES = 50
-"""How many frames may come at once after a guest stood still: the tool sends none twice and leaves
-out those it missed, so only what the connection held back."""
+"""Frames that may arrive at once after the guest stood still: those the connection held back. The
+tool sends no frame twice and skips those it missed."""
 
 START_SECONDS = 20.0
 ONCE_SECONDS = 20.0
@@ -39,30 +39,30 @@ _FREE = re.compile(rb"^MemFree:\s*([0-9]{1,20}) kB", re.MULTILINE)
 
 @dataclass(frozen=True)
 class CounterFrame:
-    """One tick of the guest, unparsed."""
+    """One reading of the guest's counters, unparsed."""
 
     at: float
-    """When it was read, in host monotonic seconds."""
+    """When the guest read them, in host monotonic seconds."""
     planned_at: float
-    """When it should have been read."""
+    """When the guest should have read them, in host monotonic seconds."""
     sequence: int
     missed: int
-    """Ticks the guest has missed so far."""
+    """Number of readings that the guest has missed so far."""
     texts: tuple[bytes, bytes, bytes, bytes]
-    """meminfo, vmstat, buddyinfo, zoneinfo."""
+    """The text of meminfo, vmstat, buddyinfo and zoneinfo."""
     raw: bytes
-    """The frame as it came."""
+    """The frame as received."""
 
     @property
     def free_bytes(self) -> int:
-        """MemFree, without parsing the rest. Raises `ObserveError`."""
+        """MemFree in bytes, without parsing the rest. Raises `ObserveError`."""
         match = _FREE.search(self.texts[0])
         if match is None:
             raise ObserveError("the guest's meminfo has no MemFree")
         return int(match[1]) * 1024
 
     def parse(self) -> GuestCounters:
-        """All of it. Raises `ObserveError`."""
+        """Parse all four texts. Raises `ObserveError`."""
         meminfo, vmstat, buddyinfo, zoneinfo = (
             text.decode("ascii", errors="replace") for text in self.texts
         )
@@ -76,19 +76,19 @@ class CounterFrame:
 
 @dataclass(frozen=True)
 class ClockMap:
-    """Guest's monotonic clock to the host's."""
+    """Converts the guest's monotonic clock to the host's."""
 
     offset: float
     """Host seconds minus guest seconds."""
     error: float
-    """At most so far off, in seconds: half the shortest round trip."""
+    """Upper bound of the error in seconds: half a round trip."""
 
     def to_host(self, guest_ns: int) -> float:
         return guest_ns / 1e9 + self.offset
 
 
 class CounterStream:
-    """Frames at `hz` a second, from the moment it is entered."""
+    """A stream of `hz` frames a second; it starts when entered as a context manager."""
 
     def __init__(self, shell: GuestShell, hz: float) -> None:
         self._shell = shell
@@ -117,25 +117,25 @@ class CounterStream:
         self.close()
 
     def close(self) -> None:
-        """End the guest's process; wakes a `read` in another thread. Never raises."""
+        """End the guest's process and wake a `read` in another thread. Never raises."""
         if self._process is not None:
             self._process.close()
 
     def read(self) -> CounterFrame:
-        """The next frame. Raises `ObserveError`, `SshError`, `DeadlineError`."""
+        """Wait for the next frame. Raises `ObserveError`, `SshError`, `DeadlineError`."""
         answer = self._next(timeout=START_SECONDS)
         if not isinstance(answer, CounterFrame):
-            raise ObserveError("the guest tool answered a ping that was not sent")
+            raise ObserveError("the guest tool answered a ping that the harness did not send")
         self._frames += 1
         due = self._hz * (time.monotonic() - self._began) + BURST_FRAMES
         if self._frames > due:
             raise ObserveError(
-                f"the guest tool sent {self._frames} frames where {due:.0f} at most were due"
+                f"the guest tool sent {self._frames} frames, but at most {due:.0f} were due"
             )
         return answer
 
     def _shake_hands(self) -> ClockMap:
-        """Pings; a frame that comes in between is passed over."""
+        """Ping the tool to relate the clocks; skip frames that arrive in between."""
         maps = []
         deadline = Deadline(START_SECONDS, "answers to pings by `fpr-guest counters`")
         for number in range(1, PINGS + 1):
@@ -148,19 +148,21 @@ class CounterStream:
                 answer = self._next(deadline.remaining)
             received = time.monotonic()
             if answer[0] != number:
-                raise ObserveError(f"the guest tool answered ping {answer[0]} for {number}")
+                raise ObserveError(f"the guest tool answered ping {answer[0]} instead of {number}")
             middle = (sent + received) / 2
             maps.append(ClockMap(middle - answer[1] / 1e9, (received - sent) / 2))
         return min(maps, key=lambda clock: clock.error)
 
     def _next(self, timeout: float) -> "CounterFrame | tuple[int, int]":
-        """A frame, or a pong's number and guest time."""
+        """Read a frame, or a pong as (number, guest nanoseconds)."""
         assert self._process is not None
         deadline = Deadline(timeout, "a frame of `fpr-guest counters`")
         head = self._process.read_exactly(_MAGIC.size, deadline.remaining)
         magic, version = _MAGIC.unpack(head)
         if version != VERSION or magic not in (b"FPRC", b"FPRP"):
-            raise ObserveError(f"the guest tool speaks another language: {magic!r} {version}")
+            raise ObserveError(
+                f"the guest tool sent a frame of an unknown format: {magic!r}, version {version}"
+            )
         if magic == b"FPRP":
             number, now = _PONG.unpack(self._process.read_exactly(_PONG.size, deadline.remaining))
             return number, now
@@ -174,7 +176,8 @@ class CounterStream:
 def _check_lengths(lengths: list[int]) -> None:
     if sum(lengths) > TEXTS_BYTES:
         raise ObserveError(
-            f"the guest tool claims texts of {sum(lengths)} bytes, more than it has room for"
+            f"the guest tool announces texts of {sum(lengths)} bytes, more than its buffer holds "
+            f"({TEXTS_BYTES})"
         )
 
 
@@ -203,14 +206,14 @@ def _frame(
 
 
 def read_counters(shell: GuestShell) -> GuestCounters:
-    """The guest's counters now, once. Raises `ObserveError`, `SshError`, `GuestError`."""
+    """Read the guest's counters once. Raises `ObserveError`, `SshError`, `GuestError`."""
     data = shell.run("fpr-guest counters --once", timeout=ONCE_SECONDS).stdout
     head, fields = data[: _MAGIC.size], data[_MAGIC.size : _MAGIC.size + _FRAME.size]
     if len(fields) != _FRAME.size or _MAGIC.unpack(head) != (b"FPRC", VERSION):
-        raise ObserveError(f"the guest tool answered {len(data)} bytes that are not counters")
+        raise ObserveError(f"the guest tool sent {len(data)} bytes that are not counters")
     sequence, missed, planned, actual, *lengths = _FRAME.unpack(fields)
     body = data[_MAGIC.size + _FRAME.size :]
     if len(body) != sum(lengths):
-        raise ObserveError(f"the guest's counters are cut off: {len(body)} of {sum(lengths)} bytes")
+        raise ObserveError(f"the guest's counters have {len(body)} bytes, not {sum(lengths)}")
     now = ClockMap(time.monotonic() - actual / 1e9, 0.0)
     return _frame(sequence, missed, planned, actual, lengths, body, head + fields, now).parse()

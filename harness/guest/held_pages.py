@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest tool says of memory that it held and verified (guest-images/tool/hold.c)."""
+"""What the guest tool reports of memory that it held and verified (guest-images/tool/hold.c)."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from harness.errors import GuestError
 from harness.guest.tool_lines import ToolLine, ToolOutput
 
 TOLD_MISMATCHES = 16
-"""How many the tool describes (churn.c); a guest that means harm never stops."""
+"""Mismatches that the tool describes (hold.c); a hostile guest might send them without end."""
 
 
 @dataclass(frozen=True)
@@ -15,31 +15,32 @@ class Verified:
     """What a check of every held word found."""
 
     checked_bytes: int
-    """In pages that were compared with their pattern."""
+    """Bytes of the pages compared with their pattern."""
     held_bytes: int
-    """What the harness knows to be held, from what was filled and freed: where it is more than
-    `checked_bytes`, pages were not looked at."""
+    """Bytes held according to the harness, from what was filled and freed. If more than
+    `checked_bytes`, the tool did not check every page."""
     mismatched_pages: int
     damaged: int
-    """Damaged entries of the tool's own bookkeeping, and 1 more where its code has changed: memory
-    of the guest like any other, lost like any other."""
+    """Damaged entries of the tool's own bookkeeping, plus 1 if its code has changed: the tool lies
+    in guest memory, which can be lost."""
     details: tuple[str, ...]
-    """The tool's words on the first mismatches (page, PFN, offset, expected, found), and on its
-    own damage."""
+    """The tool's lines on the first mismatches (page, PFN, offset, expected, found) and on damage
+    to itself."""
 
 
 def read_verified(
     lines: ToolOutput, timeout: float, mismatches: "Mismatches", held: int
 ) -> Verified:
-    """The next `verified` line. `held`: bytes that the harness knows to be held.
+    """Wait for the next `verified` line.
 
-    Raises what `ToolOutput.await_line` raises, and `GuestError` for more than that.
+    `held`: bytes that the harness knows to be held. Raises what `ToolOutput.await_line` raises, and
+    `GuestError` if the tool claims to have checked more than `held`.
     """
     line = lines.await_line("verified", timeout, mismatches)
     checked = int(line.value("bytes"))
     if checked > held:
         raise GuestError(
-            f"{lines.name} was asked to hold {held} bytes and says that it checked {checked}",
+            f"{lines.name} was asked to hold {held} bytes but claims to have checked {checked}",
             hint=lines.hint,
         )
     damaged = int(line.value("damaged_entries")) + int(line.value("text_changed"))
@@ -55,7 +56,7 @@ def read_verified(
 
 
 class Mismatches:
-    """Keeps the tool's words on wrong pages: a `note` for `ToolOutput.await_line`."""
+    """Keeps the tool's `mismatch` lines: a `note` for `ToolOutput.await_line`."""
 
     def __init__(self) -> None:
         self.words: list[str] = []

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which build of its kernel a guest runs: two of one release can differ."""
+"""Reads which kernel build a guest runs; two builds of one release can differ."""
 
 from harness.machine.interfaces import GuestShell
 
 LENGTH = 64
-"""`version` of `struct new_utsname` (include/uapi/linux/utsname.h), without its final NUL."""
+"""Length of `version` in `struct new_utsname` (include/uapi/linux/utsname.h), without its NUL."""
 
 
 def read_build(shell: GuestShell) -> str:
-    """`uname -v`, as in `#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-10-12)`.
+    """Read `uname -v`, as in `#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-10-12)`.
 
     Raises what the shell raises.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest tool's `pages` stream: one state for every page frame of the guest.
+"""Client of the guest tool's `pages` stream: the state of every page frame of the guest.
 
-The format stands at the head of guest-images/tool/pages.c.
+The head of guest-images/tool/pages.c describes the format.
 """
 
 import struct
@@ -22,12 +22,12 @@ from harness.units import GIB, PAGE_SIZE
 VERSION = 2
 
 SLACK_PAGES = 16 * GIB // PAGE_SIZE
-"""Page frames that the guest may count beyond its memory: a hole of up to 2 GiB lies below 4 GiB,
-plugged memory begins at a whole GiB, and the kernel rounds up to a section of 128 MiB
-(fs/proc/page.c, `get_max_dump_pfn`)."""
+"""Page frames that the guest may list beyond the end of its memory: the hole below 4 GiB takes up
+to 2 GiB, hot-plugged memory starts at a whole GiB, and the kernel rounds up to a section of 128 MiB
+(fs/proc/page.c, get_max_dump_pfn())."""
 
 READ_SECONDS = 30.0
-"""For one reading: 0.1 s a GiB under emulation, more on a loaded host."""
+"""Deadline of one reading: it takes 0.1 s per GiB under TCG, more on a loaded host."""
 
 _HEADER = struct.Struct("<8sIIQQQQ")
 _RUN_BYTES = 4
@@ -37,13 +37,14 @@ _STATE_BITS = 3
 
 @dataclass(frozen=True)
 class PageReading:
-    """The guest's word on each page frame."""
+    """The guest's state of each page frame."""
 
     states: StateArray
-    """Index = PFN, value = GuestState; REPORTED on the heads of reported blocks only."""
+    """GuestState, index = PFN; REPORTED on the heads of reported blocks only."""
     start_ns: int
-    """Guest's monotonic clock when the reading began."""
+    """The guest's monotonic clock at the start of the reading."""
     end_ns: int
+    """The same at its end."""
 
 
 @dataclass(frozen=True)
@@ -55,35 +56,36 @@ class _Header:
 
 
 def decode_pages(data: bytes, pfn_end: int) -> PageReading:
-    """Decode one whole round of a guest with about `pfn_end` page frames (see `PageReader`).
+    """Decode one complete reading of a guest with about `pfn_end` page frames (see `PageReader`).
 
-    Raises `ObserveError` if it is cut off or damaged.
+    Raises `ObserveError` if the data is truncated or damaged.
     """
     if len(data) < _HEADER.size:
-        raise ObserveError(f"the guest's page states are cut off after {len(data)} bytes")
+        raise ObserveError(f"the guest's page states are truncated after {len(data)} bytes")
     header = _read_header(data[: _HEADER.size], pfn_end)
     runs = data[_HEADER.size :]
     if len(runs) != header.runs * _RUN_BYTES:
         raise ObserveError(
             f"the guest's page states have {len(runs)} bytes of runs, "
-            f"not {header.runs * _RUN_BYTES}: cut off or damaged"
+            f"not {header.runs * _RUN_BYTES}: truncated or damaged"
         )
     return _decode(header, runs)
 
 
 def _read_header(data: bytes, pfn_end: int) -> _Header:
-    """What the guest claims, held against what it was given before anything is allocated for it."""
+    """Read the header, and check its sizes before anything is allocated by them."""
     magic, version, page_bytes, pages, start_ns, end_ns, runs = _HEADER.unpack(data)
     if (magic, version, page_bytes) != (_MAGIC, VERSION, PAGE_SIZE):
         raise ObserveError(
-            f"the guest's page states are in another format: {magic!r} version {version}, "
+            f"the guest's page states are in an unknown format: {magic!r} version {version}, "
             f"pages of {page_bytes} bytes",
-            hint="is the guest tool older than the harness? fpr-harness image build makes it new",
+            hint="if the guest tool is older than the harness, rebuild the image: "
+            "fpr-harness image build",
         )
     if runs > pages or pages > pfn_end + SLACK_PAGES:
         raise ObserveError(
-            f"the guest's page states are damaged: {runs} runs for {pages} page frames, and it "
-            f"was given {pfn_end}"
+            f"the guest's page states are damaged: {runs} runs for {pages} page frames; the guest "
+            f"has about {pfn_end}"
         )
     return _Header(pages, start_ns, end_ns, runs)
 
@@ -95,20 +97,19 @@ def _decode(header: _Header, runs: bytes) -> PageReading:
     pages = int(lengths.sum(dtype=np.uint64))
     if pages != header.pages:
         raise ObserveError(
-            f"the guest's page states are damaged: the runs make {pages} page frames, "
+            f"the guest's page states are damaged: the runs add up to {pages} page frames, "
             f"not {header.pages}"
         )
     if len(states) and states.max() > max(GuestState):
-        raise ObserveError(f"the guest's page states hold an unknown one: {states.max()}")
+        raise ObserveError(f"the guest's page states include the unknown state {states.max()}")
     return PageReading(np.repeat(states, lengths), header.start_ns, header.end_ns)
 
 
 class PageReader:
-    """Reads the states again and again over one connection to one process.
+    """Reads the page states any number of times over one connection to one process.
 
-    `pfn_end`: about where the guest's memory ends, as QEMU knows it or was asked for it: the bound
-    for what the guest may claim. Pages that the guest processes `held_by` map read HELD. Raises
-    what the shell raises.
+    `pfn_end`: one past the guest's last PFN according to QEMU, the bound for what the guest may
+    claim; `held_by`: guest process ids whose pages read HELD.
     """
 
     def __init__(self, shell: GuestShell, pfn_end: int, held_by: Sequence[int] = ()) -> None:
@@ -119,7 +120,7 @@ class PageReader:
         self._process: GuestProcess | None = None
 
     def read(self) -> PageReading:
-        """The states now. Raises `ObserveError`, `SshError`, `DeadlineError`."""
+        """Read the states. Raises `ObserveError`, `SshError`, `DeadlineError`."""
         try:
             return self._read()
         except SshError as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parsers of the guest's /proc texts. Pure; anything unexpected is an `ObserveError`.
+"""Parses the text of the guest's /proc files. Pure; raises `ObserveError` for anything unexpected.
 
-The text is a guest's, who may be hostile: every pattern takes time proportional to its length. Its
-repeats therefore never run over the end of a line, from where the next attempt begins.
+The guest may be hostile, so every pattern must take time linear in the length of the text: no
+repetition matches across the end of a line, where the next attempt starts.
 """
 
 import re
@@ -10,14 +10,14 @@ import re
 from harness.errors import ObserveError
 from harness.kernel.zones import Zone
 
-# A counter has 64 bits, so at most 20 digits; more is garbage, and Python refuses thousands.
+# A counter has 64 bits, so at most 20 digits. int() refuses thousands of digits.
 _NUMBER = r"([0-9]{1,20})"
 
 MOST_ZONES = 1024 * 6
 """MAX_NUMNODES of x86 (CONFIG_NODES_SHIFT 10) times MAX_NR_ZONES (include/linux/mmzone.h)."""
 
 MOST_PAGES = 1 << 40
-"""Page frames below the highest physical address of x86_64, 52 bits: no zone counts more."""
+"""Page frames in the 52-bit physical address space of x86_64: no zone counts more."""
 
 _MEMINFO = re.compile(rf"^([A-Za-z0-9_()]+): +{_NUMBER}( kB)?$", re.MULTILINE)
 _VMSTAT = re.compile(rf"^(\w+) {_NUMBER}$", re.MULTILINE)
@@ -33,7 +33,7 @@ _FIELD = re.compile(
 
 
 def parse_meminfo(text: str) -> dict[str, int]:
-    """/proc/meminfo: bytes by field; fields without a unit (HugePages_*) as they are."""
+    """Parse /proc/meminfo into bytes by field; fields without a unit (HugePages_*) are counts."""
     found = {
         name: int(number) * (1024 if unit else 1) for name, number, unit in _MEMINFO.findall(text)
     }
@@ -43,7 +43,7 @@ def parse_meminfo(text: str) -> dict[str, int]:
 
 
 def parse_vmstat(text: str) -> dict[str, int]:
-    """/proc/vmstat: events and pages by name."""
+    """Parse /proc/vmstat into counts by name (events or pages)."""
     found = {name: int(number) for name, number in _VMSTAT.findall(text)}
     if not found:
         raise ObserveError("the guest's vmstat is empty")
@@ -51,7 +51,7 @@ def parse_vmstat(text: str) -> dict[str, int]:
 
 
 def parse_buddyinfo(text: str) -> dict[tuple[int, str], tuple[int, ...]]:
-    """/proc/buddyinfo: free blocks of each order, by node and zone."""
+    """Parse /proc/buddyinfo into the number of free blocks per order, by (node, zone)."""
     return {
         (int(node), zone): tuple(int(count) for count in counts.split())
         for node, zone, counts in _BUDDY.findall(text)
@@ -59,15 +59,17 @@ def parse_buddyinfo(text: str) -> dict[tuple[int, str], tuple[int, ...]]:
 
 
 def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
-    """/proc/zoneinfo with the free lists of /proc/buddyinfo; zones without pages are left out.
+    """Parse /proc/zoneinfo and /proc/buddyinfo into zones, leaving out zones without pages.
 
-    In zoneinfo a zone's own fields stand before those of its per-CPU lists, whose `high` is
-    another; so the first of each name counts.
+    In zoneinfo, a zone's own fields come before those of its per-CPU lists, which have a `high` of
+    their own: the first field of each name counts.
     """
     blocks = parse_buddyinfo(buddyinfo)
     headers = list(_ZONE.finditer(zoneinfo))
     if len(headers) > MOST_ZONES:
-        raise ObserveError(f"the guest's zoneinfo names {len(headers)} zones: no kernel has")
+        raise ObserveError(
+            f"the guest's zoneinfo lists {len(headers)} zones; no kernel has more than {MOST_ZONES}"
+        )
     starts = [match.start() for match in headers]
     zones = []
     for header, end in zip(headers, [*starts[1:], len(zoneinfo)], strict=False):
@@ -79,7 +81,10 @@ def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
             continue
         per_cpu = sum(map(int, _PER_CPU.findall(zoneinfo, header.end(), end)))
         if max(per_cpu, *fields.values(), *blocks.get((node, name), ())) > MOST_PAGES:
-            raise ObserveError(f"the guest's zone {name} of node {node} counts impossible pages")
+            raise ObserveError(
+                f"the guest's zone {name} of node {node} counts more pages than an x86_64 machine "
+                "can have"
+            )
         try:
             zones.append(
                 Zone(
@@ -99,8 +104,8 @@ def parse_zones(zoneinfo: str, buddyinfo: str) -> tuple[Zone, ...]:
             )
         except KeyError as error:
             raise ObserveError(
-                f"the guest's zoneinfo or buddyinfo lacks {error} of node {node}, zone {name}"
+                f"the guest's zoneinfo or buddyinfo lacks {error} for node {node}, zone {name}"
             ) from error
     if not zones:
-        raise ObserveError("the guest's zoneinfo names no zone with pages")
+        raise ObserveError("the guest's zoneinfo lists no zone with pages")
     return tuple(zones)

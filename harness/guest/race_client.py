@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest tool's `race`, whose lines are described at the head of guest-images/tool/race.c."""
+"""Client of the guest tool's `race`; the head of guest-images/tool/race.c describes its lines."""
 
 from dataclasses import dataclass
 
@@ -9,28 +9,28 @@ from harness.guest.tool_lines import ToolOutput
 from harness.machine.interfaces import GuestShell
 
 SEED = 1 << 32
-"""Beyond those of churn, so that no page of one can pass for a page of the other."""
+"""Above the seeds of churn, so that no page of one can pass for a page of the other."""
 
 
 @dataclass(frozen=True)
 class RaceRound:
-    """One window of memory, given back and taken again."""
+    """One window of memory, freed and allocated again."""
 
     reported_bytes: int
-    """Of the window, seen reported when the tool began to take."""
+    """Bytes of the window seen reported when the tool began to allocate."""
     reused_bytes: int
-    """The part of them that it took."""
+    """The part of `reported_bytes` that the tool allocated."""
     taken_seconds: float
-    """How long taking and writing the whole window took."""
+    """How long allocating and writing the whole window took."""
 
 
 @dataclass(frozen=True)
 class RaceReport:
-    """A whole race."""
+    """The result of a race."""
 
     rounds: tuple[RaceRound, ...]
     verified: Verified
-    """All that was held at the end; mismatches and damage are those of all checks."""
+    """The final check of everything held; its mismatches and damage include all earlier checks."""
 
 
 def run_race(
@@ -44,7 +44,11 @@ def run_race(
     fill_timeout: float,
     round_timeout: float,
 ) -> RaceReport:
-    """Race to the end. Sizes in bytes, whole huge pages; `wait_seconds` for a report, each round.
+    """Run a race to its end.
+
+    `cushion`, `window`: bytes, whole huge pages; `wait_seconds`: longest wait for a report in each
+    round; `hold_seconds`: how long each round holds the window; `fill_timeout`, `round_timeout`:
+    deadlines in seconds.
 
     Raises `GuestError`, `ToolCrashedError`, `SshError`, `DeadlineError`.
     """

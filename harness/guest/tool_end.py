@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Telling a guest tool that ended from a connection that broke: only the tool is the guest's."""
+"""Distinguishes a guest tool that ended, the guest's doing, from a connection that broke."""
 
 import re
 import signal
@@ -8,13 +8,13 @@ from harness.errors import DeadlineError, GuestError, SshError, ToolCrashedError
 from harness.machine.interfaces import GuestProcess
 
 END_SECONDS = 5.0
-"""For the exit status to arrive once the output has ended."""
+"""Deadline for the exit status after the end of the output."""
 
 
 def last_words(process: GuestProcess, error: SshError) -> str | None:
-    """What the process said when it ended by itself; None if it did not end by itself.
+    """Return the last words of a process that ended by itself; None if it did not.
 
-    `error` is what reading from it or writing to it raised.
+    `error`: what reading from the process or writing to it raised.
     """
     try:
         result = process.wait(END_SECONDS)
@@ -25,15 +25,15 @@ def last_words(process: GuestProcess, error: SshError) -> str | None:
 
 
 _OWN_FAULT = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
-"""Signals that a program brings upon itself. The guest tool does not while its memory is sound."""
+"""Signals of a program's own faults. The guest tool causes none while its memory is intact."""
 
 
 def crash_of(words: str) -> ToolCrashedError | None:
-    """The error of a tool whose last words say that it crashed; None for any other end."""
+    """Make the error for a tool whose last words show a crash; None for any other end."""
     match = re.search(r"was killed by signal (\d{1,3}) ", words)
     if match is None or int(match[1]) not in _OWN_FAULT:
         return None
     return ToolCrashedError(
         f"the guest tool crashed, as it does when its own code or data is lost: {words}",
-        hint="look for lost pages in the audits, and for what the guest's kernel says of the crash",
+        hint="look for lost pages in the audits, and for the crash in console.log",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest tool says on its standard output: lines `word key=value ...`."""
+"""Reads the guest tool's standard output: lines `word key=value ...`."""
 
 import re
 from collections.abc import Callable
@@ -13,20 +13,22 @@ from harness.machine.interfaces import GuestProcess
 
 @dataclass(frozen=True)
 class ToolLine:
-    """One line."""
+    """One line of output."""
 
     text: str
 
     @property
     def word(self) -> str:
-        """What the line is about."""
+        """The first word, which names the kind of line."""
         return self.text.partition(" ")[0]
 
     def value(self, key: str) -> float:
-        """Raises `GuestError` when there is no such number."""
+        """Return the number of `key`. Raises `GuestError` if the line has none."""
         match = re.search(rf" {key}=(\d{{1,20}}(?:\.\d{{1,20}})?)(?: |$)", self.text)
         if match is None:
-            raise GuestError(f"the guest tool said {self.text!r:.200}, without a number `{key}`")
+            raise GuestError(
+                f"the guest tool printed {self.text!r:.200}, without a number for `{key}`"
+            )
         return float(match[1])
 
 
@@ -36,12 +38,12 @@ class ToolOutput:
 
     process: GuestProcess
     name: str
-    """What the process is called in messages: `the churn tool`."""
+    """Its name in messages, such as `the churn tool`."""
     hint: str = ""
-    """What to do when it ended while it was needed."""
+    """What to do if it ends while it is needed."""
 
     def send(self, command: str) -> None:
-        """Give it a command. Raises `GuestError`, `SshError`."""
+        """Send a command. Raises `GuestError`, `SshError`."""
         try:
             self.process.write(f"{command}\n".encode())
         except SshError as error:
@@ -50,10 +52,10 @@ class ToolOutput:
     def await_line(
         self, word: str, timeout: float, note: Callable[[ToolLine], None] = lambda _line: None
     ) -> ToolLine:
-        """The next line that begins with `word`; `note` gets the lines before it.
+        """Wait for the next line that begins with `word`; pass the lines before it to `note`.
 
-        Raises `GuestError` for a tool that ended, `ToolCrashedError` for one that crashed,
-        `SshError`, and `DeadlineError` after `timeout` seconds.
+        Raises `GuestError` if the tool ended, `ToolCrashedError` if it crashed, `SshError`, and
+        `DeadlineError` after `timeout` seconds.
         """
         deadline = Deadline(timeout, f"{self.name} to say `{word}`")
         while True:
@@ -67,10 +69,10 @@ class ToolOutput:
             deadline.check(line.text)
 
     def death(self, error: SshError) -> HarnessError:
-        """A tool that ended is the guest's doing; a broken connection is not."""
+        """Make the error to raise: a `GuestError` if the tool ended, otherwise `error` itself."""
         words = last_words(self.process, error)
         if words is None:
             return error
         return crash_of(words) or GuestError(
-            f"{self.name} ended while it was needed: {words}", hint=self.hint
+            f"{self.name} ended unexpectedly: {words}", hint=self.hint
         )

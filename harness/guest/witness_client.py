@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest tool's `witness`: a second word on used memory that the churn tool does not hold.
+"""Client of the guest tool's `witness`, which proves loss in memory that churn does not hold.
 
-An audit sees which used pages are absent on the host; whether they were lost or never touched only
-their contents tell. A witness holds a canary among the guest's used pages, and reads the kernel's
-code and constants and the files of the initramfs: what has become zeros there, or differs from
-what was built, is lost beyond doubt. Its lines are described at the head of
-guest-images/tool/witness.c.
+An audit sees which used pages are absent on the host; only their content tells whether they were
+lost or never touched. A witness holds a canary among the guest's used pages, and reads the kernel's
+code and constants and the files of the initramfs. A page there that has turned to zeros, or a file
+that differs from the image, is lost beyond doubt. The head of guest-images/tool/witness.c describes
+its lines.
 
     with WitnessSession.start(shell, size=8 * MIB) as witness:
-        ...                     # witness.pid: for PageReader(held_by=...), so that audits too see
-        seen = witness.verify() # whether the host has lost a page of the canary
-        if seen.lost_pages: ... # data loss; seen.details says where
+        ...                      # PageReader(held_by=[witness.pid]) lets audits check the canary
+        seen = witness.verify()
+        if seen.lost_pages: ...  # data loss; seen.details says where
 """
 
 from dataclasses import dataclass
@@ -24,57 +24,61 @@ from harness.machine.interfaces import GuestShell
 
 START_SECONDS = 60.0
 VERIFY_SECONDS = 60.0
-"""Reads some 40 MiB: 1 s under emulation, more on a loaded host."""
+"""Deadline of one look: it reads some 40 MiB, 1 s under TCG, more on a loaded host."""
 
 SEED = 1 << 33
-"""Beyond those of churn and race."""
+"""Above the seeds of churn and race."""
 
 
 @dataclass(frozen=True)
 class Witnessed:
-    """What one look at all of it found."""
+    """What one look at the canary, the kernel and the files found."""
 
     canary: Verified
     text_pages: int | None
-    """Pages of the kernel's code and constants that were read; None where the guest's kernel does
-    not let root read them (no /proc/kcore, lockdown), or tells no addresses."""
+    """Pages read of the kernel's code and constants; None if the guest's kernel does not let root
+    read them (no /proc/kcore, lockdown) or hides its addresses."""
     text_lost: int
-    """Those of them that were not zeros and are now."""
+    """Those of `text_pages` that have turned to zeros."""
     text_patched: int
-    """Those that have changed since the witness started, as the kernel's own patching does."""
+    """Those of `text_pages` that have changed otherwise since the witness started, as by the
+    kernel's own patching."""
     files: int | None
-    """Files that were read; None where the guest has no list of them."""
+    """Files that were read; None if the guest has no list of them."""
     files_lost: int
-    """Those of them that are not what the image was built with."""
+    """Those of `files` that differ from the image."""
     details: tuple[str, ...]
-    """The tool's words on the first of all that is lost."""
+    """The tool's lines on the first losses."""
 
     @property
     def lost_pages(self) -> int:
-        """Proofs of loss: pages, damaged entries of the tool's bookkeeping, and files."""
+        """Number of proven losses: pages, damaged entries of the tool's bookkeeping, and files."""
         canary = self.canary.mismatched_pages + self.canary.damaged
         return canary + self.text_lost + self.files_lost
 
     @property
     def complete(self) -> bool:
-        """Whether the whole canary was looked at; what it is not, is not verified."""
+        """Whether the whole canary was checked."""
         return self.canary.checked_bytes == self.canary.held_bytes
 
 
 class WitnessSession:
-    """One witness. A tool that dies raises `GuestError`, one that crashes `ToolCrashedError`."""
+    """One witness process.
+
+    If the tool ends, methods raise `GuestError`; if it crashes, `ToolCrashedError`.
+    """
 
     def __init__(self, lines: ToolOutput, pid: int, held: int, text: bool, files: bool) -> None:
         self._lines = lines
         self._text, self._files = text, files
         self.pid = pid
-        """In the guest."""
+        """Process id in the guest."""
         self.held = held
-        """Bytes of the canary."""
+        """Size of the canary in bytes."""
 
     @classmethod
     def start(cls, shell: GuestShell, *, size: int) -> Self:
-        """Fill a canary of `size` bytes, whole pages, and read everything a first time.
+        """Start the tool, fill a canary of `size` bytes (whole pages), and read everything once.
 
         Raises `GuestError`, `SshError`, `DeadlineError`.
         """
@@ -96,7 +100,10 @@ class WitnessSession:
         )
 
     def verify(self, timeout: float = VERIFY_SECONDS) -> Witnessed:
-        """Look at everything. Raises `GuestError`, `SshError`, `DeadlineError`."""
+        """Check everything, within `timeout` seconds.
+
+        Raises `GuestError`, `SshError`, `DeadlineError`.
+        """
         lost = _Lost()
         self._lines.send("verify")
         canary = read_verified(self._lines, timeout, lost, self.held)
@@ -128,7 +135,7 @@ class WitnessSession:
 
 
 class _Lost(Mismatches):
-    """Keeps `lost` lines too."""
+    """Keeps the tool's `lost` lines too."""
 
     def __call__(self, line: ToolLine) -> None:
         if line.word == "lost":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is judged by: all that its scenario asks, as one argument."""
+"""What a run is judged by: everything its scenario asks for, in one record."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,32 +13,32 @@ INVARIANTS: dict[str, str] = {
     "failed_discard_bytes": "== 0",
     "outside_growth_bytes": "<= 16MiB",
 }
-"""What holds in every scenario that can tell and does not say otherwise: no trouble on the console,
-no memory lost that the churn tool held, none with the host that the guest has reported or that is
-in the balloon, no discard that failed, and nothing that QEMU keeps elsewhere. A clean run grows by
-up to 3 MiB outside guest memory (QEMU 7.2 under TCG)."""
+"""Conditions that every scenario expects unless it switches them off by name: no findings on the
+console, no held memory lost, no reported memory and no memory in the balloon resident, no failed
+discard, and no growth of QEMU outside guest memory. A clean run grows by up to 3 MiB there (QEMU
+7.2 under TCG)."""
 
 IF_TAKEN = frozenset({"balloon_resident_bytes", "failed_discard_bytes", "outside_growth_bytes"})
-"""Invariants that not every run can tell of: they hold where the measure was not taken."""
+"""Invariants whose measures not every run can take; without the measure, they hold."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked of a run."""
+    """What a scenario asks of its run."""
 
     expect: Mapping[str, str] = field(default_factory=dict)
-    """Condition by measure; those of single audits are in their events."""
+    """Condition by measure, for the whole run; the conditions of an audit are in its event."""
     invariants: Mapping[str, str] = field(default_factory=dict)
-    """Those of `INVARIANTS` that are to hold: condition by measure."""
+    """The `INVARIANTS` that apply: condition by measure."""
     reporting_wanted: bool = False
-    """Without free page reporting negotiated the run cannot pass, whatever it expects."""
+    """Whether the run can pass only if free page reporting was negotiated."""
     measured: frozenset[str] = frozenset()
-    """Names of what the scenario's own steps measure."""
+    """Names of the measures that the scenario's own steps take."""
     answer: tuple[str, ...] = ()
-    """Measures to show beside the verdict, those of an audit as `AUDIT.measure`; none: of a run
-    without expectations all that its steps measure."""
+    """Measures to show with the verdict, `AUDIT.measure` for those of an audit. If empty, a run
+    without expectations shows all measures that its steps take."""
 
     @property
     def conditions(self) -> dict[str, str]:
-        """All conditions over the whole run. An expectation replaces the invariant of its name."""
+        """All conditions on the whole run; an expectation replaces the invariant of its name."""
         return {**self.expect, **{k: v for k, v in self.invariants.items() if k not in self.expect}}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file of a page audit: all that its report was computed from, so that it can be done again.
+"""Writes and reads the file of a page audit, which holds everything its report was computed from.
 
-A .npz, which is a zip archive of numpy arrays: `before`, `host`, `after` and, but for the first
-audit, `seen`, a byte a page frame; the coverage of the discards as bits, where there is a trace;
-and `facts`, the rest as JSON. A guest of 1 GiB makes some 5 KB.
+It is a .npz, a zip archive of numpy arrays: `before`, `host`, `after` and, except in the first
+audit, `seen`, with one byte per page frame; the discards' coverage as bits, if there is a trace;
+and `facts`, everything else as JSON. A guest of 1 GiB takes about 5 KB.
 """
 
 import hashlib
@@ -27,17 +27,17 @@ from harness.kernel.zones import Zone
 from harness.record.address_map import RamPiece
 
 MOST_PAGES = 1 << 28
-"""Page frames of a guest of 1 TiB: a file that claims more is not believed."""
+"""Upper bound of page frames, those of 1 TiB; a file that claims more is refused."""
 
 MOST_FACTS = 1 << 20
-"""Bytes of JSON; a guest of 64 nodes has 100 KB."""
+"""Upper bound of the JSON in bytes; a guest of 64 nodes takes 100 KB."""
 
 _STATES = {"before": max(GuestState), "host": max(HostState), "after": max(GuestState)}
-"""Arrays of states, and the highest number that is one."""
+"""Names of the arrays of states, with the highest valid state of each."""
 
 _COVERAGE = tuple(field.name for field in fields(DiscardCoverage))
 
-# What zipfile and numpy raise on a file that is missing, cut off, or not theirs.
+# What zipfile and numpy raise for a file that is missing, truncated or of another kind.
 _DAMAGE = (
     *(OSError, ValueError, KeyError, EOFError, TypeError, SyntaxError, IndexError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, NotImplementedError),
@@ -46,53 +46,53 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class AuditReading:
-    """Three arrays of one length, index = PFN.
+    """The page states of an audit, in three arrays of equal length, index = PFN.
 
-    The guest's are as its tool sends them: REPORTED stands on the heads of reported blocks only.
+    The guest's states are as its tool sends them: REPORTED on the heads of reported blocks only.
     """
 
     before: StateArray
     """GuestState, read before the host."""
     host: StateArray
-    """HostState; UNKNOWN where the guest has page frames and QEMU has no RAM."""
+    """HostState; UNKNOWN where the guest has page frames but QEMU has no RAM."""
     after: StateArray
     """GuestState, read after the host."""
     guest_seconds: float
-    """Both guest readings together."""
+    """Duration of both guest readings together."""
     host_seconds: float
 
 
 @dataclass(frozen=True)
 class AuditFacts:
-    """What an audit rests on beside the pages."""
+    """What an audit needs to know besides the page states."""
 
     at: float
     """Seconds since the run began."""
     zones: tuple[Zone, ...]
     reporting_order: int
     moved: bool
-    """The guest came from another QEMU."""
+    """Whether the guest has moved to another QEMU."""
     pieces: tuple[RamPiece, ...]
     """Where the pages lie in QEMU's memory."""
     held_by: tuple[int, ...]
-    """Processes of the guest whose pages read HELD."""
+    """Guest process ids whose pages read HELD."""
     discard_log: str
-    """The trace of the QEMU that was looked at, from the run's directory."""
+    """QEMU's trace of discards, relative to the run's directory."""
 
 
 @dataclass(frozen=True)
 class AuditInputs:
-    """All that an audit's report is computed from."""
+    """Everything that an audit's report is computed from."""
 
     reading: AuditReading
     seen: StateArray | None
-    """Per page a `Seen` of the audits before; None: it is the first."""
+    """`Seen` by PFN, from the audits before; None for the first audit."""
     discards: DiscardCoverage | None
-    """By then; None without a trace."""
+    """Coverage at the time of the audit; None without a trace."""
     facts: AuditFacts
 
     def reduce(self) -> tuple[AuditReport, StateArray]:
-        """The report, and the `seen` of the next audit."""
+        """Compute the report and the `seen` of the next audit."""
         return reduce_audit(
             self.reading.before,
             self.reading.host,
@@ -116,7 +116,7 @@ class _Stored:
     host_seconds: float
     facts: AuditFacts
     has_seen: bool
-    """Whether there is such an array: one that got lost must not read as one that never was."""
+    """Whether the file has this array: a lost array must not read as one never written."""
     has_discards: bool
 
 
@@ -124,7 +124,7 @@ _STORED: TypeAdapter[_Stored] = TypeAdapter(_Stored)
 
 
 def save_audit(path: Path, inputs: AuditInputs) -> str:
-    """Write the file, and its directory if need be; returns its SHA-256. Raises RecordError."""
+    """Write the file, making its directory if necessary; return its SHA-256. Raises RecordError."""
     reading = inputs.reading
     pages = len(reading.host)
     arrays: dict[str, StateArray] = {name: getattr(reading, name) for name in _STATES}
@@ -146,40 +146,40 @@ def save_audit(path: Path, inputs: AuditInputs) -> str:
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
         return _sha256(path)
     except OSError as error:
-        raise RecordError(f"cannot write the audit: {error}", evidence=(path,)) from error
+        raise RecordError(f"cannot write the audit's file: {error}", evidence=(path,)) from error
 
 
 def load_audit(path: Path, sha256: str | None = None) -> AuditInputs:
-    """Read what `save_audit` wrote. `sha256`: what it returned; None: the record does not say.
+    """Read what `save_audit` wrote.
 
-    Raises RecordError when the file is another than that, and ObserveError when it is missing,
-    damaged, or not such a file. Takes no more memory
-    than the pages that it says it has, and at most that of `MOST_PAGES`.
+    `sha256`: what `save_audit` returned; None if the record lacks it. Raises RecordError if the
+    file has another checksum, and ObserveError if it is missing, damaged or of another kind. Memory
+    use is bounded by the number of pages that the file claims, and by `MOST_PAGES`.
     """
     try:
         if sha256 is not None and _sha256(path) != sha256:
             raise RecordError(
                 "the audit's file is not the one that the run wrote: its checksum differs from the "
                 "record's",
-                hint="take the results from where they were recorded, or run the scenario again",
+                hint="copy the results again from where they were recorded, or rerun the scenario",
                 evidence=(path,),
             )
         with zipfile.ZipFile(path) as archive:
             return _read(archive)
     except _OlderFileError as error:
         raise ObserveError(
-            "the audit's file is of an older version: it has the pages, but not what else their "
-            "report was computed from",
+            "the audit's file is of an older version: it has the page states, but not the rest of "
+            "what its report was computed from",
             hint="record the run again with this version",
             evidence=(path,),
         ) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        message = f"cannot read the audit: facts: {place}: {first['msg']}"
+        message = f"cannot read the audit's file: facts: {place}: {first['msg']}"
         raise ObserveError(message, evidence=(path,)) from error
     except _DAMAGE as error:
-        raise ObserveError(f"cannot read the audit: {error}", evidence=(path,)) from error
+        raise ObserveError(f"cannot read the audit's file: {error}", evidence=(path,)) from error
 
 
 def _sha256(path: Path) -> str:
@@ -188,7 +188,7 @@ def _sha256(path: Path) -> str:
 
 
 class _OlderFileError(Exception):
-    """A file of schema 1, which had three arrays and no facts."""
+    """The file is of schema 1, which has three arrays and no facts."""
 
 
 def _read(archive: zipfile.ZipFile) -> AuditInputs:
@@ -216,18 +216,18 @@ def _states(
 ) -> StateArray:
     states = _array(archive, name, most=MOST_PAGES, exactly=exactly)
     if len(states) and int(states.max()) > highest:
-        raise ValueError(f"{name} holds an unknown state: {int(states.max())}")
+        raise ValueError(f"{name} holds the unknown state {int(states.max())}")
     return states
 
 
 def _check(facts: AuditFacts) -> None:
-    """Raises ValueError for what no guest has."""
+    """Raise ValueError for zones or pieces that no guest can have."""
     for zone in facts.zones:
         if zone.start_pfn < 0 or zone.spanned < 0 or zone.start_pfn + zone.spanned > MOST_PAGES:
             raise ValueError(f"zone {zone.name!r} spans {zone.spanned} pages from {zone.start_pfn}")
     for piece in facts.pieces:
         if not 0 <= piece.pfn_start < piece.pfn_end <= MOST_PAGES or piece.hva < 0:
-            raise ValueError(f"no memory lies like this: {piece}")
+            raise ValueError(f"not a valid range of guest memory: {piece}")
 
 
 def _mask(archive: zipfile.ZipFile, name: str, pages: int) -> BoolArray:
@@ -238,24 +238,24 @@ def _mask(archive: zipfile.ZipFile, name: str, pages: int) -> BoolArray:
 def _array(
     archive: zipfile.ZipFile, name: str, *, most: int, exactly: int | None = None
 ) -> npt.NDArray[np.uint8]:
-    """A member: a plain vector of bytes. Raises ValueError for any other, before reading it."""
+    """Read a member, which must be a vector of bytes; raise ValueError before reading any other."""
     with archive.open(f"{name}.npy") as member:
         length = _length(member, name)
         if length > most or (exactly is not None and length != exactly):
             wanted = f"at most {most}" if exactly is None else f"{exactly}"
             raise ValueError(f"{name} has {length} elements, not {wanted}")
         data = member.read(length)
-        # Reading on to the end is what checks the archive's checksum.
+        # zipfile verifies the member's checksum when it reaches the end.
         if len(data) != length or member.read(1):
-            raise ValueError(f"{name} is not as long as it says")
+            raise ValueError(f"{name} does not have the length in its header")
     return np.frombuffer(data, dtype=np.uint8)
 
 
 def _length(member: IO[bytes], name: str) -> int:
-    """The number of bytes behind the header of a .npy."""
+    """Read the header of a .npy and return the number of bytes that follow."""
     version = np.lib.format.read_magic(member)
     if version != (1, 0):
-        raise ValueError(f"{name} is a .npy of version {version}")
+        raise ValueError(f"{name} is a .npy of the unknown version {version}")
     shape, _fortran, dtype = np.lib.format.read_array_header_1_0(member)
     if dtype != np.uint8 or len(shape) != 1:
         raise ValueError(f"{name} is not a vector of bytes but {dtype} {shape}")
@@ -263,7 +263,7 @@ def _length(member: IO[bytes], name: str) -> int:
 
 
 def _fitting(array: npt.NDArray[Any], pages: int) -> npt.NDArray[Any]:
-    """The array with exactly `pages` elements; 0 where it says nothing."""
+    """Return the array cut or extended to exactly `pages` elements; extended with 0."""
     result = np.zeros(pages, array.dtype)
     result[: len(array)] = array[:pages]
     return result

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as the lines of results.jsonl, and back."""
+"""Encodes events as lines of results.jsonl, and decodes them."""
 
 import json
 import re
@@ -16,23 +16,23 @@ _RUN = re.compile(rb'\{"run": ("(?:[^"\\]|\\.)*"), "kind"')
 
 
 def encode(run_id: str, event: Event) -> bytes:
-    """`{"run": ..., "kind": ..., "t": ..., ...}` and a line end."""
+    """Encode an event as a line `{"run": ..., "kind": ..., "t": ..., ...}`."""
     fields: dict[str, Any] = _EVENTS.dump_python(event, mode="json")
     line = {"run": run_id, "kind": fields.pop("kind"), **fields}
     text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
-    # A console may say anything; what is no Unicode becomes `?` rather than no line at all.
+    # A console may print anything: replace what is not valid Unicode rather than lose the line.
     return text.encode("utf-8", "replace") + b"\n"
 
 
 class SchemaError(ValueError):
-    """A line of results that this version does not read."""
+    """The line is of a schema that this version does not read."""
 
 
 def decode(line: bytes) -> tuple[str, Event] | None:
-    """The run and its event; None for a torn line, left by a writer that was killed.
+    """Decode a line into its run and event; None for a torn line, left by a killed writer.
 
-    Raises `SchemaError` where a run begins in a schema that this version does not read, and
-    `ValueError` for any other whole line that is no event.
+    Raises `SchemaError` if the line starts a run of a schema that this version does not read, and
+    `ValueError` for any other complete line that is not an event.
     """
     try:
         fields = json.loads(line)
@@ -60,7 +60,7 @@ def _check_schema(fields: dict[str, Any]) -> None:
 
 
 def run_of_torn(line: bytes) -> str | None:
-    """The run that a torn line is of; None where too little of it is left to tell."""
+    """Find the run of a torn line; None if too little of the line is left."""
     found = _RUN.match(line)
     try:
         return str(json.loads(found[1])) if found else None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The events of a run: frozen records whose JSON is the lines of results.jsonl.
+"""The events of a run: frozen records, each a line of JSON in results.jsonl.
 
-Each carries `t`, seconds since the run's start; `run` is added by the recorder. Sizes in bytes;
-`None` (or an absent key) means *not measured*, never zero. The events of single steps are in
-`step_events`; all can be had from here.
+Each has `t`, seconds since the run's start; the recorder adds `run`. Sizes are in bytes; `None` (or
+an absent key) means *not measured*, never zero. The events of single steps are defined in
+`step_events` and exported here too.
 """
 
 from dataclasses import dataclass, field
@@ -72,14 +72,14 @@ __all__ = [
 
 
 SCHEMA = 3
-"""Of the files in a results directory. 1 (whose lines name none) lacks the plan of each run, and in
-the files of its audits all but the pages. 2 lacks the checksums of these files, and some fields may
-be empty in it that 3 always fills."""
+"""Version of the files in a results directory. Schema 1, whose lines name no schema, lacks the plan
+of each run, and its audit files hold only the page states. Schema 2 lacks the checksums of these
+files, and may leave fields empty that schema 3 always fills."""
 
 READABLE = (1, 2, SCHEMA)
 
 COMPLETE_SCHEMA = 3
-"""From this one on a field that its writer always fills must not be empty."""
+"""The first schema in which a field that its writer always fills must not be empty."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,15 @@ class RunStarted:
     image: str
     attempt: int
     wall: str
-    """When `t` was 0: UTC, ISO 8601."""
+    """The time at which `t` was 0: UTC, ISO 8601."""
     host: dict[str, str]
     qemu: str = ""
-    """Which QEMU, as it was asked for: the name of a build, `host`, or after a program's path."""
+    """The QEMU asked for: the name of a build, `host`, or a name derived from a program's path."""
     qemu_version: str = ""
-    """Empty: none that could be used."""
+    """QEMU's version; empty if no usable QEMU was found."""
     schema: int = SCHEMA
     harness: str = ""
-    """The version that wrote it."""
+    """Version of fpr-harness that wrote the event."""
     plan: RunPlan | None = None
     """None in schema 1."""
     kind: Literal["run-started"] = "run-started"
@@ -113,18 +113,18 @@ class AttemptCrashed:
     attempt: int
     accel: str
     title: str
-    """The crash, as a console finding calls it."""
+    """The crash, titled like a console finding."""
     text: str
     defect: str = ""
-    """What QEMU is known to do wrong that may have brought it about; empty: nothing is known."""
+    """A known bug of QEMU that may be the cause; empty: none is known."""
     own: bool = True
-    """False: an earlier attempt at the same run, told again."""
+    """False: the crash of an earlier attempt at this run, repeated here."""
     kind: Literal["attempt-crashed"] = "attempt-crashed"
 
 
 @dataclass(frozen=True)
 class PhaseStarted:
-    """A phase a person can follow: `boot`, or a step such as `settle` with its detail."""
+    """A phase of the run began: `boot`, or a step such as `settle` with its detail."""
 
     t: float
     phase: str
@@ -134,7 +134,7 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class GuestReady:
-    """The guest answers over SSH; what it is."""
+    """The guest answered over SSH; the properties of the guest."""
 
     t: float
     kernel: str
@@ -145,27 +145,27 @@ class GuestReady:
     memory: int
     """Configured guest RAM, bytes."""
     offered: bool
-    """VIRTIO_BALLOON_F_REPORTING (bit 5) offered by the device."""
+    """Whether the device offers VIRTIO_BALLOON_F_REPORTING (bit 5)."""
     negotiated: bool
-    """... and accepted by the driver."""
+    """Whether the driver has accepted it."""
     features: str = ""
-    """The device's `features` bit string as sysfs prints it."""
+    """The device's `features` bit string as in sysfs, bit 0 first."""
     discard: Literal["dontneed", "free"] = "dontneed"
-    """How QEMU gives memory back."""
+    """How QEMU discards memory: MADV_DONTNEED or MADV_FREE."""
     pass_seconds: float = PASS_SECONDS
-    """Between two reporting passes."""
+    """Seconds between two reporting passes."""
     memory_limit: int = 0
-    """Bytes that QEMU may be charged with; 0: no limit."""
+    """Limit of QEMU's cgroup in bytes; 0: no limit."""
     untraced: str = ""
-    """Why nothing tells of QEMU's discards; empty: its trace does."""
+    """Why QEMU's discards are not traced; empty if they are."""
     build: str = ""
-    """`uname -v` of the guest."""
+    """The guest kernel's build, from `uname -v`."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One tick of the sampler; an instrument that could not read is None."""
+    """One reading of the sampler; the values of an instrument that failed are None."""
 
     t: float
     held: int | None
@@ -178,31 +178,33 @@ class Sample:
 
 @dataclass(frozen=True)
 class SamplingEnded:
-    """The sampler has stopped: what it could not do."""
+    """The sampler has stopped; what it missed."""
 
     t: float
     lost: int
-    """Samples left out because their time had passed."""
+    """Number of samples left out because they were late."""
     failures: tuple[str, ...]
-    """The first error of every instrument that failed."""
+    """The first error of each instrument that failed."""
     kind: Literal["sampling-ended"] = "sampling-ended"
 
 
 @dataclass(frozen=True)
 class ConsoleFinding:
-    """The console watcher saw trouble, or a guest did not answer to what was asked of it."""
+    """The console shows an error of the guest's kernel, or the guest did not respond."""
 
     t: float
     severity: Literal["crash", "hang", "warning"]
     title: str
     text: str
     on_console: bool = True
-    """False: it shows by what the guest does, not by what its console says."""
+    """False: the guest's behaviour shows it, not the console."""
     kind: Literal["console-finding"] = "console-finding"
 
 
 @dataclass(frozen=True)
 class NoiseRead:
+    """The host-wide counters were read."""
+
     t: float
     noise: HostNoise
     kind: Literal["noise"] = "noise"
@@ -214,7 +216,7 @@ class StepsDone:
 
     t: float
     events: int | None = None
-    """Of the run that stand before this one; None: whoever wrote it did not count."""
+    """Number of the run's events before this one; None in records of older versions."""
     kind: Literal["steps-done"] = "steps-done"
 
 
@@ -226,7 +228,7 @@ class Broke:
     error: str
     """Class name in the `HarnessError` tree."""
     verdict: Verdict
-    """What the error alone makes of the run: ERROR, MISS or SKIP."""
+    """The verdict that follows from the error alone: ERROR, MISS or SKIP."""
     message: str
     hint: str
     kind: Literal["broke"] = "broke"
@@ -234,7 +236,7 @@ class Broke:
 
 @dataclass(frozen=True)
 class Judged:
-    """The run's verdict, last event of every run."""
+    """The run's verdict: the last event of every run."""
 
     t: float
     verdict: Verdict
@@ -242,9 +244,9 @@ class Judged:
     reason: str
     measures: dict[str, float] = field(default_factory=dict)
     answer: dict[str, float] = field(default_factory=dict)
-    """What the scenario shows of them; `AUDIT.measure` is what it was at that audit."""
+    """The measures that the scenario shows; `AUDIT.measure` is a measure at that audit."""
     failed: tuple[str, ...] = ()
-    """Every expectation that does not hold, a sentence each."""
+    """A sentence for each expectation that does not hold."""
     kind: Literal["judged"] = "judged"
 
 
@@ -284,4 +286,4 @@ Event = Annotated[
 """Any line of results.jsonl; parse with `pydantic.TypeAdapter(Event)`."""
 
 LastWords = AttemptCrashed | Broke | ConsoleFinding | Judged
-"""What is still tried after the disk has filled: without them a run has no verdict."""
+"""Events that are written even after the disk has filled: without them a run has no verdict."""

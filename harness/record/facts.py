@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts the judgement rests on: frozen records, sizes in bytes, times in monotonic seconds.
+"""The facts that a run is judged by: frozen records, sizes in bytes, times in monotonic seconds.
 
-Instruments produce them; measures and the verdict are computed from them. `None` (or an absent
-key) means *not measured*, never zero.
+Instruments produce them; measures and the verdict are computed from them. `None` (or an absent key)
+means *not measured*, never zero.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from harness.kernel.zones import Zone
 
 
 class Verdict(StrEnum):
+    """The outcome of a run."""
+
     PASS = "PASS"
     FAIL = "FAIL"
     ERROR = "ERROR"
@@ -51,7 +53,7 @@ class GuestCounters:
 
 @dataclass(frozen=True)
 class HostMapping:
-    """What the host holds for the guest-RAM mappings only, summed over them. Bytes."""
+    """What the host holds for guest RAM, in bytes, summed over the guest-RAM mappings only."""
 
     at: float
     rss: int
@@ -63,18 +65,19 @@ class HostMapping:
     file_blocks: int | None = None
     """st_blocks * 512 of the file behind fd-backed RAM; None for anonymous RAM."""
     cgroup_current: int | None = None
+    """What the memory cgroup of QEMU is charged with; None if it cannot be read."""
     merged: int | None = None
     """Pages of the whole process that KSM has merged with others, in bytes; None before 5.19."""
     outside: int | None = None
-    """What QEMU holds outside guest RAM and outside its translation buffers, resident or swapped;
-    None in records before it was read."""
+    """What QEMU holds outside guest RAM and its translation buffers, resident or swapped; None in
+    records of older versions."""
 
     @property
     def held(self) -> int:
-        """Bytes the host is charged with for guest RAM, wherever they lie.
+        """Bytes that guest RAM costs the host, resident or swapped.
 
-        For a file or memfd what counts is the file's blocks (a mapping can drop its pages while
-        the file keeps them); for anonymous RAM it is resident plus swapped.
+        For a file or memfd, the file's blocks count: a mapping can drop its pages while the file
+        keeps them.
         """
         if self.file_blocks is not None:
             return self.file_blocks + self.anonymous + self.swap
@@ -83,7 +86,7 @@ class HostMapping:
 
 @dataclass(frozen=True)
 class DiscardTotals:
-    """Sums over QEMU's discard trace since launch."""
+    """Sums over QEMU's trace of discards since its launch."""
 
     calls: int
     bytes: int
@@ -91,7 +94,7 @@ class DiscardTotals:
     failed_bytes: int
 
     def since(self, earlier: "DiscardTotals") -> "DiscardTotals":
-        """What came after an earlier reading of the same trace."""
+        """Return what was added since an earlier reading of the same trace."""
         return DiscardTotals(
             self.calls - earlier.calls,
             self.bytes - earlier.bytes,
@@ -102,9 +105,10 @@ class DiscardTotals:
 
 @dataclass(frozen=True)
 class HostNoise:
-    """Host-wide counters that could move guest memory without reporting (/proc/vmstat, PSI).
+    """Host-wide counters of what can move guest memory without reporting.
 
-    Each is absent (None) where the host lacks it. Page counts since host boot.
+    From /proc/vmstat, /proc/meminfo and PSI. Counts are pages since the host booted, sizes bytes;
+    None where the host lacks the counter.
     """
 
     at: float

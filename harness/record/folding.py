@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fold the events of a run into its history, one after another.
+"""Folds the events of a run into its history, one after another.
 
-What an event changes stands in one function for each kind of event; the others change nothing.
+Each kind of event that changes the history has one function here; other events change nothing.
 """
 
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ BOOT_PHASES = frozenset({"boot"})
 
 
 def fold(events: Iterable[Event]) -> History:
-    """The history at the end of these events, which stand in the order they happened."""
+    """Compute the history after these events, given in the order they happened."""
     history = History()
     for event in events:
         history = _after(event, history)
@@ -59,7 +59,7 @@ def fold(events: Iterable[Event]) -> History:
 
 @singledispatch
 def _after(_event: object, history: History) -> History:
-    """The history once this event has happened; by default it changes nothing."""
+    """Return the history after this event; by default, unchanged."""
     return history
 
 
@@ -217,8 +217,8 @@ def _(event: Raced, history: History) -> History:
 
 @_after.register
 def _(event: Suspended, history: History) -> History:
-    # Before it sleeps, the balloon's driver gives all that is in the balloon back to the guest
-    # (virtballoon_freeze() in drivers/virtio/virtio_balloon.c, Linux 6.1).
+    # Before the guest sleeps, the balloon's driver deflates the balloon completely
+    # (virtballoon_freeze() in drivers/virtio/virtio_balloon.c, Linux 6.1), so audits are stale.
     return replace(history, sleeps=(*history.sleeps, event), audit=None)
 
 
@@ -292,7 +292,7 @@ def _round_ended(history: History) -> History:
 def _seen_in_round(
     history: History, held: int, *, settled: Settled | None = None
 ) -> tuple[Round, ...]:
-    """The rounds, with what the host holds now if the latest goes on."""
+    """Return the rounds; if one is in progress, with what the host holds at this point."""
     if not history.in_round:
         return history.rounds
     *earlier, last = history.rounds

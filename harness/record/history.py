@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The history of a run: what its events say up to one moment, for the measures and the verdict.
 
-`harness.record.folding` makes it. It holds the earlier histories that a judgement goes back to: as
-it was at each audit, and at the end of each round. They share all they have in common.
+`harness.record.folding` makes it. It keeps the earlier histories that a judgement needs: those at
+each audit and at the end of each round. Histories share their common parts.
 """
 
 from dataclasses import dataclass
@@ -38,24 +38,24 @@ from harness.record.facts import DiscardTotals
 
 @dataclass(frozen=True)
 class Round:
-    """From a free to the next taking or freeing of memory: what was freed and where it ended."""
+    """From one free to the next fill or free: what was freed, and what came back."""
 
     freed: ChurnFreed
     before: "History | None"
-    """As it was at the last audit before the free."""
+    """The history at the last audit before the free."""
     settled: Settled | None = None
     """The last settle of the round."""
     held: int | None = None
-    """HostMapping.held as the last settle, audit or pressure of the round saw it."""
+    """HostMapping.held at the last settle, audit or host pressure of the round."""
 
     @property
     def reclaimed(self) -> int | None:
-        """Bytes the host got back; negative where it holds more than before the free."""
+        """Bytes that came back to the host; negative if it holds more than before the free."""
         return None if self.held is None else self.freed.before.held - self.held
 
     @property
     def fraction(self) -> float | None:
-        """The part of what was freed that the host got back; None where nothing was freed."""
+        """Share of the freed bytes that came back to the host; None if nothing was freed."""
         if self.reclaimed is None or not self.freed.bytes:
             return None
         return self.reclaimed / self.freed.bytes
@@ -63,11 +63,11 @@ class Round:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A console finding, and what the guest was doing when it came."""
+    """A console finding, and the state of the run at that time."""
 
     finding: ConsoleFinding
     in_steps: bool
-    """The scenario's first step had begun."""
+    """Whether the scenario's first step had begun."""
     under_kvm: bool
 
 
@@ -78,11 +78,11 @@ class History:
     schema: int = 0
     """Of the record (`harness.record.events.SCHEMA`); 0: it does not say."""
     boots: tuple[GuestReady, ...] = ()
-    """Every guest that answered, the first of them being the scenario's."""
+    """Every guest that answered; the first is the scenario's."""
     in_steps: bool = False
-    """The scenario's first step has begun."""
+    """Whether the scenario's first step has begun."""
     order: int = -1
-    """The order the guest reports at; -1 where none was read."""
+    """The reporting order of the guest; -1 if it was not read."""
     orders: tuple[OrderRead, ...] = ()
     driver: DriverChanged | None = None
     """The balloon driver's latest change."""
@@ -93,24 +93,24 @@ class History:
     verifications: tuple[ChurnVerified, ...] = ()
     rounds: tuple[Round, ...] = ()
     in_round: bool = False
-    """The latest round has not ended."""
+    """Whether the latest round is still in progress."""
     round_ends: tuple["History", ...] = ()
-    """As it was when each round ended; the latest round is not among them while it goes on."""
+    """The history at the end of each round that has ended."""
 
     settle: Settled | None = None
-    """The latest settle, unless memory was taken or freed since."""
+    """The latest settle; None if memory was filled or freed since."""
     settles: tuple[Settled, ...] = ()
-    """Those after the first free; what booting has freed settles before it."""
+    """All settles after the first free; earlier ones only settle what booting freed."""
 
     audits: tuple[Audited, ...] = ()
     audit: Audited | None = None
-    """The latest audit, unless memory was taken, freed or moved since: then it is out of date."""
+    """The latest audit; None if memory was filled, freed or moved since, which makes it stale."""
     at_audits: tuple["History", ...] = ()
-    """As it was at each audit before this moment; the last of `audits` is that audit in each."""
+    """The history at each audit so far; in each of them, that audit is the last of `audits`."""
     losses: tuple[ChurnVerified | Audited, ...] = ()
     """Every proof that the guest lost data, in order."""
     trace_broken: bool = False
-    """Discards can no longer be counted from the latest free."""
+    """Whether the discards since the latest free cannot be counted."""
 
     pressed: Pressed | None = None
     ballooned: Ballooned | None = None
@@ -125,12 +125,12 @@ class History:
     crowd_full: CrowdFull | None = None
     fault_rates: tuple[FaultRate, ...] = ()
     own: tuple[Measured, ...] = ()
-    """Numbers of the steps' own."""
+    """Measures taken by the scenario's own steps."""
 
     contradictions: tuple[str, ...] = ()
     """What was told before and told otherwise later, a sentence each."""
     crashed_boots: tuple[AttemptCrashed, ...] = ()
-    """Guests that crashed before the first step, those of earlier attempts first."""
+    """Guests that crashed before the first step, earlier attempts first."""
     troubles: tuple[Trouble, ...] = ()
     noise: tuple[NoiseRead, ...] = ()
     samples: int = 0
@@ -142,25 +142,25 @@ class History:
 
     @property
     def ready(self) -> GuestReady | None:
-        """The scenario's guest; None where it never answered."""
+        """The scenario's guest; None if it never answered."""
         return self.boots[0] if self.boots else None
 
     def at(self, audit_name: str) -> "History | None":
-        """As it was at the last audit of that name before this moment."""
+        """Return the history at the latest audit of that name; None if there is none."""
         named = (then for then in reversed(self.at_audits) if then.audits[-1].name == audit_name)
         return next(named, None)
 
     def round_end(self, number: int) -> "History":
-        """As it was at the end of a round, counted from 0; now, where the round goes on."""
+        """Return the history at the end of a round, counted from 0; self if it has not ended."""
         return self.round_ends[number] if number < len(self.round_ends) else self
 
     @property
     def discards_since_free(self) -> DiscardTotals | None:
-        """What QEMU discarded up to the current audit: since the latest free, or since launch.
+        """What QEMU discarded from the latest free (or from launch) to the current audit.
 
-        None where it was not read; where the guest moved after that free, because the other QEMU's
-        trace knows nothing of it; and where memory was plugged or unplugged, because a trace says
-        where a discard was only while that memory is there.
+        None if it was not read, or cannot be told: after the guest moved to another QEMU, whose
+        trace does not know the earlier discards, or after memory hotplug, because a trace's
+        addresses are valid only while the memory is plugged.
         """
         now = self.audit.discards if self.audit is not None else None
         if not self.rounds:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of schema 1, whose lines did not hold the scenario: it stands in each run's repro.sh."""
+"""Reads the scenario of a run of schema 1 from its repro.sh; results.jsonl lacks it there."""
 
 import re
 from pathlib import Path
@@ -15,10 +15,10 @@ _SCENARIO = re.compile(r"^if .*cat <<'END_OF_SCENARIO'\n(.*?)^END_OF_SCENARIO$",
 
 
 def asked_of(directory: Path) -> Asked | None:
-    """What the run in this directory is judged by; None where that cannot be had.
+    """Find what the run in this directory is judged by; None if it cannot be found.
 
-    Names of what its steps measured are not known here: the scenario's loader had checked every
-    name, so those it expects are taken for known.
+    The measures that its steps took are not recorded. The loader had checked every name, so every
+    name that the scenario expects counts as measured.
     """
     try:
         with (directory / "repro.sh").open(encoding="utf-8") as file:
@@ -45,7 +45,7 @@ def asked_of(directory: Path) -> Asked | None:
 
 
 def _texts(value: Any) -> bool:
-    """A list of strings, or a mapping of strings to strings."""
+    """Tell whether the value is a list of strings or a mapping of strings to strings."""
     if isinstance(value, dict):
         return all(isinstance(each, str) for pair in value.items() for each in pair)
     return isinstance(value, list) and all(isinstance(each, str) for each in value)

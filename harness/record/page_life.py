@@ -16,14 +16,14 @@ from harness.units import PAGE_SIZE
 
 @dataclass(frozen=True)
 class Block:
-    """A free block of the buddy allocator: 2^order pages from `first` on."""
+    """A free block of the buddy allocator: 2^order pages from PFN `first`."""
 
     first: int
     order: int
 
     @property
     def last(self) -> int:
-        """Its last page frame."""
+        """The PFN of its last page."""
         return self.first + (1 << self.order) - 1
 
 
@@ -39,42 +39,43 @@ class PageAtAudit:
     host: HostState
     after: GuestState
     cell: str
-    """Of the oracle's table (`harness.kernel.oracle.CELLS`)."""
+    """Its cell of the oracle's table (`harness.kernel.oracle.CELLS`)."""
     block: Block | None
-    """Its free block at the second reading, else at the first; None: it was free in neither."""
+    """Its free block in the second reading, or else in the first; None if it was free in
+    neither."""
     zone: Zone | None
     above_watermark: bool
-    """Whether a reporting pass looks at that zone; True where there is none."""
+    """Whether a reporting pass works on its zone; True if it has none."""
     reporting_order: int
     held_by: tuple[int, ...]
-    """Processes of the churn tool one of which maps it; empty: none does."""
+    """Guest process ids, one of which maps the page; empty if none does."""
     seen: Seen
-    """What the audits before it saw."""
+    """What earlier audits saw."""
     address: int | None
-    """Where it lies in the memory of the QEMU that was looked at; None: nowhere."""
+    """Its host virtual address in QEMU; None if QEMU has no RAM for it."""
     piece: RamPiece | None
     discard_log: str
-    """That QEMU's trace, from the run's directory."""
+    """QEMU's trace of discards, relative to the run's directory."""
 
 
 @dataclass(frozen=True)
 class CoveringDiscard:
-    """A discard of memory that the page lies in."""
+    """A discard that covered the page."""
 
     at: float | None
-    """Seconds since the run began; None: the line has no stamp."""
+    """Seconds since the run began; None if the line has no stamp."""
     file: str
-    """Where it stands, from the run's directory."""
+    """The file that records it, relative to the run's directory."""
     line: int
     address: int | None
-    """Where it began in QEMU's memory; None: a failure, which names an offset in its block."""
+    """Host virtual address where it starts; None for a failed discard, which has no address."""
     length: int
     status: int
     """0, or a negative errno."""
 
 
 def look_up(audit: str, inputs: AuditInputs, pfn: int) -> PageAtAudit | None:
-    """What the audit saw of a page; None for one beyond the guest's last."""
+    """Return what the audit saw of a page; None if it lies beyond the guest's last page."""
     reading, facts = inputs.reading, inputs.facts
     if pfn >= len(reading.host):
         return None
@@ -110,9 +111,9 @@ def look_up(audit: str, inputs: AuditInputs, pfn: int) -> PageAtAudit | None:
 def discards_of(
     lines: Iterable[bytes], file: str, address: int, began: float
 ) -> Iterator[CoveringDiscard]:
-    """The discards in QEMU's trace that covered the whole page at a host address.
+    """Yield the discards in QEMU's trace that covered the whole page at a host address.
 
-    `began`: the run's beginning, seconds since 1970.
+    `began`: start of the run, seconds since the epoch.
     """
     for number, line in enumerate(lines, 1):
         for found in parse_discards(line):
@@ -130,7 +131,10 @@ def discards_of(
 def failures_of(
     lines: Iterable[bytes], file: str, ram_block: str, offset: int, began: float
 ) -> Iterator[CoveringDiscard]:
-    """The discards that failed, by QEMU's standard error, over the page at an offset of a block."""
+    """Yield the failed discards in QEMU's standard error over the page at a block's offset.
+
+    `began`: start of the run, seconds since the epoch.
+    """
     for number, line in enumerate(lines, 1):
         for found in parse_failures(line):
             same = found.block.rpartition("/")[2] == ram_block

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading results.jsonl, while it is written or afterwards."""
+"""Reads results.jsonl, while it is being written or afterwards."""
 
 import threading
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ RESULTS_NAME = "results.jsonl"
 POLL_SECONDS = 0.2
 
 MOST_BYTES = 16 << 20
-"""Of a line. The longest are of audits, some 10 KB; what a console says is cut long before."""
+"""Upper bound of a line. The longest lines, those of audits, take some 10 KB."""
 
 
 def read_events(path: Path) -> Iterator[tuple[str, Event]]:
-    """Every event of a file with its run, in the order written; torn lines are passed over.
+    """Yield every event of a file with its run, in the order written; skip torn lines.
 
-    Raises `RecordError` if the file cannot be read or a whole line is no event.
+    Raises `RecordError` if the file cannot be read or a complete line is not an event.
     """
     for _number, _line, found in read_numbered(path):
         if found is not None:
@@ -29,7 +29,7 @@ def read_events(path: Path) -> Iterator[tuple[str, Event]]:
 
 
 def read_numbered(path: Path) -> Iterator[tuple[int, bytes, tuple[str, Event] | None]]:
-    """Every line with its number, from 1, and its event; None for a torn one.
+    """Yield every line with its number, from 1, and its event; None for a torn line.
 
     Raises like `read_events`.
     """
@@ -42,7 +42,7 @@ def read_numbered(path: Path) -> Iterator[tuple[int, bytes, tuple[str, Event] | 
 
 
 def tail_events(path: Path, stop: threading.Event) -> Iterator[tuple[str, Event]]:
-    """Events as they are written, from the first one; ends after `stop` with what is there then.
+    """Yield events as they are written, from the first; end once `stop` is set and all are read.
 
     The file need not exist yet. Raises `RecordError` like `read_events`.
     """
@@ -85,6 +85,6 @@ def _decode(path: Path, number: int, line: bytes) -> tuple[str, Event] | None:
     except ValueError as error:
         raise RecordError(
             f"{path}:{number}: {error}",
-            hint="the file was changed by hand, or written by another version",
+            hint="the file was edited, or written by another version",
             evidence=[path],
         ) from error

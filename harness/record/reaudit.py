@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The audits of a recorded run, computed again from their pages."""
+"""Computes the audits of a recorded run again from their page states."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -15,10 +15,11 @@ from harness.units import format_size
 
 
 def audit_again(events: Sequence[Event], directory: Path) -> tuple[tuple[Event, ...], list[str]]:
-    """The events of a run with each audit's report made anew, and a sentence for every audit where
-    that gives another one, or cannot be done; the recorded report stands then.
+    """Return the events of a run with each audit's report computed again, and remarks.
 
-    Where a file is not the one that the run wrote, the run breaks there: that can be no PASS.
+    A remark is a sentence for each audit whose report differs from the recorded one, or cannot be
+    computed again; then the recorded report stays. If an audit's file is not the one that the run
+    wrote, a `Broke` event takes its place, so that the run cannot pass.
     """
     made: list[Event] = []
     remarks: list[str] = []
@@ -42,15 +43,14 @@ def audit_again(events: Sequence[Event], directory: Path) -> tuple[tuple[Event, 
                 )
             except ObserveError as error:
                 remarks.append(
-                    f"audit {event.name!r} is judged by its recorded report: {error.message} "
-                    f"({path})"
+                    f"audit {event.name!r} keeps its recorded report: {error.message} ({path})"
                 )
             else:
                 if report != event.report:
                     what = ", ".join(_differences(event.report, report))
                     remarks.append(
-                        f"audit {event.name!r}: its pages give another report than the recorded "
-                        f"one: {what}"
+                        f"audit {event.name!r}: the report computed from its page states differs "
+                        f"from the recorded one: {what}"
                     )
                 event = replace(event, report=report)
         made.append(event)
@@ -58,19 +58,21 @@ def audit_again(events: Sequence[Event], directory: Path) -> tuple[tuple[Event, 
 
 
 def _report(path: Path, event: Audited) -> AuditReport:
-    """Made from the audit's file. Raises `ObserveError` if that cannot be had, and `RecordError` if
-    it is another."""
+    """Compute the report from the audit's file.
+
+    Raises `ObserveError` if that is impossible, and `RecordError` if it is not the run's file.
+    """
     inputs = load_audit(path, event.sha256)
     if inputs.facts.at != event.report.at:
         raise ObserveError(
-            f"the file is of another audit, taken at {inputs.facts.at:.3f} s and not at "
+            f"the file is of another audit, taken at {inputs.facts.at:.3f} s instead of "
             f"{event.report.at:.3f} s"
         )
     return inputs.reduce()[0]
 
 
 def _differences(recorded: AuditReport, again: AuditReport) -> list[str]:
-    """Each cell of the guest's total that differs; where none does, the fields."""
+    """Name the cells of the guest's total that differ; if none does, the fields that differ."""
     cells = [
         f"{cell.name} {_size(getattr(again.total, cell.name))}, "
         f"not {_size(getattr(recorded.total, cell.name))}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runs of a results directory, read back whole or refused."""
+"""Reads the runs of a results directory, completely or not at all."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +12,11 @@ from harness.record.reader import RESULTS_NAME, read_numbered
 
 @dataclass(frozen=True)
 class Gap:
-    """A place where an event of the run may be lost."""
+    """A place in the record where an event of the run may be lost."""
 
     line: int
     index: int
-    """How many of the run's events stand before it."""
+    """Number of the run's events before it."""
     what: str = "is torn"
     """What is wrong with the line."""
 
@@ -28,12 +28,12 @@ class RecordedRun:
     run_id: str
     started: RunStarted
     events: tuple[Event, ...]
-    """What its verdict was made from, in order; without a verdict, all there is."""
+    """The events its verdict was made from, in order; without a verdict, all events."""
     judged: Judged | None
-    """The verdict as it was recorded; None: the record ends without one."""
+    """The recorded verdict; None if the record ends without one."""
     gap: Gap | None
     directory: Path
-    """Where its files lie."""
+    """The directory of its files."""
 
 
 @dataclass
@@ -44,30 +44,30 @@ class _Reading:
     events: list[Event] = field(default_factory=list)
     judged: Judged | None = None
     judged_at: int | None = None
-    """How many events the verdict was made from; what comes later does not count."""
+    """Number of events the verdict was made from; later events do not count."""
     gap: Gap | None = None
-    """Between two events of the run."""
+    """A gap between two events of the run."""
     open_gap: Gap | None = None
-    """After its last event so far: no loss, if nothing follows."""
+    """A gap after the last event so far; harmless if no event follows."""
 
 
 def read_runs(results: Path) -> list[RecordedRun]:
-    """Every run of a results directory, in the order in which they began.
+    """Read every run of a results directory, in the order they began.
 
-    Raises `UsageError` for what is no results directory, and `RecordError` where the record cannot
-    be read or is not of a kind that this version reads whole.
+    Raises `UsageError` if it is not a results directory, and `RecordError` if the record cannot be
+    read or this version does not understand it.
     """
     path = results / RESULTS_NAME
     if not results.is_dir():
         raise UsageError(
-            f"no directory {results}",
-            hint="name a results directory, as in results/latest",
+            f"there is no directory {results}",
+            hint="name a results directory, such as results/latest",
         )
     if not path.exists():
-        hint = f"a results directory has a {RESULTS_NAME}"
+        hint = f"name a directory that holds a {RESULTS_NAME}"
         if (results.absolute().parent / RESULTS_NAME).exists():
             hint = f"it is the directory of a single run: name {results.parent} instead"
-        raise UsageError(f"{results} holds no results", hint=hint)
+        raise UsageError(f"{results} has no {RESULTS_NAME}", hint=hint)
     readings: dict[str, _Reading] = {}
     for number, line, found in read_numbered(path):
         if found is None:
@@ -82,14 +82,16 @@ def _take(
 ) -> None:
     if isinstance(event, RunStarted):
         if not run_id or "/" in run_id or run_id[0] == "." or not run_id.isprintable():
-            raise RecordError(f"{path}:{number}: no run is called {run_id!r}", evidence=[path])
+            raise RecordError(
+                f"{path}:{number}: {run_id!r} is not a valid run name", evidence=[path]
+            )
         readings[run_id] = _Reading(event, [event])
         return
     reading = readings.get(run_id)
     if reading is None:
         raise RecordError(
-            f"{path}:{number}: an event of a run that never began: {run_id!r}",
-            hint="the beginning of the file is missing",
+            f"{path}:{number}: an event of the run {run_id!r}, which has no run-started event",
+            hint="the beginning of the file is missing; judge the complete file",
             evidence=[path],
         )
     reading.gap = reading.gap or reading.open_gap or _miscounted(reading, number, event)
@@ -100,15 +102,15 @@ def _take(
 
 
 def _miscounted(reading: _Reading, number: int, event: Event) -> Gap | None:
-    """Whole lines that somebody took out, or put in: only the run's last event can tell."""
+    """Find lines that were removed or added, by the count in the run's last event."""
     there = len(reading.events)
     if not isinstance(event, StepsDone) or event.events in (None, there):
         return None
-    return Gap(number, there, f"counts {event.events} events before it, and there are {there}")
+    return Gap(number, there, f"counts {event.events} events before it, but there are {there}")
 
 
 def _tear(readings: dict[str, _Reading], number: int, run_id: str | None) -> None:
-    """A torn line: of the run that it names, else of any that goes on after it."""
+    """Note a torn line: for the run it names, otherwise for every run that continues after it."""
     torn = list(readings.values()) if run_id is None else [readings.get(run_id)]
     for reading in torn:
         if reading is not None and reading.open_gap is None:

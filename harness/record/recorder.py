@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""results.jsonl: the authority of every verdict, written as things happen.
+"""Writes results.jsonl, the authority of every verdict, as things happen.
 
-Several processes and threads append to one file: each line is one write to a descriptor opened
-for appending, under a lock on the file. When the disk fills, everything already measured stays,
-the run is told once, and a small reserve is given back so that its last words still fit.
+Several processes and threads append to one file, each line under a lock on the file. When the disk
+fills, everything already written stays, each run gets one error, and a small reserve is freed so
+that the run's last words still fit.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from harness.record.reader import RESULTS_NAME
 from harness.units import PAGE_SIZE
 
 RESERVE_BYTES = 64 * 1024
-"""Room for the last words of every run of an invocation."""
+"""Disk space reserved for the last words of all runs of an invocation."""
 
 LOCK_SECONDS = 10.0
-"""A writer holds the lock for one write; longer means that it is stopped."""
+"""Deadline for the lock. A writer holds it for one write; if longer, the writer was stopped."""
 
 
 class Recorder:
-    """Appends the events of many runs to `directory/results.jsonl`. Safe for threads."""
+    """Appends the events of many runs to `directory/results.jsonl`. Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
-        """Raises `RecordError` if the file cannot be opened."""
+        """Open the file and set up the reserve. Raises `RecordError` if it cannot be opened."""
         self.path = directory / RESULTS_NAME
         self._thread_lock = threading.Lock()
         self._failure: RecordError | None = None
@@ -45,20 +45,20 @@ class Recorder:
             self._file = os.open(self.path, flags, 0o600)
         except OSError as error:
             raise self._error(error) from error
-        # The reserve is a nicety: a file system that cannot make one still takes results.
+        # The reserve is optional: a file system that cannot preallocate still takes results.
         with contextlib.suppress(OSError):
             self._reserve = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - ends in close()
             os.posix_fallocate(self._reserve.fileno(), 0, RESERVE_BYTES)
 
     def for_run(self, run_id: str) -> "RunRecorder":
-        """The same recorder, speaking for one run."""
+        """Return a recorder for the events of one run."""
         return RunRecorder(self, run_id)
 
     def emit(self, run_id: str, event: Event) -> None:
-        """Append one event; on a run's `Judged` the file is on the disk when this returns.
+        """Append one event; after a `Judged`, the file is synced to disk before this returns.
 
-        Raises `RecordError` once for each run if the file cannot be written; after that the run's
-        events are dropped, but for its last words, which are tried.
+        Raises `RecordError` once for each run if the file cannot be written; from then on the run's
+        events are dropped, except that writing its last words is still tried.
         """
         with self._thread_lock:
             if isinstance(event, RunStarted):
@@ -86,9 +86,10 @@ class Recorder:
             return
 
     def _give_up(self, size: int) -> bool:
-        """Free so much of the reserve as `size` bytes need; False if nothing of it is left.
+        """Free as much of the reserve as `size` bytes need; False if none of it was left.
 
-        Not all at once: the guest's own logs, on the same disk, would take it before the verdict.
+        Freeing all of it at once would let the guest's logs, on the same disk, take the space
+        before the verdict is written.
         """
         if self._reserve is None:
             return False
@@ -98,11 +99,11 @@ class Recorder:
         return left > 0
 
     def _append(self, line: bytes) -> None:
-        """One whole line, or none. Raises `OSError`, `DeadlineError`."""
+        """Write a complete line or nothing. Raises `OSError`, `DeadlineError`."""
         self._lock()
         try:
             size = os.fstat(self._file).st_size
-            # A writer that was killed may have left half a line: end it, so that only it is lost.
+            # A killed writer may have left half a line: end it, so that only that line is lost.
             if size and os.pread(self._file, 1, size - 1) != b"\n":
                 line = b"\n" + line
             try:
@@ -132,7 +133,7 @@ class Recorder:
             f"cannot write {self.path}: {reason}",
             hint="free space there, or put the results elsewhere with --results DIR"
             if full
-            else "put the results into a directory you may write, with --results DIR",
+            else "put the results in a writable directory with --results DIR",
             evidence=[self.path] if self.path.exists() else [],
         )
 
@@ -155,12 +156,12 @@ class Recorder:
 
 
 class RunRecorder:
-    """A `Recorder` that knows its run."""
+    """A `Recorder` for the events of one run."""
 
     def __init__(self, recorder: Recorder, run_id: str) -> None:
         self._recorder = recorder
         self._run_id = run_id
 
     def emit(self, event: Event) -> None:
-        """See `Recorder.emit`."""
+        """Append one event of the run; see `Recorder.emit`."""
         self._recorder.emit(self._run_id, event)

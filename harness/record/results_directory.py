@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where results lie, and files that appear whole or not at all."""
+"""Makes results directories, and writes files atomically."""
 
 import datetime
 import os
@@ -16,8 +16,8 @@ DEFAULT_BASE = Path("results")
 def make_results_directory(explicit: Path | None, base: Path = DEFAULT_BASE) -> Path:
     """Make the directory of one invocation: `explicit`, or `base/<UTC time>` with `base/latest`.
 
-    Raises `UsageError` if `explicit` holds results already (they would be judged together), and
-    `RecordError` if it cannot be made.
+    Raises `UsageError` if `explicit` already holds results, which would be judged together with the
+    new ones, and `RecordError` if the directory cannot be made.
     """
     try:
         if explicit is None:
@@ -33,7 +33,7 @@ def make_results_directory(explicit: Path | None, base: Path = DEFAULT_BASE) -> 
 
 
 def _claim(directory: Path) -> None:
-    """Make results.jsonl, which must not be there: of two that start at once only one can."""
+    """Create results.jsonl, which must not exist: of two concurrent invocations, one gets it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         os.close(os.open(directory / RESULTS_NAME, flags, 0o600))
@@ -54,7 +54,7 @@ def _make_timed(base: Path) -> Path:
         except FileExistsError:
             continue
         break
-    # Never a moment without `latest`: it is replaced, not removed and made.
+    # Replace the link atomically, so that `latest` always exists.
     link = base / f".latest-{directory.name}"
     link.symlink_to(directory.name)
     link.replace(base / "latest")
@@ -62,7 +62,7 @@ def _make_timed(base: Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put a file in its place complete and on the disk. Raises `RecordError`."""
+    """Write a file atomically, and sync it to disk. Raises `RecordError`."""
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(

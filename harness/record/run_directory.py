@@ -9,19 +9,19 @@ _PARTS = ("samples", "audits")
 
 
 def audit_path(directory: Path, number: int, name: str) -> Path:
-    """The file of a run's audit; `number` counts them from 1."""
+    """Return the path of an audit's file; `number` counts the run's audits from 1."""
     return directory / "audits" / f"{number:02}-{name}.npz"
 
 
 class RunDirectory:
-    """Where a run's files lie. A later attempt moves those of the one before into `attempt-N`."""
+    """The directory of a run; a later attempt moves the previous one's files into `attempt-N`."""
 
     def __init__(self, path: Path, attempt: int) -> None:
         self.path = path
         self._attempt = attempt
 
     def create(self) -> None:
-        """Make it, with `samples` and `audits` in it. Raises `RecordError`."""
+        """Make the directory, with `samples` and `audits` in it. Raises `RecordError`."""
         try:
             if self._attempt > 1 and self.path.exists():
                 earlier = self.path.with_name(self.path.name + ".earlier")
@@ -33,5 +33,5 @@ class RunDirectory:
         except OSError as error:
             raise RecordError(
                 f"cannot make the results directory {self.path}: {error.strerror}",
-                hint="free the disk or choose another with --results",
+                hint="free space on the disk, or choose another directory with --results DIR",
             ) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was to be run, and how: all of a scenario and its command line that results have to hold."""
+"""What was to be run and how: the scenario and the options that results must record."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +12,16 @@ class RunPlan:
     """A scenario as it was run."""
 
     scenario: dict[str, Any]
-    """The file's plain data, with the changes of its variant and of the command line in it."""
+    """The scenario file's data, with the changes by variant and command line applied."""
     asked: Asked
     """What the run is judged by."""
     overrides: tuple[str, ...] = ()
     """`FIELD=VALUE` of each `--set`."""
     accel: str = "auto"
-    """As asked for; so the next two, which are None where the image's own were taken."""
+    """The accelerator asked for."""
     kernel: str | None = None
+    """Path of the kernel asked for; None: the image's."""
     modules: str | None = None
+    """Path of the modules asked for; None: the image's."""
     kernel_sha256: str | None = None
-    """Of the kernel's file that was to be booted; None: there was none."""
+    """Checksum of the kernel file to boot; None if there was none."""

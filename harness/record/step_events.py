@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the steps of a scenario leave in its record: one frozen event each.
+"""The events that the steps of a scenario record.
 
-Each carries `t`, seconds since the run's start. Sizes in bytes; `None` means *not measured*.
+Each has `t`, seconds since the run's start. Sizes are in bytes; `None` means *not measured*.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from harness.record.facts import Cause, DiscardTotals, GuestCounters, HostMappin
 
 @dataclass(frozen=True)
 class ChurnHeld:
-    """The churn tool has written `bytes` and holds them."""
+    """The churn tool has filled `bytes` and holds them."""
 
     t: float
     bytes: int
@@ -25,7 +25,7 @@ class ChurnHeld:
 
 @dataclass(frozen=True)
 class ChurnFreed:
-    """The churn tool freed `bytes` and still holds `still_held`; both sides just before."""
+    """The churn tool freed `bytes` and still holds `still_held`; with the state just before."""
 
     t: float
     bytes: int
@@ -38,17 +38,17 @@ class ChurnFreed:
 
 @dataclass(frozen=True)
 class ChurnVerified:
-    """A process of the guest tool compared `bytes` with what it had written there."""
+    """A process of the guest tool compared `bytes` with the pattern it had written."""
 
     t: float
     bytes: int
     mismatched_pages: int
     detail: tuple[str, ...] = ()
-    """The tool's own words about the first mismatches."""
+    """The tool's lines on the first mismatches."""
     unchecked: int = 0
-    """Bytes that were held and not looked at."""
+    """Bytes that were held but not checked."""
     damaged: int = 0
-    """Entries of the tool's own bookkeeping, or parts of its code, found changed."""
+    """Damaged entries of the tool's own bookkeeping, and parts of its code that have changed."""
     by: Literal["churn", "busy", "race"] = "churn"
     """The tool's subcommand."""
     kind: Literal["churn-verified"] = "churn-verified"
@@ -56,27 +56,31 @@ class ChurnVerified:
 
 @dataclass(frozen=True)
 class Settled:
+    """A wait for freed memory to come back has ended."""
+
     t: float
     outcome: SettleOutcome
     seconds: float
     """From the start of the wait to the last movement."""
     remaining: int | None
-    """Bytes that could still be reported, as last looked at."""
+    """Bytes that could still be reported, as last observed."""
     held: int
     """HostMapping.held at the end."""
     t50: float | None
     """Seconds until half of what came back had come back; None if nothing did."""
     t90: float | None
+    """Seconds until 90 % of what came back had come back; None if nothing did."""
     zone_t90: dict[str, float] = field(default_factory=dict)
-    """The same by zone (`node0/DMA32`), by what the guest had left to report there."""
+    """By zone (`node0/DMA32`): seconds until 90 % of what the guest had to report was reported."""
     clock_rate: float | None = None
-    """Seconds of the guest's clock for each second of the host's during the wait; None where it
-    was not read."""
+    """Guest seconds per host second during the wait; None if the guest's clock was not read."""
     kind: Literal["settled"] = "settled"
 
 
 @dataclass(frozen=True)
 class Audited:
+    """A page audit was taken."""
+
     t: float
     name: str
     report: AuditReport
@@ -84,15 +88,15 @@ class Audited:
     mapping: HostMapping
     discards: DiscardTotals | None
     checks: tuple[str, ...] = ()
-    """Expectations of this very audit, `measure: condition` as the scenario writes them."""
+    """The expectations of this audit, `measure: condition` as in the scenario."""
     sha256: str | None = None
-    """Of the file with its pages; None in records before schema 3."""
+    """Checksum of the audit's file; None in records before schema 3."""
     kind: Literal["audited"] = "audited"
 
 
 @dataclass(frozen=True)
 class Pressed:
-    """The host was made to take memory from QEMU."""
+    """The host was put under pressure to reclaim memory from QEMU."""
 
     t: float
     by: str
@@ -115,19 +119,19 @@ class DriverChanged:
 
 @dataclass(frozen=True)
 class Measured:
-    """A step took a number of its own."""
+    """A step took a measure of its own."""
 
     t: float
     name: str
     value: float
     means: Cause | None = None
-    """What is wrong where it is out of its bounds, if the scenario says so."""
+    """The cause to name if the measure fails its expectation; None if the step names none."""
     kind: Literal["measured"] = "measured"
 
 
 @dataclass(frozen=True)
 class OrderRead:
-    """The guest's reporting order was read, after it was asked for one or as it was."""
+    """The guest's reporting order was read, possibly after it was asked to change it."""
 
     t: float
     asked: int | None
@@ -138,7 +142,7 @@ class OrderRead:
 
 @dataclass(frozen=True)
 class BusyStarted:
-    """A process of the guest begins to take and free `bytes` over and over."""
+    """A process in the guest started to allocate and free `bytes` repeatedly."""
 
     t: float
     bytes: int
@@ -147,7 +151,7 @@ class BusyStarted:
 
 @dataclass(frozen=True)
 class BusyEnded:
-    """... and has ended, after so many rounds."""
+    """The busy process has ended, after `rounds` rounds."""
 
     t: float
     rounds: int
@@ -156,72 +160,73 @@ class BusyEnded:
 
 @dataclass(frozen=True)
 class Raced:
-    """Memory was freed and taken again in the moment in which the guest had reported it."""
+    """Memory was freed, and allocated again as soon as the guest had reported it."""
 
     t: float
     rounds: int
     reported: int
-    """Bytes seen reported when they were about to be taken."""
+    """Bytes seen reported just before they were allocated."""
     reused: int
-    """The part of them that was taken."""
+    """The part of `reported` that was allocated."""
     slowest: float
-    """Seconds that taking and writing one window took at most."""
+    """The most seconds that allocating and writing one window took."""
     kind: Literal["raced"] = "raced"
 
 
 @dataclass(frozen=True)
 class Suspended:
-    """The guest slept and is back."""
+    """The guest was suspended and has resumed."""
 
     t: float
     state: Literal["mem", "freeze"]
     seconds: float
-    """From the order to sleep until it answered again."""
+    """From the command to suspend until the guest answered again."""
     slept: bool
-    """The guest's own count of suspends confirms that it did."""
+    """Whether the guest's own count of suspends confirms it."""
     kind: Literal["suspended"] = "suspended"
 
 
 @dataclass(frozen=True)
 class DevicePlugged:
-    """A device came or went while the guest ran."""
+    """A device was plugged or unplugged while the guest ran."""
 
     t: float
     device: Literal["dimm", "virtio-mem", "balloon"]
     bytes: int
     present: bool
     seconds: float
-    """Until the guest had it, or had let go."""
+    """Until the guest used the device, or had released it."""
     kind: Literal["device-plugged"] = "device-plugged"
 
 
 @dataclass(frozen=True)
 class Ballooned:
-    """The balloon took memory or gave it back."""
+    """The balloon was inflated or deflated."""
 
     t: float
     bytes: int
-    """What the guest has left."""
+    """Memory left to the guest."""
     seconds: float
     kind: Literal["ballooned"] = "ballooned"
 
 
 @dataclass(frozen=True)
 class FaultRate:
-    """How many pages a second the guest could fault in."""
+    """How many pages a second the guest faulted in."""
 
     t: float
     by: Literal["process", "thread"]
     pages: Literal["base", "huge"]
     state: Literal["on", "idle", "off"]
-    """Reporting at work; offered, but its driver unbound; not offered."""
+    """Reporting active; offered, but its driver unbound; not offered."""
     per_second: float
     kind: Literal["fault-rate"] = "fault-rate"
 
 
 @dataclass(frozen=True)
 class GuestMoved:
-    """The guest was moved to another QEMU, directly or through a snapshot, or nearly so."""
+    """The guest was migrated to another QEMU, or restored there from a snapshot, or its migration
+    was cancelled."""
 
     t: float
     how: Literal["migrated", "cancelled", "restored"]
@@ -231,17 +236,17 @@ class GuestMoved:
 
 @dataclass(frozen=True)
 class CrowdGrew:
-    """One more guest has filled memory and freed it beside the others."""
+    """One more guest has filled and freed memory alongside the others."""
 
     t: float
     guests: int
-    """That fit so far."""
+    """Number of guests that fit so far."""
     peak: int
-    """The most all held together meanwhile, bytes."""
+    """The most bytes that all guests together held meanwhile."""
     held: int
-    """What all held together when it had settled."""
+    """Bytes that all guests together held once the new one had settled."""
     available: int
-    """The host's MemAvailable then."""
+    """The host's MemAvailable at that time."""
     kind: Literal["crowd-grew"] = "crowd-grew"
 
 

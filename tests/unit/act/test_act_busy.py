@@ -61,7 +61,7 @@ def test_a_guest_without_so_much_is_the_scenarios_mistake(guest: FakeGuest) -> N
 
 def test_a_process_that_ends_at_once_is_told_with_its_last_words(guest: FakeGuest) -> None:
     guest.vm.says["fpr-guest busy"] = FakeProcess(status=137, stderr="killed by signal 9")
-    with pytest.raises(GuestError, match=r"needed: it ended \(status 137\): killed by"):
+    with pytest.raises(GuestError, match=r"unexpectedly: it ended \(status 137\): killed by"):
         Busy.model_validate({"size": "10%"}).perform(guest)
     assert not guest.recorded(BusyStarted)
 
@@ -80,7 +80,7 @@ def test_a_process_that_did_not_last_until_calm_is_an_error(guest: FakeGuest) ->
     dead = FakeProcess(BEGUN, status=137, stderr="out of memory")
     guest.vm.says["fpr-guest busy"] = dead
     Busy.model_validate({"size": "10%"}).perform(guest)
-    with pytest.raises(GuestError, match=r"ended while it was needed.*out of memory"):
+    with pytest.raises(GuestError, match=r"ended unexpectedly.*out of memory"):
         Calm().perform(guest)
     assert dead.closed
 
@@ -88,7 +88,7 @@ def test_a_process_that_did_not_last_until_calm_is_an_error(guest: FakeGuest) ->
 def test_a_process_that_does_not_tell_its_rounds_is_an_error(guest: FakeGuest) -> None:
     guest.vm.says["fpr-guest busy"] = FakeProcess(BEGUN, reply=lambda _end: "done rounds=many\n")
     Busy.model_validate({"size": "10%"}).perform(guest)
-    with pytest.raises(GuestError, match="without a number `rounds`"):
+    with pytest.raises(GuestError, match="without a number for `rounds`"):
         Calm().perform(guest)
 
 

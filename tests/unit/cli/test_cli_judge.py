@@ -134,7 +134,7 @@ def test_a_record_with_other_lines_than_were_written_makes_no_pass(
         rewrite(results, [*changed[change], lines[-1]])
         status, said = judge(capsys, results)
         assert status == 69, f"{line}{said}"
-        assert f"counts {len(lines) - 2} events before it, and there are" in said
+        assert f"counts {len(lines) - 2} events before it, but there are" in said
 
 
 def test_damage_stays_a_fail_in_a_record_that_lacks_a_line(
@@ -168,7 +168,9 @@ def test_audits_are_made_anew_and_a_report_that_differs_is_told(
     save_audit(audit_path(results / "good", 1, "final"), inputs_of(swallowed()))
     status, said = judge(capsys, results)
     assert (status, "FAIL acked-not-discarded" in said) == (1, True)
-    assert "note: good: audit 'final': its pages give another report than the recorded one" in said
+    assert (
+        "note: good: audit 'final': the report computed from its page states differs from" in said
+    )
     assert "reported_resident 160MiB, not 0B" in said
 
 
@@ -212,7 +214,7 @@ def test_the_file_of_another_audit_is_not_taken_for_its_own(
     )
     status, said = judge(capsys, results)
     assert (status, "FAIL acked-not-discarded" in said) == (1, True)
-    assert "the file is of another audit, taken at 50.000 s and not at 51.000 s" in said
+    assert "the file is of another audit, taken at 50.000 s instead of 51.000 s" in said
 
 
 def test_without_its_file_an_audit_is_judged_by_its_recorded_report(
@@ -221,7 +223,7 @@ def test_without_its_file_an_audit_is_judged_by_its_recorded_report(
     results = write_results(tmp_path / "results", {"good": Recorded(kept=False)})
     status, said = judge(capsys, results)
     assert status == 0
-    assert "note: good: audit 'final' is judged by its recorded report: cannot read" in said
+    assert "note: good: audit 'final' keeps its recorded report: cannot read" in said
     assert "01-final.npz" in said
 
 
@@ -278,7 +280,7 @@ def test_checks_of_the_recorded_audits_are_judged(
     ("arguments", "status", "words"),
     [
         (["nowhere"], 2, "no directory nowhere"),
-        (["."], 2, "holds no results"),
+        (["."], 2, "has no results.jsonl"),
         (["results/good"], 2, "of a single run: name results instead"),
         (["results", "--expect", "reclaimed_byte=> 1"], 2, "did you mean reclaimed_bytes"),
         (["results", "--expect", "x"], 2, "--expect 'x': "),

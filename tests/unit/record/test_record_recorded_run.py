@@ -94,7 +94,7 @@ def test_a_line_torn_by_one_run_is_no_gap_of_another(tmp_path: Path) -> None:
 def test_what_is_no_results_directory_is_told_with_what_to_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no directory .*nowhere"):
         read_runs(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"holds no results\n.*has a results\.jsonl"):
+    with pytest.raises(UsageError, match=r"has no results\.jsonl\n.*holds a results\.jsonl"):
         read_runs(tmp_path)
     record(tmp_path, PASSED)
     (tmp_path / "basic").mkdir()
@@ -133,14 +133,14 @@ def test_lines_that_name_no_schema_are_of_the_first(tmp_path: Path) -> None:
 def test_a_record_whose_beginning_is_missing_is_refused(tmp_path: Path) -> None:
     record(tmp_path, PASSED)
     rewrite(tmp_path, lines_of(tmp_path)[1:])
-    with pytest.raises(RecordError, match="a run that never began: 'basic'"):
+    with pytest.raises(RecordError, match="the run 'basic', which has no run-started"):
         read_runs(tmp_path)
 
 
 @pytest.mark.parametrize("run_id", ["../elsewhere", "/etc", "..", ".hidden", "", "a\x1b[31m"])
 def test_a_run_whose_files_would_lie_elsewhere_is_refused(tmp_path: Path, run_id: str) -> None:
     record(tmp_path, [(run_id, started("x"))])
-    with pytest.raises(RecordError, match="no run is called"):
+    with pytest.raises(RecordError, match="is not a valid run name"):
         read_runs(tmp_path)
 
 
