@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Process 1 of the guest. A program and not a shell script: under emulation every command a script
- * starts takes some 50 ms, and a boot needs twenty of them.
+ * Process 1 of the guest. It is a program rather than a shell script because under TCG each command
+ * of a script takes some 50 ms, and a boot needs twenty of them.
  *
- * The harness reads `fpr-init: start`, `ready` and `FAILED` on the console.
+ * The harness waits for `fpr-init: start`, `ready` or `FAILED` on the console.
  */
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -24,11 +24,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* QEMU's user network gives its guest this address; no DHCP, which would cost a second. */
+/* The guest's address in QEMU's user network, set statically because DHCP would take a second. */
 #define ADDRESS "10.0.2.15"
 #define NETMASK "255.255.255.0"
 
-/* PCI base class of network controllers (include/linux/pci_ids.h), as sysfs writes it. */
+/* PCI base class of network controllers (include/linux/pci_ids.h), as in sysfs. */
 #define PCI_NETWORK_CLASS "0x02"
 
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -39,7 +39,7 @@ static void say_line(const char *prefix, const char *format, va_list arguments)
 	char text[256];
 
 	vsnprintf(text, sizeof(text), format, arguments);
-	/* One write, so that the kernel's own lines do not come between. */
+	/* A single write, so that no line of the kernel's can split it. */
 	dprintf(STDOUT_FILENO, "fpr-init: %s%s\n", prefix, text);
 }
 
@@ -52,7 +52,7 @@ static void say(const char *format, ...)
 	va_end(arguments);
 }
 
-/* Says what failed and stays, since the kernel panics when process 1 ends. */
+/* Prints what failed and sleeps forever: the kernel panics if process 1 exits. */
 static void failed(const char *format, ...)
 {
 	va_list arguments;
@@ -79,12 +79,12 @@ static void mount_all(void)
 	mount_kind("devpts", "/dev/pts", 1);
 	mount_kind("tmpfs", "/run", 1);
 	mount_kind("tmpfs", "/tmp", 1);
-	/* A kernel may be built without these. */
+	/* The kernel may lack these. */
 	mount_kind("debugfs", "/sys/kernel/debug", 0);
 	mount_kind("tracefs", "/sys/kernel/tracing", 0);
 }
 
-/* 0, or what went wrong. */
+/* Returns 0 or an errno. */
 static int load_module(const char *path)
 {
 	int file = open(path, O_RDONLY | O_CLOEXEC), error = 0;
@@ -98,9 +98,9 @@ static int load_module(const char *path)
 }
 
 /*
- * The image's builder wrote this kernel's modules in the order of their dependencies; those that no
- * other needs end in " &" and are loaded at the same time, for the kernel takes long to check a
- * module's signature and to probe its devices.
+ * /etc/modules.order, written by the image's builder, lists the modules in order of dependency.
+ * Modules that no other needs end in " &" and are loaded in parallel, because verifying a module's
+ * signature and probing its devices takes long.
  */
 static void load_modules(void)
 {
@@ -172,7 +172,7 @@ static int has_network_hardware(void)
 	return found;
 }
 
-/* Whether there is a network. */
+/* Returns whether the guest has a network device. */
 static int bring_up_network(void)
 {
 	struct ifreq lo = { .ifr_name = "lo" }, eth0 = { .ifr_name = "eth0" };
@@ -206,7 +206,7 @@ static pid_t start(char *const command[], const char *oom_score_adj)
 		int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 		sigset_t none;
 
-		/* Masks are inherited; process 1 has one for itself. */
+		/* The child must not inherit the blocked signals of process 1. */
 		sigemptyset(&none);
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		if (file >= 0 && write(file, oom_score_adj, strlen(oom_score_adj)) >= 0)
@@ -217,7 +217,7 @@ static pid_t start(char *const command[], const char *oom_score_adj)
 	return child;
 }
 
-/* Returns once port 22 listens: dropbear goes into the background only then. */
+/* Returns once port 22 is open: dropbear goes into the background only then. */
 static void start_ssh_server(void)
 {
 	/* No passwords, no forwarding. */
@@ -225,7 +225,7 @@ static void start_ssh_server(void)
 				   "/etc/dropbear/host_key", "-p", "22", "-P",
 				   "/run/dropbear.pid", NULL };
 	int status;
-	/* It outlives any memory pressure; /bin/guest-shell gives its sessions 0 again. */
+	/* The server must survive memory pressure; /bin/guest-shell resets its sessions to 0. */
 	pid_t child = start(dropbear, "-1000");
 
 	while (waitpid(child, &status, 0) < 0)
@@ -247,10 +247,10 @@ static int wants_console_shell(void)
 	return found;
 }
 
-/* Reaps whatever is orphaned, and obeys busybox's poweroff and reboot, which signal process 1. */
+/* Reaps orphans, and handles the signals that busybox's poweroff and reboot send to process 1. */
 static void serve(const sigset_t *signals, int console_shell)
 {
-	/* For a guest booted by hand (repro.sh). */
+	/* A shell for a guest booted by hand (repro.sh). */
 	char *const shell[] = { "/bin/setsid", "cttyhack", "sh", NULL };
 	pid_t shell_pid = console_shell ? start(shell, "0") : -1;
 

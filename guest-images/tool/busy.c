@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * busy: takes memory, writes every page in full, holds it, verifies it and frees it, over and over,
- * until its standard input ends.
+ * busy: fills memory with a pattern, holds, verifies and frees it, in rounds, until the end of
+ * standard input.
  *
- * Says `busy bytes=N` after the first round, `mismatch ...` for the first wrong pages, and at the
- * end `done checked_bytes=N mismatched_pages=N rounds=N`: all that was taken has been checked before
- * it was freed. A round that the end of the input cuts short is finished.
+ * Prints `busy bytes=N` after the first round, `mismatch ...` for the first wrong pages, and at the
+ * end `done checked_bytes=N mismatched_pages=N rounds=N`. All memory is verified before being
+ * freed; the end of standard input does not cut a round short.
  */
 #include "pattern.h"
 
@@ -19,7 +19,7 @@
 
 #define TOLD_MISMATCHES 16
 
-/* Lets time pass; whether standard input has ended meanwhile. */
+/* Waits, and returns whether standard input has ended meanwhile. */
 static int ended_within(uint64_t milliseconds)
 {
 	struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
@@ -31,7 +31,7 @@ static int ended_within(uint64_t milliseconds)
 	return seen > 0 && read(STDIN_FILENO, &byte, 1) == 0;
 }
 
-/* How many pages are not as they were written. */
+/* Returns the number of pages that differ from their pattern. */
 static uint64_t count_wrong(const uint64_t *memory, uint64_t pages, uint64_t seed, uint64_t *told)
 {
 	uint64_t bad = 0;

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * churn: fills memory with a seeded pattern, holds it, verifies every word, frees all or a part.
+ * churn: fills memory with a seeded pattern, holds it, verifies every word, and frees all or part.
  *
- * Answers are lines `word key=value ...`; commands come on standard input, one a line:
- *   verify                          every held word against its pattern, and what the tool knows of
- *                                   its pages and its own code against proofs of themselves
- *   free all                        everything that is held
- *   free blocks ORDER STRIDE OFFSET the physical blocks of 2^ORDER pages that are held wholly and
- *                                   whose number modulo STRIDE is OFFSET
- *   free tails                      all but the first page of every huge page, splitting none
- *   refill SEED                     writes what was freed again, with another seed
- *   exit                            as does the end of standard input
+ * Answers are lines `word key=value ...`. Commands come on standard input, one a line:
+ *   verify                          compares every held word with its pattern, and checks the
+ *                                   tool's own ledger and code
+ *   free all                        frees everything held
+ *   free blocks ORDER STRIDE OFFSET frees the physical blocks of 2^ORDER pages that are entirely
+ *                                   held and whose number modulo STRIDE is OFFSET
+ *   free tails                      frees all but the first page of every huge page, without
+ *                                   splitting any
+ *   refill SEED                     fills what was freed again, with another seed
+ *   exit                            ends the tool, as the end of standard input does
  */
 #include "hold.h"
 
@@ -21,13 +22,13 @@
 #include <string.h>
 #include <sys/mman.h>
 
-/* Well above the kernel's highest, MAX_ORDER. */
+/* Well above MAX_ORDER, the kernel's highest. */
 #define MOST_ORDER 20U
 
 /*
- * Splits the huge page that a range begins or ends within: dropping a part of one gives nothing
- * back until the kernel splits it, some day. MADV_COLD on a part splits at once (mm/madvise.c,
- * madvise_cold_or_pageout_pte_range, 5.4 to 7.x).
+ * Splits the huge page in which a range begins or ends. Dropping part of a huge page frees nothing
+ * until the kernel splits it, at some later time; MADV_COLD on the part splits it at once
+ * (madvise_cold_or_pageout_pte_range(), mm/madvise.c, 5.4 to 7.x).
  */
 static void split_huge_page(const struct hold *hold, uint64_t page, uint64_t count)
 {
@@ -117,7 +118,7 @@ static void free_tails(struct hold *hold)
 	say_freed(hold, held - hold->held, 0);
 }
 
-/* Whether the line is the command with so many whole numbers, and nothing else; and which. */
+/* Returns whether the line is the command followed by `count` whole numbers, and stores these. */
 static int is_command(const char *line, const char *command, int count, uint64_t *numbers)
 {
 	size_t length = strlen(command);
@@ -128,7 +129,7 @@ static int is_command(const char *line, const char *command, int count, uint64_t
 	for (int i = 0; i < count; i++) {
 		char *end;
 
-		/* strtoull alone takes signs, and makes -1 the highest number. */
+		/* strtoull() accepts signs and turns -1 into ULLONG_MAX. */
 		if (line[0] != ' ' || line[1] < '0' || line[1] > '9')
 			return 0;
 		errno = 0;
@@ -140,7 +141,7 @@ static int is_command(const char *line, const char *command, int count, uint64_t
 	return !strcmp(line, "\n");
 }
 
-/* Whether all was right, whenever it was verified. */
+/* Returns whether everything was intact. */
 static int verify(const struct hold *hold)
 {
 	struct findings findings = { 0 };
@@ -149,7 +150,7 @@ static int verify(const struct hold *hold)
 	return !findings_bad(&findings);
 }
 
-/* The status to end with. */
+/* Executes commands until the end; returns the exit status. */
 static int obey(struct hold *hold)
 {
 	int status = STATUS_OK;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * counters: meminfo, vmstat, buddyinfo and zoneinfo at a fixed rate over one connection.
+ * counters: streams meminfo, vmstat, buddyinfo and zoneinfo at a fixed rate.
  *
- * A frame is, in little endian:
+ * A frame, in little endian:
  *   "FPRC" u32 version, u64 sequence, u64 ticks missed so far, u64 planned and u64 actual
  *   monotonic ns, u32 length of each of the four texts, the texts
- * A line `ping NUMBER` on standard input is answered at once:
+ * The answer to a line `ping NUMBER` on standard input, sent at once:
  *   "FPRP" u32 version, u64 number, u64 monotonic ns
  * The end of standard input ends the tool.
  */
@@ -41,7 +41,7 @@ struct pong {
 	uint64_t number, now;
 };
 
-/* A header and room for its texts, sent as one write. */
+/* A header and its texts, sent with one write. */
 static char buffer[sizeof(struct frame) + (1U << 20)];
 
 static void send_frame(const int *files, uint64_t sequence, uint64_t missed, uint64_t planned)
@@ -59,13 +59,13 @@ static void send_frame(const int *files, uint64_t sequence, uint64_t missed, uin
 	}
 	if (used == sizeof(buffer)) {
 		errno = EFBIG;
-		die("the counters' texts");
+		die("read the counters into %zu bytes", sizeof(buffer));
 	}
 	memcpy(buffer, &frame, sizeof(frame));
 	write_all(buffer, used);
 }
 
-/* Answers the pings that have come; 0 at the end of standard input. */
+/* Answers the pings received; returns 0 at the end of standard input. */
 static int answer(void)
 {
 	static char line[256];
@@ -95,8 +95,8 @@ static int answer(void)
 }
 
 /*
- * Waits until the time, answering pings; 0 at the end of standard input. Looks at standard input
- * at least once, so that a guest too slow for its rate still hears the end.
+ * Waits until `when`, answering pings; returns 0 at the end of standard input. Polls standard input
+ * at least once, so that a guest too slow for its rate still notices the end.
  */
 static int wait_until(uint64_t when)
 {
@@ -122,7 +122,7 @@ static int wait_until(uint64_t when)
 	return 1;
 }
 
-/* The nanoseconds between two ticks at a rate such as 10 or 0.5. */
+/* Parses a rate such as 10 or 0.5 into the nanoseconds between two frames. */
 static uint64_t parse_period(const char *text)
 {
 	char *end;
@@ -157,7 +157,7 @@ int counters_main(int argc, char **argv)
 		send_frame(files, sequence, missed, next);
 		sequence++;
 		next += period;
-		/* A tick that has passed unseen is told, not made up for. */
+		/* Count frames that are already late instead of sending them. */
 		late = monotonic_ns();
 		while (next + period <= late) {
 			next += period;

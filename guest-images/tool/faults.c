@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * faults: how many pages a second this guest can fault in, with a task on every CPU.
+ * faults: measures how many pages a second the guest can fault in, with a task on every CPU.
  *
- * Each task maps memory, writes to every page, unmaps it, and begins again, as the page_fault1 of
- * will-it-scale does. Says `faults pages=N nanoseconds=N` at the end.
+ * Each task repeatedly maps memory, writes to every page and unmaps it, like page_fault1 of
+ * will-it-scale. Prints `faults pages=N nanoseconds=N` at the end.
  */
 #include "util.h"
 
@@ -29,11 +29,11 @@ struct race {
 static void *run(void *shared)
 {
 	struct race *race = shared;
-	/* One write brings in a whole huge page. */
+	/* One write faults in a whole huge page. */
 	size_t step = race->advice == MADV_HUGEPAGE ? HUGE_BYTES : PAGE_BYTES;
 
 	while (monotonic_ns() < race->end_ns) {
-		/* Room to begin at a boundary of huge pages. */
+		/* Map more, to start at a huge-page boundary. */
 		char *memory = mmap(NULL, MAPPED_BYTES + HUGE_BYTES, PROT_READ | PROT_WRITE,
 				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 		char *first;

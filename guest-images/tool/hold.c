@@ -11,17 +11,17 @@
 
 #define PROGRESS_NS 500000000ULL
 #define TOLD_MISMATCHES 16
-/* What a thread takes at a time: two huge pages. */
+/* What a thread works on at a time: two huge pages. */
 #define PIECE_PAGES 1024U
 
-/* What the threads of one filling share. */
+/* What the threads of a fill share. */
 struct filling {
 	struct hold *hold;
 	uint64_t seed;
 	atomic_ullong next, held, told;
 };
 
-/* And of one verification. */
+/* What the threads of a verification share. */
 struct checking {
 	const struct hold *hold;
 	struct findings *findings;
@@ -40,10 +40,10 @@ static int add_segments(struct dl_phdr_info *program, size_t size, void *sum)
 		for (size_t word = 0; word < segment->p_filesz / sizeof(*words); word++)
 			*(uint64_t *)sum += mix(words[word] + word);
 	}
-	return 1; /* the program itself comes first, and nothing else is asked for */
+	return 1; /* stop after the program itself, which comes first */
 }
 
-/* A sum over the program's own code and constants. */
+/* Returns a checksum of the program's own code and constants. */
 static uint64_t sum_text(void)
 {
 	uint64_t sum = 0;
@@ -60,11 +60,11 @@ void *map_aligned(uint64_t bytes, int advice)
 
 	if (room == MAP_FAILED)
 		die("map %" PRIu64 " bytes", bytes);
-	/* What is mapped beside it would be filled by huge pages too. */
+	/* Unmap the rest: huge pages would fill it too. */
 	before = -(uintptr_t)room % HUGE_BYTES;
 	if ((before && munmap(room, before)) ||
 	    munmap(room + before + bytes, HUGE_BYTES - before))
-		die("unmap the room for alignment");
+		die("unmap the space left for alignment");
 	if (advice != MADV_NORMAL && madvise(room + before, bytes, advice))
 		die("madvise huge pages");
 	return room + before;
@@ -87,7 +87,7 @@ int hold_has(const struct hold *hold, uint64_t page)
 	return ledger_get(&hold->ledger, page, &seed) == LEDGER_COPIES || seed;
 }
 
-/* Whether it is time to tell how far the work is; once for all threads. */
+/* Returns whether progress is due; true in only one of the threads. */
 static int time_to_tell(atomic_ullong *told)
 {
 	unsigned long long last = atomic_load(told), now = monotonic_ns();
@@ -95,7 +95,7 @@ static int time_to_tell(atomic_ullong *told)
 	return now - last >= PROGRESS_NS && atomic_compare_exchange_strong(told, &last, now);
 }
 
-/* The first page of the next piece, and its length; 0 when no piece is left. */
+/* Takes the next piece: stores its first page and returns its length; 0 if none is left. */
 static uint64_t next_piece(const struct hold *hold, atomic_ullong *next, uint64_t *page)
 {
 	*page = atomic_fetch_add(next, PIECE_PAGES);

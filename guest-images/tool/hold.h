@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory that is written with a pattern, held, verified and given back, page by page. */
+/* Memory that is filled with a pattern, held, verified and freed, page by page. */
 #ifndef FPR_HOLD_H
 #define FPR_HOLD_H
 
@@ -20,23 +20,23 @@ struct hold {
 	int pagemap;
 };
 
-/* What checks of a hold have found so far. */
+/* What the checks of a hold have found so far. */
 struct findings {
 	/* Pages compared with their pattern, and those that differ from it. */
 	atomic_ullong checked, mismatched;
-	/* Pages with a damaged entry in the ledger, and those with none that is sound. */
+	/* Pages with a damaged entry in the ledger, and those with no intact entry. */
 	atomic_ullong damaged, unproven;
-	/* Whether the tool's own code and constants changed. */
+	/* Whether the tool's own code or constants have changed. */
 	atomic_int text_changed;
 };
 
-/* Memory that begins at a boundary of huge pages, with nothing mapped beside it; or die(). */
+/* Maps memory that starts at a huge-page boundary, with nothing mapped next to it; or die(). */
 void *map_aligned(uint64_t bytes, int advice);
 
-/* Maps `bytes`, whole pages, and holds nothing yet. Or die(). */
+/* Maps `bytes`, whole pages, none of them held yet; or die(). */
 void hold_open(struct hold *hold, uint64_t bytes, int advice);
 
-/* Whether the page is held, by the ledger; one whose entry is lost may be. */
+/* Returns whether the page is held according to the ledger; true if its entry is lost. */
 int hold_has(const struct hold *hold, uint64_t page);
 
 static inline uint64_t *hold_words(const struct hold *hold, uint64_t page)
@@ -44,22 +44,22 @@ static inline uint64_t *hold_words(const struct hold *hold, uint64_t page)
 	return hold->memory + page * WORDS;
 }
 
-/* Writes every page that is not held, on every CPU, telling how far it is. */
+/* Fills every page that is not held, on every CPU, and prints the progress. */
 void hold_fill(struct hold *hold, uint64_t seed);
 
-/* Compares `count` pages from `page` on; says the first mismatches. */
+/* Compares `count` pages from `page` with their pattern; prints the first mismatches. */
 void hold_check(const struct hold *hold, uint64_t page, uint64_t count, struct findings *findings);
 
-/* Compares all that is held, on every CPU, and the tool's own text; says what it found. */
+/* Verifies everything held, on every CPU, and the tool's own text; prints the result. */
 void hold_verify(const struct hold *hold, struct findings *findings);
 
-/* Whether any of it is wrong. */
+/* Returns whether the findings show any damage. */
 int findings_bad(const struct findings *findings);
 
-/* Gives back `count` pages from `page` on, and leaves huge pages as they are. */
+/* Frees `count` pages from `page`, without splitting huge pages. */
 void hold_drop(struct hold *hold, uint64_t page, uint64_t count);
 
-/* The page frame numbers of `count` pages from `page` on; 0 where there is none. Or die(). */
+/* Reads the PFNs of `count` pages from `page`; 0 for a page not present. Or die(). */
 void hold_pfns(const struct hold *hold, uint64_t page, uint64_t count, uint64_t *pfns);
 
 #endif

@@ -8,7 +8,7 @@
 #include <inttypes.h>
 #include <sys/mman.h>
 
-/* Any number but 0; keeps an entry's proof from being that of a page's pattern. */
+/* Any number but 0; makes the proof of an entry differ from the words of a page's pattern. */
 #define SALT UINT64_C(0xd1b54a32d192ed03)
 
 static uint64_t prove(uint64_t seed, uint64_t page, unsigned int copy)
@@ -23,10 +23,10 @@ static struct entry *map_copy(uint64_t pages)
 
 	if (memory == MAP_FAILED)
 		die("map a ledger of %zu bytes", size);
-	/* A kernel without transparent huge pages says EINVAL. */
+	/* A kernel without transparent huge pages returns EINVAL. */
 	if (madvise(memory, size, MADV_NOHUGEPAGE) && errno != EINVAL)
 		die("madvise the ledger");
-	/* Out of reach of swap, where that is allowed; root may always. */
+	/* Keep it out of swap where the limits allow it, as they always do for root. */
 	if (mlock(memory, size) && errno != ENOMEM && errno != EPERM && errno != EAGAIN)
 		die("lock the ledger");
 	return memory;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Which pages are held, and the seed each was written with.
+ * The ledger records which pages are held, and the seed of each.
  *
- * The guest's memory is what is on trial, and the ledger lies in it: so it is kept twice, each entry
- * with a proof of itself that fails for an entry of zeros, as a page is that was given away.
+ * It lies in the guest memory under test and may be lost itself. It is therefore kept twice, and
+ * each entry has a checksum ("proof") that no entry of zeros passes, as a lost page would hold.
  */
 #ifndef FPR_LEDGER_H
 #define FPR_LEDGER_H
@@ -13,7 +13,7 @@
 #define LEDGER_COPIES 2
 
 struct entry {
-	/* 0 where the page is not held. */
+	/* 0 if the page is not held. */
 	uint64_t seed;
 	uint64_t proof;
 };
@@ -23,14 +23,14 @@ struct ledger {
 	struct entry *copies[LEDGER_COPIES];
 };
 
-/* A ledger of so many pages, none held; or die(). */
+/* Makes a ledger of `pages` pages, none of them held; or die(). */
 void ledger_open(struct ledger *ledger, uint64_t pages);
 
 void ledger_set(struct ledger *ledger, uint64_t page, uint64_t seed);
 
 /*
- * The seed, and how many copies of its entry are damaged. When all are, or they contradict each
- * other, LEDGER_COPIES, and the seed says nothing.
+ * Reads the seed of a page; returns how many copies of its entry are damaged. If all are, or if
+ * they contradict each other, returns LEDGER_COPIES, and the seed is meaningless.
  */
 int ledger_get(const struct ledger *ledger, uint64_t page, uint64_t *seed);
 

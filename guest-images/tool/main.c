@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fpr-guest: what the harness cannot learn or do from outside the guest. */
+/* fpr-guest: does what the harness cannot do from outside the guest. */
 #include "util.h"
 
 #include <string.h>

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pages: the state of every page frame, run-length encoded.
+ * pages: sends the state of every page frame, run-length encoded.
  *
- * A round is, in little endian:
+ * A round, in little endian:
  *   header  "FPRPAGES", u32 version, u32 bytes in a page, u64 number of page frames,
  *           u64 monotonic ns at the start of the reading, u64 at its end, u64 number of runs
  *   runs    u32 each: state in bits 0-2, length in pages in bits 3-31
  *
- * The states are those of GuestState in harness/kernel/pages.py. Before every round but the first
- * the tool waits for a byte on standard input; its end ends the tool.
+ * The states are those of GuestState in harness/kernel/pages.py. Before every round but the first,
+ * the tool waits for a byte on standard input; the end of standard input ends the tool.
  */
 #include "util.h"
 
@@ -24,7 +24,7 @@
 
 #define VERSION 2
 
-/* Page frames that a thread reads at once, and room for a guest of 16 TiB. */
+/* Page frames that a thread reads at once, and the most pieces, for a guest of 16 TiB. */
 #define PIECE_PAGES 32768U
 #define MOST_PIECES 131072U
 
@@ -51,7 +51,7 @@ enum state {
 	OFFLINE = 6
 };
 
-/* Page frames that are memory of the guest, from start to before end. */
+/* Page frames [start, end) of the guest's memory. */
 struct range {
 	uint64_t start, end;
 };
@@ -62,7 +62,7 @@ struct held {
 	uint64_t pages;
 };
 
-/* The runs of consecutive page frames. */
+/* The runs of one piece of page frames. */
 struct piece {
 	uint32_t *runs;
 	uint32_t count, pages;
@@ -74,7 +74,7 @@ static struct {
 	size_t ram_count;
 	struct held held;
 	atomic_uint next;
-	/* One more than the number of the first piece that the file's end cut short. */
+	/* One past the first piece that reaches the end of the file. */
 	atomic_uint end;
 	struct piece pieces[MOST_PIECES];
 } round_;
@@ -101,7 +101,7 @@ static void hold(struct held *held, uint64_t pfn)
 	held->bits[pfn / 64] |= 1ULL << pfn % 64;
 }
 
-/* Adds the pages that a mapping of the process has now. */
+/* Adds the pages present in a mapping of the process. */
 static void hold_range(struct held *held, int pagemap, uint64_t start, uint64_t end)
 {
 	static uint64_t entries[8192];
@@ -149,7 +149,7 @@ static void hold_process(struct held *held, uint64_t pid)
 	close(pagemap);
 }
 
-/* Reads where the guest has memory; the same call again finds what was plugged since. */
+/* Reads the guest's memory ranges, anew in each round because of memory hotplug. */
 static void read_ram(void)
 {
 	FILE *iomem = fopen("/proc/iomem", "r");
@@ -162,7 +162,7 @@ static void read_ram(void)
 		struct range *ram;
 		uint64_t start, last;
 
-		/* Memory of virtio-mem stands below its device. */
+		/* The entries of virtio-mem are indented below its device. */
 		if (!strstr(line, " : System RAM") ||
 		    sscanf(line, "%" SCNx64 "-%" SCNx64, &start, &last) != 2 || !last)
 			continue;
@@ -177,7 +177,7 @@ static void read_ram(void)
 		die("read /proc/iomem");
 	fclose(iomem);
 	if (!round_.ram_count) {
-		errno = EACCES; /* who may not know sees zeros */
+		errno = EACCES; /* without root, all addresses read 0 */
 		die("find System RAM in /proc/iomem");
 	}
 }
@@ -191,8 +191,8 @@ static int is_ram(uint64_t pfn)
 }
 
 /*
- * Whether somebody has certainly written the page: anonymous memory and page tables are cleared
- * before use, and a page of a file is up to date once it has been filled. Pages of the hugetlb pool
+ * Returns whether the page has certainly been written: anonymous memory and page tables are cleared
+ * before use, and a file's page is up to date once it has been filled. Pages of the hugetlb pool
  * and of the slab allocator may never have been touched.
  */
 static int has_content(uint64_t flags)
@@ -206,25 +206,25 @@ static enum state state_of(uint64_t flags, uint64_t pfn)
 {
 	if (flags & (KPF_NOPAGE | KPF_HWPOISON))
 		return NO_PAGE;
-	/* In the balloon, or plugged but not in use (virtio-mem). */
+	/* In the balloon, or hot-plugged but not online (virtio-mem). */
 	if (flags & KPF_OFFLINE)
 		return OFFLINE;
 	if (flags & KPF_BUDDY)
 		return flags & KPF_UPTODATE ? REPORTED_HEAD : FREE;
 	/*
-	 * What is no memory of the kernel's is not always marked: where a memory section is cut
-	 * short 5.10 calls the rest reserved, and from 6.16 on kpage_read() in fs/proc/page.c gives
-	 * a hole no flag, as a page of the kernel's own may have none.
+	 * Page frames without memory are not always marked: 5.10 shows the rest of an incomplete
+	 * memory section as reserved, and from 6.16 kpage_read() in fs/proc/page.c shows no flag for
+	 * a hole, just as for some pages of the kernel's own.
 	 */
 	if (!is_ram(pfn))
 		return NO_PAGE;
-	/* The zero page is mapped by a process that has written nothing. */
+	/* A process maps the zero page where it has not written. */
 	if (is_held(pfn) && !(flags & KPF_ZERO_PAGE))
 		return HELD;
 	return has_content(flags) ? CONTENT : USED;
 }
 
-/* Encodes the flags of `pages` page frames from `pfn` on; the number of runs. */
+/* Encodes the flags of `pages` page frames from `pfn`; returns the number of runs. */
 static uint32_t encode(uint32_t *runs, const uint64_t *flags, uint32_t pages, uint64_t pfn)
 {
 	uint32_t count = 0, current = 0, length = 0;
@@ -233,7 +233,7 @@ static uint32_t encode(uint32_t *runs, const uint64_t *flags, uint32_t pages, ui
 	for (uint32_t i = 0; i < pages; i++) {
 		uint32_t state = state_of(flags[i], pfn + i);
 
-		/* A compound page tells on its head what all of it is. */
+		/* The head of a compound page decides for all its pages. */
 		if (!(flags[i] & KPF_COMPOUND_TAIL))
 			content = state == CONTENT;
 		else if (state == USED && content)
@@ -280,7 +280,7 @@ static void *read_pieces(void *unused)
 	return unused;
 }
 
-/* Sends the round in one piece, so that it takes few packets. */
+/* Sends the round with one write, so that it takes few packets. */
 static void send_round(unsigned int pieces, uint64_t start, uint64_t end)
 {
 	struct header {
@@ -323,14 +323,14 @@ static void read_round(void)
 		die("read /proc/kpageflags");
 	}
 	send_round(end, start, monotonic_ns());
-	/* A thread may have read a piece beyond the end before another found the end. */
+	/* A thread may have read a piece beyond the end before another reached the end. */
 	for (unsigned int i = 0; i < MOST_PIECES && i < atomic_load(&round_.next); i++) {
 		free(round_.pieces[i].runs);
 		round_.pieces[i].runs = NULL;
 	}
 }
 
-/* Waits for the byte that asks for another round; 0 at the end of standard input. */
+/* Waits for the byte that requests another round; returns 0 at the end of standard input. */
 static int asked_again(void)
 {
 	char go;
@@ -351,9 +351,9 @@ int pages_main(int argc, char **argv)
 	for (int i = 0; i < argc; i += 2)
 		if (strcmp(argv[i], "--held-by"))
 			usage("pages: unknown option %s", argv[i]);
-	/* Huge pages for the tool itself would disturb what it reads. */
+	/* The tool's own huge pages would disturb what it measures. */
 	if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0))
-		die("do without huge pages");
+		die("prctl(PR_SET_THP_DISABLE)");
 	round_.kpageflags = open("/proc/kpageflags", O_RDONLY);
 	if (round_.kpageflags < 0)
 		die("open /proc/kpageflags");

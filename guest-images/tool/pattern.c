@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "pattern.h"
 
-/* The golden ratio. Words of a page differ by an odd step, which is cheap under emulation. */
+/* From the golden ratio. An odd step between the words of a page is cheap to compute under TCG. */
 #define STEP UINT64_C(0x9e3779b97f4a7c15)
 
 uint64_t mix(uint64_t x)
@@ -34,7 +34,7 @@ size_t check_page(const uint64_t *words, uint64_t seed, uint64_t page)
 	uint64_t word = pattern_word(seed, page, 0), wrong = 0;
 	size_t i;
 
-	/* Without a branch a word, so that the compiler can take several at a time. */
+	/* No branch in the loop, so that the compiler can vectorize it. */
 	for (i = 0; i < WORDS; i++)
 		wrong |= words[i] ^ (word + i * STEP);
 	if (!wrong)

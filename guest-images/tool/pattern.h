@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The pattern of a page, by which the page proves itself: word 0 follows from the seed and the
- * page's number by a one-to-one function, every other word from the one before it.
+ * The pattern that identifies a page: word 0 is a one-to-one function of the seed and the page's
+ * number, and each following word depends on the one before it.
  */
 #ifndef FPR_PATTERN_H
 #define FPR_PATTERN_H
@@ -10,17 +10,17 @@
 
 #define WORDS (PAGE_BYTES / 8)
 
-/* The finalizer of splitmix64: neighbouring numbers get unrelated words. One-to-one; 0 gives 0. */
+/* The finalizer of splitmix64: maps neighbouring numbers to unrelated words, one-to-one, 0 to 0. */
 uint64_t mix(uint64_t x);
 
-/* What word `index` of the page must be. */
+/* Returns the value that word `index` of the page must have. */
 uint64_t pattern_word(uint64_t seed, uint64_t page, uint64_t index);
 
-/* Writes all words of a page, or the first one only. */
+/* Write all words of a page, and only the first word. */
 void fill_page(uint64_t *words, uint64_t seed, uint64_t page);
 void stamp_page(uint64_t *words, uint64_t seed, uint64_t page);
 
-/* The index of the first wrong word, or WORDS. */
+/* Returns the index of the first wrong word; WORDS if there is none. */
 size_t check_page(const uint64_t *words, uint64_t seed, uint64_t page);
 
 #endif

@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * race: takes blocks again in the moment in which they have been reported, and verifies that
- * whatever is written to them stays.
+ * race: allocates blocks again as soon as they have been reported, and verifies that what it writes
+ * to them stays.
  *
- * It holds nearly all free memory, patterned. In each round it gives back one window of it, waits
- * until the guest's kernel has reported blocks of the window, and takes as much again at once: what
- * is free then is little besides the blocks just reported, so that they are what it gets, a huge
- * page at a time. Of each page the first word is written at once and the rest when all are taken. A
- * host that discards late, or a guest that gives blocks back before it has told the host, loses
- * pages that are in use; all stays held, and is verified, until the window comes round again or the
- * end.
+ * It fills nearly all free memory with a pattern and holds it. In each round it frees one window of
+ * it, waits until the kernel has reported blocks of the window, and at once allocates as much
+ * again. Little else is free then, so it gets the blocks just reported, a huge page at a time. It writes
+ * the first word of each page at once, and the rest when it has all pages. A host that discards
+ * late, or a guest that reuses blocks before it has told the host, loses pages in use. The window
+ * stays held until its next round or the end, and is verified then.
  *
- * The moment is seen two ways: a block of the window bears the mark of a reported one
- * (/proc/kpageflags), or free memory fell by blocks that are away to be reported and has come back.
+ * Two signs show that blocks are reported: a block of the window has the mark of a reported block
+ * (/proc/kpageflags), or free memory fell while blocks were isolated for reporting and rose again.
  *
  *   race --cushion N --window N --rounds N --wait-ms N --hold-ms N --seed N
  *
- * Says `filled ...` (see churn.c), then for each round `raced round=N waited_ns=N reported_bytes=N
- * reused_bytes=N taken_ns=N`: bytes of the window seen reported, the part of them that it took
- * again, and how long after they were seen; `mismatch ...` for wrong pages, and `verified ...` as
- * churn does for all checks together. --hold-ms: from the last round to the last check.
+ * Prints `filled ...` (see churn.c), then for each round `raced round=N waited_ns=N
+ * reported_bytes=N reused_bytes=N taken_ns=N`: the bytes of the window seen reported, the part of
+ * them that it allocated again, and the time that this took; `mismatch ...` for wrong pages; and
+ * `verified ...`, as churn does, for all checks together. --hold-ms: time from the last round to
+ * the last check.
  */
 #define _GNU_SOURCE
 #include "hold.h"
@@ -35,23 +35,24 @@
 #include <time.h>
 #include <unistd.h>
 
-/* include/uapi/linux/kernel-page-flags.h; see pages.c for the mark. */
+/* include/uapi/linux/kernel-page-flags.h; pages.c explains the mark of a reported block. */
 #define KPF_UPTODATE (1ULL << 3)
 #define KPF_BUDDY (1ULL << 10)
 
 #define HUGE_ORDER 9U
-/* Free blocks that are left alone, so that the kernel need not compact memory for the last one. */
+/* Free blocks to leave, so that the kernel need not compact memory for the last allocation. */
 #define SPARE_BLOCKS 3U
 #define POLL_NS 100000L
-/* A batch that is away is back within this, or it is not watched for any more. */
+/* How long to wait for isolated blocks to come back. */
 #define AWAY_NS 200000000ULL
-/* Huge pages taken before anything else is looked at. */
+/* Huge pages to allocate before looking at anything else. */
 #define TAKEN_BLINDLY 2U
 
 /*
- * Pages that a per-CPU list may keep, a share of a zone's: up to its low watermark by default, whole
- * huge pages among them (mm/page_alloc.c, zone_highsize, 5.14 on). What stays there is not reported
- * and is taken first. The kernel rounds up to four batches, less than a huge page.
+ * The setting for how many pages a per-CPU list may keep: by default up to a zone's low watermark,
+ * including whole huge pages (zone_highsize(), mm/page_alloc.c, from 5.14). Pages on these lists
+ * are not reported and are allocated first. The kernel rounds the shortest up to four batches, less
+ * than a huge page.
  */
 #define LISTS "/proc/sys/vm/percpu_pagelist_high_fraction"
 #define SHORTEST "2147483647"
@@ -61,7 +62,7 @@ struct race {
 	struct findings findings;
 	uint64_t window_pages, wait_ns;
 	int kpageflags;
-	/* Of the window: the first page frames of whole huge-page blocks, and which were reported. */
+	/* The window's blocks of a huge page's size: their first PFNs, and which were reported. */
 	uint64_t *blocks;
 	char *reported;
 	size_t block_count;
@@ -76,7 +77,7 @@ static void sleep_ns(long nanoseconds)
 			die("sleep");
 }
 
-/* Writes the setting, and returns what it was; 0 where the kernel has none (before 5.14). */
+/* Writes the setting and stores the old one; returns 0 if the kernel has none (before 5.14). */
 static int set_lists(const char *value, char *before, size_t size)
 {
 	int file = open(LISTS, O_RDWR | O_CLOEXEC);
@@ -97,7 +98,7 @@ static int set_lists(const char *value, char *before, size_t size)
 	return 1;
 }
 
-/* Free blocks of a huge page's size in the zone that has the most of them. */
+/* Counts the free blocks of a huge page's size in the zone that has the most of them. */
 static uint64_t free_blocks(void)
 {
 	FILE *file = fopen("/proc/buddyinfo", "re");
@@ -133,8 +134,8 @@ static uint64_t free_blocks(void)
 }
 
 /*
- * Makes so much of the free memory useless for huge pages, by keeping one page of each block: what
- * the watermarks want free lies there, and whole blocks can be taken to the last.
+ * Makes `bytes` of free memory useless for huge pages by keeping one page of each block. The free
+ * memory that the watermarks require lies there, so that every whole block can be allocated.
  */
 static void make_cushion(uint64_t bytes)
 {
@@ -144,10 +145,10 @@ static void make_cushion(uint64_t bytes)
 		char *rest = memory + at + PAGE_BYTES;
 
 		memory[at] = 1;
-		/* A part of a huge page is given back at once only when it has been split. */
+		/* Part of a huge page is freed at once only if the huge page is split first. */
 		if (madvise(rest, HUGE_BYTES - PAGE_BYTES, MADV_COLD) ||
 		    madvise(rest, HUGE_BYTES - PAGE_BYTES, MADV_DONTNEED))
-			die("give back parts of huge pages");
+			die("free parts of huge pages");
 	}
 }
 
@@ -168,14 +169,14 @@ static int is_marked(const struct race *race, uint64_t pfn)
 	return (flags & (KPF_BUDDY | KPF_UPTODATE)) == (KPF_BUDDY | KPF_UPTODATE);
 }
 
-/* Whether a block lies in a free one, of its own size or of twice that, that bears the mark. */
+/* Returns whether the block, or the block of twice its size around it, has the mark. */
 static int is_reported(const struct race *race, uint64_t pfn)
 {
 	return is_marked(race, pfn) ||
 	       (pfn / HUGE_PAGES % 2 && is_marked(race, pfn - HUGE_PAGES));
 }
 
-/* Notes the blocks of the window; what lies in parts of blocks cannot be seen reported. */
+/* Lists the whole blocks of the window; memory in partial blocks cannot be seen reported. */
 static void note_blocks(struct race *race, uint64_t page)
 {
 	uint64_t *pfns = allocate(race->window_pages * 8);
@@ -190,7 +191,7 @@ static void note_blocks(struct race *race, uint64_t page)
 	free(pfns);
 }
 
-/* Free memory is less by blocks that are away: until it is back, or it never comes. */
+/* Waits until isolated blocks have come back to free memory, up to AWAY_NS. */
 static void await_return(uint64_t before)
 {
 	uint64_t start = monotonic_ns(), low = free_bytes(), now = low;
@@ -202,7 +203,7 @@ static void await_return(uint64_t before)
 	}
 }
 
-/* Waits for the moment; whether it came. */
+/* Waits for a report; returns whether one was seen. */
 static int await_report(const struct race *race)
 {
 	uint64_t start = monotonic_ns(), most = free_bytes(), window = race->window_pages * PAGE_BYTES;
@@ -212,12 +213,12 @@ static int await_report(const struct race *race)
 		uint64_t now = free_bytes();
 
 		if (now > most)
-			most = now; /* what was given back trickles in from the per-CPU lists */
+			most = now; /* freed pages arrive slowly, from the per-CPU lists */
 		if (most - now > window / 4) {
 			await_return(most);
 			return 1;
 		}
-		/* A few at a time: blocks come back many at once. */
+		/* A few per turn are enough: many blocks come back at once. */
 		for (int i = 0; i < 4 && race->block_count; i++, next++)
 			if (is_reported(race, race->blocks[next % race->block_count]))
 				return 1;
@@ -235,7 +236,7 @@ static uint64_t note_reported(struct race *race)
 	return count * HUGE_BYTES;
 }
 
-/* Takes pages and writes the first word of each, which brings in a huge page at a time. */
+/* Writes the first word of each page, which faults in a huge page at a time. */
 static void stamp(struct race *race, uint64_t page, uint64_t count, uint64_t seed)
 {
 	for (uint64_t end = page + count; page < end; page++) {
@@ -245,7 +246,7 @@ static void stamp(struct race *race, uint64_t page, uint64_t count, uint64_t see
 	race->hold.held += count;
 }
 
-/* Writes the rest of each page, unless its first word is lost already: that stays to be found. */
+/* Writes the rest of each page, unless its first word is already lost: the check must find that. */
 static void complete(struct race *race, uint64_t page, uint64_t count, uint64_t seed)
 {
 	for (uint64_t end = page + count; page < end; page++) {
@@ -263,7 +264,7 @@ static int compare(const void *left, const void *right)
 	return (a > b) - (a < b);
 }
 
-/* Bytes of what was taken that lie in blocks seen reported. */
+/* Counts the allocated bytes that lie in blocks seen reported. */
 static uint64_t reused_bytes(struct race *race, uint64_t page)
 {
 	uint64_t *pfns = allocate(race->window_pages * 8), reused = 0;
@@ -340,7 +341,7 @@ int race_main(int argc, char **argv)
 	blocks = free_blocks();
 	if (blocks < SPARE_BLOCKS + window / HUGE_BYTES) {
 		errno = ENOMEM;
-		die("find %" PRIu64 " free huge pages, of which there are %" PRIu64,
+		die("find %" PRIu64 " free huge pages (there are %" PRIu64 ")",
 		    SPARE_BLOCKS + window / HUGE_BYTES, blocks);
 	}
 	hold_open(&race.hold, (blocks - SPARE_BLOCKS) * HUGE_BYTES, MADV_HUGEPAGE);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * starve CPU: takes one CPU wholly, by a busy real-time process, until it is killed.
+ * starve CPU: occupies one CPU completely, with a real-time process in a busy loop, until killed.
  *
- * Whatever is bound to that CPU, kernel workers among it, runs no more; the limit on real-time
- * processes (sched(7), sched_rt_runtime_us) is lifted first.
+ * Nothing else bound to that CPU runs, not even kernel workers. It first lifts the limit on
+ * real-time processes (sched(7), sched_rt_runtime_us).
  */
 #define _GNU_SOURCE
 #include "util.h"
@@ -26,12 +26,12 @@ int starve_main(int argc, char **argv)
 	CPU_ZERO(&cpus);
 	CPU_SET(cpu, &cpus);
 	if ((limit = open(LIMIT, O_WRONLY)) < 0 || write(limit, "-1", 2) != 2)
-		die("%s", LIMIT);
+		die("write -1 to %s", LIMIT);
 	close(limit);
 	if (sched_setaffinity(0, sizeof(cpus), &cpus))
-		die("starve: CPU %s", argv[0]);
+		die("starve: bind to CPU %s", argv[0]);
 	if (sched_setscheduler(0, SCHED_FIFO, &lowest))
-		die("starve: SCHED_FIFO");
+		die("starve: set SCHED_FIFO");
 	for (;;)
 		__asm__ volatile("pause");
 }

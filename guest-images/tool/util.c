@@ -58,7 +58,7 @@ uint64_t parse_number(const char *text, const char *what)
 
 	errno = 0;
 	number = strtoull(text, &end, 10);
-	/* strtoull takes white space and signs too. */
+	/* strtoull() also accepts white space and signs. */
 	if (errno || *text < '0' || *text > '9' || *end)
 		usage("%s: '%s' is not a whole number", what, text);
 	return number;
@@ -119,9 +119,9 @@ void *allocate(size_t size)
 	return memory;
 }
 
-/* Threads that share the work of a big guest faster than any guest has them. */
+/* More threads were not needed for guests of any size. */
 #define MOST_THREADS 16
-/* A default stack would get a huge page of its own. */
+/* A stack of the default size would get a huge page. */
 #define STACK_BYTES 65536UL
 
 void on_every_cpu(void *(*work)(void *), void *shared)

@@ -24,31 +24,32 @@ void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2))
 /* Ends the tool with STATUS_USAGE and the message. */
 void usage(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
-/* Writes the words and ` mono_ns=` with the time as one line to standard output, or die(). */
+/* Writes the text and ` mono_ns=` with the time as one line to standard output, or die(). */
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* A decimal number, or usage(). */
+/* Parses a decimal number, or usage(). */
 uint64_t parse_number(const char *text, const char *what);
 
-/* CLOCK_MONOTONIC in nanoseconds. */
+/* Returns CLOCK_MONOTONIC in nanoseconds. */
 uint64_t monotonic_ns(void);
 
 /* Writes all of it to standard output, or die(). */
 void write_all(const void *data, size_t size);
 
-/* Reads from `offset` until `size` bytes or the end of the file; the number read, or die(). */
+/* Reads up to `size` bytes from `offset`, less only at the end of the file; returns the number of
+ * bytes read, or die(). */
 size_t read_at(int fd, void *buffer, size_t size, uint64_t offset, const char *name);
 
-/* Memory, or die(). */
+/* Allocates memory, or die(). */
 void *allocate(size_t size);
 
-/* Runs work(shared) in one thread for each online CPU and waits for all of them. */
+/* Runs work(shared) in a thread for each online CPU, up to 16, and waits for all of them. */
 void on_every_cpu(void *(*work)(void *), void *shared);
 
 /*
- * Returns in a child that does the work, the first to go under memory pressure, so that the guest's
- * services outlive it and somebody is left to say how it was killed: a login shell may become the
- * tool, and then an SSH server tells nothing but the channel's end.
+ * Forks; returns in the child, which does the work and which the OOM killer takes first. The parent
+ * stays to report how the child ended: without it, the SSH server would show only that the channel
+ * closed, because a login shell may exec the tool.
  */
 void work_in_a_child(const char *name);
 

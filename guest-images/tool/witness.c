@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * witness: can tell that used memory was lost which nobody else verifies.
+ * witness: detects the loss of used memory that nothing else verifies.
  *
- *   canary  pages of its own, patterned as those of churn, one by one among others in use
- *   text    the kernel's code and constants, read through /proc/kcore. The kernel patches its own
- *           code (static keys, tracing), but never makes a page of it all zeros, as lost memory is.
- *   files   what FILE lists, one a line: CRC-32 (8 hexadecimal digits), size, path. Files of an
- *           initramfs have no other copy than the page cache.
+ *   canary  its own pages, with churn's pattern, allocated singly among other used pages
+ *   text    the kernel's code and constants, read through /proc/kcore. The kernel patches its code
+ *           (static keys, tracing), but never turns a page of it to zeros, as a loss does.
+ *   files   the files listed in FILE, one a line: CRC-32 (8 hexadecimal digits), size, path. The
+ *           page cache holds the only copy of an initramfs's files.
  *
  *   witness --bytes N --seed N [--files FILE]
  *
- * Says `filled ...` (see churn.c), `without what=text|files why=...` for what it cannot look at, and
- * `witness text_pages=N files=N`. `verify` on standard input is answered by `mismatch ...`, `lost
- * what=text address=0xN`, `lost what=file path=...`, the `verified ...` of churn for the canary, and
- * `witnessed text_pages=N text_lost=N text_patched=N files=N files_lost=N`; its end ends the tool.
+ * Prints `filled ...` (see churn.c), `without what=text|files why=...` for what it cannot read, and
+ * `witness text_pages=N files=N`. The answer to `verify` on standard input is `mismatch ...`, `lost
+ * what=text address=0xN`, `lost what=file path=...`, churn's `verified ...` for the canary, and
+ * `witnessed text_pages=N text_lost=N text_patched=N files=N files_lost=N`. The end of standard
+ * input ends the tool.
  */
 #include "hold.h"
 
@@ -31,7 +32,7 @@
 #define RANGES 2
 #define MOST_SEGMENTS 512
 
-/* What was read once of a range of the kernel's addresses: a sum for each page. */
+/* A range of kernel addresses, with a checksum of each page from the first reading. */
 struct range {
 	uint64_t start, pages, offset;
 	uint64_t *sums;
@@ -67,7 +68,7 @@ static int is_zero(const uint64_t *words)
 	return !any;
 }
 
-/* The addresses of the symbols, 0 for one that /proc/kallsyms does not tell. */
+/* Looks up the addresses of symbols in /proc/kallsyms; 0 for those it does not show. */
 static void find_symbols(const char *const *names, uint64_t *addresses, size_t count)
 {
 	FILE *file = fopen("/proc/kallsyms", "re");
@@ -87,7 +88,7 @@ static void find_symbols(const char *const *names, uint64_t *addresses, size_t c
 	fclose(file);
 }
 
-/* Where in the core file an address lies; 0 where it does not. */
+/* Returns the offset of a range of addresses in /proc/kcore; 0 if it is not there. */
 static uint64_t find_offset(int kcore, uint64_t start, uint64_t end)
 {
 	static Elf64_Phdr segments[MOST_SEGMENTS];
@@ -107,7 +108,7 @@ static uint64_t find_offset(int kcore, uint64_t start, uint64_t end)
 	return 0;
 }
 
-/* Why the kernel's text cannot be read; NULL when it was. */
+/* Reads the kernel's text a first time; returns why it cannot be read, or NULL. */
 static const char *open_text(struct witness *witness)
 {
 	static const char *const names[] = { "_stext", "_etext", "__start_rodata",
@@ -124,17 +125,17 @@ static const char *open_text(struct witness *witness)
 
 		range->start = (addresses[2 * i] + PAGE_BYTES - 1) & -PAGE_BYTES;
 		if (!addresses[2 * i] || range->start >= end)
-			return "/proc/kallsyms tells no addresses";
+			return "/proc/kallsyms shows no addresses";
 		range->offset = find_offset(witness->kcore, range->start, end);
 		if (!range->offset)
-			return "/proc/kcore has no such addresses";
+			return "/proc/kcore does not contain the kernel's text";
 		range->pages = (end - range->start) / PAGE_BYTES;
 		range->sums = allocate(range->pages * sizeof(*range->sums));
 		for (uint64_t page = 0; page < range->pages; page++) {
 			if (read_at(witness->kcore, words, PAGE_BYTES,
 				    range->offset + page * PAGE_BYTES, KCORE) != PAGE_BYTES)
 				return "/proc/kcore ends early";
-			/* A page of padding says nothing. */
+			/* A page that is all zeros from the start (padding) cannot show a loss. */
 			range->sums[page] = is_zero(words) ? 0 : sum_page(words);
 			witness->text_pages += range->sums[page] != 0;
 		}
@@ -154,7 +155,7 @@ static void check_text(const struct witness *witness, struct seen *seen)
 				continue;
 			if (read_at(witness->kcore, words, PAGE_BYTES,
 				    range->offset + page * PAGE_BYTES, KCORE) != PAGE_BYTES)
-				continue; /* not counted among the pages seen */
+				continue; /* not counted as read */
 			seen->text_pages++;
 			if (is_zero(words)) {
 				seen->text_lost++;
@@ -167,7 +168,7 @@ static void check_text(const struct witness *witness, struct seen *seen)
 	}
 }
 
-/* CRC-32 as zlib has it (IEEE 802.3, reflected). */
+/* CRC-32 as in zlib (IEEE 802.3, reflected). */
 static uint32_t crc32(uint32_t crc, const unsigned char *data, size_t size)
 {
 	static uint32_t table[256];
@@ -185,7 +186,7 @@ static uint32_t crc32(uint32_t crc, const unsigned char *data, size_t size)
 	return ~crc;
 }
 
-/* Whether the file is as it was when the list was made. */
+/* Returns whether the file has the listed size and checksum. */
 static int is_whole(const char *path, uint32_t wanted, uint64_t size)
 {
 	static unsigned char data[1 << 16];

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages of any Debian suite, through a private apt root: no root, the host's apt untouched.
+"""Fetches packages of any Debian suite through a private apt root.
 
-Mirror and keyring are the host's own; apt verifies every signature and checksum.
+It needs no privileges and leaves the host's apt alone. Mirror and keyring are the host's own; apt
+verifies every signature and checksum.
 """
 
 import contextlib
@@ -24,7 +25,8 @@ APT_SECONDS = 300.0
 _SIDE_SUITES = ("-security", "-updates", "-backports", "-proposed")
 _RELEASE_ABSENT = "does not have a Release file"
 
-# The host's hooks would touch its own apt, its pins hide packages; its proxy settings are needed.
+# Clear the host's hooks, which would change its own apt, and its pins, which could hide packages;
+# keep its proxy settings.
 _CONFIGURATION = """\
 #clear APT::Update;
 #clear DPkg;
@@ -50,11 +52,11 @@ Dir::Etc::preferencesparts "/dev/null";
 
 @dataclass(frozen=True)
 class Mirror:
-    """Where the host gets Debian from."""
+    """The archive from which the host gets Debian."""
 
     uri: str
     keyring: str
-    """Value of `Signed-By`, paths or a key's text; empty: the host's trusted.gpg.d."""
+    """Value of `Signed-By`: paths or a key's text; empty: the host's trusted.gpg.d."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Package:
 
 
 class AptRoot:
-    """One suite's private apt state below a directory."""
+    """The private apt state of one suite, below a directory."""
 
     def __init__(self, directory: Path, suite: str, progress: Callable[[str], None]) -> None:
         self._directory = directory
@@ -77,7 +79,10 @@ class AptRoot:
         self._progress = progress
 
     def update(self) -> None:
-        """Fetch the suite's lists. Raises `PreconditionError` if it is not served, `ImageError`."""
+        """Fetch the suite's lists.
+
+        Raises `PreconditionError` if the archive does not serve the suite, and `ImageError`.
+        """
         mirror = host_mirror()
         self._progress(f"reading the package lists of {self._suite}")
         root = self._directory
@@ -88,8 +93,11 @@ class AptRoot:
 
     @contextlib.contextmanager
     def _lists_anew(self) -> Iterator[None]:
-        """Begin without lists: apt fetches none again whose signed description has not changed,
-        be the list itself damaged. If the block fails, the known lists are there again."""
+        """Run the block without lists; if it fails, restore the old ones.
+
+        apt does not fetch a list again while its signed description is unchanged, even if the list
+        itself is damaged.
+        """
         lists, known = self._directory / "lists", self._directory / "lists.known"
         try:
             shutil.rmtree(known, ignore_errors=True)
@@ -120,19 +128,19 @@ class AptRoot:
         except ImageError as error:
             if _RELEASE_ABSENT in error.message:
                 raise PreconditionError(
-                    f"the archive this host uses does not serve the suite {self._suite}",
+                    f"this host's package archive does not serve the suite {self._suite}",
                     hint="use another image, or a mirror that has the suite",
                 ) from error
             raise
 
     @property
     def is_ready(self) -> bool:
-        """Whether lists are there, as they were fetched."""
+        """Whether the lists are present and intact."""
         lists = self._directory / "lists"
         return any(lists.glob("*_Packages*")) and is_intact(lists)
 
     def closure(self, names: Sequence[str]) -> list[str]:
-        """The packages and all they depend on, without virtual ones."""
+        """List the packages and all their dependencies, without virtual packages."""
         text = self._apt(
             "apt-cache",
             "depends",
@@ -148,9 +156,12 @@ class AptRoot:
         return sorted(set(re.findall(r"^([a-z0-9][a-z0-9+.-]*)(?::\S+)?$", text, re.MULTILINE)))
 
     def download(self, names: Sequence[str]) -> list[tuple[Package, Path]]:
-        """Have packages on disk, each as the signed lists describe it. Raises `ImageError`."""
+        """Make sure the packages are on disk, as the signed lists describe them.
+
+        Raises `ImageError`.
+        """
         packages = self._directory / "packages"
-        # Not in `packages`: apt names only what is not yet in the working directory.
+        # Run outside `packages`: apt omits files that are already in the working directory.
         wanted = self._apt("apt-get", "download", "--print-uris", *names, cwd=self._directory)
         found = [
             (_package(self._suite, file, sha256), packages / file)
@@ -158,7 +169,7 @@ class AptRoot:
         ]
         if not found:
             raise ImageError(
-                f"the archive lists no package for {', '.join(names) or 'the image'}",
+                f"the archive lists no package for {', '.join(names) or 'this image'}",
                 hint="check the package names in the image definition",
             )
         damaged = [(package, path) for package, path in found if not _is_intact(package, path)]
@@ -172,8 +183,8 @@ class AptRoot:
         for package, path in found:
             if not _is_intact(package, path):
                 raise ImageError(
-                    f"the package {path} is not what the archive's signed list says",
-                    hint="delete it and try again; is the disk full?",
+                    f"the package {path} does not match the checksum in the archive's signed list",
+                    hint="check that the disk is not full, delete the file and try again",
                 )
         return found
 
@@ -182,7 +193,7 @@ class AptRoot:
 
 
 def _package(suite: str, file: str, sha256: str) -> Package:
-    """From a file name such as `busybox_1%3a1.35.0-4_amd64.deb`: version `1:1.35.0-4`."""
+    """Parse a file name: `busybox_1%3a1.35.0-4_amd64.deb` has version `1:1.35.0-4`."""
     name, version, _architecture = file.split("_")
     return Package(name, urllib.parse.unquote(version), suite, file, sha256)
 
@@ -201,34 +212,34 @@ def run_tool(command: Sequence[str], *, cwd: Path | None = None) -> str:
             text=True,
             timeout=APT_SECONDS,
             stdin=subprocess.DEVNULL,
-            # The words it says on failure are read.
+            # Error messages are parsed, so they must not be translated.
             env={**os.environ, "LC_ALL": "C"},
             check=False,
         )
     except FileNotFoundError as error:
         raise ImageError(
-            f"{command[0]} is not installed, and guest images are made with it",
+            f"building guest images needs {command[0]}, which is not installed",
             hint=f"install it, or build the image on a Debian machine ({command[0]} is in `apt` "
             "or `dpkg` there)",
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ImageError(
             f"{command[0]} {command[-1]} did not end in {APT_SECONDS:.0f} s",
-            hint="is the archive reachable?",
+            hint="check that the archive is reachable",
         ) from error
     if done.returncode:
         seen = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
         raise ImageError(
             f"{command[0]} failed with status {done.returncode}:\n{seen}",
-            hint="see what it says above; is the archive reachable, the disk full?"
+            hint="see its output above; check that the archive is reachable and the disk not full"
             if command[0] == "apt-get"
-            else "see what it says above; is the disk full?",
+            else "see its output above; check that the disk is not full",
         )
     return done.stdout
 
 
 def host_mirror() -> Mirror:
-    """The Debian archive of the host's own apt configuration. Raises `ImageError` if none."""
+    """Find the Debian archive in the host's apt configuration. Raises `ImageError` if none."""
     text = run_tool(
         [
             "apt-get",
@@ -241,7 +252,7 @@ def host_mirror() -> Mirror:
     chosen = choose_archive(text)
     if chosen is None:
         raise ImageError(
-            "this host's apt knows no package archive",
+            "this host's apt has no package archive configured",
             hint="configure a Debian mirror in /etc/apt/sources.list.d (guest kernels are Debian "
             "packages) and run `apt-get update` once",
         )
@@ -250,9 +261,10 @@ def host_mirror() -> Mirror:
 
 
 def choose_archive(index_targets: str) -> tuple[str, Path] | None:
-    """URI and sources file of the archive to use, from lines `ORIGIN|RELEASE|FILE:ENTRY|URI`.
+    """Choose the archive to use: its URI and sources file; None if there is none.
 
-    Debian's own where apt knows the origin (after its first update), else the first one.
+    `index_targets`: lines `ORIGIN|RELEASE|FILE:ENTRY|URI`. Prefers Debian's own archive, whose
+    origin apt knows after its first update; otherwise takes the first.
     """
     known: list[tuple[bool, str, Path]] = []
     for line in index_targets.splitlines():
@@ -266,12 +278,12 @@ def choose_archive(index_targets: str) -> tuple[str, Path] | None:
 
 
 def signed_by(sources: str, uri: str) -> str:
-    """The `Signed-By` for an archive in a sources file; empty if there is none.
+    """Find the `Signed-By` of an archive in the text of a sources file; empty if there is none.
 
-    Understands both formats of sources.list(5); a key written into the file is returned as text.
+    Reads both formats of sources.list(5); a key embedded in the file is returned as text.
     """
     wanted = uri.rstrip("/")
-    # python-debian reads deb822 alone.
+    # python-debian reads only the deb822 format.
     for line in sources.splitlines():
         match = re.match(r"deb\s+(?:\[([^]]*)\]\s*)?(\S+)", line.strip())
         if match and match[2].rstrip("/") == wanted:

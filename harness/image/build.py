@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an image definition to a kernel and an initramfs that boot; made once, then found again."""
+"""Builds a kernel and an initramfs that boot from an image definition, once, into the cache."""
 
 import hashlib
 import json
@@ -19,7 +19,8 @@ from harness.image.sources import Archive, Kernel, Progress, given_kernel
 from harness.resources import IMAGES_DIR
 
 KEPT_SECONDS = 7 * 24 * 3600.0
-"""Builds of the same image stay this long after their last use: a repro.sh may name their files."""
+"""How long older builds of an image are kept after their last use: a repro.sh may name their
+files."""
 
 _KERNEL, _INITRAMFS, _MANIFEST = "vmlinuz", "initramfs", "manifest.json"
 _PROGRAMS = "programs"
@@ -35,9 +36,9 @@ class BootFiles:
     release: str
     """`uname -r` of its kernel."""
     digest: str
-    """Names the definition, given kernel and project files it was made from."""
+    """Identifies the inputs: definition, given kernel and project files."""
     more: tuple[Path, ...] = field(default=(), kw_only=True)
-    """Archives to put behind the initramfs: see `with_packages`."""
+    """Archives to append to the initramfs; see `with_packages`."""
     manifest: Path
     """JSON: every package with version and SHA-256, modules in load order, files with SHA-256."""
 
@@ -54,11 +55,11 @@ def ensure_image(
     refresh: bool = False,
     progress: Progress = _say_nothing,
 ) -> BootFiles:
-    """The image of a definition, built if any of its inputs changed or its files are damaged.
+    """Return the image of a definition, building it if its inputs changed or its files are damaged.
 
-    `kernel` and `modules` replace the definition's kernel. `refresh` looks for newer packages;
-    nothing else does. Raises `ImageError`; `PreconditionError` if the archive does not serve the
-    suite; `DeadlineError` if another process does not end building the same image.
+    `kernel` and `modules` replace the definition's kernel; only `refresh` looks for newer packages.
+    Raises `ImageError`; `PreconditionError` if the archive does not serve the suite;
+    `DeadlineError` if another process does not finish building the same image.
     """
     if modules is not None and kernel is None:
         raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
@@ -79,8 +80,8 @@ def ensure_image(
     built = _read_built(definition.name, target)
     if built is None:
         raise ImageError(
-            f"the image just built in {target} does not read back",
-            hint="is the disk failing, or was the cache deleted meanwhile?",
+            f"the image just built in {target} cannot be read back intact",
+            hint="check that the disk is healthy and nothing deletes the cache, then try again",
         )
     return built
 
@@ -88,9 +89,9 @@ def ensure_image(
 def with_packages(
     boot: BootFiles, definition: ImageDefinition, names: Sequence[str], progress: Progress
 ) -> BootFiles:
-    """The same with the programs of Debian packages, from the suite of the image's userland.
+    """Add the programs of Debian packages, from the suite of the image's userland.
 
-    Made once and kept in the cache. Raises what `ensure_image` does.
+    The archive is made once and kept in the cache. Raises what `ensure_image` raises.
     """
     if not names:
         return boot
@@ -115,7 +116,7 @@ def with_packages(
 
 
 def find_built(definition: ImageDefinition) -> BootFiles | None:
-    """The image as it stands in the cache, if it is there and whole."""
+    """Find the image in the cache; None if it is missing or damaged."""
     return _read_built(definition.name, _target(definition, None))
 
 
@@ -130,7 +131,7 @@ def _build(
     directory: Path,
     digest: str,
 ) -> None:
-    """Make the kernel, the initramfs and the manifest in a directory, and nothing else."""
+    """Make the kernel, the initramfs, the tool, init and the manifest in a directory."""
     scratch = directory / "scratch"
     tool = compile_c(tool_sources(IMAGES_DIR), directory / "fpr-guest")
     init = compile_c([IMAGES_DIR / "init.c"], directory / "init")
@@ -175,7 +176,7 @@ def _file_facts(path: Path) -> dict[str, int | str]:
 
 
 def _digest(definition: ImageDefinition, given: Kernel | None) -> str:
-    """Names the inputs: definition, guest files, the tool's source, this builder, the kernel."""
+    """Hash the inputs: definition, guest files, the tool's source, this builder and the kernel."""
     hashed = hashlib.sha256(definition.model_dump_json().encode())
     hashed.update(" ".join(COMPILER + STATIC).encode())
     guest_files = [IMAGES_DIR / "init.c", IMAGES_DIR / "guest-shell", *tool_sources(IMAGES_DIR)]
@@ -192,7 +193,7 @@ def _digest(definition: ImageDefinition, given: Kernel | None) -> str:
 
 
 def _read_built(name: str, target: Path) -> BootFiles | None:
-    """The image in `target` if it is whole: every file as it was made."""
+    """Read the image in `target`; None unless every file is as it was made."""
     manifest = target / _MANIFEST
     try:
         if not is_intact(target, _KERNEL, _INITRAMFS, _MANIFEST):
@@ -206,7 +207,7 @@ def _read_built(name: str, target: Path) -> BootFiles | None:
 
 
 def _prune(newest: Path) -> None:
-    """Remove builds of the same image that nobody has used for long."""
+    """Remove other builds of the same image that were not used for `KEPT_SECONDS`."""
     for manifest in newest.parent.glob(f"*/{_MANIFEST}"):
         unused = time.time() - manifest.stat().st_mtime
         if manifest.parent != newest and unused > KEPT_SECONDS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache, `$XDG_CACHE_HOME/fpr-harness`: made whole or not at all, one builder at a time."""
+"""The cache, `$XDG_CACHE_HOME/fpr-harness`: entries appear atomically; one builder at a time."""
 
 import contextlib
 import hashlib
@@ -17,26 +17,26 @@ from harness.deadline import Deadline
 from harness.errors import ImageError, UsageError
 
 LOCK_SECONDS = 600.0
-"""Another builder may be fetching packages over a slow line."""
+"""Deadline for the lock: another builder may be fetching packages over a slow connection."""
 
 _MAKING = ".making."
 _SEAL = "sha256.json"
 
 
 def cache_directory() -> Path:
-    """Where everything this project may make again lies. Raises `UsageError`."""
+    """Return the directory of everything that can be built again. Raises `UsageError`."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     if not base.is_absolute():
         raise UsageError(
             f"XDG_CACHE_HOME={base} is not an absolute path",
-            hint="the XDG base directory specification requires one",
+            hint="set it to an absolute path, as the XDG base directory specification requires",
         )
     return base / "fpr-harness"
 
 
 @contextlib.contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for another builder.
+    """Hold the lock file `path` during the block, waiting for another builder if necessary.
 
     Raises `ImageError`, `DeadlineError`.
     """
@@ -59,10 +59,10 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def made_whole(target: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `target` if the block succeeds, and vanishes if not.
+    """Make a temporary directory that becomes `target` if the block succeeds, or is removed.
 
-    Call it under a lock on the parent: what killed builders left half-made there is removed.
-    Raises `ImageError` when the disk refuses.
+    Call it under a lock on the parent: it removes what killed builders left there. Raises
+    `ImageError` if writing fails.
     """
     for stale in target.parent.glob(f"{_MAKING}*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -84,20 +84,20 @@ def made_whole(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise ImageError(
             f"cannot make {target}: {error}",
-            hint="free the disk, or set XDG_CACHE_HOME to a directory with room",
+            hint="free space on the disk, or set XDG_CACHE_HOME to a directory with space",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def seal(directory: Path) -> None:
-    """Write down the SHA-256 of each file in a directory, for `is_intact`. Raises `OSError`."""
+    """Record the SHA-256 of each file in a directory, for `is_intact`. Raises `OSError`."""
     sums = {path.name: file_sha256(path) for path in sorted(directory.iterdir()) if path.is_file()}
     (directory / _SEAL).write_text(json.dumps(sums, indent=1), encoding="utf-8")
 
 
 def is_intact(directory: Path, *names: str) -> bool:
-    """Whether a sealed directory holds these files, and every file as it was sealed."""
+    """Tell whether a sealed directory has these files, and every file is unchanged."""
     try:
         sums = json.loads((directory / _SEAL).read_text(encoding="utf-8"))
         return (
@@ -110,14 +110,16 @@ def is_intact(directory: Path, *names: str) -> bool:
 
 
 def file_sha256(path: Path) -> str:
-    """In hexadecimal. Raises `OSError`."""
+    """Compute the SHA-256 of a file, in hexadecimal. Raises `OSError`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_own(directory: Path) -> None:
-    """Refuse a directory in the cache that another user could change, before a program is taken
-    from it. Raises `ImageError`."""
+    """Check that no other user can change a directory in the cache, before running a program there.
+
+    Raises `ImageError`.
+    """
     for path in (cache_directory(), *directory.relative_to(cache_directory()).parents, directory):
         place = cache_directory() / path
         try:
@@ -126,7 +128,7 @@ def check_own(directory: Path) -> None:
             continue
         if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
             raise ImageError(
-                f"the cache {place} belongs to another user, or any user may write to it, and a "
-                "program is to be taken from it",
+                f"refusing to run a program from the cache {place}: it belongs to another user, or "
+                "any user may write to it",
                 hint="set XDG_CACHE_HOME to a directory of yours",
             )

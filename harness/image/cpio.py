@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A writer of initramfs archives: cpio's "newc" format, the same bytes for the same entries.
+"""Writes initramfs archives in cpio's "newc" format; the same entries give the same bytes.
 
-The kernel unpacks several such archives one after another, so that a few files (a run's SSH keys)
-can be appended to an image (Documentation/driver-api/early-userspace/buffer-format.rst).
+The kernel unpacks several concatenated archives, so that files such as a run's SSH keys can be
+appended to an image (Documentation/driver-api/early-userspace/buffer-format.rst).
 """
 
 import stat
@@ -21,28 +21,28 @@ class CpioEntry:
     mode: int
     """Type and permissions, as in `st_mode`."""
     data: bytes = b""
-    """Contents; the target of a symbolic link."""
+    """The file's content, or the target of a symbolic link."""
     rdev: tuple[int, int] = (0, 0)
-    """Major and minor of a device."""
+    """Major and minor number of a device."""
 
 
 def file_entry(path: str, data: bytes, permissions: int = 0o644) -> CpioEntry:
-    """A regular file."""
+    """Make the entry of a regular file."""
     return CpioEntry(path, stat.S_IFREG | permissions, data)
 
 
 def directory_entry(path: str, permissions: int = 0o755) -> CpioEntry:
-    """A directory; those above it need entries of their own, before it."""
+    """Make the entry of a directory; its parents need entries of their own before it."""
     return CpioEntry(path, stat.S_IFDIR | permissions)
 
 
 def link_entry(path: str, target: str) -> CpioEntry:
-    """A symbolic link."""
+    """Make the entry of a symbolic link."""
     return CpioEntry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
 def write_cpio(entries: Iterable[CpioEntry]) -> bytes:
-    """The archive of `entries` in their order, its length a multiple of 4. Owner root, time 0."""
+    """Write the entries in order, owned by root, with time 0; the length is a multiple of 4."""
     archive = bytearray()
     for number, entry in enumerate(entries, start=1):
         archive += _member(entry, number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a guest image is made of: the files `guest-images/*.yaml`."""
+"""The definitions of guest images: the files `guest-images/*.yaml`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,14 +22,14 @@ class _Part(BaseModel):
 
 
 class KernelSource(_Part):
-    """A kernel package; a meta-package leads to the newest."""
+    """A kernel package; a meta-package stands for the newest kernel it depends on."""
 
     suite: SuiteName
     package: PackageName
 
 
 class UserlandSource(_Part):
-    """Packages that give busybox and dropbear; their libraries follow by dependency."""
+    """The packages of busybox and dropbear; their libraries follow as dependencies."""
 
     suite: SuiteName
     packages: Annotated[tuple[PackageName, ...], Field(min_length=1)]
@@ -41,17 +41,17 @@ class ImageDefinition(_Part):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
     title: str
     default: StrictBool = False
-    """Used when no image is named."""
+    """Whether to use this image if none is named."""
     kernel: KernelSource
     userland: UserlandSource
     modules: Annotated[tuple[ModuleName, ...], Field(min_length=1)]
-    """Modules the guest needs; built in or loadable, and what they depend on, differs by kernel."""
+    """Modules the guest needs, built in or loadable; each kernel's own dependencies are added."""
     on_demand: tuple[ModuleName, ...] = ()
-    """Modules for `modprobe` that a boot does not load; one that the kernel lacks is left out."""
+    """Modules for `modprobe`, not loaded at boot; those that the kernel lacks are left out."""
 
 
 def load_definitions(directory: Path = IMAGES_DIR) -> dict[str, ImageDefinition]:
-    """Every definition by its name. Raises one `ScenarioFileError` with all mistakes."""
+    """Load every definition, by name. Raises one `ScenarioFileError` with all mistakes."""
     definitions: dict[str, ImageDefinition] = {}
     mistakes: list[str] = []
     for path in sorted(directory.glob("*.yaml")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One section of an ELF file that somebody gave: read in bounded time, whatever the file claims."""
+"""Reads one section of an untrusted ELF file, in bounded time and memory."""
 
 import io
 
@@ -8,12 +8,12 @@ from elftools.elf.elffile import ELFFile
 from harness.errors import ImageError
 
 MOST_SECTIONS = 65_536
-"""A module with a section for each of its functions has a few thousand. An ELF header can claim
-2^64, and pyelftools looks at each."""
+"""Upper bound of sections. A module with one section per function has a few thousand; an ELF header
+can claim 2^64, and pyelftools visits each."""
 
 
 def elf_section(data: bytes, name: str) -> bytes:
-    """The contents of a section of an ELF file; empty if there is none. Raises `ImageError`."""
+    """Return the content of a section; empty if there is none. Raises `ImageError`."""
     try:
         elf = ELFFile(io.BytesIO(data))
         if elf.num_sections() > MOST_SECTIONS:
@@ -24,6 +24,6 @@ def elf_section(data: bytes, name: str) -> bytes:
         start, size = int(section["sh_offset"]), int(section["sh_size"])
     except Exception as error:
         words = str(error) or type(error).__name__
-        raise ImageError(f"an ELF file is damaged: {words}", hint="install it again") from error
-    # Not the section's own way to its data, which makes as many bytes as it claims.
+        raise ImageError(f"the ELF file is damaged: {words}", hint="install it again") from error
+    # Not section.data(), which allocates as many bytes as the section claims.
     return data[start : start + size]

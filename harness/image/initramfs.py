@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's whole userland as one cpio archive: only files that a run uses."""
+"""Builds the guest's userland as one cpio archive with only the files that a run uses."""
 
 import gzip
 import stat
@@ -55,13 +55,13 @@ def build_initramfs(
     tool: bytes,
     guest_shell: bytes,
 ) -> bytes:
-    """The archive, gzipped, which every kernel can unpack.
+    """Build the archive, compressed with gzip, which every kernel can unpack.
 
-    Under TCG a 6.1 guest reached its init as fast as with no compression (median of 4: 3.67 s and
-    3.64 s), and faster than with lz4, zstd (4.0 s) or xz (5.0 s).
+    Under TCG, a 6.1 guest reached its init as fast as without compression (median of 4: 3.67 s
+    against 3.64 s), and faster than with lz4, zstd (4.0 s) or xz (5.0 s).
 
-    `unpacked` holds the userland packages' files; `modules` of the kernel `release` are
-    (name, ELF contents) in load order, of which init loads the first `loaded`. Raises `ImageError`
+    `unpacked`: the files of the userland packages; `modules`: (name, ELF content) of the modules of
+    the kernel `release` in load order, of which init loads the first `loaded`. Raises `ImageError`
     if a program or library is missing from the packages.
     """
     busybox = _find(unpacked, ["bin/busybox", "usr/bin/busybox"])
@@ -85,9 +85,9 @@ def build_initramfs(
 
 
 def file_sums(entries: Iterable[CpioEntry]) -> bytes:
-    """A line for each regular file: CRC-32 in 8 hexadecimal digits, size in bytes, path.
+    """Write a line for each regular file: CRC-32 in 8 hexadecimal digits, size in bytes, path.
 
-    What the guest's page cache holds of them has no other copy to be compared with
+    The guest's witness verifies its files by these sums, because the page cache holds the only copy
     (guest-images/tool/witness.c).
     """
     return b"".join(
@@ -100,7 +100,7 @@ def file_sums(entries: Iterable[CpioEntry]) -> bytes:
 def _module_entries(
     release: str, modules: Sequence[tuple[str, bytes]], loaded: int
 ) -> Iterable[CpioEntry]:
-    """Modules where modprobe looks for them, their dependencies, and the order init loads them."""
+    """Yield the modules, modules.dep for modprobe, and the order in which init loads them."""
     folder = f"lib/modules/{release}"
     yield directory_entry(folder)
     closure: dict[str, list[str]] = {}
@@ -108,7 +108,7 @@ def _module_entries(
         yield file_entry(f"{folder}/{name}.ko", data)
         needed: dict[str, None] = {}
         for dependency in module_dependencies(data):
-            # A dependency is in `closure`, since it comes first, or it is built in.
+            # A dependency comes first and so is in `closure`, unless it is built in.
             if dependency in closure:
                 needed |= dict.fromkeys([dependency, *closure[dependency]])
         closure[name] = list(needed)
@@ -118,7 +118,7 @@ def _module_entries(
     )
     yield file_entry(f"{folder}/modules.dep", "".join(lines).encode())
     needed_by_others = {name for needed in closure.values() for name in needed}
-    # `&` as in a shell: no other module waits for it, so that init need not either.
+    # `&` as in a shell: no other module needs it, so that init loads it in the background.
     order = "".join(
         f"/{folder}/{name}.ko{'' if name in needed_by_others else ' &'}\n"
         for name in list(closure)[:loaded]
@@ -127,10 +127,10 @@ def _module_entries(
 
 
 def program_archive(unpacked: Path, packages: Sequence[Path]) -> bytes:
-    """The programs of unpacked packages with their libraries, to put behind an initramfs.
+    """Build an archive of the packages' programs and libraries, to append to an initramfs.
 
-    The libraries lie in `unpacked`, beside the packages. Raises `ImageError` if a package has no
-    program, or a library is missing.
+    `unpacked`: the directory of the libraries, next to the packages' own. Raises `ImageError` if a
+    package has no program or a library is missing.
     """
     programs = [
         path
@@ -141,7 +141,7 @@ def program_archive(unpacked: Path, packages: Sequence[Path]) -> bytes:
     ]
     if not programs:
         names = ", ".join(package.name for package in packages)
-        raise ImageError(f"{names}: no program in it", hint="name a package that has one")
+        raise ImageError(f"{names}: the package has no program", hint="name a package that has one")
     entries = [
         *(file_entry(f"bin/{path.name}", path.read_bytes(), 0o755) for path in programs),
         *_library_entries(unpacked, programs),
@@ -150,7 +150,7 @@ def program_archive(unpacked: Path, packages: Sequence[Path]) -> bytes:
 
 
 def _library_entries(unpacked: Path, programs: Sequence[Path]) -> Iterable[CpioEntry]:
-    """The programs' libraries and theirs, under the names by which they are asked for."""
+    """Yield the libraries of the programs, with their dependencies, under their DT_NEEDED names."""
     seen: dict[str, Path] = {}
     pending = [name for program in programs for name in needed_libraries(program)]
     while pending:
@@ -167,7 +167,7 @@ def _library_entries(unpacked: Path, programs: Sequence[Path]) -> Iterable[CpioE
 
 
 def needed_libraries(path: Path) -> list[str]:
-    """The `DT_NEEDED` names of an ELF file; none for a static one. Raises `ImageError`."""
+    """Read the `DT_NEEDED` names of an ELF file; none for a static one. Raises `ImageError`."""
     try:
         with path.open("rb") as file:
             return [
@@ -195,7 +195,7 @@ def _find(unpacked: Path, candidates: Sequence[str]) -> Path:
 
 
 def _find_library(unpacked: Path, name: str) -> Path:
-    """A library among the unpacked packages, links followed inside them."""
+    """Find a library in the unpacked packages, following links inside them."""
     for folder in ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64"):
         path = unpacked / folder / name
         if path.is_symlink():

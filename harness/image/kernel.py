@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels given by path: find the bzImage, and read from its header what it is.
+"""Finds a kernel given by path, and reads the header of its bzImage.
 
 Header fields: Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header".
 """
@@ -22,17 +22,19 @@ _VERSION_OFFSET = 0x20E
 _SECTOR = 512
 _PARAGRAPH = 16
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}")
-"""What `make kernelrelease` gives: it names directories, so it holds no slash."""
+"""A kernel release as printed by `make kernelrelease`. It names directories, so it has no slash."""
 
 _CANDIDATES = ("arch/x86/boot/bzImage", "bzImage", "vmlinuz")
 
 
 def find_kernel(path: Path) -> Path:
-    """`path` itself, or the one kernel in a directory. Raises `ImageError`."""
+    """Return `path` itself, or the only kernel in that directory. Raises `ImageError`."""
     try:
         return _find_kernel(path)
     except OSError as error:
-        raise ImageError(f"--kernel {path}: {error.strerror}", hint="check permissions") from error
+        raise ImageError(
+            f"--kernel {path}: {error.strerror}", hint="check the permissions of the path"
+        ) from error
 
 
 def _find_kernel(path: Path) -> Path:
@@ -57,9 +59,9 @@ def _find_kernel(path: Path) -> Path:
 
 
 def kernel_release(path: Path) -> str:
-    """What `uname -r` will say in a guest of this bzImage.
+    """Read the release of a bzImage, as `uname -r` prints it in the guest.
 
-    Raises `ImageError` if the file is unreadable, no bzImage, or shorter than its header says.
+    Raises `ImageError` if the file is unreadable, not a bzImage, or shorter than its header says.
     """
     try:
         data = path.read_bytes()
@@ -70,7 +72,7 @@ def kernel_release(path: Path) -> str:
     if data[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] != _MAGIC:
         raise ImageError(
             f"{path} is not a bzImage (no 'HdrS' at offset {_MAGIC_OFFSET:#x})",
-            hint="name arch/x86/boot/bzImage of the build tree; vmlinux is another format",
+            hint="name arch/x86/boot/bzImage of the build tree, not vmlinux",
         )
     setup_sectors = data[_SETUP_SECTS_OFFSET] or 4
     (paragraphs,) = struct.unpack_from("<I", data, _SYSSIZE_OFFSET)
@@ -84,16 +86,16 @@ def kernel_release(path: Path) -> str:
     version = data[pointer + _SECTOR : pointer + _SECTOR + 256].split(b"\0")[0]
     words = version.decode("ascii", errors="replace").split()
     if not pointer or not words or not _RELEASE.fullmatch(words[0]):
-        raise ImageError(f"{path} does not say its release in its header", hint="build it again")
+        raise ImageError(f"the header of {path} does not name its release", hint="build it again")
     return words[0]
 
 
 def least_memory(kernel: Path, initramfs: Path) -> int:
-    """Bytes of guest memory below which a bzImage cannot even unpack itself; 0: it does not say.
+    """Return the bytes of guest memory that a bzImage needs to unpack itself; 0 if it cannot tell.
 
-    It unpacks itself to `pref_address` and needs `init_size` bytes from there on, while the boot
+    It unpacks itself to `pref_address` and needs `init_size` bytes from there, while the boot
     loader puts the initramfs at the end of memory (Documentation/arch/x86/boot.rst, protocol 2.10).
-    A guest with less triple-faults without a word.
+    A guest with less memory triple-faults without any output.
     """
     try:
         with kernel.open("rb") as file:

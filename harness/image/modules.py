@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A kernel's loadable modules: which ones a guest needs, in what order, and their contents."""
+"""A kernel's loadable modules: which ones a guest needs, in which order, and their content."""
 
 import gzip
 import lzma
@@ -14,7 +14,7 @@ from harness.errors import ImageError
 from harness.image.elf import elf_section
 
 MODULE_BYTES = 64 << 20
-"""A virtio module with all its debugging information has 3 MiB."""
+"""Upper bound of an unpacked module; a virtio module with all its debug information has 3 MiB."""
 
 UNPACK_SECONDS = 60.0
 
@@ -23,10 +23,10 @@ _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 @dataclass(frozen=True)
 class ModuleTree:
-    """`lib/modules/RELEASE`. Names are written with `_`, as the kernel writes them.
+    """The tree `lib/modules/RELEASE`. Names have `_`, as in the kernel, not `-`.
 
-    Dependencies come from the modules themselves (their `depends=`, written by modpost), so that a
-    tree from a package, which has no modules.dep before its installation, serves as it is.
+    Dependencies come from the modules themselves (`depends=`, written by modpost), because a tree
+    from a package has no modules.dep before it is installed.
     """
 
     directory: Path
@@ -35,24 +35,24 @@ class ModuleTree:
 
     @classmethod
     def read(cls, directory: Path) -> "ModuleTree":
-        """An installed tree. Raises `ImageError` if it or its modules.builtin is unreadable."""
+        """Read an installed tree. Raises `ImageError` if its modules.builtin is unreadable."""
         builtin = _read_builtin(directory)
         paths = (path for path in directory.rglob("*.ko*") if path.name.endswith(_SUFFIXES))
         return cls(directory, {module_name(path.name): path for path in paths}, builtin)
 
     @classmethod
     def only_builtin(cls, directory: Path) -> "ModuleTree":
-        """What a build tree's modules.builtin says, without its loadable modules."""
+        """Read only the modules.builtin of a build tree, without its loadable modules."""
         return cls(directory, {}, _read_builtin(directory))
 
     def lacks(self, names: Sequence[str]) -> list[str]:
-        """Those of `names` that are neither built in nor loadable."""
+        """List those of `names` that are neither built in nor loadable."""
         return [name for name in names if name not in self.builtin and name not in self.files]
 
     def load_order(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
-        """Name and ELF contents of what must be loaded for `names`, dependencies first.
+        """List what must be loaded for `names` as (name, ELF content), dependencies first.
 
-        Built-in modules need no loading. Raises `ImageError` naming a module this kernel lacks.
+        Built-in modules need no loading. Raises `ImageError` if the kernel lacks a module.
         """
         order: dict[str, bytes] = {}
         for name in names:
@@ -64,7 +64,7 @@ class ModuleTree:
             return
         if name not in self.files:
             raise ImageError(
-                f"{name} is not built into this kernel, nor among the modules of {self.directory}",
+                f"{name} is neither built into this kernel nor in {self.directory}",
                 hint="configure it (=y or =m); if it is a module, install it with "
                 "`make modules_install INSTALL_MOD_PATH=DIR` and add --modules DIR",
             )
@@ -87,12 +87,12 @@ def _read_builtin(directory: Path) -> frozenset[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ImageError(
             f"cannot read the list of built-in modules in {directory}: {error}",
-            hint="make it with `make modules_install`, and check permissions",
+            hint="run `make modules_install`, and check the permissions of the directory",
         ) from error
 
 
 def module_dependencies(data: bytes) -> list[str]:
-    """The modules that a module (its ELF contents) needs. Raises `ImageError`."""
+    """Read the names of the modules that a module (its ELF content) needs. Raises `ImageError`."""
     fields = elf_section(data, ".modinfo").split(b"\0")
     depends = next((f for f in fields if f.startswith(b"depends=")), b"depends=")
     names = depends.removeprefix(b"depends=").decode("ascii", errors="replace")
@@ -100,7 +100,7 @@ def module_dependencies(data: bytes) -> list[str]:
 
 
 def module_name(path: str) -> str:
-    """`kernel/drivers/virtio/virtio_pci.ko.xz` -> `virtio_pci`."""
+    """Return the module's name: `kernel/drivers/virtio/virtio_pci.ko.xz` is `virtio_pci`."""
     name = path.rsplit("/", 1)[-1]
     for suffix in _SUFFIXES:
         if name.endswith(suffix):
@@ -109,19 +109,19 @@ def module_name(path: str) -> str:
 
 
 def parse_builtin(text: str) -> frozenset[str]:
-    """modules.builtin: a path a line."""
+    """Parse modules.builtin, one path a line, into module names."""
     return frozenset(module_name(line) for line in text.splitlines() if line)
 
 
 def read_module(path: Path) -> bytes:
-    """A module's ELF contents, unpacked. Raises `ImageError`."""
+    """Read and unpack a module's ELF content. Raises `ImageError`."""
     try:
         data = _unpacked(path)
     except FileNotFoundError as error:
         what = "zstd" if error.filename == "zstd" else str(path)
         raise ImageError(
             f"cannot read the module {path}: {what} is missing",
-            hint="install zstd" if what == "zstd" else "give the right --modules",
+            hint="install zstd" if what == "zstd" else "check the directory given to --modules",
         ) from error
     except (OSError, lzma.LZMAError, zlib.error, EOFError, subprocess.SubprocessError) as error:
         raise ImageError(
@@ -138,7 +138,7 @@ def read_module(path: Path) -> bytes:
 
 
 def _unpacked(path: Path) -> bytes:
-    """At most a byte more than a module may have, however little of it lies on the disk."""
+    """Unpack at most one byte more than `MODULE_BYTES`, to bound the memory used."""
     most = MODULE_BYTES + 1
     with path.open("rb") as file:
         match path.suffix:
@@ -154,7 +154,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _zstd(packed: IO[bytes], most: int) -> bytes:
-    """Raises `OSError`, `SubprocessError`."""
+    """Unpack up to `most` bytes with zstd. Raises `OSError`, `SubprocessError`."""
     command = ["zstd", "-dc", "--memory=128MB"]
     with subprocess.Popen(
         command, stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -169,7 +169,7 @@ def _zstd(packed: IO[bytes], most: int) -> bytes:
 
 
 def find_module_tree(given: Path, release: str) -> Path:
-    """The `lib/modules/RELEASE` that `given` is or holds. Raises `ImageError`."""
+    """Find the `lib/modules/RELEASE` that `given` is or contains. Raises `ImageError`."""
     try:
         if not given.is_dir():
             raise ImageError(
@@ -178,7 +178,7 @@ def find_module_tree(given: Path, release: str) -> Path:
         trees = list(_trees(given))
     except OSError as error:
         raise ImageError(
-            f"--modules {given}: {error.strerror}", hint="check permissions"
+            f"--modules {given}: {error.strerror}", hint="check the permissions of the path"
         ) from error
     for tree in trees:
         if tree.name == release:
@@ -192,16 +192,16 @@ def find_module_tree(given: Path, release: str) -> Path:
         )
     raise ImageError(
         f"--modules {given} holds no modules.builtin",
-        hint="name what `make modules_install INSTALL_MOD_PATH=DIR` made: DIR/lib/modules/RELEASE",
+        hint="run `make modules_install INSTALL_MOD_PATH=DIR` and name DIR/lib/modules/RELEASE",
     )
 
 
 def tree_beside(kernel: Path, release: str) -> ModuleTree | None:
-    """What lies where a kernel's modules usually do; None if nothing does.
+    """Find the modules in the usual places for a kernel; None if there are none.
 
-    An installed kernel (boot/vmlinuz-RELEASE, lib/modules/RELEASE/vmlinuz) has its modules there;
-    a build tree, and a folder made by hand, at most the list of what is built in.
-    Raises `ImageError` if it is there and unreadable.
+    An installed kernel (boot/vmlinuz-RELEASE, lib/modules/RELEASE/vmlinuz) has all its modules
+    there; a build tree, or a folder made by hand, has at most the list of built-in ones. Raises
+    `ImageError` if a modules.builtin exists but is unreadable.
     """
     kernel = kernel.resolve()
     root = kernel.parent.parent

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A QEMU of any Debian suite, unpacked into the cache and never installed.
+"""Unpacks a QEMU of any Debian suite into the cache, without installing it.
 
-It runs with the loader and the libraries of its own suite, so the host's may be older or newer.
+It runs with the loader and libraries of its own suite; the host's may be older or newer.
 """
 
 import hashlib
@@ -21,7 +21,8 @@ from harness.image.sources import Progress, Suites
 PROGRAM = "qemu-system-x86_64"
 
 KEPT_SECONDS = 7 * 24 * 3600.0
-"""Other builds of the same name stay so long after their last use: a repro.sh may name them."""
+"""How long other builds of the same name are kept after their last use: a repro.sh may name
+them."""
 
 _MANIFEST = "manifest.json"
 _FILES = "files"
@@ -42,11 +43,11 @@ exec "$files/{loader}" --library-path "{libraries}" "$files/{binary}" {data} "$@
 def ensure_qemu(
     definition: QemuDefinition, *, refresh: bool = False, progress: Progress = lambda _text: None
 ) -> Path:
-    """The program of a definition, fetched if it is not in the cache whole.
+    """Return the program of a definition, fetching it unless it is in the cache and intact.
 
-    `refresh` looks for a newer build; nothing else does. Raises `ImageError`; `PreconditionError`
-    if the archive does not serve the suite; `DeadlineError` if another process does not end
-    fetching the same.
+    Only `refresh` looks for a newer build. Raises `ImageError`; `PreconditionError` if the archive
+    does not serve the suite; `DeadlineError` if another process does not finish fetching the same
+    build.
     """
     target = _target(definition)
     if not refresh and (program := find_qemu_build(definition)):
@@ -61,14 +62,14 @@ def ensure_qemu(
     program = find_qemu_build(definition)
     if program is None:
         raise ImageError(
-            f"the QEMU just unpacked in {target} does not read back",
-            hint="is the disk failing, or was the cache deleted meanwhile?",
+            f"the QEMU just unpacked in {target} cannot be read back intact",
+            hint="check that the disk is healthy and nothing deletes the cache, then try again",
         )
     return program
 
 
 def find_qemu_build(definition: QemuDefinition) -> Path | None:
-    """The program as it stands in the cache, if every file of it has the content it came with."""
+    """Find the program in the cache; None if a file of it is missing or changed."""
     target = _target(definition)
     try:
         facts = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
@@ -82,13 +83,13 @@ def find_qemu_build(definition: QemuDefinition) -> Path | None:
 
 
 def qemu_package(program: Path) -> str:
-    """The version of the package that a program of the cache came from. Raises `OSError`."""
+    """Read the package version of a program in the cache. Raises `OSError`."""
     facts = json.loads((program.parent / _MANIFEST).read_text(encoding="utf-8"))
     return str(facts["version"])
 
 
 def _prune(newest: Path) -> None:
-    """Remove builds of the same name that nobody has used for long."""
+    """Remove other builds of the same name that were not used for `KEPT_SECONDS`."""
     for manifest in newest.parent.glob(f"*/{_MANIFEST}"):
         unused = time.time() - manifest.stat().st_mtime
         if manifest.parent != newest and unused > KEPT_SECONDS:
@@ -108,8 +109,8 @@ def _build(definition: QemuDefinition, suites: Suites, directory: Path) -> None:
     )
     if not (unpacked / _BINARY).exists():
         raise ImageError(
-            f"{definition.package} of {definition.suite} brings no {_BINARY}",
-            hint="name the package that holds it in the QEMU's definition",
+            f"{definition.package} of {definition.suite} does not contain {_BINARY}",
+            hint="name the package that contains it in the QEMU's definition",
         )
     files = directory / _FILES
     _take(unpacked, files)
@@ -127,7 +128,7 @@ def _build(definition: QemuDefinition, suites: Suites, directory: Path) -> None:
 
 
 def _take(unpacked: Path, files: Path) -> None:
-    """What QEMU runs with: the program, shared objects, firmware; no documentation."""
+    """Copy what QEMU needs to run: the program, shared objects and firmware."""
     _copy(unpacked / _BINARY, files / _BINARY)
     for folder in _DATA:
         for path in _files_in(unpacked / folder):
@@ -152,7 +153,7 @@ def _script(suite: str, files: Path) -> str:
     loader = next((path for path in loaders if (files / path).exists()), None)
     if loader is None:
         raise ImageError(
-            f"the packages of {suite} bring no {_LOADER}", hint="is this a suite for amd64?"
+            f"the packages of {suite} do not contain {_LOADER}", hint="name a suite for amd64"
         )
     return _SCRIPT.format(
         suite=suite,
@@ -169,7 +170,10 @@ def _version(packages: tuple[Package, ...], name: str) -> str:
 
 
 def _contents(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file below, where links lead, by path; without the manifest."""
+    """Return the SHA-256 of every file, and the target of every link, by path.
+
+    Leaves out the manifest.
+    """
     found: dict[str, str] = {}
     for path in sorted(_files_in(directory)):
         name = str(path.relative_to(directory))

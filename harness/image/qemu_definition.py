@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds of QEMU that can be fetched: the files `guest-images/qemu/*.yaml`."""
+"""The definitions of QEMU builds that can be fetched: the files `guest-images/qemu/*.yaml`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +12,7 @@ from harness.resources import IMAGES_DIR
 from harness.yamlfile import load_model
 
 ALL, HOST = "all", "host"
-"""Words of `--qemu` that mean something else: every definition; the QEMU installed here."""
+"""Words that `--qemu` reserves: every definition; the QEMU installed on the host."""
 
 
 class QemuDefinition(BaseModel):
@@ -24,11 +24,11 @@ class QemuDefinition(BaseModel):
     title: str
     suite: SuiteName
     package: PackageName
-    """Its libraries, firmware and loader follow by dependency."""
+    """Its libraries, firmware and loader follow as dependencies."""
 
 
 def load_qemus(directory: Path = IMAGES_DIR / "qemu") -> dict[str, QemuDefinition]:
-    """Every definition by its name. Raises one `ScenarioFileError` with all mistakes."""
+    """Load every definition, by name. Raises one `ScenarioFileError` with all mistakes."""
     definitions: dict[str, QemuDefinition] = {}
     mistakes: list[str] = []
     for path in sorted(directory.glob("*.yaml")):
@@ -40,7 +40,7 @@ def load_qemus(directory: Path = IMAGES_DIR / "qemu") -> dict[str, QemuDefinitio
         if definition.name != path.stem:
             mistakes.append(f"{path}: name: {definition.name!r} must be the file's name")
         elif definition.name in (ALL, HOST):
-            mistakes.append(f"{path}: name: {definition.name!r} means something else to --qemu")
+            mistakes.append(f"{path}: name: {definition.name!r} is a reserved word of --qemu")
         definitions[definition.name] = definition
     if mistakes:
         raise ScenarioFileError("\n".join(mistakes))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an image's kernel, modules and userland come from: packages, or paths given by the user."""
+"""Gets an image's kernel, modules and userland, from packages or from paths given by the user."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,20 +21,20 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A bzImage and what is known of its modules."""
+    """A bzImage and what is known about its modules."""
 
     path: Path
     release: str
     """`uname -r`."""
     modules: ModuleTree | None
-    """None: nothing is known; what the guest needs must be built in."""
+    """None if nothing is known; then what the guest needs must be built in."""
     packages: tuple[Package, ...] = ()
 
 
 def given_kernel(kernel: Path, modules: Path | None) -> Kernel:
-    """The kernel of `--kernel`, with the modules of `--modules` or those beside it.
+    """Find the kernel of `--kernel`, with the modules of `--modules` or those found next to it.
 
-    Raises `ImageError` for anything but a whole bzImage with its own modules.
+    Raises `ImageError` for anything but a complete bzImage with its own modules.
     """
     path = find_kernel(kernel)
     release = kernel_release(path)
@@ -47,7 +47,7 @@ class Suites:
     """Packages of Debian's suites, each through a private apt root in the cache."""
 
     def __init__(self, refresh: bool, progress: Progress) -> None:
-        """`refresh` looks for newer packages; else the lists known serve as long as they can."""
+        """`refresh`: look for newer packages; otherwise use the cached lists while they work."""
         self._refresh = refresh
         self._progress = progress
         self._updated: set[str] = set()
@@ -68,7 +68,7 @@ class Suites:
         return tuple(package for package, _path in found)
 
     def with_root(self, suite: str, use: Callable[[AptRoot], list[T]]) -> list[T]:
-        """What `use` gives, from the known lists if they still serve, else from new ones."""
+        """Call `use` with the cached lists; if they are missing or it fails, with new ones."""
         directory = cache_directory() / "apt" / suite
         with exclusive(directory / ".lock", f"the package root of {suite}"):
             root = AptRoot(directory, suite, self._progress)
@@ -77,7 +77,8 @@ class Suites:
                     return use(root)
                 except ImageError as error:
                     self._progress(
-                        f"the known package lists of {suite} no longer serve ({error.message})"
+                        f"the cached package lists of {suite} do not work, fetching new ones "
+                        f"({error.message})"
                     )
             root.update()
             self._updated.add(suite)
@@ -100,31 +101,31 @@ class Archive:
         )
 
     def programs(self, names: Sequence[str], unpacked: Path) -> None:
-        """Unpack packages, each into a directory of its name, and what they depend on beside it."""
+        """Unpack packages, each into a directory of its name, next to all their dependencies."""
         suite = self._definition.userland.suite
         self._suites.unpack(suite, lambda root: root.closure(names), unpacked)
         for name in names:
             self._suites.unpack(suite, partial(_only, name), unpacked / name)
 
     def kernel(self, unpacked: Path) -> Kernel:
-        """Unpack the kernel into a directory; split packages (7.x) come together."""
+        """Unpack the kernel into a directory, including the split packages of 7.x."""
         source = self._definition.kernel
         packages = self._suites.unpack(source.suite, self._kernel_packages, unpacked)
         found = [*unpacked.glob("boot/vmlinuz-*"), *unpacked.glob("usr/lib/modules/*/vmlinuz")]
         if len(found) != 1:
             raise ImageError(
-                f"{source.package} of {source.suite} and its dependencies hold {len(found)} "
-                "kernels, not one",
-                hint="name a package that leads to one under `kernel` in the image definition",
+                f"{source.package} of {source.suite} and its dependencies contain {len(found)} "
+                "kernels instead of one",
+                hint="under `kernel` in the image definition, name a package with one kernel",
             )
         release = kernel_release(found[0])
         tree = ModuleTree.read(find_module_tree(unpacked, release))
         return Kernel(found[0], release, tree, packages)
 
     def completed(self, kernel: Kernel, unpacked: Path) -> Kernel:
-        """A given kernel; if it lacks modules, with the image's own, if of the same release.
+        """Add the image's own modules to a given kernel that lacks some, if the release matches.
 
-        Packages are fetched only if one of them bears the release in its name.
+        Packages are fetched only if the name of one contains the release.
         """
         tree = kernel.modules
         if tree is not None and not tree.lacks(self._definition.modules):
@@ -134,12 +135,12 @@ class Archive:
         if any(name.endswith(f"-{kernel.release}") for name in names):
             own = self.kernel(unpacked)
             if own.release == kernel.release:
-                self._progress(f"taking the modules of {kernel.release} from {source.package}")
+                self._progress(f"using the modules of {kernel.release} from {source.package}")
                 return replace(kernel, modules=own.modules, packages=own.packages)
         if tree is None:
             self._progress(
-                f"nothing beside {kernel.path} says what is built in; the guest starts only if "
-                f"{', '.join(self._definition.modules)} are (else give --modules)"
+                f"there is no list of built-in modules next to {kernel.path}; the guest starts "
+                f"only if {', '.join(self._definition.modules)} are built in (or add --modules)"
             )
         return kernel
 

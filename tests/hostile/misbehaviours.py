@@ -128,7 +128,7 @@ MISBEHAVIOURS = (
         _pages(1 << 18, 1 << 18),
     ),
     Misbehaviour("pages-never", "fpr-guest pages", STAY, "MISS", _WAITED, 30.0),
-    Misbehaviour("pages-garbage", "fpr-guest pages", ENDLESS, "MISS", "another format"),
+    Misbehaviour("pages-garbage", "fpr-guest pages", ENDLESS, "MISS", "unknown format"),
     Misbehaviour(
         "pages-cut",
         "fpr-guest pages",

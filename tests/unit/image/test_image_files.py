@@ -148,7 +148,7 @@ def test_without_a_compiler_the_message_says_what_to_install(
     source = tmp_path / "init.c"
     source.write_text("int main(void) { return 0; }\n")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ImageError, match="no C compiler") as refused:
+    with pytest.raises(ImageError, match="there is no C compiler") as refused:
         compile_c([source], tmp_path / "init")
     assert "gcc" in refused.value.hint
 

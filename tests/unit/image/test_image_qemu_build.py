@@ -138,5 +138,5 @@ def test_a_definition_with_a_name_that_means_something_else(tmp_path: Path) -> N
     (tmp_path / "b.yaml").write_text("name: a\ntitle: t\nsuite: sid\npackage: qemu\nmore: 1\n")
     with pytest.raises(ScenarioFileError) as caught:
         load_qemus(tmp_path)
-    assert "'all' means something else" in str(caught.value)
+    assert "'all' is a reserved word" in str(caught.value)
     assert "more" in str(caught.value)
