@@ -19,7 +19,7 @@ def audit_again(events: Sequence[Event], directory: Path) -> tuple[tuple[Event, 
 
     A remark is a sentence for each audit whose report differs from the recorded one, or cannot be
     computed again; then the recorded report stays. If an audit's file is not the one that the run
-    wrote, a `Broke` event takes its place, so that the run cannot pass.
+    wrote, a `Broke` event is added before it, so that the run cannot pass.
     """
     made: list[Event] = []
     remarks: list[str] = []
