@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A churn process on this host, and its memory as a debugger sees it."""
+"""A churn process on this host, whose memory tests read and damage through /proc."""
 
 import os
 import re
@@ -54,24 +54,24 @@ def mix(x: int) -> int:
 
 
 def pattern(seed: int, page: int, word: int) -> int:
-    """What pattern.c writes: splitmix64 of seed and page, then steps of the golden ratio."""
+    """Return what pattern.c writes: splitmix64 of seed and page, then steps of the golden ratio."""
     return (mix((seed * GOLDEN + page) & U64) + word * GOLDEN) & U64
 
 
 def proof(seed: int, page: int, copy: int) -> int:
-    """The proof of an entry of ledger.c."""
+    """Return the proof of an entry, as ledger.c computes it."""
     return mix(seed ^ mix((SALT + page * 2 + copy) & U64))
 
 
 class ChurnMemory:
-    """The held memory of a churn process, looked at through /proc as a debugger would."""
+    """The held memory of a churn process, read and written through /proc/PID/mem."""
 
     def __init__(self, pid: int, seed: int) -> None:
         self._pid, self._seed = pid, seed
         self._start = self._find(struct.pack("<Q", pattern(seed, 0, 0)))
 
     def _find(self, first_word: bytes) -> int:
-        """The address of the page that begins so.
+        """Find the address of the page that begins with these bytes.
 
         The kernel may have joined its mapping with a neighbour's.
         """
@@ -82,7 +82,7 @@ class ChurnMemory:
         raise AssertionError(self.mappings("rw-p"))
 
     def mappings(self, access: str) -> list[tuple[int, int]]:
-        """Start and end of each with these rights: of no file if writable, else of the tool's."""
+        """List the mappings with these rights: anonymous ones if writable, otherwise the tool's."""
         maps = Path(f"/proc/{self._pid}/maps").read_text()
         inode = "0" if "w" in access else "[1-9]"
         found = re.findall(rf"^(\w+)-(\w+) {access} \w+ \S+ {inode}", maps, re.MULTILINE)
@@ -98,14 +98,14 @@ class ChurnMemory:
         return data
 
     def lose(self, address: int, size: int) -> None:
-        """Zeros, as where the host has given memory away; of a file's page, in a copy of it."""
+        """Overwrite memory with zeros, as if the host had lost it; of a file, changes a copy."""
         self.write(address, bytes(size))
 
     def write(self, address: int, data: bytes) -> None:
         self._access(address, len(data), data)
 
     def ledger(self, copy: int) -> int:
-        """The address of a copy of the tool's ledger, found by its first entry."""
+        """Find the address of a copy of the tool's ledger, by its first entry."""
         return self._find(struct.pack("<QQ", self._seed, proof(self._seed, 0, copy)))
 
     def word(self, page: int, word: int) -> int:
@@ -121,7 +121,7 @@ class ChurnMemory:
             return np.frombuffer(file.read(PAGES * 8), dtype="<u8")
 
     def pfns(self) -> npt.NDArray[np.uint64]:
-        """0 where there is no page."""
+        """Return the PFN; 0 if there is no page."""
         entries = self.pagemap()
         return np.where(entries & PRESENT, entries & PFN, 0).astype(np.uint64)
 

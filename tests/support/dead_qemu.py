@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A QEMU that says it can do everything and ends as soon as it is given a guest: a MISS at once."""
+"""A fake QEMU that claims every ability and exits when given a guest: an immediate MISS."""
 
 import sys
 from pathlib import Path

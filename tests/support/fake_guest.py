@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest that verbs can be carried out on without a VM: it is told its answers beforehand.
+"""A fake guest with scripted answers, on which verbs run without a VM.
 
 An answer to a command in the guest or to QEMU is a value, an error to raise, or a function of the
-command; a list of them is used up one by one, and its last stays. Time passes only while a verb
-sleeps: `time.monotonic` is the guest's clock while a `FakeGuest` is in use.
+command; a list gives its items one after another, and the last one from then on. Time passes only
+while a verb sleeps: while a `FakeGuest` is in use, `time.monotonic` is its clock.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -27,14 +27,14 @@ E = TypeVar("E", bound=Event)
 K = TypeVar("K", bound=Kept)
 
 TICK = 1e-4
-"""Seconds that each look at the clock takes."""
+"""Seconds that each reading of the clock takes."""
 
 MOST_LOOKS = 2000
-"""Without sleeping in between."""
+"""The most readings of the clock without sleeping in between."""
 
 
 class Clock:
-    """Monotonic seconds. Refuses a wait that looks at it all the time and does not sleep."""
+    """Monotonic seconds; refuses a wait that reads the clock all the time without sleeping."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -52,7 +52,7 @@ class Clock:
 
 
 class Answers(dict[str, Any]):
-    """Answers by a part of the question; the first that fits."""
+    """Answers by a part of the question; the first match counts."""
 
     def to(self, question: str) -> Any:
         for part, answer in self.items():
@@ -67,7 +67,7 @@ class Answers(dict[str, Any]):
 
 
 class FakeMachine:
-    """Shell, QMP and console of a guest in one, and all that they were asked."""
+    """Shell, QMP and console of a guest in one, with a log of what they were asked."""
 
     def __init__(self, directory: Path, clock: Clock, spec: GuestSpec) -> None:
         self.spec = spec
@@ -83,17 +83,17 @@ class FakeMachine:
         self.qmp = Answers()
         """What QMP commands return."""
         self.prints: list[str] = []
-        """What is on the console."""
+        """The text on the console."""
         self.happened: list[dict[str, Any]] = []
-        """QEMU's events."""
+        """The QMP events."""
         self.commands: list[str] = []
         self.timeouts: list[float] = []
-        """Of `commands` that were run to their end."""
+        """Those of `commands` that ran to their end."""
         self.asked: list[tuple[str, dict[str, Any]]] = []
         """QMP commands with their arguments."""
         self.ended = self.arrived = False
         self.meanwhile: Callable[[], object] = lambda: None
-        """What happens whenever time passes."""
+        """Called whenever time passes."""
         self._clock = clock
 
     def run(
@@ -170,14 +170,14 @@ class FakeGuest:
         self.detached = False
         self.phases = 0
         self.reopened = 0
-        """How often the instruments were opened again."""
+        """How often the instruments were reopened."""
         self.twins: list[FakeMachine] = []
         self.others: list[Any] = []
-        """What each call of `another` gives, or raises."""
+        """What each call of `another` returns or raises."""
         self._kept: dict[type[Kept], Kept] = {}
 
     def recorded(self, kind: type[E]) -> list[E]:
-        """The events of a kind."""
+        """Return the recorded events of a kind."""
         return [event for event in self.record.events if isinstance(event, kind)]
 
     @property

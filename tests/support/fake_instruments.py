@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host whose instruments say what a test lets them say."""
+"""A fake host, whose instruments return what a test sets."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from harness.units import MIB, PAGE_SIZE
 
 
 class FakeDiscards:
-    """The log of what `host` has discarded; marks are counted on from one log to the next."""
+    """The log of what `host` has discarded; the count of marks goes on from log to log."""
 
     untraced = ""
 
@@ -54,21 +54,21 @@ class FakeDiscards:
 
 
 class FakeInstruments:
-    """What the host holds and discards; a test changes it, or says what is read one by one."""
+    """What the host holds and discards; a test changes it, or lists the readings to return."""
 
     def __init__(self, pages: int) -> None:
         self.mappings: list[HostMapping] = [HostMapping(0.0, MIB, MIB, 0, 0, 0, 0)]
-        """Readings; the last stays."""
+        """Readings to return in turn; the last one from then on."""
         self.host: StateArray = np.full(pages, HostState.RESIDENT, np.uint8)
         self.totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
         self.discarded_at = np.zeros(pages, np.int64)
-        """By page frame, the mark after which it was last discarded; 0: never, 1: before any."""
+        """By PFN: the mark after which it was last discarded; 0: never, 1: before any mark."""
         self.marks = 1
         self.trace = Path("discards.log")
         self.untraced = ""
-        """Why nothing tells of discards, if nothing does."""
+        """Why discards are not traced; empty if they are."""
         self.discarded: list[list[tuple[float, int, int]]] = []
-        """What each call of `followed` gives; then nothing."""
+        """What each call of `followed` returns; after that, nothing."""
         self.following = False
 
     def read(self) -> HostMapping:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process in the guest that says what a test lets it say."""
+"""A fake process in the guest, with scripted output."""
 
 from collections.abc import Callable
 from types import TracebackType
@@ -10,7 +10,7 @@ from harness.machine.interfaces import CommandResult
 
 
 class FakeProcess:
-    """Has said `said`; `reply` gives what it says to what is written to it. Ends with `status`."""
+    """Has printed `said`, answers input with `reply`, and ends with `status`."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class FakeProcess:
         self.written: list[str] = []
         self.closed = False
         self.timeouts: list[float] = []
-        """Of the lines that were read."""
+        """The timeouts of the lines read."""
         self._said = said.encode() if isinstance(said, str) else said
         self._reply = reply
         self._end = CommandResult("", status, b"", stderr.encode())

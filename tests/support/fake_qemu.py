@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that behaves like QEMU with a guest, or like one of the ways in which QEMU fails.
+"""A fake QEMU, which behaves like QEMU with a guest or fails in one of several ways.
 
-What it does stands in the environment: FAKE_KVM and FAKE_TCG, one word for each accelerator;
-FAKE_LACKS, with commas, what it says it has not when it is asked what it is; FAKE_MAJOR, the first
-number of its version in JSON. The guest of `ready`
-is an SSH server whose commands run on this host.
+The environment selects its behaviour: FAKE_KVM and FAKE_TCG, one word for each accelerator;
+FAKE_LACKS, separated by commas, what it reports as missing when probed; FAKE_MAJOR, the first
+number of its version in JSON. The guest of `ready` is an SSH server whose commands run on this
+host.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from typing import Any
 
 VERSION: dict[str, Any] = {"qemu": {"major": 9, "minor": 1, "micro": 2}, "package": "fake"}
 STAY_SECONDS = 120.0
-"""No fake outlives this, whatever becomes of the test."""
+"""Lifetime of a fake in seconds, whatever happens to the test."""
 
 OOPS = """\
 [    1.500000] BUG: kernel NULL pointer dereference, address: 0000000000000008
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def tell_what_it_is(lacks: list[str]) -> int:
-    """Answer the questions of harness/machine/qemu_ask.py as a QEMU without a guest."""
+    """Answer the probes of harness/machine/qemu_ask.py, as a QEMU without a guest."""
     balloon = [{"name": "free-page-reporting"}, {"name": "deflate-on-oom"}]
     machines = [{"name": "pc-i440fx-9.1", "alias": "pc"}, {"name": "microvm"}]
     event = {"name": os.environ.get("FAKE_EVENT", "ram_block_discard_range"), "state": "disabled"}
@@ -149,7 +149,7 @@ def serve_monitor(kvm: bool, behaviour: str) -> None:
 
 
 def commands(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    """JSON objects one after another, with nothing between, as QEMU reads them."""
+    """Yield JSON objects from a stream without separators, as QEMU reads them."""
     text = ""
     while data := connection.recv(1 << 16):
         text += data.decode()
@@ -167,7 +167,7 @@ def _id(command: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_guest(behaviour: str, event: Any) -> int:
-    """Begin what the guest does; the port of its SSH server, if it has one."""
+    """Start the guest's behaviour; return the port of its SSH server, if it has one."""
     event("RESUME")
     if behaviour in ENDINGS:
         threading.Timer(0.2, end_soon, (behaviour, event)).start()
@@ -204,26 +204,26 @@ def run_guest(behaviour: str, event: Any) -> int:
 
 
 def end_soon(behaviour: str, event: Any) -> None:
-    """End as QEMU does, for its guest's sake or for the host's."""
+    """End as QEMU does, on behalf of its guest or of the host."""
     if behaviour == "reboot":
         say("[    2.000000] reboot: Restarting system\n")
     if behaviour == "bus-error":
         os.kill(os.getpid(), signal.SIGBUS)
         time.sleep(STAY_SECONDS)
     if behaviour != "vanish":
-        # What `-no-reboot` makes of a guest that resets its machine.
+        # With `-no-reboot`, a guest that resets its machine ends QEMU so.
         event("SHUTDOWN", guest=True, reason="guest-reset")
     os._exit(0)
 
 
 def flood() -> None:
-    """A console that never falls silent, and never ends a line."""
+    """Write to the console without end and without a newline."""
     while True:
         say("a line without an end " * 1000)
 
 
 def serve_babble() -> int:
-    """A port on which the greeting of an SSH server never ends."""
+    """Open a port on which the greeting of an SSH server never ends."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def babble() -> None:
@@ -238,7 +238,7 @@ def serve_babble() -> int:
 
 
 def serve_ssh(*, own_key: bool = False) -> int:
-    """The guest's SSH server, with the host key that the initramfs brings."""
+    """Start the guest's SSH server, with the host key from the initramfs."""
     import io
 
     import paramiko
@@ -267,7 +267,7 @@ def serve_ssh(*, own_key: bool = False) -> int:
     key = paramiko.Ed25519Key(file_obj=io.StringIO(pem.decode()))
 
     class Transport(paramiko.Transport):
-        """Counts the requests it has said yes to."""
+        """Counts the requests it has accepted."""
 
         accepted = threading.Semaphore(0)
 
@@ -277,7 +277,7 @@ def serve_ssh(*, own_key: bool = False) -> int:
                 self.accepted.release()
 
     def run_accepted(channel: paramiko.Channel, command: bytes) -> None:
-        """A command that ended before its request was accepted would seem to be refused."""
+        """Wait until the request is accepted: a command that ends earlier would seem refused."""
         Transport.accepted.acquire(timeout=5.0)
         run_command(channel, command)
 
@@ -310,7 +310,7 @@ def serve_ssh(*, own_key: bool = False) -> int:
 
 
 def run_command(channel: Any, command: bytes) -> None:
-    """A command of the guest, run here; one killed by a signal ends without a status (RFC 4254)."""
+    """Run a command of the guest here; one killed by a signal has no exit status (RFC 4254)."""
     if command == b"uname -r":
         command = os.environ.get("FAKE_UNAME", "echo 6.1.0-fake").encode()
     process = subprocess.Popen(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A child process with memory laid out as QEMU lays out guest RAM, for tests to prod."""
+"""A child process whose memory is laid out like guest RAM in QEMU, for tests to change."""
 
 import select
 import subprocess
@@ -80,7 +80,7 @@ class GuestRamProcess:
         self.hva = int(self._answer())
 
     def do(self, statement: str) -> None:
-        """Execute one line there; `write`, `read`, `advise` and `fill` are at hand."""
+        """Execute one line in the child, which can use `write`, `read`, `advise` and `fill`."""
         assert self._process.stdin is not None
         self._process.stdin.write(statement + "\n")
         self._process.stdin.flush()
@@ -95,7 +95,7 @@ class GuestRamProcess:
 
     @property
     def layout(self) -> RamLayout:
-        """One block, of which the guest sees page 16 on after a hole of 1000 page frames."""
+        """Return one block; the guest sees it from page 16, behind a hole of 1000 page frames."""
         size = self.pages * PAGE_SIZE
         return RamLayout(
             pieces=(
@@ -106,7 +106,7 @@ class GuestRamProcess:
         )
 
     def end(self) -> None:
-        """Kill it, and leave nothing behind."""
+        """Kill the child and release everything."""
         self._process.kill()
         self._process.communicate(timeout=30.0)
 

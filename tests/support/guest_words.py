@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the guest tool says, byte by byte: counters, page states, the dialogue of a churn."""
+"""Builds the guest tool's output: counters, page states, the dialogue of a churn."""
 
 import struct
 import time
@@ -15,7 +15,7 @@ from harness.units import PAGE_SIZE
 
 
 def counters(zones: Sequence[Zone]) -> bytes:
-    """One frame of `fpr-guest counters`."""
+    """Build a frame of `fpr-guest counters`."""
     zoneinfo = "".join(_zoneinfo(zone) for zone in zones)
     buddyinfo = "".join(
         f"Node {zone.node}, zone {zone.name:>8} {' '.join(map(str, zone.free_blocks))}\n"
@@ -42,7 +42,7 @@ def _zoneinfo(zone: Zone) -> str:
 
 
 def pages(states: StateArray) -> bytes:
-    """One round of `fpr-guest pages`; the guest's clock is the host's."""
+    """Build a round of `fpr-guest pages`; the guest's clock is the host's."""
     now = int(time.monotonic() * 1e9)
     starts = np.flatnonzero(np.diff(states.astype(np.int64), prepend=-1))
     lengths = np.diff(starts, append=len(states))
@@ -60,7 +60,7 @@ def pages(states: StateArray) -> bytes:
 
 
 def page_rounds(rounds: Iterable[StateArray]) -> FakeProcess:
-    """The process of `fpr-guest pages`, asked again and again; the last round stays."""
+    """Make a process of `fpr-guest pages`; the last round is repeated from then on."""
     first, *later = rounds
     coming = [first, *later]
 

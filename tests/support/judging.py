@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Short ways to judge a small run, shared by the tests of verdicts and of causes."""
+"""Judges small runs, for the tests of verdicts and causes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ S, G = HostState, GuestState
 def judged(
     events: Sequence[Event], expect: Mapping[str, str] = RECLAIM, t: float = 0.0, **asked: Any
 ) -> Judged:
-    """`asked`: the other fields of `Asked`."""
+    """Judge the events by `expect`; `asked`: the other fields of `Asked`."""
     return judge(fold(events), Asked(expect=expect, **asked), t=t)
 
 

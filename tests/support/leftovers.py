@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run has on the machine while it lives and must not leave; and a way to do it harm.
+"""Finds what a run must not leave on the machine, and lets tests harm a running VM.
 
 A VM's directory holds a second QMP socket, by which a test reaches the guest past the harness.
 """
@@ -16,18 +16,18 @@ BASES = tuple(Path(p) for p in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gett
 
 
 def vm_directories(owner: int) -> list[Path]:
-    """The directories of the VMs that the process `owner` has made."""
+    """List the directories of the VMs that the process `owner` has made."""
     found = []
     for base in BASES:
         for file in base.glob("fpr-" + "[0-9a-f]" * 12 + "/owner"):
-            with contextlib.suppress(FileNotFoundError):  # it has just been removed
+            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
                 if file.read_text().startswith(f"{owner} "):
                     found.append(file.parent)
     return found
 
 
 def qmp(directory: Path, command: str, **arguments: Any) -> Any:
-    """Have the QEMU of a VM's directory carry out one command."""
+    """Send a QMP command to the QEMU of a VM's directory."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10.0)
         connection.connect(str(directory / "debug.sock"))

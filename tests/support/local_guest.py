@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest tool on this host, behind the interfaces by which the harness reaches a guest."""
+"""Runs the guest tool on this host, behind the interfaces through which the harness reaches a
+guest."""
 
 import contextlib
 import os
@@ -19,7 +20,7 @@ GRACE_SECONDS = 5.0
 
 
 class LocalProcess:
-    """The tool running here; ends and raises as a command in a guest does."""
+    """The tool running here; it ends and raises like a command in a guest."""
 
     def __init__(self, argv: list[str], command: str, user: int | None) -> None:
         self._command = command
@@ -76,11 +77,11 @@ class LocalProcess:
         return CommandResult(self._command, status, output, self._words())
 
     def kill(self) -> None:
-        """End the tool's first process by SIGKILL."""
+        """Kill the tool's first process with SIGKILL."""
         self._process.kill()
 
     def close(self) -> None:
-        """End it, by force only if the end of its input does not."""
+        """End the tool by closing its input, or by force if that does not end it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(OSError):
@@ -120,7 +121,7 @@ class LocalProcess:
 
 
 class LocalShell:
-    """Understands `fpr-guest ...` and nothing else; as another `user` if root names one."""
+    """A shell that runs only `fpr-guest ...`, as another `user` if root names one."""
 
     def __init__(self, tool: Path, user: int | None = None) -> None:
         self._tool = tool

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fake QEMU on disk, and what is needed to launch it."""
+"""Puts a fake QEMU on disk and launches it."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ class FakeBoot:
 
 @dataclass
 class Bench:
-    """Launches the fake, and keeps what was said on the way."""
+    """Launches the fake and keeps the progress messages."""
 
     directory: Path
     monkeypatch: pytest.MonkeyPatch
@@ -64,7 +64,7 @@ class Bench:
         boot_deadline: float = 20.0,
         spec: GuestSpec = SPEC,
     ) -> VirtualMachine:
-        """Launch with these behaviours; raises what `launch` raises."""
+        """Launch with these behaviours. Raises what `launch` raises."""
         self.monkeypatch.setenv("FAKE_KVM", kvm)
         self.monkeypatch.setenv("FAKE_TCG", tcg)
         return launch(
@@ -79,7 +79,7 @@ class Bench:
         )
 
     def leftovers(self) -> list[str]:
-        """What of any VM is still there: directories and processes."""
+        """List the directories and processes left of any VM."""
         found = [path.name for path in self.runtime.iterdir()]
         for entry in Path("/proc").iterdir():
             try:

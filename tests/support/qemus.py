@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A `Qemu` that lacks nothing, with whatever a test changes."""
+"""Builds a `Qemu` that lacks nothing, with the fields a test changes."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events for the tests of reports: three runs as they would be recorded."""
+"""The events of three recorded runs, for the tests of reports."""
 
 from harness.kernel.pages import AuditReport, CellTotals
 from harness.kernel.settling import SettleOutcome

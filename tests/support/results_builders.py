@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results directories of small synthetic guests, with the files of their audits."""
+"""Writes results directories of small synthetic guests, with the files of their audits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,14 +18,14 @@ from harness.record.run_directory import audit_path
 from harness.record.run_plan import RunPlan
 
 HVA = 0x7F8FB7E00000
-"""Where the guests' memory begins in QEMU's."""
+"""Host address where the guests' memory begins in QEMU."""
 
 BEGAN = 1767225600.0
 """When the runs began: 2026-01-01 in UTC."""
 
 
 def inputs_of(guest: Guest, at: float = 50.0, **facts: Any) -> AuditInputs:
-    """What an audit of the guest keeps."""
+    """Build the inputs of an audit of the guest."""
     reading = AuditReading(guest.states, guest.host, guest.states.copy(), 0.1, 0.01)
     plain = AuditFacts(
         at=at,
@@ -42,20 +42,20 @@ def inputs_of(guest: Guest, at: float = 50.0, **facts: Any) -> AuditInputs:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A run to be recorded: its guest as each of its audits sees it, and what is asked of it."""
+    """A run to record: its guest at each audit, and what is asked of it."""
 
     guests: Mapping[str, Guest] = field(default_factory=lambda: {"final": healthy()})
     expect: Mapping[str, str] = field(default_factory=lambda: RECLAIM)
     measured: frozenset[str] = frozenset()
     checks: tuple[str, ...] = ()
-    """Of its last audit."""
+    """Expectations of the last audit."""
     verdict: bool = True
-    """Whether it is recorded to its end."""
+    """Whether the record is complete."""
     kept: bool = True
-    """Whether the files of its audits are."""
+    """Whether the files of its audits are written."""
 
     def events(self, scenario: str) -> list[Event]:
-        """All but the verdict."""
+        """Return all events but the verdict."""
         asked = Asked(expect=dict(self.expect), measured=self.measured)
         audits = [
             replace(guest.audited(t, name), report=inputs_of(guest, t).reduce()[0])
@@ -76,7 +76,7 @@ class Recorded:
 
 
 def write_results(directory: Path, runs: Mapping[str, Recorded]) -> Path:
-    """A results directory with these runs, each of a scenario of its own name."""
+    """Write a results directory with these runs, each of a scenario of its own name."""
     directory.mkdir(parents=True, exist_ok=True)
     with Recorder(directory) as recorder:
         for run_id, run in runs.items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small synthetic guest, page by page, and the record of a run on it.
+"""Builds a small synthetic guest, page by page, and the record of a run on it.
 
 128 blocks of 2 MiB. The churn tool wrote 160 MiB, freed them and holds 8 MiB more. A healthy
-host has everything that was freed back, except 4 MiB of fragments below the reporting order.
+host has got back everything that was freed, except 4 MiB of fragments below the reporting order.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ HELD_BEFORE = 216 * MIB
 
 
 def zone(**changes: Any) -> Zone:
-    """One DMA32 zone over the whole guest, well above its watermark."""
+    """Build one DMA32 zone over the whole guest, well above its watermark."""
     plain = Zone(
         node=0,
         name="DMA32",
@@ -78,11 +78,11 @@ REAL_ZONES = (
          (1260, 4750, 5246, 3026, 1888, 723, 301, 272, 129, 8, 1384), 0),
     Zone(0, "Movable", 0, 0, 0, 0, 0, 32, 32, 32, (0,) * 11, 0),
 )  # fmt: skip
-"""/proc/zoneinfo and /proc/buddyinfo of an x86_64 machine under Linux 6.18."""
+"""Format /proc/zoneinfo and /proc/buddyinfo as Linux 6.18 on x86_64 does."""
 
 
 def mapping(held: int, **changes: Any) -> HostMapping:
-    """Anonymous guest memory of which `held` bytes are resident."""
+    """Build the mapping of anonymous guest memory with `held` bytes resident."""
     plain = HostMapping(
         at=0.0, rss=held, anonymous=held, shmem=0, lazyfree=0, anon_huge=0, swap=0, outside=0
     )
@@ -90,7 +90,7 @@ def mapping(held: int, **changes: Any) -> HostMapping:
 
 
 def noise(at: float = 0.0, **changes: Any) -> NoiseRead:
-    """A quiet host."""
+    """Build the counters of a quiet host."""
     plain = HostNoise(
         at=at,
         pswpin=0,
@@ -104,7 +104,7 @@ def noise(at: float = 0.0, **changes: Any) -> NoiseRead:
 
 
 def covering(pages: np.ndarray) -> DiscardCoverage:
-    """These pages, discarded before the audit and after the one before it."""
+    """Build the coverage of pages discarded between the previous audit and this one."""
     return DiscardCoverage(pages, pages, np.zeros_like(pages))
 
 
@@ -135,7 +135,7 @@ class Guest:
         return self
 
     def fragments(self, first: int, count: int) -> "Guest":
-        """Blocks of which every second page is free: nothing to report, all resident."""
+        """Make every second page of these blocks free: nothing to report, all resident."""
         self.blocks(first, count, GuestState.USED, HostState.RESIDENT)
         self.states[first * BLOCK : (first + count) * BLOCK : 2] = GuestState.FREE
         (only,) = self.zones
@@ -158,7 +158,7 @@ class Guest:
         )[0]
 
     def _meminfo(self) -> dict[str, int]:
-        """/proc/meminfo, which the kernel computes from the zones."""
+        """Build /proc/meminfo, computed from the zones as in the kernel."""
         return {
             "MemTotal": sum(zone.managed for zone in self.zones) * PAGE_SIZE,
             "MemFree": sum(zone.free for zone in self.zones) * PAGE_SIZE,
@@ -166,7 +166,7 @@ class Guest:
         }
 
     def audited(self, t: float = 50.0, name: str = "final", **changes: Any) -> Audited:
-        """An audit of this guest; the mapping follows from the host's pages."""
+        """Build an audit of this guest; the mapping follows from the host's pages."""
         count = {state: int(np.count_nonzero(self.host == state)) for state in HostState}
         plain = Audited(
             t=t,
@@ -182,7 +182,7 @@ class Guest:
 
 
 def healthy() -> Guest:
-    """36 MiB used, 8 held, 8 fragmented, 160 MiB reported and gone, 44 never touched."""
+    """Build a guest: MiB used 36, held 8, fragmented 8, reported and absent 160, untouched 44."""
     return (
         Guest()
         .blocks(18, 4, GuestState.HELD, HostState.RESIDENT)
@@ -233,12 +233,12 @@ def settled(t: float = 40.0, **changes: Any) -> Settled:
 
 
 def pressed(t: float, *, before: int, after: int) -> Pressed:
-    """The host took anonymous memory."""
+    """Build the event of host pressure on anonymous memory."""
     return Pressed(t, "process-madvise", 0.1, mapping(before), mapping(after))
 
 
 def started() -> list[Event]:
-    """The run up to its first step."""
+    """Build the events of a run up to its first step."""
     return [
         RunStarted(0.0, "reclaim-basic", "bookworm", 1, "2026-01-01T00:00:00+00:00", {}),
         PhaseStarted(0.0, "boot", "bookworm"),
@@ -249,7 +249,7 @@ def started() -> list[Event]:
 
 
 def every_step() -> list[Event]:
-    """What the steps record that neither take nor free the churn tool's memory."""
+    """Build the events of steps that do not change the churn tool's memory."""
     return [
         OrderRead(61.0, asked=9, refused=False, read=9),
         BusyStarted(62.0, MIB),
@@ -285,7 +285,7 @@ def a_run(
     noise_as: NoiseRead | None = None,
     last: Sequence[Event] = (StepsDone(60.0),),
 ) -> list[Event]:
-    """A whole run: churn, free, settle, audit. By default all is well."""
+    """Build a complete run: churn, free, settle, audit. By default it is healthy."""
     events = started()
     if ready_as is not None:
         events[2] = ready_as

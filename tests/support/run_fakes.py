@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs without a guest: planned and run for real, with boots and steps that do as they are told."""
+"""Runs without a guest: real planning and running, with scripted boots and steps."""
 
 import threading
 from collections.abc import Callable
@@ -28,11 +28,11 @@ SCENARIO = "name: {name}\ntitle: t\nguest: {{memory: 128MiB}}\nsteps: [settle: {
 
 
 READY = SimpleNamespace(kernel=None, initramfs=None)
-"""An image that is there."""
+"""An image that counts as built."""
 
 
 def planned(directory: Path, name: str = "a-run") -> PlannedRun:
-    """A run of a small scenario."""
+    """Plan a run of a small scenario."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{name}.yaml"
     path.write_text(SCENARIO.format(name=name), encoding="utf-8")
@@ -57,7 +57,7 @@ class FakeConsole:
 
 
 def fake_vm(**changes: Any) -> Any:
-    """As much of a VM as the runner uses."""
+    """The part of a VM that the runner uses."""
     return SimpleNamespace(
         **{
             "alive": True,
@@ -94,7 +94,7 @@ class FakeBench:
     events: list[Event] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
     boots: list[Callable[[], Any]] = field(default_factory=list)
-    """What each boot gives or raises, in order."""
+    """What each boot returns or raises, in turn."""
     work: Callable[[], None] = lambda: None
     """What the steps do."""
     keep_failed: float = 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the real `fpr-harness` as a user would, follows its results, and looks for leftovers."""
+"""Runs the real `fpr-harness` like a user, follows its results, and finds leftovers."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from harness.machine.pace import slowness
 
 END_SECONDS = 90.0
 PHASE_SECONDS = 90.0
-"""Both on a usual machine; `slowness` times as long on a slower one."""
+"""Deadlines on a usual machine; `slowness` times as long on a slower one."""
 
-# A shell starts background jobs with SIGINT ignored, and whatever a test starts inherits that:
-# nothing could then be interrupted.
+# A shell starts background jobs with SIGINT ignored. What a test starts would inherit that and
+# could not be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -45,7 +45,7 @@ class Running:
         )
 
     def events(self) -> list[dict[str, Any]]:
-        """What results.jsonl holds so far."""
+        """Read the events in results.jsonl so far."""
         path = self.results / "results.jsonl"
         if not path.exists():
             return []
@@ -69,7 +69,7 @@ class Running:
             raise AssertionError(f"ended too early:\n{self.process.communicate()[0]}")
 
     def qemu_pid(self) -> int:
-        """The QEMU this run started."""
+        """Find the QEMU that this run started."""
         found = qemus_of(self.results)
         assert len(found) == 1, found
         return found[0]
@@ -78,7 +78,7 @@ class Running:
         self.process.send_signal(number)
 
     def end(self, seconds: float = END_SECONDS) -> tuple[int, str]:
-        """Wait for the end: exit status and output, its lines joined again where they wrapped."""
+        """Wait for the end; return exit status and output, with wrapped lines joined."""
         seconds *= slowness()
         try:
             output, _ = self.process.communicate(timeout=seconds)
@@ -97,7 +97,7 @@ class Running:
 
 
 def qemus_of(results: Path) -> list[int]:
-    """Processes whose command line names the results directory, the harness itself left out."""
+    """List processes whose command line names the results directory, except the harness."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -111,7 +111,7 @@ def qemus_of(results: Path) -> list[int]:
 
 
 def wait_until_gone(results: Path, seconds: float = 10.0) -> None:
-    """Raise unless every QEMU of the results directory ends in time."""
+    """Wait until every QEMU of the results directory has ended; raise if one has not."""
     wait_for(
         lambda: None if qemus_of(results) else True, Deadline(seconds, "QEMU's end"), interval=0.1
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest whose tool has said all it will say beforehand."""
+"""A fake guest whose tool's output is fixed in advance."""
 
 from types import TracebackType
 from typing import Self
@@ -10,9 +10,9 @@ from harness.machine.interfaces import CommandResult
 
 
 class ScriptedGuest:
-    """Shell and process in one: any command gives `output` once and then ends with `status`.
+    """Shell and process in one: any command prints `output` once and ends with `status`.
 
-    `broken` is what the connection raises in place of the status, if it is that which ended.
+    `broken`: what the connection raises instead, if the connection broke.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ScriptedGuest:
 
 
 class LineGuest(ScriptedGuest):
-    """A guest whose tool speaks in lines; it has ended when they are used up."""
+    """A guest whose tool prints lines and ends after the last."""
 
     def read_line(self, timeout: float) -> str:
         del timeout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A disk that can be filled."""
+"""A small disk for tests to fill."""
 
 import contextlib
 import shutil
@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(where: Path, size: str) -> Iterator[Path]:
-    """A file system of its own, which the test can fill. Skips where mounting is not allowed."""
+    """Mount a file system that the test can fill; skip where mounting is not allowed."""
     where.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(where)],
@@ -29,7 +29,7 @@ def small_disk(where: Path, size: str) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Leave no byte free."""
+    """Fill the file system completely."""
     with (disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
