@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness report`: one HTML page of recorded runs, made from their files without a VM."""
+"""`fpr-harness report`: write one HTML page of recorded runs, from their files, without a VM."""
 
 import argparse
 from pathlib import Path
@@ -9,11 +9,11 @@ from harness.report.html.document import REPORT_NAME, write_report
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Write the page and say where it is. Returns 0. Raises `UsageError`, `RecordError`."""
+    """Write the page and print its path; returns 0. Raises `UsageError`, `RecordError`."""
     if options.output is None and len(options.directories) > 1:
         raise UsageError(
-            f"{len(options.directories)} directories and no place for their report",
-            hint="name one with --output FILE",
+            f"the report of {len(options.directories)} directories needs a file to write to",
+            hint="name it with --output FILE",
         )
     path: Path = options.output or options.directories[0] / REPORT_NAME
     write_report(options.directories, path)

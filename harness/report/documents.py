@@ -13,7 +13,7 @@ def _is_html(template: str | None) -> bool:
 
 
 def _shown(value: Any) -> Any:
-    """Text without control characters; markup, which is a subclass of `str`, as it is."""
+    """Replace control characters in text; markup, a subclass of `str`, stays unchanged."""
     return safe_text(value) if type(value) is str else value
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes report.html: one file, without any reference to another."""
+"""Write report.html, one file that refers to no other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ REPORT_NAME = "report.html"
 
 @dataclass(frozen=True)
 class ReportPage:
-    """What the page holds."""
+    """The contents of the page."""
 
     results: str
     """The directory's name, shown as the page's title."""
     runs: tuple[RunView, ...]
     matrix: Matrix | None
-    """Scenario x kernel x QEMU; None where all ran on one of each."""
+    """Scenario x kernel x QEMU; None if all runs used the same kernel and QEMU."""
 
     @property
     def counts(self) -> list[tuple[Verdict, int]]:
-        """How many runs got each verdict, those that nobody got left out."""
+        """Number of runs with each verdict that occurs."""
         verdicts = [run.summary.verdict for run in self.runs]
         return [(verdict, verdicts.count(verdict)) for verdict in Verdict if verdict in verdicts]
 

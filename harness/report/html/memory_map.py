@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map of the guest's physical memory at an audit: one cell for each block of page frames.
+"""Compute a map of the guest's physical memory at an audit, with a cell for each block of pages.
 
-Pure: it is computed from the audit's pages and draws nothing.
+It uses only the audit's pages and draws nothing.
 """
 
 import itertools
@@ -24,11 +24,11 @@ CELL, HEAD = 10, 16
 """Side of a cell and height of a zone's heading, in units of the drawing."""
 
 MOST_CELLS = 4096
-"""Of a map: a larger guest gets larger cells."""
+"""The most cells of a map; a larger guest gets larger cells."""
 
 
 class Kind(StrEnum):
-    """What a cell of the map is coloured for: the guest's state and the host's."""
+    """What the colour of a cell stands for: the state of its pages on guest and host."""
 
     LOST = "lost"
     REPORTED_RESIDENT = "reported-resident"
@@ -55,7 +55,7 @@ MEANING = {
     Kind.OFFLINE: "in the balloon, or plugged but not online",
     Kind.UNKNOWN: "changed while it was read, or unreadable",
 }
-"""In the order of the legend. `Kind.NOTHING` is a hole in the guest's memory."""
+"""Meanings in the order of the legend; `Kind.NOTHING` is a hole in the guest's memory."""
 
 _KIND_OF_CELL = {
     "nothing": Kind.NOTHING,
@@ -76,7 +76,7 @@ _KIND_OF_CELL = {
 _KINDS = tuple(Kind)
 _KIND_NUMBER = np.array([_KINDS.index(_KIND_OF_CELL[name]) for name in CELLS], np.uint8)
 _ALARMING = (_KINDS.index(Kind.LOST), _KINDS.index(Kind.REPORTED_RESIDENT))
-"""One such page colours its whole cell, the first of these before the second."""
+"""Kinds of which a single page colours its whole cell; the first takes precedence."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ class MapCell:
     pfn: int
     """The first page frame of its block."""
     pages: tuple[tuple[Kind, int], ...]
-    """How many pages of each kind are in it, most first; without holes."""
+    """Number of pages of each kind in it, largest first, without holes."""
 
     @property
     def text(self) -> str:
-        """What is in the block, for a person who points at the cell."""
+        """Contents of the block, shown when the pointer is on the cell."""
         sizes = [(format_size(count * PAGE_SIZE), kind) for kind, count in self.pages]
         return ", ".join(f"{size} {kind.replace('-', ' ')}" for size, kind in sizes)
 
@@ -117,7 +117,7 @@ class MemoryMap:
     cell_bytes: int
     bands: tuple[ZoneBand, ...]
     cells: tuple[MapCell, ...]
-    """Those with memory in them."""
+    """The cells that contain memory."""
 
     @property
     def rows(self) -> int:
@@ -125,7 +125,7 @@ class MemoryMap:
 
     @property
     def tops(self) -> list[int]:
-        """Where each row begins in the drawing."""
+        """The vertical position of each row in the drawing."""
         return [
             row * CELL + number * HEAD
             for number, band in enumerate(self.bands, 1)
@@ -134,29 +134,29 @@ class MemoryMap:
 
     @property
     def height(self) -> int:
-        """Of the drawing."""
+        """The height of the drawing."""
         return self.rows * CELL + len(self.bands) * HEAD
 
     @property
     def by_kind(self) -> dict[Kind, list[MapCell]]:
-        """The cells by what they are coloured for, in the order of the legend."""
+        """The cells by kind, in the order of the legend."""
         found = {kind: [cell for cell in self.cells if cell.kind is kind] for kind in MEANING}
         return {kind: cells for kind, cells in found.items() if cells}
 
     @property
     def row_pfns(self) -> list[int]:
-        """The first page frame of each row, be it a hole or not."""
+        """The first page frame of each row, even if it is in a hole."""
         row_pages = self.cell_bytes // PAGE_SIZE * COLUMNS
         return [pfn // row_pages * row_pages for pfn in _first_of_each_row(self.cells)]
 
     @property
     def texts(self) -> list[str]:
-        """Every text of a cell, once."""
+        """The different texts of cells."""
         return list(dict.fromkeys(cell.text for cell in self.cells))
 
     @property
     def text_runs(self) -> str:
-        """Which of `texts` each place has, row by row: `INDEXxREPEATS ...`; -1 for a hole."""
+        """The index into `texts` of each place, row by row: `INDEXxREPEATS ...`; -1 for a hole."""
         index = {text: number for number, text in enumerate(self.texts)}
         places = [-1] * (self.rows * COLUMNS)
         for cell in self.cells:
@@ -172,7 +172,7 @@ def _first_of_each_row(cells: Iterable[MapCell]) -> list[int]:
 
 
 def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
-    """Compute the map of an audit; `lost_pfns`: pages that its report calls lost."""
+    """Compute the map of an audit; `lost_pfns` are the pages that its report calls lost."""
     facts, reading = inputs.facts, inputs.reading
     zones, order = facts.zones, facts.reporting_order
     classes = classify(reading.before, reading.host, reading.after, zones, order)
@@ -195,7 +195,7 @@ def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
 
 
 def _cell_order(zones: Sequence[Zone], reporting_order: int) -> int:
-    """The reporting order, or the lowest above it with which the map has few enough cells."""
+    """Return the lowest order from the reporting order up with which the map is small enough."""
     present = sum(zone.present for zone in zones)
     order = min(effective_order(reporting_order), MAX_ORDER)
     while present >> order > MOST_CELLS:
@@ -206,7 +206,7 @@ def _cell_order(zones: Sequence[Zone], reporting_order: int) -> int:
 def _cells(
     kinds: npt.NDArray[np.uint8], start: int, end: int, order: int, first_row: int
 ) -> Iterator[MapCell]:
-    """The cells of the page frames from `start` up to `end`; rows that are a hole are left out."""
+    """Yield the cells of the page frames from `start` up to `end`, without rows that are holes."""
     size = 1 << order
     row, last_of_row = first_row - 1, -1
     for block in range(start >> order, -(-end >> order)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the page shows of one run, computed from its record and the files of its audits."""
+"""Compute what the page shows of one run, from its record and the files of its audits."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,7 +25,7 @@ from harness.units import PAGE_SIZE, format_size
 from harness.verdict.expressions import format_measure
 
 MOST_FINDING_LINES = 40
-"""Of a console finding; console.log has the rest."""
+"""Lines shown of a console finding; console.log has the rest."""
 
 _LEDGERS = (
     ("freed_bytes", "the guest freed"),
@@ -50,7 +50,7 @@ class Bar:
     label: str
     size: str
     share: float
-    """Of the longest bar, 0 to 1."""
+    """Length relative to the longest bar, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Expected:
     measure: str
     condition: str
     value: str
-    """Empty: it was not measured."""
+    """The measured value; empty if it was not measured."""
     failed: bool
 
 
@@ -80,7 +80,7 @@ class AuditView:
     at: str
     map: MemoryMap | None
     trouble: str
-    """Why there is no map."""
+    """Why there is no map; empty if there is one."""
     zones: Table
     orders: Table
 
@@ -99,7 +99,7 @@ class RunView:
     expected: tuple[Expected, ...]
     measures: tuple[tuple[str, str], ...]
     findings: tuple[tuple[ConsoleFinding, str], ...]
-    """Each with the excerpt that is shown."""
+    """Console findings, each with the excerpt that is shown."""
     noise: tuple[tuple[str, str], ...]
 
 
@@ -153,7 +153,7 @@ def _negotiation(ready: GuestReady) -> str:
 
 
 def _ledgers(measures: Mapping[str, float], events: Sequence[Event]) -> tuple[Bar, ...]:
-    """The ledgers since the latest free; none where nothing was freed."""
+    """Return the ledgers since the latest free; empty without one."""
     if not any(isinstance(event, ChurnFreed) for event in events):
         return ()
     taken = [(label, measures[name]) for name, label in _LEDGERS if name in measures]
@@ -185,7 +185,7 @@ def _audits(run: RecordedRun) -> Iterator[AuditView]:
 
 
 def _zone_table(report: AuditReport) -> Table:
-    """A row a zone and a column for each cell that is not empty everywhere."""
+    """Make a table with a row for each zone and a column for each cell that is not always empty."""
     places = {**report.per_zone, "all": report.total}
     cells = [
         cell.name
@@ -201,7 +201,7 @@ def _zone_table(report: AuditReport) -> Table:
 
 
 def _order_table(report: AuditReport) -> Table:
-    """A row an order of the free blocks."""
+    """Make a table with a row for each order of free blocks."""
     orders = sorted({*report.reported_by_order, *report.free_by_order}, reverse=True)
     rows = [
         (
@@ -236,7 +236,7 @@ def _expected(run: RecordedRun, summary: RunSummary) -> Iterator[Expected]:
 
 
 def _noise(readings: Sequence[HostNoise]) -> Iterator[tuple[str, str]]:
-    """What the rest of the host did between the first reading and the last."""
+    """Yield what the rest of the host did between the first and the last reading."""
     if len(readings) < 2:
         return
     first, last = readings[0], readings[-1]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The timeline of a run: what guest and host held, sample by sample, and what QEMU discarded.
+"""Compute the timeline of a run: what guest and host held at each sample, and QEMU's discards.
 
-Pure: it computes the coordinates of a drawing and knows nothing of SVG.
+It computes the coordinates of a drawing, and does not know about SVG.
 """
 
 import itertools
@@ -21,13 +21,13 @@ from harness.record.events import (
 from harness.units import format_size
 
 WIDTH, HEIGHT = 960.0, 240.0
-"""Of the plot, in units of the drawing."""
+"""Width and height of the plot, in units of the drawing."""
 
 STRIP = 48.0
-"""Height of the strip below it with the discards of each interval."""
+"""Height of the strip below the plot with the discards of each interval."""
 
 MOST_POINTS = 1200
-"""Of a curve; a longer run is thinned."""
+"""The most points of a curve; a longer run is thinned out."""
 
 _TICKS = 8
 
@@ -40,7 +40,7 @@ class Curve:
     """Also the class of its line in the drawing."""
     label: str
     points: str
-    """`x,y x,y ...` for a polyline; samples that lack it are left out."""
+    """`x,y x,y ...` for a polyline, without samples that lack the quantity."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Timeline:
     discards: str
     """An SVG path in the strip; empty without QEMU's trace."""
     most_discarded: str
-    """What the height of the strip stands for."""
+    """The amount that the height of the strip stands for."""
 
 
 _CURVES = (
@@ -83,7 +83,7 @@ _CURVES = (
 
 
 def draw_timeline(events: Sequence[Event]) -> Timeline | None:
-    """Lay a run's samples out; None if there are fewer than two."""
+    """Lay out a run's samples; None if there are fewer than two."""
     samples = [event for event in events if isinstance(event, Sample)]
     memory = next((event.memory for event in events if isinstance(event, GuestReady)), None)
     if len(samples) < 2:
@@ -139,9 +139,11 @@ def _points(times: Sequence[float], values: Sequence[int | None], end: float, to
 
 
 def _predicted(events: Sequence[Event], end: float, top: float) -> str:
-    """How the held bytes fall after the latest free if all that was freed lies in blocks of
-    MAX_ORDER on one free list; empty without a free, or without reporting. Several lists, as in
-    most guests, are faster."""
+    """Predict how the held bytes fall after the latest free; empty without a free or reporting.
+
+    The prediction assumes that all freed memory is in blocks of MAX_ORDER on one free list. With
+    several lists, as in most guests, memory comes back faster.
+    """
     ready = next((event for event in events if isinstance(event, GuestReady)), None)
     freed = next((event for event in reversed(events) if isinstance(event, ChurnFreed)), None)
     if ready is None or not ready.negotiated or freed is None:
@@ -162,7 +164,7 @@ def _predicted(events: Sequence[Event], end: float, top: float) -> str:
 
 
 def _discards(samples: Sequence[Sample], end: float) -> tuple[str, str]:
-    """What was discarded between each sample and the one before, as bars."""
+    """Draw bars for what was discarded between each sample and the previous one."""
     known = [(s.t, s.discarded) for s in samples if s.discarded is not None]
     grown = [
         (before_at, at, max(0, size - before))
@@ -181,7 +183,7 @@ def _discards(samples: Sequence[Sample], end: float) -> tuple[str, str]:
 
 
 def _bands(events: Iterable[Event], end: float) -> Iterable[Band]:
-    """The phases; one that goes on under the same name is one band."""
+    """Return the phases as bands; consecutive phases of the same name are one band."""
     phases: list[PhaseStarted] = []
     for event in events:
         if isinstance(event, PhaseStarted) and (not phases or event.phase != phases[-1].phase):
@@ -201,7 +203,7 @@ def _y(size: float, top: float) -> float:
 
 
 def _step(rough: float) -> float:
-    """The next of 1, 2, 5, 10, 20 ... seconds."""
+    """Round up to one of 1, 2, 5, 10, 20 ... seconds."""
     power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
 
