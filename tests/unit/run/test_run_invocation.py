@@ -146,7 +146,7 @@ def test_a_report_that_cannot_be_made_changes_no_status(
     monkeypatch.setattr("harness.run.invocation.write_report", defective)
     ended = conclude(recorded(tmp_path / "results", Verdict.PASS), lambda _summary: None)
     assert (ended.status, ended.troubles) == (0, ())
-    assert "defect of its own while writing report.html: KeyError" in str(ended.no_report)
+    assert "bug of its own while writing report.html: KeyError" in str(ended.no_report)
     assert (tmp_path / "results" / "summary.json").exists()
 
 
