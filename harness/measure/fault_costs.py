@@ -3,11 +3,14 @@
 
 The cost is 1 - on / off, and with the driver unbound 1 - idle / off. It is the mean over rounds:
 the n-th rate of one state is divided by the n-th rate of the other, measured just before or after.
+If a run measures at several reporting orders, each order has measures of its own, such as
+`faults_process_base_on_order0_per_second`, and there are none over all orders.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from harness.measure.terms import Family, Unit, overhead
@@ -16,6 +19,7 @@ from harness.record.history import History
 CONFIDENCE = 0.95
 
 _WAYS = "(process|thread)_(base|huge)"
+_ORDER = r"(_order\d+)?"
 
 _SLOW = overhead("the guest takes fewer page faults per second than it should")
 _FAST = overhead("the guest takes more page faults per second than the scenario expects")
@@ -37,40 +41,62 @@ def half_width(values: Sequence[float]) -> float:
     return point * stdev(values) / math.sqrt(len(values))
 
 
-def _rates(history: History) -> dict[tuple[str, str], list[float]]:
-    """Return the rates, in order, by way of measuring (`process_base`) and state (`on`)."""
-    rates: dict[tuple[str, str], list[float]] = defaultdict(list)
+@dataclass(frozen=True)
+class _Series:
+    """What a series of rates measures."""
+
+    way: str
+    """`process_base` and so on."""
+    state: str
+    """Of reporting: `on`."""
+    order: int | None
+
+    def name(self, form: str, several: bool) -> str:
+        """Return the measure's name; with its order if there are `several`."""
+        order = f"_order{self.order}" if several else ""
+        return form.format(way=self.way, state=self.state + order)
+
+
+def _rates(history: History) -> dict[_Series, list[float]]:
+    """Return the rates of each series, in order."""
+    rates: dict[_Series, list[float]] = defaultdict(list)
     for rate in history.fault_rates:
-        rates[f"{rate.by}_{rate.pages}", rate.state].append(rate.per_second)
+        series = _Series(f"{rate.by}_{rate.pages}", rate.state, rate.order)
+        rates[series].append(rate.per_second)
     return rates
 
 
-def _costs(history: History) -> dict[tuple[str, str], list[float]]:
+def _costs(history: History) -> dict[_Series, list[float]]:
     rates = _rates(history)
     return {
-        (way, state): [1 - value / other for value, other in zip(values, base, strict=False)]
-        for (way, state), values in rates.items()
-        if state != "off" and (base := rates.get((way, "off")))
+        series: [1 - value / other for value, other in zip(values, base, strict=False)]
+        for series, values in rates.items()
+        if series.state != "off" and (base := rates.get(replace(series, state="off")))
     }
 
 
 def _named(
     name: str,
-    series: Callable[[History], dict[tuple[str, str], list[float]]],
+    rates: Callable[[History], dict[_Series, list[float]]],
     of: Callable[[Sequence[float]], float],
     least: int,
 ) -> Callable[[History], dict[str, float]]:
-    """Compute a number for each series with at least `least` values."""
-    return lambda history: {
-        name.format(way=way, state=state): of(values)
-        for (way, state), values in series(history).items()
-        if len(values) >= least
-    }
+    """A number for each series that has `least` values or more."""
+
+    def compute(history: History) -> dict[str, float]:
+        several = len({rate.order for rate in history.fault_rates}) > 1
+        return {
+            series.name(name, several): of(values)
+            for series, values in rates(history).items()
+            if len(values) >= least
+        }
+
+    return compute
 
 
 FAMILIES = (
     Family(
-        pattern=rf"faults_{_WAYS}_(on|idle|off)_per_second",
+        pattern=rf"faults_{_WAYS}_(on|idle|off){_ORDER}_per_second",
         unit=Unit.PER_SECOND,
         meaning="mean page fault rate with reporting at work (`on`), offered but with the driver "
         "unbound (`idle`), or not offered (`off`)",
@@ -79,7 +105,7 @@ FAMILIES = (
         compute=_named("faults_{way}_{state}_per_second", _rates, fmean, 1),
     ),
     Family(
-        pattern=rf"faults_{_WAYS}_(on|idle|off)_ci_per_second",
+        pattern=rf"faults_{_WAYS}_(on|idle|off){_ORDER}_ci_per_second",
         unit=Unit.PER_SECOND,
         meaning="half the width of the mean page fault rate's 95 % confidence interval",
         means_when_low=_SHARP,
@@ -87,7 +113,7 @@ FAMILIES = (
         compute=_named("faults_{way}_{state}_ci_per_second", _rates, half_width, 2),
     ),
     Family(
-        pattern=rf"cost_{_WAYS}_(on|idle)_fraction",
+        pattern=rf"cost_{_WAYS}_(on|idle){_ORDER}_fraction",
         unit=Unit.FRACTION,
         meaning="1 - page fault rate / page fault rate with reporting off, mean over the rounds",
         means_when_low=_CHEAP,
@@ -95,7 +121,7 @@ FAMILIES = (
         compute=_named("cost_{way}_{state}_fraction", _costs, fmean, 1),
     ),
     Family(
-        pattern=rf"cost_{_WAYS}_(on|idle)_ci_fraction",
+        pattern=rf"cost_{_WAYS}_(on|idle){_ORDER}_ci_fraction",
         unit=Unit.FRACTION,
         meaning="half the width of the mean cost's 95 % confidence interval",
         means_when_low=_SHARP,

@@ -177,23 +177,25 @@ class DiscardLog:
         now = time.monotonic()
         wall_offset = now - time.time()
         # The same blocks are discarded again and again: handle each once, at its latest time.
-        times: Counter[tuple[int, int, bool]] = Counter()
-        stamps: dict[tuple[int, int, bool], float | None] = {}
+        times: Counter[tuple[int, int, int]] = Counter()
+        stamps: dict[tuple[int, int, int], float | None] = {}
         for discard in parse_discards(text):
-            key = (discard.address, discard.length, discard.ok)
+            key = (discard.address, discard.length, discard.status)
             times[key] += 1
             stamps[key] = discard.at
         calls = size = failed_calls = failed_size = 0
-        for (start, length, ok), count in times.items():
+        errno = self._totals.errno
+        for (start, length, status), count in times.items():
             if not self._is_guest(start):
                 continue
-            if not ok:
+            if status != 0:
                 failed_calls += count
                 failed_size += count * length
+                errno = abs(status)
                 continue
             calls += count
             size += count * length
-            stamp = stamps[start, length, ok]
+            stamp = stamps[start, length, status]
             at = now if stamp is None else stamp + wall_offset
             self._cover(start, start + length, at)
             self._last_at = at if self._last_at is None else max(self._last_at, at)
@@ -202,15 +204,18 @@ class DiscardLog:
             bytes=self._totals.bytes + size,
             failed_calls=self._totals.failed_calls + failed_calls,
             failed_bytes=self._totals.failed_bytes + failed_size,
+            errno=errno,
         )
 
     def _take_failures(self, text: bytes) -> None:
-        lengths = [failure.length for failure in parse_failures(text)]
-        self._totals = replace(
-            self._totals,
-            failed_calls=self._totals.failed_calls + len(lengths),
-            failed_bytes=self._totals.failed_bytes + sum(lengths),
-        )
+        failures = list(parse_failures(text))
+        if failures:
+            self._totals = replace(
+                self._totals,
+                failed_calls=self._totals.failed_calls + len(failures),
+                failed_bytes=self._totals.failed_bytes + sum(each.length for each in failures),
+                errno=abs(failures[-1].status),
+            )
 
     def _is_guest(self, address: int) -> bool:
         index = bisect.bisect_right(self._block_starts, address) - 1

@@ -92,6 +92,8 @@ class DiscardTotals:
     bytes: int
     failed_calls: int
     failed_bytes: int
+    errno: int = 0
+    """Of the latest failure (errno(3)); 0: none failed, or the record does not say."""
 
     def since(self, earlier: "DiscardTotals") -> "DiscardTotals":
         """Return what was added since an earlier reading of the same trace."""
@@ -100,6 +102,7 @@ class DiscardTotals:
             self.bytes - earlier.bytes,
             self.failed_calls - earlier.failed_calls,
             self.failed_bytes - earlier.failed_bytes,
+            self.errno,
         )
 
 

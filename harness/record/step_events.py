@@ -220,6 +220,8 @@ class FaultRate:
     state: Literal["on", "idle", "off"]
     """Reporting active; offered, but its driver unbound; not offered."""
     per_second: float
+    order: int | None = None
+    """The order the guest reports at; None in records before it was told apart."""
     kind: Literal["fault-rate"] = "fault-rate"
 
 

@@ -51,6 +51,13 @@ _WHERE_TO_LOOK = {
     "results.jsonl for what the host held meanwhile",
 }
 
+MUCH_MORE = 1.05
+"""Part of what was freed: a few percent more come back of what else the guest freed by itself."""
+
+_MORE_THAN_FREED = (
+    ">100%: the guest also gave back what was free before the latest free and not yet reported"
+)
+
 _INDENT = "  "
 
 _GRAVEST_LAST = (Verdict.SKIP, Verdict.MISS, Verdict.ERROR, Verdict.FAIL)
@@ -73,6 +80,8 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
     for run in summary.runs:
         table.add_row(*_cells(run, several))
     print_whole(console, table)
+    if any(run.measures.get("reclaimed_fraction", 0) > MUCH_MORE for run in summary.runs):
+        console.print(_MORE_THAN_FREED, style="dim")
     matrix = build_matrix(summary)
     for title, beside in (
         ("the host's discard policies compared", policy_table(summary)),
@@ -104,9 +113,14 @@ def _cells(run: RunSummary, several: Mapping[str, bool]) -> list[Text]:
         *([Text(run.accel or "-")] if several["accel"] else []),
         Text(_verdict(run), style=STYLES[run.verdict]),
         Text("-" if freed is None else format_size(round(freed))),
-        Text(came_back if fraction is None else f"{came_back} {fraction:.0%}"),
+        Text(came_back if fraction is None else f"{came_back} {_share(fraction)}"),
         Text("-" if settle is None else f"{settle:.1f}s"),
     ]
+
+
+def _share(fraction: float) -> str:
+    """Of what was freed; more than that is no share of it."""
+    return ">100%" if round(fraction, 2) > 1 else f"{fraction:.0%}"
 
 
 def _explain(console: Console, summary: Summary, results: Path) -> None:

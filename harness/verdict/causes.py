@@ -5,6 +5,7 @@ The record of a measure names the rule that applies if it is too low or too high
 the rules.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -191,9 +192,11 @@ def _lost(case: Case) -> Blame:
 
 
 def _console(case: Case) -> Blame:
-    titles = [trouble.finding.title for trouble in case.history.troubles]
-    shown = titles[0] if titles else "trouble"
-    return Blame(Cause.KERNEL_WARNING, f"the guest's console shows: {shown}")
+    findings = [trouble.finding for trouble in case.history.troubles]
+    ours = [finding for finding in findings if _REPORTING_CODE.search(finding.text)]
+    shown = next((finding.title for finding in (*ours, *findings)), "trouble")
+    sentence = f"the guest's console shows: {shown}"
+    return Blame(Cause.KERNEL_WARNING, sentence, explains=bool(ours))
 
 
 def _blind(case: Case) -> Blame:
@@ -201,6 +204,9 @@ def _blind(case: Case) -> Blame:
     sentence = f"the audit could not judge {size}, which is too much to judge the run"
     return Blame(None, sentence, verdict=Verdict.MISS)
 
+
+_REPORTING_CODE = re.compile(r"page_report|virtballoon|virtio_balloon|balloon_report")
+"""Names of mm/page_reporting.c and drivers/virtio/virtio_balloon.c in a trace of calls."""
 
 _NEED_REPORTING = frozenset(
     {

@@ -210,11 +210,11 @@ def _wrong_before_it_broke(history: History, asked: Asked) -> _Finding | None:
     That may be what broke the run, such as an OOM kill of a process that a step waits for.
     """
     broke = history.broke
-    if broke is None or broke.verdict is Verdict.SKIP:
+    if broke is None:
         return None
     checks = list(audit_checks(history, asked))
     name = "console_findings"
-    if broke.verdict is Verdict.ERROR and name in asked.conditions:
+    if broke.verdict is not Verdict.MISS and name in asked.conditions:
         checks += run_checks(history, asked, {name: asked.conditions[name]})
     found = _failure([check for check in checks if check.fails])
     if found is None or found.verdict is not Verdict.FAIL:
@@ -289,11 +289,15 @@ _GRAVITY: dict[Cause | None, int] = {
 }
 """Rank of causes; if several expectations fail, the lowest rank names the run's cause. An unmet
 precondition of the scenario (None) comes before all except lost data, because it may have produced
-the others. A MISS, for too little seen, comes last."""
+the others; so may a warning from the code that reports. A MISS, for too little seen, comes last."""
 
 
-def _gravity(why: Blame) -> int:
-    return len(_GRAVITY) if why.verdict is Verdict.MISS else _GRAVITY[why.cause]
+def _gravity(why: Blame) -> float:
+    if why.verdict is Verdict.MISS:
+        return len(_GRAVITY)
+    if why.explains:
+        return _GRAVITY[Cause.FEATURE_OFF] - 0.5
+    return _GRAVITY[why.cause]
 
 
 def _failure(failed: Sequence[Check]) -> _Finding | None:

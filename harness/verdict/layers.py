@@ -24,6 +24,8 @@ class Blame:
     """Bytes that the cause accounts for."""
     verdict: Verdict = Verdict.FAIL
     """ERROR if a precondition was not met, MISS if too little could be seen."""
+    explains: bool = False
+    """It concerns the code that reports, and may have produced the other failures."""
 
 
 def never_on(history: History) -> str | None:
@@ -68,8 +70,8 @@ def shortfall(history: History, missing: float) -> Blame:
         return most
     return Blame(
         most.cause,
-        f"{most.sentence}, which explains {format_size(most.size)} of the "
-        f"{format_size(round(missing))} missing; the guest uses the rest",
+        f"no account explains half of the {format_size(round(missing))} missing; the largest, of "
+        f"{format_size(most.size)}: {most.sentence}",
         most.size,
     )
 

@@ -4,6 +4,8 @@
 The first pair of neighbouring ledgers that disagrees names the layer at fault.
 """
 
+import errno
+import os
 from dataclasses import dataclass
 
 from harness.measure.usable import usable_audit
@@ -26,6 +28,8 @@ class Ledgers:
     reported_resident_pfns: tuple[int, ...]
     discarded: int | None
     discards_failed: int | None
+    discard_errno: int
+    """Of the latest discard that failed; 0: not known."""
     rss_fall: int | None
     file_blocks_fall: int | None
     """None for anonymous memory."""
@@ -61,6 +65,7 @@ def ledgers_of(history: History) -> Ledgers | None:
         reported_resident_pfns=report.reported_resident_pfns,
         discarded=discards.bytes if discards else None,
         discards_failed=discards.failed_bytes if discards else None,
+        discard_errno=discards.errno if discards else 0,
         rss_fall=before.rss - now.rss if before else None,
         file_blocks_fall=blocks_fall,
         lazyfree=now.lazyfree,
@@ -82,8 +87,9 @@ def _guest_to_qemu(ledgers: Ledgers) -> Disagreement | None:
         return Disagreement(
             Cause.ACKED_NOT_DISCARDED,
             ledgers.discards_failed,
-            f"QEMU failed to discard {format_size(ledgers.discards_failed)} the guest reported, "
-            "and the guest counts them as given back: see qemu.log for the error",
+            f"QEMU failed to discard {format_size(ledgers.discards_failed)} the guest reported"
+            f"{_by_errno(ledgers.discard_errno)}, and the guest counts them as given back: see "
+            "qemu.log",
         )
     undiscarded = min(ledgers.reported_undiscarded or 0, ledgers.reported_resident)
     if undiscarded:
@@ -147,6 +153,11 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
         f"{format_size(resident)} the guest reported are still resident on the host: "
         f"{seen}{_where(ledgers)}",
     )
+
+
+def _by_errno(number: int) -> str:
+    """Which error it was, in the kernel's words: ` (EINVAL, Invalid argument)`."""
+    return f" ({errno.errorcode.get(number, number)}, {os.strerror(number)})" if number else ""
 
 
 def _where(ledgers: Ledgers) -> str:

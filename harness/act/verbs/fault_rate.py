@@ -44,7 +44,11 @@ class MeasureFaults(Verb):
         if match is None:
             raise GuestError(f"`fpr-guest faults` printed no measurement, but {text[:200]!r}")
         rate = int(match[1]) * 1e9 / int(match[2])
-        guest.record.add(FaultRate(guest.record.now(), self.by, self.pages, state, rate))
+        guest.record.add(
+            FaultRate(
+                guest.record.now(), self.by, self.pages, state, rate, order=guest.reporting_order
+            )
+        )
 
 
 def _reporting(guest: Guest) -> Literal["on", "idle", "off"]:

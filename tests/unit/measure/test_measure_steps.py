@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -94,6 +95,24 @@ def test_a_rate_measured_once_has_no_interval() -> None:
             "cost_thread_huge_idle_fraction": 0.1,
         }
     )
+
+
+def test_rates_at_several_orders_are_no_mean_of_one_thing() -> None:
+    def at(order: int, state: Literal["on", "off"], rate: float) -> Event:
+        return FaultRate(1.0, "thread", "base", state, rate, order=order)
+
+    nine = [at(9, "off", 100.0), at(9, "on", 99.0)]
+    assert step_measures([*nine, at(0, "off", 100.0), at(0, "on", 40.0)]) == pytest.approx(
+        {
+            "faults_thread_base_off_order9_per_second": 100.0,
+            "faults_thread_base_on_order9_per_second": 99.0,
+            "faults_thread_base_off_order0_per_second": 100.0,
+            "faults_thread_base_on_order0_per_second": 40.0,
+            "cost_thread_base_on_order9_fraction": 0.01,
+            "cost_thread_base_on_order0_fraction": 0.6,
+        }
+    )
+    assert step_measures(nine)["cost_thread_base_on_fraction"] == pytest.approx(0.01)
 
 
 def test_the_interval_is_students() -> None:

@@ -82,7 +82,7 @@ def test_only_whole_pages_are_covered(log: Path) -> None:
 def test_failed_discards_are_counted_apart_and_cover_nothing(log: Path) -> None:
     log.write_text(line(4 * MIB, 2 * MIB, status=-22) + line(8 * MIB, 4 * MIB))
     reader = DiscardLog(log, LAYOUT)
-    assert reader.read() == DiscardTotals(1, 4 * MIB, 1, 2 * MIB)
+    assert reader.read() == DiscardTotals(1, 4 * MIB, 1, 2 * MIB, errno=22)
     assert np.count_nonzero(reader.covered) == 1024
     assert not reader.covered[0x400:0x600].any()
 
@@ -202,8 +202,8 @@ def test_a_discard_that_failed_is_told_only_on_standard_error(log: Path, tmp_pat
     )
     reader = DiscardLog(log, LAYOUT, errors=errors)
     log.write_text(line(0, 2 * MIB))
-    assert reader.read() == DiscardTotals(1, 2 * MIB, 1, 2 * MIB)
-    assert reader.read() == DiscardTotals(1, 2 * MIB, 1, 2 * MIB)
+    assert reader.read() == DiscardTotals(1, 2 * MIB, 1, 2 * MIB, errno=12)
+    assert reader.read() == DiscardTotals(1, 2 * MIB, 1, 2 * MIB, errno=12)
 
 
 def test_what_is_followed_is_told_once_and_with_its_time(log: Path) -> None:

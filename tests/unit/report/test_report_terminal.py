@@ -103,6 +103,15 @@ def test_no_name_is_folded_and_sentences_keep_to_the_width(
     assert max(map(len, told)) <= width
 
 
+def test_more_than_was_freed_is_no_share_of_it_and_is_explained() -> None:
+    measures = {"freed_bytes": 512.0 * MIB, "reclaimed_bytes": 983.0 * MIB}
+    run = ended("a", Verdict.PASS, measures=measures | {"reclaimed_fraction": 983 / 512})
+    shown = table(Summary((run,)))
+    assert "983MiB >100%" in shown
+    assert ">100%: the guest also gave back what was free before the latest free" in shown
+    assert "192%" not in shown
+
+
 def test_under_which_accelerator_is_told_once_unless_it_differs() -> None:
     runs = (ended("a", Verdict.PASS), replace(ended("b", Verdict.PASS), accel="kvm"))
     lines = table(Summary(runs)).splitlines()

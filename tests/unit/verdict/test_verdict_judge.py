@@ -152,6 +152,19 @@ class TestOtherWords:
             "the connection broke off (look at console.log)",
         )
 
+    @pytest.mark.parametrize("verdict", [Verdict.ERROR, Verdict.SKIP])
+    def test_a_warning_is_news_even_where_the_rest_could_not_run(self, verdict: Verdict) -> None:
+        broke = Broke(30.0, "PreconditionError", verdict, "no hugetlb pool", "make one")
+        found = check(a_run(earlier=[warning()], last=[broke]), {"console_findings": "== 0"})
+        assert found[:2] == (Verdict.FAIL, Cause.KERNEL_WARNING)
+        assert found[2].endswith("; after that no hugetlb pool")
+
+    def test_a_precondition_that_is_absent_hides_no_audit_before_it(self) -> None:
+        bad = swallowed().audited(45.0, checks=("reported_resident_bytes: == 0",))
+        broke = Broke(50.0, "PreconditionError", Verdict.SKIP, "no hugetlb pool", "make one")
+        found = check(a_run(audits=[bad], last=[broke]))
+        assert found[:2] == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+
     def test_a_scenario_that_did_not_happen_as_written_is_an_error(self) -> None:
         verdict, cause, reason = check(a_run(), {"block_bytes": "== 64KiB"})
         assert (verdict, cause) == (Verdict.ERROR, None)
@@ -450,6 +463,19 @@ def test_of_several_failures_the_gravest_names_the_run() -> None:
     found = judged(events, {"console_findings": "== 0"} | RECLAIM)
     assert found.cause is Cause.ACKED_NOT_DISCARDED
     assert found.reason.endswith("; also failed: console_findings, reported_resident_bytes")
+
+
+def test_a_warning_of_the_code_that_reports_names_what_it_explains() -> None:
+    """It comes before what is not reported, and before warnings of others."""
+    trace = "RIP: 0010:page_reporting_process+0x1a/0x2b [kernel]"
+    ours = ConsoleFinding(30.0, "warning", "WARNING: at mm/page_reporting.c:150", trace)
+    unreported = healthy().blocks(26, 80, G.FREE, S.RESIDENT)
+    expect = {"console_findings": "== 0"} | RECLAIM
+    found = judged(run_on(unreported, earlier=[warning(), ours]), expect)
+    assert found.cause is Cause.KERNEL_WARNING
+    assert "mm/page_reporting.c:150" in found.reason
+    assert "also failed: reclaimed_fraction" in found.reason
+    assert judged(run_on(unreported, earlier=[warning()]), expect).cause is Cause.NOT_REPORTED
 
 
 def test_every_failure_is_told_with_its_figures() -> None:
