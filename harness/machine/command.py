@@ -38,6 +38,8 @@ class LaunchFiles:
     initramfs: Path
     runtime: Path
     """The VM's own directory of mode 0700: sockets and RAM files."""
+    disk: Path
+    """The guest's disk, where it has one."""
     console_log: Path
     discard_log: Path
     discard_event: str | None
@@ -125,8 +127,10 @@ def _machine_words(
     balloon = balloon_properties(spec, reporting=spec.balloon.free_page_reporting)
     yield from ("-device", _words(balloon))
     if spec.disk:
-        path = _escaped(files.runtime / "disk")
-        disk = f"driver=raw,node-name=disk0,file.driver=file,file.filename={path}"
+        # A guest that has moved finds its disk as it left it, while the QEMU it has left, which has
+        # the file open too, is stopped and writes no more.
+        file = f"file.driver=file,file.filename={_escaped(files.disk)},file.locking=off"
+        disk = f"driver=raw,node-name=disk0,{file}"
         yield from ("-blockdev", disk, "-device", "virtio-blk-pci,drive=disk0")
 
 

@@ -44,7 +44,7 @@ class GuestSpec:
     hotplug: int = 0
     """Bytes that can be plugged in addition to `memory`."""
     disk: int = 0
-    """Size of an empty disk in bytes; 0 means no disk."""
+    """Bytes of an initially empty disk, which moves with the guest."""
     balloon: BalloonSpec = BalloonSpec()
     backend: Backend = "anonymous"
     discard: Discard = "dontneed"

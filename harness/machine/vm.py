@@ -37,7 +37,7 @@ from harness.machine.ssh import SshShell
 from harness.machine.uname import ANSWER_BYTES, parse_release
 
 CONNECT_SECONDS = 20.0
-SSH_KEY, KNOWN_HOSTS = "ssh_key", "known_hosts"
+SSH_KEY, KNOWN_HOSTS, DISK = "ssh_key", "known_hosts", "disk"
 LOG = logging.getLogger(__name__)
 
 
@@ -55,6 +55,8 @@ class Launch:
     """SSH keys; if None, they are generated for this guest."""
     start: Literal["boot", "incoming", "stopped"] = "boot"
     """Whether it boots, waits for a migration (`incoming`), or stays stopped."""
+    disk: Path | None = None
+    """The disk of a guest that arrives; None: the guest gets an empty one."""
 
 
 class VirtualMachine:
@@ -123,8 +125,8 @@ class VirtualMachine:
             write_keyed_initramfs(
                 given.boot.initramfs, self._keys, runtime / "initramfs", given.boot.more
             )
-            if self.spec.disk:
-                with (runtime / "disk").open("wb") as disk:
+            if self.spec.disk and given.disk is None:
+                with (runtime / DISK).open("wb") as disk:
                     disk.truncate(self.spec.disk)
             self._write_ssh_files()
         except OSError as error:
@@ -136,6 +138,7 @@ class VirtualMachine:
             kernel=given.boot.kernel,
             initramfs=runtime / "initramfs",
             runtime=runtime,
+            disk=given.disk or runtime / DISK,
             console_log=given.artefacts / "console.log",
             discard_log=self.discard_log,
             discard_event=given.qemu.discard_event,
@@ -233,7 +236,8 @@ class VirtualMachine:
         """
         artefacts = self._given.artefacts / "destination"
         artefacts.mkdir(exist_ok=True)
-        given = replace(self._given, artefacts=artefacts, keys=self._keys, start=start)
+        disk = self._files.disk
+        given = replace(self._given, artefacts=artefacts, keys=self._keys, start=start, disk=disk)
         twin = VirtualMachine(given, self.accel)
         self._end.callback(twin.end)
         twin._launch()
@@ -246,7 +250,9 @@ class VirtualMachine:
         """
         artefacts = self._given.artefacts / f"guest-{number}"
         artefacts.mkdir(exist_ok=True)
-        other = VirtualMachine.boot(replace(self._given, artefacts=artefacts), self.accel)
+        other = VirtualMachine.boot(
+            replace(self._given, artefacts=artefacts, disk=None), self.accel
+        )
         self._end.callback(other.end)
         return other
 
@@ -296,6 +302,7 @@ class VirtualMachine:
             kernel=self._files.kernel,
             initramfs=self._given.boot.initramfs,
             runtime=Path(),
+            disk=Path(DISK),
             console_log=self._files.console_log,
             discard_log=self.discard_log,
             discard_event=self._given.qemu.discard_event,

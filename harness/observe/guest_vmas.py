@@ -48,6 +48,8 @@ class BackingFile:
     """/proc/PID/fd/N."""
     offset: int
     """Offset of the block in the file, bytes."""
+    shared: bool
+    """QEMU's writes go to the file; otherwise they become anonymous memory beside it."""
 
 
 def process_gone(pid: int, error: OSError | None = None) -> ObserveError:
@@ -112,5 +114,5 @@ def backing_files(pid: int, layout: RamLayout) -> tuple[BackingFile, ...]:
                         hint="use another host.backend, or set TMPDIR to another file system",
                     )
                 offset = mapping.offset + block.hva - mapping.start
-                found.append(BackingFile(block.name, path, offset))
+                found.append(BackingFile(block.name, path, offset, mapping.shared))
     return tuple(found)

@@ -45,10 +45,11 @@ ATTEMPTS = 3
 class HostResidency:
     """Reads the residency of every page of guest RAM of QEMU process `pid`.
 
-    For anonymous memory, QEMU's page tables tell. A page of fd-backed memory is resident if QEMU
-    has it mapped or if the file holds data there (SEEK_DATA): a file keeps pages that nobody maps.
-    hugetlbfs files do not show holes, and shared anonymous memory has no descriptor; for both, only
-    the page tables count.
+    For anonymous memory, QEMU's page tables tell. For shared fd-backed memory, the file alone tells
+    (SEEK_DATA), as in `HostMapping.held`: it keeps pages that nobody maps, and reading a hole maps
+    a page that the file does not keep. For private fd-backed memory, both count. hugetlbfs files do
+    not show holes, and shared anonymous memory has no descriptor; for both, only the page tables
+    count.
 
     Where PAGEMAP_SCAN does not recognize all zero pages, pages that look like zero pages are ZERO
     if the other pages add up to the mappings' Rss, which excludes zero pages; otherwise they are
@@ -72,8 +73,10 @@ class HostResidency:
             for block in self.layout.blocks:
                 file = files.get(block.name)
                 if file is not None and block.page_size == PAGE_SIZE:
-                    held = file_pages(file, block.size)
-                    blocks[block.name][held] = HostState.RESIDENT
+                    pages = blocks[block.name]
+                    if file.shared:  # a hole that QEMU has read is mapped, and no part of the file
+                        pages[pages != HostState.SWAPPED] = HostState.ABSENT
+                    pages[file_pages(file, block.size)] = HostState.RESIDENT
         except OSError as error:
             raise process_gone(self.pid, error) from error
         for piece in self.layout.pieces:

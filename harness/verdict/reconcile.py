@@ -36,6 +36,8 @@ class Ledgers:
     lazyfree: int
     """Lazily free bytes; stock QEMU never uses MADV_FREE."""
     swap_growth: int | None
+    moved: bool
+    """The guest has come from another QEMU, whose discards are in no trace of this one."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ def ledgers_of(history: History) -> Ledgers | None:
         file_blocks_fall=blocks_fall,
         lazyfree=now.lazyfree,
         swap_growth=now.swap - before.swap if before else None,
+        moved=any(move.how != "cancelled" for move in history.moves),
     )
 
 
@@ -92,6 +95,14 @@ def _guest_to_qemu(ledgers: Ledgers) -> Disagreement | None:
             "qemu.log",
         )
     undiscarded = min(ledgers.reported_undiscarded or 0, ledgers.reported_resident)
+    if undiscarded and ledgers.moved:
+        return Disagreement(
+            Cause.STILL_CHARGED,
+            undiscarded,
+            f"populated by the move: {format_size(undiscarded)} the guest reported are resident in "
+            "the QEMU that it came to, whose trace shows no discard of them: what was given back "
+            f"was filled again when the guest moved there{_where(ledgers)}",
+        )
     if undiscarded:
         return Disagreement(
             Cause.ACKED_NOT_DISCARDED,

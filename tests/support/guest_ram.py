@@ -22,6 +22,9 @@ size = pages * PAGE
 if sys.argv[2] == "memfd":
     fd, flags = os.memfd_create("ram"), mmap.MAP_SHARED
     os.ftruncate(fd, size)
+if sys.argv[2] == "file":
+    fd, flags = os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR), mmap.MAP_SHARED
+    os.ftruncate(fd, size)
 if sys.argv[2] == "shared":
     flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
 reserved = libc.mmap(None, size + (4 << 20), 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1, 0)
@@ -62,8 +65,8 @@ for line in sys.stdin:
 
 
 class GuestRamProcess:
-    """`kind`: `small-pages` or `huge-pages` (private, anonymous), `memfd` or `shared`
-    (without a file).
+    """`kind`: `small-pages` or `huge-pages` (private, anonymous), `memfd`, `file`
+    or `shared` (without a file).
 
     A child of root can become another `user`.
     """

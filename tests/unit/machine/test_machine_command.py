@@ -21,6 +21,7 @@ FILES = LaunchFiles(
     kernel=Path("/images/vmlinuz"),
     initramfs=Path("/run/fpr-1/initramfs"),
     runtime=Path("/run/fpr-1"),
+    disk=Path("/run/fpr-1/disk"),
     console_log=Path("/results/console.log"),
     discard_log=Path("/results/discards.log"),
     discard_event="ram_block_discard_range",
@@ -175,7 +176,7 @@ def test_room_for_plugged_memory_and_a_disk() -> None:
     argv = words(GuestSpec(memory=GIB, vcpus=1, hotplug=512 * MIB, disk=MIB))
     assert after("-m", argv) == ["1024M,slots=4,maxmem=1536M"]
     assert after("-blockdev", argv) == [
-        "driver=raw,node-name=disk0,file.driver=file,file.filename=/run/fpr-1/disk"
+        "driver=raw,node-name=disk0,file.driver=file,file.filename=/run/fpr-1/disk,file.locking=off"
     ]
     assert "virtio-blk-pci,drive=disk0" in after("-device", argv)
 

@@ -125,6 +125,20 @@ def test_a_file_keeps_pages_that_nobody_maps() -> None:
     assert mapping.file_blocks == 900 * 4096
 
 
+@pytest.mark.parametrize("kind", ["memfd", "file"])
+@pytest.mark.usefixtures("support")
+def test_a_shared_file_counts_by_what_it_keeps_and_not_by_what_is_mapped(kind: str) -> None:
+    """A migration's destination reads every page: a memfd keeps what was read, a file does not."""
+    with GuestRamProcess(PAGES, kind) as child:
+        child.do("write(range(0, 1000))")
+        child.do("read(range(2000, 3000))")
+        states = by_block_page(HostResidency(child.pid, child.layout).read())
+        mapping = HostMappingReader(child.pid, child.layout).read()
+    assert mapping.rss >= 2000 * 4096
+    assert (states[:1000] == RESIDENT).all()
+    assert np.count_nonzero(states == RESIDENT) * 4096 == mapping.file_blocks
+
+
 @pytest.mark.usefixtures("support")
 def test_a_process_that_has_ended_is_an_error_and_not_an_empty_guest() -> None:
     child = GuestRamProcess(PAGES, "small-pages")

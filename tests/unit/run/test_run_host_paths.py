@@ -73,6 +73,7 @@ def test_commas_reach_qemu_as_commas() -> None:
         kernel=Path("/k"),
         initramfs=Path("/i"),
         runtime=runtime,
+        disk=runtime / "disk",
         console_log=Path("/c"),
         discard_log=Path("/d"),
         discard_event="ram_block_discard_range",

@@ -27,6 +27,7 @@ AGREE = Ledgers(
     file_blocks_fall=None,
     lazyfree=0,
     swap_growth=0,
+    moved=False,
 )
 
 
@@ -46,6 +47,7 @@ def test_the_ledgers_of_a_healthy_run() -> None:
         file_blocks_fall=None,
         lazyfree=0,
         swap_growth=0,
+        moved=False,
     )
 
 
@@ -70,6 +72,18 @@ def test_a_files_blocks_are_kept_apart() -> None:
 @pytest.mark.parametrize(
     ("changes", "cause", "size", "words"),
     [
+        (
+            {"moved": True, "reported_resident": 8192, "reported_undiscarded": 8192},
+            Cause.STILL_CHARGED,
+            8192,
+            "populated by the move",
+        ),
+        (
+            {"moved": True, "reported_resident": 8192},
+            Cause.ACKED_NOT_DISCARDED,
+            8192,
+            "host ignored them",
+        ),
         ({"discards_failed": 4096}, Cause.ACKED_NOT_DISCARDED, 4096, "failed to discard"),
         (
             {"reported_undiscarded": 6 * MIB, "reported_resident": 8 * MIB},
