@@ -30,6 +30,7 @@
 #include <unistd.h>
 
 #define PAGE 4096UL
+#define DONTUNMAP 4 /* MREMAP_DONTUNMAP, which older C libraries do not name */
 
 typedef int madvise_call(void *, size_t, int);
 typedef int fallocate_call(int, int, off_t, off_t);
@@ -199,6 +200,17 @@ static int repopulate(const struct discard *discard, unsigned long unused)
 	return status;
 }
 
+/* Moved to another place in QEMU, as if it had copied the memory first (Linux 5.7). */
+static int keep_elsewhere(const struct discard *discard, unsigned long unused)
+{
+	(void)unused;
+	note(discard);
+	if (mremap(discard->address, discard->length, discard->length,
+		   MREMAP_MAYMOVE | DONTUNMAP) == MAP_FAILED)
+		die("cannot move discarded memory elsewhere");
+	return 0;
+}
+
 static const struct {
 	const char *name;
 	way *way;
@@ -216,6 +228,7 @@ static const struct {
 	{ "neighbour", neighbour, 0 },
 	{ "shift", shift, 0 },
 	{ "repopulate", repopulate, 0 },
+	{ "keep-elsewhere", keep_elsewhere, 0 },
 };
 
 __attribute__((constructor)) static void choose(void)

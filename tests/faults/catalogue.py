@@ -174,6 +174,17 @@ FAULTS = (
         discard="repopulate",
         measure=RESIDENT,
     ),
+    *(
+        _discards(
+            f"keep-elsewhere-{scenario}",
+            "discarded memory leaves guest RAM and stays elsewhere in QEMU",
+            "still-charged",
+            scenario=scenario,
+            discard="keep-elsewhere",
+            says="QEMU holds it elsewhere",
+        )
+        for scenario in ("reclaim-basic", "reclaim-partial")
+    ),
     Fault(
         "memfd-holes",
         "host",
