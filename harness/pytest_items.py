@@ -38,14 +38,14 @@ class ScenarioFile(pytest.File):
         except (ScenarioFileError, UsageError) as error:
             raise self.CollectError(safe_text(str(error))) from error
         for run in plan_runs(scenarios, images, options.repeat, qemus):
-            why = refused or _unallowed(run, options.allow_qmp)
+            why = refused or _unallowed(run, options)
             yield ScenarioItem.from_parent(self, name=run.test_name, run=run, refused=why)
 
 
-def _unallowed(run: PlannedRun, allowed: list[str]) -> UsageError | None:
+def _unallowed(run: PlannedRun, options: Any) -> UsageError | None:
     """Return why the run needs a permission it was not given; raised only if it is selected."""
     try:
-        refuse_unallowed([run.scenario], allowed)
+        refuse_unallowed([run.scenario], options.allow_qmp, qemu_args=options.allow_qemu_args)
     except UsageError as error:
         return error
     return None

@@ -99,6 +99,11 @@ def declare_run_options(add: Callable[..., Any]) -> None:
         help="let scenarios send this QMP command, which may reach beyond the guest",
     )
     add(
+        "--allow-qemu-args",
+        action="store_true",
+        help="let scenarios give QEMU further words (host.qemu_args), which may reach the host",
+    )
+    add(
         "--set",
         action="append",
         default=[],

@@ -36,7 +36,7 @@ def execute(options: argparse.Namespace) -> int:
         scenarios_directory(options),
         tags=options.tag,
     )
-    refuse_unallowed(scenarios, options.allow_qmp)
+    refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
     check_host_paths(options.results, scenarios)
     images = choose_images(load_definitions(), options.image)
     choices = choose_qemus(load_qemus(), options.qemu)

@@ -132,6 +132,9 @@ def _machine_words(
         file = f"file.driver=file,file.filename={_escaped(files.disk)},file.locking=off"
         disk = f"driver=raw,node-name=disk0,{file}"
         yield from ("-blockdev", disk, "-device", "virtio-blk-pci,drive=disk0")
+    if spec.mem_lock:
+        yield from ("-overcommit", "mem-lock=on")
+    yield from spec.qemu_args
 
 
 def _trace_words(files: LaunchFiles, log: Path) -> Iterator[str]:
@@ -179,7 +182,8 @@ def _memory_words(spec: GuestSpec, files: LaunchFiles) -> Iterator[str]:
     yield from ("-m", f"{spec.memory // MIB}M{slots}")
     sizes = [node.memory for node in spec.numa] or [spec.memory]
     for number, size in enumerate(sizes):
-        yield from ("-object", _backend_words(spec.backend, f"m{number}", size, files.runtime))
+        words = _backend_words(spec.backend, f"m{number}", size, files.runtime)
+        yield from ("-object", words + (",prealloc=on" if spec.prealloc else ""))
     if not spec.numa:
         yield from ("-machine", f"{spec.machine},memory-backend=m0")
         return

@@ -3,6 +3,7 @@
 
 import os
 import re
+import resource
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from harness.units import KIB, MIB, format_size
 
 PREFIX = "needs-"
 HUGE_PAGE = 2 * MIB
+LOCKED_TIMES = 2
+"""QEMU locks all it has mapped: libraries, stacks and translation buffers beside guest memory."""
 _HUGE_POOL = "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 _THP = "sys/kernel/mm/transparent_hugepage/enabled"
 _KSM = "sys/kernel/mm/ksm/run"
@@ -40,6 +43,8 @@ def missing_needs(tags: Iterable[str], spec: GuestSpec, root: Path = Path("/")) 
         wanted.append("needs-hugetlb")
     if spec.memory_limit and "needs-cgroup" not in wanted:
         wanted.append("needs-cgroup")
+    if spec.mem_lock:
+        wanted.append("needs-memlock")
     for tag in wanted:
         lacking = NEEDS[tag].missing(spec, root)
         if lacking:
@@ -94,6 +99,17 @@ def _thp(_spec: GuestSpec, root: Path) -> str | None:
     return f"transparent huge pages are off on the host: /{_THP} is {words.strip()}"
 
 
+def _memlock(spec: GuestSpec, _root: Path) -> str | None:
+    """RLIMIT_MEMLOCK does not bind CAP_IPC_LOCK, which root has (mlockall(2))."""
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+    if os.geteuid() == 0 or limit == resource.RLIM_INFINITY or limit > LOCKED_TIMES * spec.memory:
+        return None
+    return (
+        f"QEMU may lock {format_size(limit)} and the guest has {format_size(spec.memory)} (raise "
+        "memlock in /etc/security/limits.conf, or LimitMEMLOCK= of the service)"
+    )
+
+
 def _group(_spec: GuestSpec, _root: Path) -> str | None:
     if memory_file(os.getpid()) is not None:
         return None
@@ -108,6 +124,7 @@ NEEDS: dict[str, Need] = {
     "needs-cgroup": Need("a memory control group in which groups can be created", _group),
     "needs-hugetlb": Need("free 2 MiB pages in the host's pool for the whole guest", _huge_pages),
     "needs-ksm": Need("KSM running on the host", _ksm),
+    "needs-memlock": Need("the right to lock the guest's memory", _memlock),
     "needs-swap": Need("free swap on the host", _swap),
     "needs-thp": Need("transparent huge pages on the host, always or madvise", _thp),
 }

@@ -53,6 +53,12 @@ class GuestSpec:
     """Whether the host must be able to reclaim memory from this QEMU alone."""
     memory_limit: int = 0
     """Limit in bytes of QEMU's own memory control group; 0 means no limit."""
+    mem_lock: bool = False
+    """Whether QEMU locks all its memory."""
+    prealloc: bool = False
+    """Whether QEMU touches all of the guest's memory before the guest boots."""
+    qemu_args: tuple[str, ...] = ()
+    """Further words of QEMU's command line."""
 
 
 class BootLike(Protocol):

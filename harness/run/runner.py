@@ -97,6 +97,9 @@ def guest_spec(scenario: Scenario) -> GuestSpec:
         discard=scenario.host.discard,
         under_pressure=scenario.presses,
         memory_limit=scenario.host.memory_limit,
+        mem_lock=scenario.host.mem_lock,
+        prealloc=scenario.host.prealloc,
+        qemu_args=scenario.host.qemu_args,
     )
 
 

@@ -31,8 +31,15 @@ from harness.units import GIB, MIB, format_size
 from harness.yamlfile import Loc
 from harness.yamlwords import near_miss
 
+<<<<<<< HEAD
 NEEDS = ("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-swap", "needs-thp")
 """Tags that name what the host must have; without it the run is a SKIP."""
+=======
+NEEDS = (
+    *("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-memlock", "needs-swap", "needs-thp"),
+)
+"""Tags that name what a host must have: without it the run is a SKIP."""
+>>>>>>> 8bd6a0b (Lock, preallocate and say more to QEMU from a scenario, and migrate by postcopy)
 
 MOST_STEPS = 10_000
 """The most steps of a scenario, with repetitions counted; the project's longest has 300."""
@@ -141,6 +148,13 @@ class Host(Part):
     """How QEMU discards guest memory; `free` turns its MADV_DONTNEED into MADV_FREE."""
     memory_limit: Size = 0
     """Limit of the memory control group that QEMU runs in; 0 means no limit."""
+    mem_lock: StrictBool = False
+    """Whether QEMU locks all its memory: the kernel refuses to discard what is locked."""
+    prealloc: StrictBool = False
+    """Whether QEMU touches all of the guest's memory before the guest boots."""
+    qemu_args: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] = ()
+    """Further words of QEMU's command line, which can reach files and programs of the host: they
+    need `--allow-qemu-args` from whoever runs the scenario."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

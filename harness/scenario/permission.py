@@ -3,7 +3,8 @@
 
 A scenario may come from a stranger, and QMP can run programs (`migrate` to `exec:`), read and
 write files and open sockets, all as the user of the harness. Commands that affect only the guest
-are allowed; all others need `--allow-qmp`.
+are allowed; all others need `--allow-qmp`. QEMU's command line can do as much: further arguments
+need `--allow-qemu-args`.
 """
 
 import re
@@ -36,12 +37,21 @@ def needs_allowing(command: str, arguments: Mapping[str, Any]) -> str | None:
     return None
 
 
-def refuse_unallowed(scenarios: Iterable[Scenario], allowed: Sequence[str]) -> None:
-    """Raise `UsageError` for a step whose QMP command neither the harness nor the user allows.
+def refuse_unallowed(
+    scenarios: Iterable[Scenario], allowed: Sequence[str], *, qemu_args: bool = False
+) -> None:
+    """Raise `UsageError` for a scenario that needs a permission which the user did not give.
 
-    `allowed` are the commands of `--allow-qmp`.
+    `allowed` are the commands of `--allow-qmp`; `qemu_args` is `--allow-qemu-args`.
     """
     for scenario in scenarios:
+        if scenario.host.qemu_args and not qemu_args:
+            words = " ".join(scenario.host.qemu_args)
+            raise UsageError(
+                f"{scenario.name} gives QEMU further words ({words:.200}), which can reach files, "
+                "programs and sockets of this host",
+                hint="if you trust the scenario, add --allow-qemu-args",
+            )
         for _loc, step in unrolled(scenario.steps):
             for command, arguments in step.qmp_commands:
                 why = needs_allowing(command, arguments)

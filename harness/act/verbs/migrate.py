@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Move the guest to another QEMU by migration or snapshot, or cancel a migration.
+"""Move the guest to another QEMU by precopy, postcopy or snapshot, or cancel a migration.
 
 Processes in the guest survive only if they were started detached from the SSH connection.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import StrictBool
+from pydantic import StrictBool, model_validator
 
 from harness.act.guest import Guest, Machine
 from harness.act.verbs.audit import Audits
 from harness.act.verbs.churn import Held
 from harness.deadline import Deadline
-from harness.errors import QmpError
+from harness.errors import PreconditionError, QmpError
 from harness.record.events import GuestMoved
 from harness.scenario.fields import Seconds
 from harness.scenario.steps import Verb
@@ -36,8 +36,17 @@ class Migrate(Verb):
     breaks_connection: ClassVar[bool] = True
     cancel: StrictBool = False
     """Whether to cancel the migration while it is active; the guest then stays where it is."""
+    postcopy: StrictBool = False
+    """Lets the guest run at the other end before its memory is there: pages come as it touches
+    them, and meanwhile QEMU discards nothing. A SKIP where the host gives no userfaultfd(2)."""
     deadline: Seconds = 120.0
     """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.cancel and self.postcopy:
+            raise ValueError("a guest that runs at the other end cannot come back: no `cancel`")
+        return self
 
     def expected_seconds(self, _memory: int) -> float:
         """Estimate the time, most of which launches the second QEMU."""
@@ -49,11 +58,14 @@ class Migrate(Verb):
 
     def perform(self, guest: Guest) -> None:
         """Migrate, or start and cancel. Raises `QmpError`, `DeadlineError`, `LaunchError`."""
-        guest.phase("migrate", "to be cancelled" if self.cancel else "precopy")
+        way = "postcopy" if self.postcopy else "precopy"
+        guest.phase("migrate", "to be cancelled" if self.cancel else way)
         start = guest.record.now()
         deadline = Deadline(self.deadline, "the migration to end")
         source, twin = guest.vm, guest.twin("incoming")
         address = f"unix:{twin.directory}/migration.sock"
+        if self.postcopy:
+            _set_postcopy(source, twin)
         twin.monitor.execute("migrate-incoming", {"uri": address})
         speed = {"max-bandwidth": CRAWL if self.cancel else FULL_SPEED}
         source.monitor.execute("migrate-set-parameters", speed)
@@ -64,6 +76,11 @@ class Migrate(Verb):
             _await_migration(source, "cancelled", deadline)
             twin.end()
         else:
+            if self.postcopy:
+                _await_migration(source, "active", deadline)
+                source.monitor.execute("migrate-start-postcopy")
+                _await_migration(source, "postcopy-active", deadline)
+                _run_at_the_other_end(twin, deadline)
             _await_migration(source, "completed", deadline)
             _go_on(guest, twin, deadline)
         _record(guest, "cancelled" if self.cancel else "migrated", start)
@@ -133,11 +150,32 @@ def _run_job(vm: Machine, deadline: Deadline, command: str, **arguments: Any) ->
         raise QmpError(f"QEMU's job {command} failed: {error}", hint="see qmp.log and qemu.log")
 
 
+def _set_postcopy(source: Machine, twin: Machine) -> None:
+    """Raises `PreconditionError` where either end cannot."""
+    wanted = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
+    try:
+        for vm in (twin, source):
+            vm.monitor.execute("migrate-set-capabilities", wanted)
+    except QmpError as error:
+        raise PreconditionError(
+            f"QEMU cannot migrate by postcopy here: {error.message}",
+            hint="it needs userfaultfd(2): as root, sysctl vm.unprivileged_userfaultfd=1",
+        ) from error
+
+
+def _run_at_the_other_end(twin: Machine, deadline: Deadline) -> None:
+    """Let the guest run as soon as its devices are there, which leaves QEMU paused."""
+    while twin.monitor.execute("query-status").get("status") == "inmigrate":
+        deadline.check("the other QEMU still awaits the guest's devices")
+        twin.sleep_alive(LOOK_SECONDS)
+    twin.monitor.execute("cont")
+
+
 def _await_migration(source: Machine, wanted: str, deadline: Deadline) -> None:
     while True:
         answer = source.monitor.execute("query-migrate")
         status = answer.get("status", "none")
-        if status == wanted:
+        if status == wanted or (wanted == "postcopy-active" and status == "completed"):
             return
         if status in ("failed", "completed", "cancelled"):
             why = answer.get("error-desc", "no reason given")

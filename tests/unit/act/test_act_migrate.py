@@ -12,7 +12,7 @@ from fake_process import FakeProcess
 from harness.act.verbs.audit import Audits
 from harness.act.verbs.churn import Held
 from harness.act.verbs.migrate import CRAWL, FULL_SPEED, Migrate, Snapshot
-from harness.errors import DeadlineError, QmpError
+from harness.errors import DeadlineError, PreconditionError, QmpError
 from harness.guest.churn_client import ChurnSession
 from harness.kernel.pages import Seen
 from harness.record.events import GuestMoved
@@ -68,6 +68,31 @@ def test_what_audits_saw_counts_no_more_and_the_churn_tool_is_found_again(
     assert guest.kept(Audits).moved
     assert process.closed
     assert guest.vm.commands[-1].endswith("exec cat >/run/churn.in")
+
+
+def test_by_postcopy_the_guest_runs_at_the_other_end_before_its_memory_has_come(
+    guest: FakeGuest,
+) -> None:
+    migration(guest, "setup", "active", "active", "postcopy-active", "completed")
+    source = guest.vm
+    Migrate.model_validate({"postcopy": True}).perform(guest)
+    (twin,) = guest.twins
+    assert guest.vm is twin
+    capable = {"capabilities": [{"capability": "postcopy-ram", "state": True}]}
+    assert [name for name, _asked in twin.asked] == [
+        "migrate-set-capabilities", "migrate-incoming", "query-status", "cont", "cont",
+    ]  # fmt: skip
+    assert ("migrate-set-capabilities", capable) in source.asked
+    assert "migrate-start-postcopy" in [name for name, _asked in source.asked]
+    assert [event.how for event in guest.recorded(GuestMoved)] == ["migrated"]
+
+
+def test_a_host_without_userfaultfd_skips_postcopy(guest: FakeGuest) -> None:
+    refused = QmpError("Postcopy is not supported")
+    guest.vm.qmp["migrate-set-capabilities"] = refused
+    with pytest.raises(PreconditionError, match="Postcopy is not supported") as caught:
+        Migrate.model_validate({"postcopy": True}).perform(guest)
+    assert "unprivileged_userfaultfd" in caught.value.hint
 
 
 def test_a_migration_to_be_cancelled_crawls_and_leaves_the_guest_where_it_is(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of a guest: each backend, NUMA, either accelerator, word for word."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -185,3 +186,14 @@ def test_a_destination_waits_for_its_guest() -> None:
     argv = qemu_command(PLAIN, FILES, accel="tcg", cpu="max", name="fpr-2", incoming=True)
     assert after("-incoming", argv) == ["defer"]
     assert "-incoming" not in words(PLAIN)
+
+
+def test_memory_is_locked_touched_and_more_is_said_only_where_it_is_asked_for() -> None:
+    plain = words(PLAIN)
+    assert "mem-lock=on" not in plain
+    assert not any("prealloc" in word for word in plain)
+    asked = replace(PLAIN, mem_lock=True, prealloc=True, qemu_args=("-device", "virtio-rng-pci"))
+    argv = words(asked)
+    assert after("-overcommit", argv) == ["mem-lock=on"]
+    assert all("prealloc=on" in word for word in after("-object", argv) if "memory-backend" in word)
+    assert "virtio-rng-pci" in after("-device", argv)

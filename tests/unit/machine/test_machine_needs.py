@@ -9,7 +9,7 @@ import pytest
 from harness.machine import needs
 from harness.machine.needs import missing_needs
 from harness.machine.spec import GuestSpec
-from harness.units import MIB
+from harness.units import GIB, MIB
 
 GUEST = GuestSpec(memory=5 * MIB, vcpus=1, backend="hugetlb")
 
@@ -84,3 +84,18 @@ def test_limit_needs_a_control_group_whatever_the_tags_say(
     monkeypatch.setattr(needs, "memory_file", lambda _pid: None)
     limited = replace(GUEST, backend="anonymous", memory_limit=MIB)
     assert "in no readable memory control group" in (missing_needs([], limited, tmp_path) or "")
+
+
+def test_memory_that_is_to_be_locked_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked of the field, since `--set` changes it and no tag."""
+    locked = replace(GUEST, backend="anonymous", memory=GIB, mem_lock=True)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("resource.getrlimit", lambda _which: (8 * MIB, 8 * MIB))
+    lacking = missing_needs([], locked)
+    assert lacking is not None
+    assert lacking.startswith("needs-memlock: QEMU may lock 8MiB and the guest has 1GiB")
+    monkeypatch.setattr("resource.getrlimit", lambda _which: (8 * MIB, 4 * GIB))
+    assert missing_needs([], locked) is None
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("resource.getrlimit", lambda _which: (8 * MIB, 8 * MIB))
+    assert missing_needs([], locked) is None, "root has CAP_IPC_LOCK"

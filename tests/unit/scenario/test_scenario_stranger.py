@@ -184,5 +184,16 @@ def test_a_command_in_a_repeat_is_seen(tmp_path: Path) -> None:
         refuse_unallowed(load_scenarios(path, VERBS), ["stop"])
 
 
+def test_words_of_qemus_command_line_need_the_persons_permission(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    words = "host: {qemu_args: [-device, virtio-rng-pci]}\n"
+    path.write_text(scenario("  - settle: {}\n") + words)
+    loaded = load_scenarios(path, VERBS)
+    with pytest.raises(UsageError, match=r"further words \(-device virtio-rng-pci\)") as caught:
+        refuse_unallowed(loaded, ["stop"])
+    assert "--allow-qemu-args" in caught.value.hint
+    refuse_unallowed(loaded, [], qemu_args=True)
+
+
 def test_no_scenario_of_the_project_needs_it() -> None:
     refuse_unallowed(load_all(sorted(SCENARIOS_DIR.glob("*.yaml")), VERBS), [])
