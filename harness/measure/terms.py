@@ -132,7 +132,8 @@ class Family:
     @property
     def name(self) -> str:
         """The pattern in a readable form: `nodeN_ZONE_t90_seconds`."""
-        return self.pattern.replace(r"\d+", "N").replace(r"[A-Z]\w*", "ZONE")
+        shown = self.pattern.replace(r"(_order\d+)?", "[_orderN]")
+        return shown.replace(r"\d+", "N").replace(r"[A-Z]\w*", "ZONE")
 
     def has(self, name: str) -> bool:
         """Whether a measure of that name belongs to the family."""

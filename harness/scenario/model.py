@@ -31,15 +31,10 @@ from harness.units import GIB, MIB, format_size
 from harness.yamlfile import Loc
 from harness.yamlwords import near_miss
 
-<<<<<<< HEAD
-NEEDS = ("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-swap", "needs-thp")
-"""Tags that name what the host must have; without it the run is a SKIP."""
-=======
 NEEDS = (
     *("needs-cgroup", "needs-hugetlb", "needs-ksm", "needs-memlock", "needs-swap", "needs-thp"),
 )
-"""Tags that name what a host must have: without it the run is a SKIP."""
->>>>>>> 8bd6a0b (Lock, preallocate and say more to QEMU from a scenario, and migrate by postcopy)
+"""Tags that name what the host must have; without it the run is a SKIP."""
 
 MOST_STEPS = 10_000
 """The most steps of a scenario, with repetitions counted; the project's longest has 300."""

@@ -12,11 +12,11 @@ from dataclasses import fields
 from itertools import pairwise
 
 from harness.kernel.pages import AuditReport, CellTotals
-from harness.kernel.zones import zone_name
+from harness.kernel.zones import Zone, zone_name
 from harness.measure.usable import UNJUDGED_LIMIT, UNLISTED_LIMIT
 from harness.record.events import COMPLETE_SCHEMA, Audited
 from harness.record.facts import DiscardTotals
-from harness.record.history import History
+from harness.record.history import History, Round
 from harness.units import PAGE_SIZE, format_size
 
 MEMORY_LEFT_OUT = 0.02
@@ -59,6 +59,10 @@ def _contradictions(history: History) -> Iterator[str]:
             *_host(audit),
         )
         yield from (where + said for said in accounts)
+    for round_ in history.rounds:
+        yield from _before_a_free(round_, history)
+    for then in history.at_audits:
+        yield from _lost_to_the_host(then)
 
 
 def _missing(audit: Audited, schema: int) -> Iterator[str]:
@@ -162,12 +166,7 @@ def _zones(audit: Audited) -> Iterator[str]:
     if told_apart and abs(listed - present) > UNLISTED_LIMIT * present:
         yield f"the cells hold {format_size(listed)}, the zones {format_size(present)}"
     for zone in zones:
-        marks = zone.min <= zone.low <= zone.high
-        if not (marks and zone.free <= zone.managed <= zone.present <= zone.spanned):
-            yield f"zone {zone_name(zone)} has {zone}"
-        buddies = sum(count << order for order, count in enumerate(zone.free_blocks))
-        if abs(buddies - zone.free) > UNJUDGED_LIMIT * zone.present:
-            yield f"zone {zone_name(zone)} has {zone.free} pages free, {buddies} in its free lists"
+        yield from _zone(zone)
     for field, pages in (
         ("MemFree", sum(zone.free for zone in zones)),
         ("MemTotal", sum(zone.managed for zone in zones)),
@@ -178,6 +177,16 @@ def _zones(audit: Audited) -> Iterator[str]:
                 f"{field} is {'empty' if told is None else format_size(told)}, and the zones make "
                 f"{format_size(pages * PAGE_SIZE)}"
             )
+
+
+def _zone(zone: Zone) -> Iterator[str]:
+    """A zone's counters among themselves."""
+    marks = zone.min <= zone.low <= zone.high
+    if not (marks and zone.free <= zone.managed <= zone.present <= zone.spanned):
+        yield f"zone {zone_name(zone)} has {zone}"
+    buddies = sum(count << order for order, count in enumerate(zone.free_blocks))
+    if abs(buddies - zone.free) > UNJUDGED_LIMIT * zone.present:
+        yield f"zone {zone_name(zone)} has {zone.free} pages free, {buddies} in its free lists"
 
 
 def _memory(audit: Audited, history: History) -> Iterator[str]:
@@ -219,6 +228,52 @@ def _host(audit: Audited) -> Iterator[str]:
                 f"discards cover {format_size(reported)} that the guest reported, and QEMU "
                 f"discarded {format_size(audit.discards.bytes)}"
             )
+
+
+def _before_a_free(round_: Round, history: History) -> Iterator[str]:
+    """What both sides said just before a free."""
+    freed, mapping = round_.freed, round_.freed.before
+    where = f"before the free at {freed.t:.1f} s "
+    if mapping.rss != mapping.anonymous + mapping.shmem:
+        yield where + "the parts of the mapping's RSS do not make it up"
+    yield from (where + said for zone in freed.zones_before for said in _zone(zone))
+    ready = history.ready
+    if ready is None or history.plugs:
+        return
+    held = freed.bytes + freed.still_held
+    if not held <= mapping.held + UNJUDGED_LIMIT * ready.memory or mapping.held > ready.memory:
+        yield (
+            f"{where}the churn tool held {format_size(held)}, the host "
+            f"{format_size(mapping.held)} of the guest's {format_size(ready.memory)}"
+        )
+    if history.audits:
+        audited = {_span(zone) for zone in history.audits[-1].counters.zones}
+        if audited != {_span(zone) for zone in freed.zones_before}:
+            yield f"{where}the guest had other zones than at the last audit"
+
+
+def _span(zone: Zone) -> tuple[int, ...]:
+    """What of a zone stays while no memory comes or goes."""
+    return zone.node, zone.start_pfn, zone.spanned, zone.present
+
+
+def _lost_to_the_host(then: History) -> Iterator[str]:
+    """At an audit: since the free the host got back no more than QEMU discarded.
+
+    Never a byte more in any run seen; a host that splits huge pages may free parts that are zeros.
+    What is lazily free goes by itself, and where the host was pressed it took what it wanted.
+    """
+    discards, ready = then.discards_since_free, then.ready
+    if discards is None or ready is None or not then.rounds or then.pressed is not None:
+        return
+    if any(boot.discard == "free" for boot in then.boots) or then.audit is None:
+        return
+    fall = then.rounds[-1].freed.before.held - then.audit.mapping.held
+    if fall > discards.bytes + UNJUDGED_LIMIT * ready.memory:
+        yield (
+            f"at audit {then.audit.name!r} the host held {format_size(fall)} less than before the "
+            f"free, of which QEMU discarded {format_size(discards.bytes)}"
+        )
 
 
 def _ledger_of_discards(history: History) -> Iterator[str]:

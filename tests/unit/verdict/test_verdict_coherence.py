@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from judging import RECLAIM, check
-from run_builders import BLOCK, a_run, freed, healthy, ready
+from run_builders import BLOCK, HELD_BEFORE, a_run, freed, healthy, mapping, ready, zone
 
 from harness.kernel.pages import CellTotals
 from harness.record.events import (
@@ -111,6 +111,20 @@ RUNS = {
         "QEMU had discarded more"),
     "discards in no call": (
         a_run(freed_as=freed(discards_before=DiscardTotals(0, 44 * MIB, 0, 0))), "in 0 calls"),
+    "RSS before the free that its parts do not make up": (
+        a_run(freed_as=freed(before=mapping(HELD_BEFORE, rss=2 * HELD_BEFORE))),
+        "before the free at 20.0 s the parts of the mapping's RSS"),
+    "less with the host than the churn tool holds": (
+        a_run(freed_as=freed(before=mapping(80 * MIB))), "tool held 168MiB, the host 80MiB"),
+    "more with the host than the guest has": (
+        a_run(freed_as=freed(before=mapping(300 * MIB))), "the host 300MiB of the guest's 256MiB"),
+    "more back than was discarded": (
+        a_run(freed_as=freed(discards_before=DiscardTotals(92, 184 * MIB, 0, 0))),
+        "the host held 164MiB less than before the free, of which QEMU discarded 20MiB"),
+    "a zone before the free that is larger than it can be": (
+        a_run(freed_as=freed(zones_before=(zone(managed=10**6),))), "zone node0/DMA32 has"),
+    "no zone before the free": (
+        a_run(freed_as=freed(zones_before=())), "other zones than at the last audit"),
     "a guest of another size": (a_run(ready_as=ready(memory=512 * MIB)), "was given 512MiB"),
     "busy, and nothing verified": (
         a_run(earlier=[BusyStarted(16.0, MIB), BusyEnded(17.0, rounds=5)]), "verified less"),
