@@ -2,6 +2,7 @@
 """A ready guest with its instruments and record, on which verbs are carried out."""
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,8 @@ class GuestSession:
     cancelled: threading.Event
     detached: bool
     phases: int = 0
+    neighbours: dict[int, Neighbour] = field(default_factory=dict)
+    """Further guests by their numbers, which begin at 2."""
     sampler: Sampler = field(init=False)
     _kept: dict[type[Kept], Kept] = field(default_factory=dict)
     _twin: VirtualMachine | None = None
@@ -127,9 +130,11 @@ class GuestSession:
         """Boot a further guest like this one. Raises what `launch` and the instruments raise."""
         vm = self.vm.another(number)
         balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
-        return Neighbour(
+        neighbour = Neighbour(
             vm, Instruments.open(vm), balloon.page_reporting_order, balloon.pass_seconds
         )
+        self.neighbours[number] = neighbour
+        return neighbour
 
     def kept(self, kind: type[K]) -> K:
         """Return the single object of this class that is kept with the guest."""
@@ -168,11 +173,19 @@ class GuestSession:
         self.record.add(PhaseStarted(self.record.now(), name, detail))
 
     def read_console(self) -> None:
-        """Record the console's findings since the last call."""
-        for finding in self.vm.console.new_findings():
-            self.record.add(
-                ConsoleFinding(self.record.now(), finding.severity, finding.title, finding.text)
-            )
+        """Record the findings on the consoles of all guests since the last call."""
+        for name, vm in self.all_guests():
+            for finding in vm.console.new_findings():
+                title = name + finding.title
+                self.record.add(
+                    ConsoleFinding(self.record.now(), finding.severity, title, finding.text)
+                )
+
+    def all_guests(self) -> Iterator[tuple[str, VirtualMachine]]:
+        """Yield the scenario's guest and its neighbours, each with its prefix in finding titles."""
+        yield "", self.vm
+        for number, neighbour in self.neighbours.items():
+            yield f"guest {number}: ", neighbour.vm
 
     def read_noise(self) -> None:
         """Record host-wide counters of what moves guest memory without reporting (KSM, swap)."""

@@ -17,7 +17,6 @@ from harness.kernel.pages import GuestState, StateArray
 from harness.kernel.zones import (
     MAX_ORDER,
     PASS_SECONDS,
-    PASS_SHARE,
     REPORTING_CAPACITY,
     Zone,
     above_watermark,
@@ -50,34 +49,14 @@ MERGING_BLOCKS = REPORTING_CAPACITY // 4
 """The wait goes on for nearly free blocks only if more than this many could merge."""
 
 
-def reportable_remaining(zones: Sequence[Zone], reporting_order: int) -> int:
-    """Compute an upper bound of the reportable bytes, from buddyinfo and the watermarks.
-
-    It includes blocks already reported: buddyinfo does not tell them apart.
-    """
-    order = effective_order(reporting_order)
-    return sum(
-        (count << block) * PAGE_SIZE
-        for zone in zones
-        if above_watermark(zone, reporting_order)
-        for block, count in enumerate(zone.free_blocks)
-        if block >= order
-    )
-
-
-def remaining_from_states(states: StateArray, zones: Sequence[Zone], reporting_order: int) -> int:
-    """Count exactly the bytes that can still be reported, from the guest tool's page states.
-
-    `states`: GuestState by PFN, REPORTED on heads only. Pages in none of `zones` count too: no
-    watermark excuses them.
-    """
-    return sum(remaining_by_zone(states, zones, reporting_order).values())
-
-
 def remaining_by_zone(
     states: StateArray, zones: Sequence[Zone], reporting_order: int
 ) -> dict[str, int]:
-    """Count the same by zone, key `node0/DMA32`; pages in none of `zones` under an empty key."""
+    """Count the bytes that can still be reported by zone, key `node0/DMA32`.
+
+    `states`: GuestState by PFN, REPORTED on heads only. Pages in none of `zones` stand under an
+    empty key: no watermark excuses them.
+    """
     blocks = block_structure(states, zone_cuts(zones))
     watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
     index = zone_index(zones, len(states))
@@ -141,27 +120,6 @@ class ZoneDrains:
             if below is not None:
                 found[name] = below
         return found
-
-
-def predict_drain_seconds(zones: Sequence[Zone], reporting_order: int) -> float:
-    """Compute an upper bound of the seconds an idle guest needs to report everything.
-
-    In one pass, page_reporting_cycle() (mm/page_reporting.c) makes at least DIV_ROUND_UP(nr_free,
-    32 * 16) calls of 32 blocks for each free list; nr_free counts all blocks of that order,
-    reported or not. Every pass works on all lists, so the longest list decides. buddyinfo adds up
-    the migratetypes of an order; the bound treats them as one list. It adds one pass for the delay
-    before the first pass, and one for blocks that merge when they are returned and are reported
-    again. It leaves out the time that the host needs to discard. 0.0 if nothing can be reported.
-    """
-    order = effective_order(reporting_order)
-    passes = 0
-    for zone in zones:
-        if not above_watermark(zone, reporting_order):
-            continue
-        for count in zone.free_blocks[order:]:
-            calls = -(-count // (REPORTING_CAPACITY * PASS_SHARE))
-            passes = max(passes, -(-count // (REPORTING_CAPACITY * calls)) if calls else 0)
-    return (passes + 2) * PASS_SECONDS if passes else 0.0
 
 
 class _GuestClock:

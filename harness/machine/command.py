@@ -13,9 +13,6 @@ BALLOON_ID = "balloon0"
 BALLOON_PATH = f"/machine/peripheral/{BALLOON_ID}"
 """Path of the balloon device in QEMU's object model."""
 
-GUEST_ADDRESS = "10.0.2.15"
-"""slirp's first guest address, which the image's init uses without DHCP."""
-
 TRANSLATION_BUFFER_MIB = 256
 """Size of TCG's translation buffer. A guest fills about 60 MiB of it, so it is never flushed, and
 QEMU's default (an eighth of the host's memory, at most 1 GiB) would waste memory."""

@@ -34,6 +34,7 @@ from harness.record.step_events import (
     Raced,
     Settled,
     Suspended,
+    Witnessed,
 )
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "Settled",
     "StepsDone",
     "Suspended",
+    "Witnessed",
 ]
 
 
@@ -276,6 +278,7 @@ Event = Annotated[
     | GuestMoved
     | CrowdGrew
     | CrowdFull
+    | Witnessed
     | ConsoleFinding
     | NoiseRead
     | StepsDone

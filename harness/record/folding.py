@@ -41,6 +41,7 @@ from harness.record.events import (
     Settled,
     StepsDone,
     Suspended,
+    Witnessed,
 )
 from harness.record.history import History, Round, Trouble
 from harness.units import format_size
@@ -213,6 +214,12 @@ def _(event: BusyEnded, history: History) -> History:
 @_after.register
 def _(event: Raced, history: History) -> History:
     return replace(history, races=(*history.races, event))
+
+
+@_after.register
+def _(event: Witnessed, history: History) -> History:
+    losses = (*history.losses, event) if event.lost else history.losses
+    return replace(history, witnessed=(*history.witnessed, event), losses=losses)
 
 
 @_after.register

@@ -32,6 +32,7 @@ from harness.record.events import (
     SamplingEnded,
     Settled,
     Suspended,
+    Witnessed,
 )
 from harness.record.facts import DiscardTotals
 
@@ -107,8 +108,9 @@ class History:
     """The latest audit; None if memory was filled, freed or moved since, which makes it stale."""
     at_audits: tuple["History", ...] = ()
     """The history at each audit so far; in each of them, that audit is the last of `audits`."""
-    losses: tuple[ChurnVerified | Audited, ...] = ()
+    losses: tuple[ChurnVerified | Audited | Witnessed, ...] = ()
     """Every proof that the guest lost data, in order."""
+    witnessed: tuple[Witnessed, ...] = ()
     trace_broken: bool = False
     """Whether the discards since the latest free cannot be counted."""
 

@@ -49,8 +49,8 @@ class ChurnVerified:
     """Bytes that were held but not checked."""
     damaged: int = 0
     """Damaged entries of the tool's own bookkeeping, and parts of its code that have changed."""
-    by: Literal["churn", "busy", "race"] = "churn"
-    """The tool's subcommand."""
+    by: Literal["churn", "busy", "race", "crowd"] = "churn"
+    """The tool's subcommand, or `crowd`: the churn tool of one of several guests."""
     kind: Literal["churn-verified"] = "churn-verified"
 
 
@@ -259,3 +259,24 @@ class CrowdFull:
     t: float
     why: str
     kind: Literal["crowd-full"] = "crowd-full"
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """After the last step: what has become of used memory that no step verifies."""
+
+    t: float
+    canary: int
+    """Bytes of the witness's own pages that were compared with what was written there."""
+    unchecked: int
+    """Bytes of its own that were not."""
+    text_pages: int | None
+    """Pages of the kernel's code and constants that were read; None where they cannot be."""
+    files: int | None
+    """Files of the initramfs that were compared with what the image was built with; None where
+    the guest has no list of them."""
+    lost: int
+    """Pages and files that are not what they were, and damaged entries of its bookkeeping."""
+    detail: tuple[str, ...] = ()
+    """The tool's words on the first of them."""
+    kind: Literal["witnessed"] = "witnessed"

@@ -23,8 +23,10 @@ LOG = logging.getLogger(__name__)
 _PRINT = "read level rest </proc/sys/kernel/printk && [ $level -gt 2 ] && echo '<2>{}' >/dev/kmsg"
 
 
-def read_console_to_end(vm: VirtualMachine, record: RunRecord) -> None:
+def read_console_to_end(vm: VirtualMachine, record: RunRecord, name: str = "") -> None:
     """Record all findings on the console of a guest that has done its last step.
+
+    `name` is the prefix of their titles.
 
     Raises `ObserveError` if the console does not show what the guest prints, or cannot be read.
     """
@@ -35,7 +37,7 @@ def read_console_to_end(vm: VirtualMachine, record: RunRecord) -> None:
         # The last step may have ended the connection. Read what has arrived so far.
         LOG.debug("the guest could not be asked to print a mark: %s", error)
         printed = False
-    record_findings(vm, record)
+    record_findings(vm, record, name)
     if not printed:
         return
     try:
@@ -51,13 +53,14 @@ def read_console_to_end(vm: VirtualMachine, record: RunRecord) -> None:
             "guest another console?",
             evidence=[vm.console.path],
         ) from error
-    record_findings(vm, record)
+    record_findings(vm, record, name)
 
 
-def record_findings(vm: VirtualMachine, record: RunRecord) -> None:
+def record_findings(vm: VirtualMachine, record: RunRecord, name: str = "") -> None:
     """Record the console's findings up to its current end that were not recorded yet."""
     for finding in vm.console.final_findings():
-        record.add(ConsoleFinding(record.now(), finding.severity, finding.title, finding.text))
+        title = name + finding.title
+        record.add(ConsoleFinding(record.now(), finding.severity, title, finding.text))
 
 
 def record_reset(record: RunRecord, error: HarnessError) -> None:

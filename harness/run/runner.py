@@ -49,6 +49,7 @@ from harness.run.console_end import read_console_to_end
 from harness.run.keep import keep
 from harness.run.plan import PlannedRun, RunOptions
 from harness.run.repro import write_repro
+from harness.run.second_witness import second_witness
 from harness.run.started import run_started
 from harness.run_log import RunLog, logging_to
 from harness.scenario.model import Scenario
@@ -289,9 +290,13 @@ class _Attempt:
                 self._bench.cancelled,
                 detached=self._planned.scenario.leaves_its_connection,
             ) as session:
-                perform(session, self._planned.scenario.steps)
-                session.read_noise()
-                read_console_to_end(session.vm, record)
+                stays = not self._planned.scenario.leaves_its_connection
+                with second_witness(vm.shell, stays=stays) as witness:
+                    perform(session, self._planned.scenario.steps)
+                    session.read_noise()
+                    witness.testify(session.vm.shell, record)
+                    for name, each in session.all_guests():
+                        read_console_to_end(each, record, name)
             record.add(StepsDone(record.now(), len(record.events)))
         except RecordError:
             raise

@@ -30,6 +30,19 @@ def contradiction(history: History) -> str | None:
     return next(_contradictions(history), None)
 
 
+def what_was_not_checked(history: History) -> str | None:
+    """Memory that was held and that nobody compared, as a sentence; None: there is none."""
+    for seen in history.verifications:
+        if seen.unchecked:
+            more = f"not the other {format_size(seen.unchecked)} that it held"
+            return f"the {seen.by} tool checked {format_size(seen.bytes)}, but {more}"
+    for witness in history.witnessed:
+        if witness.unchecked:
+            kept = format_size(witness.unchecked)
+            return f"the witness did not check {kept} of its own memory"
+    return None
+
+
 def blind_spot(history: History) -> str | None:
     """Say what kept the run's instruments from looking; None if nothing did.
 

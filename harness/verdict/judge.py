@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from harness.errors import DeadlineError, GuestStuckError, InternalError
 from harness.measure.measures import measure, measured_by_steps
 from harness.record.asked import Asked
-from harness.record.events import Audited, ChurnVerified, Judged
+from harness.record.events import Judged
 from harness.record.facts import Cause, Verdict
 from harness.record.history import History, Trouble
-from harness.units import format_size
 from harness.verdict.causes import blame
 from harness.verdict.checks import (
     Check,
@@ -27,8 +26,9 @@ from harness.verdict.checks import (
     values_now,
     why_unknown,
 )
-from harness.verdict.coherence import blind_spot, contradiction
+from harness.verdict.coherence import blind_spot, contradiction, what_was_not_checked
 from harness.verdict.layers import Blame, never_on
+from harness.verdict.loss_words import loss_sentence
 from harness.verdict.noise import clock_noise, collapse_noise, pressure_noise, swap_noise
 
 CRASHES_THAT_FAIL = 2
@@ -138,7 +138,7 @@ def _earlier_crashes(history: History) -> str:
 def _damage(history: History) -> _Finding | None:
     """Return a FAIL for damage that needs no expectation: lost data, then a crash, then a hang."""
     if history.losses:
-        return _Finding(Verdict.FAIL, _loss_sentence(history.losses[0]), Cause.DATA_LOSS)
+        return _Finding(Verdict.FAIL, loss_sentence(history.losses[0]), Cause.DATA_LOSS)
     for severity, cause in (("crash", Cause.GUEST_CRASH), ("hang", Cause.GUEST_HANG)):
         for trouble in history.troubles:
             if trouble.finding.severity == severity:
@@ -158,39 +158,6 @@ def _what_stuck(history: History) -> str:
     ):
         return ""
     return f"; it was found when a step {broke.message}"
-
-
-def _loss_sentence(loss: ChurnVerified | Audited) -> str:
-    if isinstance(loss, ChurnVerified) and not loss.mismatched_pages:
-        words = loss.detail[-1] if loss.detail else f"{loss.damaged} entries"
-        return f"the {loss.by} tool found its own data changed when it verified memory: {words}"
-    if isinstance(loss, ChurnVerified):
-        words = f": {loss.detail[0]}" if loss.detail else ""
-        return (
-            f"{loss.mismatched_pages} of the pages that the {loss.by} tool held "
-            f"({format_size(loss.bytes)}) had changed when it verified them{words}"
-        )
-    report = loss.report
-    if report.total.held_absent:
-        return (
-            f"{format_size(report.total.held_absent)} that the churn tool had written and held "
-            f"were gone from the host at audit {loss.name!r}{_first(report.held_absent_pfns)}"
-        )
-    where = f"at audit {loss.name!r}{_first(report.lost_pfns)}"
-    size = report.lost_bytes or 0
-    if report.lost_undiscarded >= size / 2:
-        return (
-            f"{format_size(size)} that the guest uses were gone from the host {where}, and QEMU's "
-            "trace shows no discard of them since they were last seen"
-        )
-    return (
-        f"{format_size(size)} that the guest uses and has written (processes, page tables, files) "
-        f"were gone from the host {where}: memory in use was discarded"
-    )
-
-
-def _first(pfns: Sequence[int]) -> str:
-    return f" (first at PFN {pfns[0]:#x})" if pfns else ""
 
 
 def _trouble(trouble: Trouble, cause: Cause) -> _Finding:
@@ -240,11 +207,9 @@ def _by_expectations(history: History, asked: Asked) -> _Finding:
     failure = _failure([check for check in checks if check.fails])
     if failure is not None:
         return failure
-    for seen in history.verifications:
-        if seen.unchecked:
-            more = f"not the other {format_size(seen.unchecked)} that it held"
-            checked = f"the {seen.by} tool checked {format_size(seen.bytes)}, but {more}"
-            return _Finding(Verdict.MISS, checked)
+    unchecked = what_was_not_checked(history)
+    if unchecked is not None:
+        return _Finding(Verdict.MISS, unchecked)
     unknown = [check for check in checks if check.unknown]
     if unknown:
         return _Finding(Verdict.MISS, unknown[0].sentence + why_unknown(unknown[0]))

@@ -40,6 +40,7 @@ from harness.record.events import (
     Settled,
     StepsDone,
     Suspended,
+    Witnessed,
 )
 from harness.record.facts import DiscardTotals, GuestCounters, HostMapping, HostNoise
 from harness.units import GIB, MIB, PAGE_SIZE
@@ -268,6 +269,7 @@ def every_step() -> list[Event]:
         CrowdGrew(71.0, guests=1, peak=300 * MIB, held=100 * MIB, available=GIB),
         CrowdGrew(72.0, guests=2, peak=400 * MIB, held=150 * MIB, available=GIB - 60 * MIB),
         CrowdFull(73.0, "the limit is reached"),
+        Witnessed(74.0, canary=MIB, unchecked=0, text_pages=None, files=40, lost=0),
         settled(zone_t90={"node0/DMA32": 4.0}),
         settled(t90=28.0, zone_t90={"node0/DMA32": 12.0}),
     ]

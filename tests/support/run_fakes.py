@@ -85,6 +85,13 @@ class _Boot:
         pass
 
 
+class FakeWitness:
+    """Has seen nothing."""
+
+    def testify(self, *_: object) -> None:
+        pass
+
+
 @dataclass
 class FakeBench:
     """Runs scenarios whose boots and steps are functions; keeps their events."""
@@ -108,12 +115,14 @@ class FakeBench:
         patch(subject, "missing_needs", lambda *_a: None)
         patch(subject, "missing_in_qemu", lambda *_a: None)
         patch(subject, "write_repro", lambda *_a: None)
+        patch(subject, "second_witness", lambda *_a, **_k: _Boot(FakeWitness()))
         patch(GuestSession, "open", self._open)
         patch(subject, "perform", lambda *_a: self.work())
 
     def _open(self, vm: Any, record: RunRecord, *_a: Any, **_k: Any) -> Any:
         record.add(ready())
-        return _Boot(SimpleNamespace(vm=vm, read_noise=lambda: None))
+        guests = [("", vm)]
+        return _Boot(SimpleNamespace(vm=vm, read_noise=lambda: None, all_guests=lambda: guests))
 
     def emit(self, run_id: str, event: Event) -> None:
         encode(run_id, event)  # it must be possible to write it

@@ -11,7 +11,7 @@ from harness.act.verbs.settle import wait_settled
 from harness.errors import LaunchError, QemuGoneError
 from harness.guest.churn_client import ChurnSession
 from harness.observe.host_noise import HostNoiseReader
-from harness.record.events import CrowdFull, CrowdGrew
+from harness.record.events import ChurnVerified, CrowdFull, CrowdGrew
 from harness.scenario.fields import MemoryShare, Size
 from harness.scenario.steps import Verb
 from harness.units import format_size
@@ -23,8 +23,8 @@ GUEST_SECONDS = 12.0
 
 class Crowd(Verb):
     """Starts guests like this one, one after another, until filling one more takes their sum over
-    a limit, or QEMU cannot start one. Each guest fills memory and frees it, and the next one starts
-    when it has settled.
+    a limit, or QEMU cannot start one. Each guest fills memory, verifies it and frees it, and the
+    next one starts when it has settled. The consoles of all guests are watched.
     """
 
     verb: ClassVar[str] = "crowd"
@@ -72,7 +72,19 @@ class Crowd(Verb):
             timeout=phase_seconds(size),
         ) as tool:
             peak = _held(guests)
+            seen = tool.verify(timeout=phase_seconds(size))
             tool.free_all()
+        guest.record.add(
+            ChurnVerified(
+                guest.record.now(),
+                bytes=seen.checked_bytes,
+                mismatched_pages=seen.mismatched_pages,
+                detail=tuple(f"guest {number}: {words}" for words in seen.details),
+                unchecked=max(0, seen.held_bytes - seen.checked_bytes),
+                damaged=seen.damaged,
+                by="crowd",
+            )
+        )
         if peak > self.limit:
             words = f"{number} guests held {format_size(peak)}, over {format_size(self.limit)}"
             guest.record.add(CrowdFull(guest.record.now(), words))

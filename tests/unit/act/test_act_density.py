@@ -13,7 +13,7 @@ from run_builders import mapping, zone
 from harness.act.verbs.density import Crowd
 from harness.errors import BootError, HarnessError, LaunchError, QemuGoneError
 from harness.kernel.pages import GuestState
-from harness.record.events import CrowdFull, CrowdGrew
+from harness.record.events import ChurnVerified, CrowdFull, CrowdGrew
 from harness.units import MIB
 
 USED = np.full(zone().spanned, GuestState.USED, np.uint8)
@@ -48,6 +48,16 @@ def test_guests_come_until_they_hold_more_than_the_limit(guest: FakeGuest) -> No
     assert [event.peak for event in guest.recorded(CrowdGrew)] == [200 * MIB, 400 * MIB]
     (full,) = guest.recorded(CrowdFull)
     assert full.why == "3 guests held 550MiB, over 500MiB"
+
+
+def test_every_guest_verifies_what_it_holds_while_all_hold_most(guest: FakeGuest) -> None:
+    lossy = neighbour(guest, MIB)
+    lossy.vm.says["fpr-guest churn"] = lambda _command: churn(200 * MIB, mismatched=3)
+    guest.others = [lossy]
+    crowd(guest, most=2)
+    clean, lost = guest.recorded(ChurnVerified)
+    assert (clean.by, clean.bytes, clean.mismatched_pages) == ("crowd", 200 * MIB, 0)
+    assert (lost.mismatched_pages, lost.detail) == (3, ("guest 2: mismatch page=1",))
 
 
 def test_the_crowd_may_be_as_large_as_the_scenario_says(guest: FakeGuest) -> None:

@@ -173,3 +173,14 @@ def test_a_further_guest_is_watched_and_not_sampled(bench: Bench) -> None:
         assert bench.opened == ["first", "guest 2"]
         assert (other.reporting_order, other.pass_seconds) == (4, 0.5)
         assert len(bench.samplers) == 1
+
+
+def test_the_console_of_a_further_guest_is_read_like_the_first_ones(bench: Bench) -> None:
+    with bench.session() as session:
+        other: Any = session.another(2).vm
+        finding = Finding("warning", "WARNING: at mm/page_reporting.c:1", "text")
+        other.console.new_findings = lambda: [finding]
+        session.phase("crowd", "guest 3 boots")
+        said = session.record.events[-2]
+    assert isinstance(said, ConsoleFinding)
+    assert said.title == "guest 2: WARNING: at mm/page_reporting.c:1"

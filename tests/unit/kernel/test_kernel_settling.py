@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settle rule: drained, idle or still moving, and how long it took."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_builders import BLOCK, REAL_ZONES, Guest, zone
+from run_builders import BLOCK, Guest, zone
 
-from harness.kernel.pages import GuestState, HostState
+from harness.kernel.pages import GuestState, HostState, StateArray
 from harness.kernel.settling import (
     IDLE_PASSES,
     MERGE_PASSES,
@@ -15,11 +17,9 @@ from harness.kernel.settling import (
     SettleOutcome,
     SettleTracker,
     merging,
-    predict_drain_seconds,
-    remaining_from_states,
-    reportable_remaining,
+    remaining_by_zone,
 )
-from harness.kernel.zones import PASS_SECONDS, block_size
+from harness.kernel.zones import PASS_SECONDS, Zone, block_size
 from harness.units import MIB, PAGE_SIZE
 
 BLOCK_BYTES = 2 * MIB
@@ -173,20 +173,11 @@ def test_times_lie_within_the_wait_and_in_order(steps: list[tuple[float, int]]) 
         assert steps[0][0] <= tracker.t50 <= tracker.t90 <= at
 
 
+def remaining(states: StateArray, zones: Sequence[Zone], order: int) -> int:
+    return sum(remaining_by_zone(states, zones, order).values())
+
+
 class TestRemaining:
-    def test_the_bound_counts_blocks_of_the_order_and_above(self) -> None:
-        counts = (7, 0, 0, 0, 0, 0, 0, 0, 5, 3, 2)
-        assert reportable_remaining((zone(free_blocks=counts),), 9) == (3 * 2 + 2 * 4) * MIB
-        assert reportable_remaining((zone(free_blocks=counts),), 8) == (5 + 3 * 2 + 2 * 4) * MIB
-
-    def test_a_zone_under_its_watermark_counts_nothing(self) -> None:
-        assert reportable_remaining((zone(free=700 + (32 << 9)),), 9) == 0
-
-    def test_nothing_can_be_reported_without_an_order(self) -> None:
-        assert reportable_remaining((zone(),), 0xFFFFFFFF) == 0
-        assert predict_drain_seconds((zone(),), 0xFFFFFFFF) == 0.0
-        assert block_size(0xFFFFFFFF) == 4 * MIB
-
     def test_pages_tell_exactly(self) -> None:
         guest = (
             Guest()
@@ -194,10 +185,11 @@ class TestRemaining:
             .blocks(4, 2, GuestState.REPORTED, HostState.ABSENT)
             .fragments(6, 1)
         )
-        assert remaining_from_states(guest.states, guest.zones, 9) == 6 * MIB
+        assert remaining(guest.states, guest.zones, 9) == 6 * MIB
         low = (zone(free=100),)
-        assert remaining_from_states(guest.states, low, 9) == 0
-        assert remaining_from_states(guest.states, guest.zones, 0xFFFFFFFF) == 0
+        assert remaining(guest.states, low, 9) == 0
+        assert remaining(guest.states, guest.zones, 0xFFFFFFFF) == 0, "no order, nothing to report"
+        assert block_size(0xFFFFFFFF) == 4 * MIB
 
     def test_blocks_that_lack_a_page_may_merge(self) -> None:
         guest = Guest().blocks(10, 3, GuestState.FREE, HostState.RESIDENT)
@@ -205,38 +197,9 @@ class TestRemaining:
         guest.states[12 * BLOCK : 12 * BLOCK + 9] = GuestState.USED
         lacking_one = 2 * BLOCK_BYTES - 2 * PAGE_SIZE
         assert merging(guest.states, [zone()], 9) == lacking_one
-        assert remaining_from_states(guest.states, [zone()], 9) == 0
+        assert remaining(guest.states, [zone()], 9) == 0
         assert merging(guest.states, [zone(free=100)], 9) == 0, "under its watermark"
         assert merging(guest.states, [zone()], -1) == 0, "nothing is ever reported"
 
     def test_free_pages_in_no_zone_remain(self) -> None:
-        assert remaining_from_states(np.full(BLOCK, GuestState.FREE, np.uint8), (), 9) == 2 * MIB
-
-
-@pytest.mark.parametrize(
-    ("blocks", "passes"),
-    [
-        (0, 0),
-        (1, 1),  # one call of up to 32
-        (33, 2),  # up to 512 blocks: one call a pass
-        (512, 16),
-        (513, 9),  # from 513: two calls a pass
-        (1 << 20, 16),
-    ],
-)
-def test_drain_time_follows_the_budget_of_a_pass(blocks: int, passes: int) -> None:
-    counts = (0,) * 9 + (blocks, 0)
-    expected = (passes + 2) * 2.0 if passes else 0.0
-    assert predict_drain_seconds((zone(free_blocks=counts),), 9) == expected
-
-
-def test_a_real_machine() -> None:
-    """1384 blocks of order 10 in Normal are the longest list: 3 calls of 32 a pass, 15 passes."""
-    blocks = (3 * 2 + 751 * 4) + (8 * 2 + 1384 * 4)
-    assert reportable_remaining(REAL_ZONES, 9) == blocks * MIB
-    assert predict_drain_seconds(REAL_ZONES, 9) == (15 + 2) * 2.0
-
-
-def test_lists_drain_side_by_side() -> None:
-    counts = (0,) * 9 + (64, 96)
-    assert predict_drain_seconds((zone(free_blocks=counts), zone(node=1)), 9) == (3 + 2) * 2.0
+        assert remaining(np.full(BLOCK, GuestState.FREE, np.uint8), (), 9) == 2 * MIB

@@ -18,6 +18,8 @@ from harness.record.events import (
     Event,
     RunStarted,
     SamplingEnded,
+    StepsDone,
+    Witnessed,
 )
 from harness.record.facts import Cause, DiscardTotals, Verdict
 from harness.units import MIB, PAGE_SIZE
@@ -183,3 +185,34 @@ def test_older_records_may_lack_what_nobody_counted() -> None:
 def test_what_fails_is_said_though_the_record_contradicts_itself() -> None:
     verdict, cause, _reason = check(a_run(audits=[mapped(lazyfree=RSS + MIB)], verified=1))
     assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
+
+
+class TestTheSecondWitness:
+    """What no step verifies is looked at when the last step is done."""
+
+    SEEN = Witnessed(
+        58.0, canary=2 * MIB, unchecked=0, text_pages=4000, files=40, lost=0, detail=()
+    )
+
+    def test_that_nothing_changed_is_no_news(self) -> None:
+        assert check(a_run(last=[self.SEEN, StepsDone(60.0)]))[0] is Verdict.PASS
+
+    def test_a_file_that_changed_is_data_loss_though_no_page_is_absent(self) -> None:
+        lost = replace(self.SEEN, lost=1, detail=("lost what=file path=/bin/busybox",))
+        verdict, cause, reason = check(a_run(last=[lost, StepsDone(60.0)]))
+        assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
+        assert reason.endswith(
+            "had changed at the end of the run: lost what=file path=/bin/busybox"
+        )
+
+    def test_pages_of_its_own_that_it_did_not_look_at_are_a_miss(self) -> None:
+        blind = replace(self.SEEN, unchecked=MIB)
+        verdict, _cause, reason = check(a_run(last=[blind, StepsDone(60.0)]))
+        assert (verdict, reason) == (
+            Verdict.MISS,
+            "the witness did not check 1MiB of its own memory",
+        )
+
+    def test_it_stands_in_for_no_verification_that_a_step_was_to_make(self) -> None:
+        events = [e for e in a_run(last=[self.SEEN, StepsDone(60.0)]) if e.kind != "churn-verified"]
+        assert check(events, {"integrity_mismatched_pages": "== 0"})[0] is Verdict.MISS
