@@ -243,7 +243,7 @@ def test_an_audit_whose_file_is_lost_has_no_map_and_says_why(tmp_path: Path) -> 
     assert [audit.map is None for audit in whole.audits] == [False]
     assert [audit.map is None for audit in cut.audits] == [True]
     text, _parser = page_of(results)
-    assert "No map: cannot read the audit: " in text
+    assert "No map: cannot read the audit&#39;s file: " in text
 
 
 def test_a_run_that_was_killed_is_shown_as_a_miss(tmp_path: Path) -> None:
@@ -279,5 +279,5 @@ def test_what_is_no_results_directory_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(tmp_path)]) == 2
-    assert "holds no results" in capsys.readouterr().err
+    assert "has no results.jsonl" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
