@@ -99,6 +99,12 @@ def _page_cache(counters: GuestCounters) -> int:
     return field("Cached", 0) + field("Buffers", 0) - field("Shmem", 0)
 
 
+def _compressed(counters: GuestCounters) -> int:
+    """Return the bytes in pools of compressed pages (zsmalloc: zram, zswap), which no field of
+    /proc/meminfo counts."""
+    return counters.vmstat.get("nr_zspages", 0) * PAGE_SIZE
+
+
 def _huge_pool(now: GuestCounters, _base: GuestCounters | None) -> int:
     """Return the unused bytes in the pool of the default huge page size."""
     return now.meminfo.get("HugePages_Free", 0) * now.meminfo.get("Hugepagesize", 0)
@@ -142,6 +148,11 @@ _KEEPERS: dict[str, tuple[Keeps, str, str]] = {
         _grown(_field("Slab")),
         f"bytes of slab in the guest's kernel{_SINCE}",
         "slab",
+    ),
+    "compressed_bytes": (
+        _grown(_compressed),
+        f"bytes of compressed pages that the guest has swapped out to zram or zswap{_SINCE}",
+        "compressed swap",
     ),
     "huge_pool_bytes": (
         _huge_pool,

@@ -27,7 +27,6 @@ from harness.image.kernel import least_memory
 from harness.machine.launch import launch
 from harness.machine.needs import missing_in_qemu, missing_needs
 from harness.machine.qemu import Qemu
-from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import (
@@ -46,13 +45,13 @@ from harness.record.folding import fold
 from harness.record.run_directory import RunDirectory
 from harness.run.autopsy import examine
 from harness.run.console_end import read_console_to_end
+from harness.run.guest_setup import guest_spec, load_modules
 from harness.run.keep import keep
 from harness.run.plan import PlannedRun, RunOptions
 from harness.run.repro import write_repro
 from harness.run.second_witness import second_witness
 from harness.run.started import run_started
 from harness.run_log import RunLog, logging_to
-from harness.scenario.model import Scenario
 from harness.units import MIB, format_size
 from harness.verdict.judge import judge
 
@@ -81,27 +80,6 @@ class Bench:
     """Records an event of the named run; raises `RecordError`."""
     cancelled: threading.Event
     """Set when the user or the system asks the runs to stop."""
-
-
-def guest_spec(scenario: Scenario) -> GuestSpec:
-    """Return the machine that a scenario asks for."""
-    return GuestSpec(
-        memory=scenario.guest.memory,
-        vcpus=scenario.guest.vcpus,
-        cmdline=scenario.guest.cmdline,
-        numa=tuple(NumaNode(node.memory, tuple(node.vcpus)) for node in scenario.guest.numa),
-        machine=scenario.guest.machine,
-        hotplug=scenario.guest.hotplug,
-        disk=scenario.guest.disk,
-        balloon=BalloonSpec(**scenario.balloon.model_dump()),
-        backend=scenario.host.backend,
-        discard=scenario.host.discard,
-        under_pressure=scenario.presses,
-        memory_limit=scenario.host.memory_limit,
-        mem_lock=scenario.host.mem_lock,
-        prealloc=scenario.host.prealloc,
-        qemu_args=scenario.host.qemu_args,
-    )
 
 
 def run_scenario(run: PlannedRun, boot: BootFiles | HarnessError, bench: Bench) -> Judged:
@@ -291,6 +269,7 @@ class _Attempt:
                 detached=self._planned.scenario.leaves_its_connection,
             ) as session:
                 stays = not self._planned.scenario.leaves_its_connection
+                load_modules(vm, self._planned.scenario.guest.modules)
                 with second_witness(vm.shell, stays=stays) as witness:
                     perform(session, self._planned.scenario.steps)
                     session.read_noise()

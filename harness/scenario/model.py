@@ -86,6 +86,9 @@ class Guest(Part):
     """Size of an empty disk; 0 means no disk."""
     packages: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")], ...] = ()
     """Debian packages that the guest needs in addition to the image's."""
+    modules: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")], ...] = ()
+    """Modules of the guest's kernel to load before the first step, of those that the image has
+    (`on_demand`). A SKIP if the kernel lacks one."""
 
     @property
     def summary(self) -> str:

@@ -70,6 +70,7 @@ def _used(history: History, audit: Audited) -> list[Retained]:
         "page_cache_bytes": "the guest's page cache holds {}" + more,
         "shmem_bytes": "files on tmpfs and shared memory in the guest hold {}" + more,
         "slab_bytes": "the guest's kernel holds {} of slab" + more,
+        "compressed_bytes": "the guest holds {} of compressed swap (zram, zswap)" + more,
         "huge_pool_bytes": "{} lie unused in the guest's pool of huge pages",
         "deferred_split_bytes": "about {} are the freed parts of transparent huge pages whose "
         "split the guest defers until it needs memory",

@@ -138,7 +138,9 @@ def _attach_disk(vm: Machine) -> None:
 
 def _run_job(vm: Machine, deadline: Deadline, command: str, **arguments: Any) -> None:
     """Start a job and wait until it concludes. Raises `QmpError` with the job's error."""
-    vm.monitor.execute(command, {"job-id": _JOB, **arguments})
+    # QEMU loads a snapshot in its main loop, and answers only after that.
+    seconds = deadline.remaining
+    vm.monitor.execute(command, {"job-id": _JOB, **arguments}, timeout=seconds)
     while True:
         (job,) = [job for job in vm.monitor.execute("query-jobs") if job["id"] == _JOB]
         if job["status"] == "concluded":

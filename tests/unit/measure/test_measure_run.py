@@ -92,6 +92,7 @@ def test_a_healthy_run() -> None:
         "page_cache_bytes": 0,
         "shmem_bytes": 0,
         "slab_bytes": 0,
+        "compressed_bytes": 0,
         "huge_pool_bytes": 0,
         "deferred_split_bytes": 0,
         "balloon_resident_bytes": 0,

@@ -214,6 +214,7 @@ def test_growth_is_told_by_who_keeps_it() -> None:
         "page_cache_bytes": 50 * MIB,
         "shmem_bytes": 10 * MIB,
         "slab_bytes": 20 * MIB,
+        "compressed_bytes": 0,
         "huge_pool_bytes": 8 * MIB,
         "deferred_split_bytes": 32 * MIB,
     }

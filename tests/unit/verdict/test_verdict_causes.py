@@ -227,6 +227,16 @@ class TestGuestRetained:
             self.guest(), Cached=120, Shmem=118
         )
 
+    def test_compressed_swap(self) -> None:
+        """No field of /proc/meminfo counts the pool of zram or zswap; vmstat does, in pages."""
+        zero = GuestCounters(15.0, {}, {"nr_zspages": 256}, (zone(),))
+        guest = self.guest()
+        guest.vmstat = {"nr_zspages": 256 + 110 * 256}
+        earlier = [healthy().audited(15.0, "held", counters=zero)]
+        _verdict, cause, reason = check(run_on(guest, earlier=earlier), FRACTION)
+        assert cause is Cause.GUEST_RETAINED
+        assert reason.startswith("the guest holds 110MiB of compressed swap (zram, zswap) more")
+
     def test_slab(self) -> None:
         assert "kernel holds 110MiB of slab" in self.judged(self.guest(), Slab=110, Cached=3)
 

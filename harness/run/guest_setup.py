@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a scenario asks of its guest before the first step: the machine, and kernel modules."""
+
+from collections.abc import Sequence
+
+from harness.errors import PreconditionError
+from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
+from harness.machine.vm import VirtualMachine
+from harness.scenario.model import Scenario
+
+
+def guest_spec(scenario: Scenario) -> GuestSpec:
+    """Return the machine that a scenario asks for."""
+    return GuestSpec(
+        memory=scenario.guest.memory,
+        vcpus=scenario.guest.vcpus,
+        cmdline=scenario.guest.cmdline,
+        numa=tuple(NumaNode(node.memory, tuple(node.vcpus)) for node in scenario.guest.numa),
+        machine=scenario.guest.machine,
+        hotplug=scenario.guest.hotplug,
+        disk=scenario.guest.disk,
+        balloon=BalloonSpec(**scenario.balloon.model_dump()),
+        backend=scenario.host.backend,
+        discard=scenario.host.discard,
+        under_pressure=scenario.presses,
+        memory_limit=scenario.host.memory_limit,
+        mem_lock=scenario.host.mem_lock,
+        prealloc=scenario.host.prealloc,
+        qemu_args=scenario.host.qemu_args,
+    )
+
+
+def load_modules(vm: VirtualMachine, names: Sequence[str]) -> None:
+    """Load modules of the guest's kernel. Raises `PreconditionError` for one that is not there,
+    `SshError`, `DeadlineError`.
+    """
+    for name in names:
+        if vm.shell.run(f"modprobe {name}", check=False).status:
+            raise PreconditionError(
+                f"the guest has no module {name} for its kernel ({vm.kernel_release})",
+                hint="the modules that an image keeps for its guests are `on_demand` in "
+                "guest-images/*.yaml",
+            )
