@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness import __version__
 from harness.bug_report import internal_error
+from harness.cli import bisect_rule
 from harness.cli.options import add_boot_options, add_directory_option, add_run_options
 from harness.cli.streams import ensure_streams
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
@@ -59,6 +60,34 @@ def build_parser() -> argparse.ArgumentParser:
     add_run_options(run)
     run.add_argument(
         "--tag", action="append", default=[], help="run all scenarios with this tag: --tag full"
+    )
+    bisect = commands.add_parser(
+        "bisect-step",
+        help="build, run a scenario and exit as `git bisect run` wants it",
+        description=bisect_rule.ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bisect.add_argument("scenario", metavar="SCENARIO", help="a scenario's name or file")
+    add_directory_option(bisect)
+    add_boot_options(bisect)
+    add_run_options(bisect)
+    bisect.add_argument(
+        "--build",
+        metavar="CMD",
+        help="run this in a shell first; if it fails, the commit is skipped",
+    )
+    bisect.add_argument(
+        "--until-confident",
+        type=float,
+        metavar="P",
+        help="repeat until a bug that shows in --fails-in of the runs would have shown with "
+        "probability P, as in 0.95",
+    )
+    bisect.add_argument(
+        "--fails-in",
+        type=float,
+        metavar="SHARE",
+        help="the part of its runs in which the bug shows, as in 0.33",
     )
     judge = commands.add_parser(
         "judge", help="judge recorded runs again from their files, without a VM"
@@ -127,9 +156,21 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every error becomes one message and an exit status."""
     ensure_streams()
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    bisecting = next(iter(words), None) == "bisect-step"
+    try:
+        options = build_parser().parse_args(arguments)
+    except SystemExit as ended:
+        # To git, 2 is a bad commit.
+        raise SystemExit(bisect_rule.STOP if bisecting and ended.code else ended.code) from ended
+    status = _execute(options)
+    return bisect_rule.as_step(status) if bisecting else status
+
+
+def _execute(options: argparse.Namespace) -> int:
     log_to_terminal(getattr(options, "verbose", 0))
-    command = importlib.import_module(f"harness.cli.{options.command}_command")
+    module = options.command.replace("-", "_")
+    command = importlib.import_module(f"harness.cli.{module}_command")
     try:
         status = int(command.execute(options))
         sys.stdout.flush()

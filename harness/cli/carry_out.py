@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs chosen scenarios as the command line says: what `run` and `bisect-step` have in common."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from harness.cli.options import run_options
+from harness.image.definition import load_definitions
+from harness.image.qemu_definition import load_qemus
+from harness.record.events import Event, Judged
+from harness.record.facts import Verdict
+from harness.record.results_directory import make_results_directory
+from harness.report.sink import LastingSink
+from harness.report.terminal import ProgressView, print_table
+from harness.run.host_paths import check_host_paths
+from harness.run.invocation import (
+    Conclusion,
+    conclude,
+    prepare_images,
+    run_pool,
+    stopping_on_signals,
+)
+from harness.run.plan import choose_images, longest_first, plan_runs
+from harness.run.pool import RunPool
+from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
+from harness.scenario.model import Scenario
+from harness.scenario.permission import refuse_unallowed
+
+
+def carry_out(
+    options: argparse.Namespace, scenarios: Sequence[Scenario], *, until_fail: bool = False
+) -> Conclusion:
+    """Run the scenarios, show progress and the table, write the results.
+
+    `until_fail`: the first FAIL ends the other runs. Raises `HarnessError` where nothing can run.
+    """
+    chosen = run_options(options)
+    refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
+    check_host_paths(options.results, scenarios)
+    images = choose_images(load_definitions(), options.image)
+    choices = choose_qemus(load_qemus(), options.qemu)
+    runs = plan_runs(scenarios, images, options.repeat, choices)
+    output = LastingSink(sys.stdout)
+    to_stop: list[RunPool] = []
+
+    def stop_on_fail(_run_id: str, event: Event) -> None:
+        # Once: a second stop would not wait for the guests to end.
+        if isinstance(event, Judged) and event.verdict is Verdict.FAIL and to_stop:
+            to_stop.pop().stop()
+
+    with ProgressView(total=len(runs), file=output) as view:
+        qemus = prepare_qemus(choices, view.note)
+        refuse_if_none(qemus)
+        results = make_results_directory(options.results)
+        boots = prepare_images(images, chosen, view.note)
+        observers = [view.feed, stop_on_fail] if until_fail else [view.feed]
+        with (
+            run_pool(results, chosen, boots, qemus, options.jobs, observers) as pool,
+            stopping_on_signals(pool, then=lambda: view.note("stopping: ending the guests")),
+        ):
+            to_stop.append(pool)
+            for future in [pool.submit(run) for run in longest_first(runs)]:
+                future.result()
+    ended = conclude(results, lambda summary: print_table(summary, results, output))
+    for trouble in ended.troubles:
+        print(f"fpr-harness: {trouble}", file=sys.stderr)
+    if ended.no_report is not None:
+        print(f"note: no report.html: {ended.no_report}", file=sys.stderr)
+    return ended

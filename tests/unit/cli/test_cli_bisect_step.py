@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fpr-harness bisect-step` tells git what it may believe, and never calls a good commit bad."""
+
+import argparse
+import random
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+
+import pytest
+
+from harness.cli import bisect_step_command
+from harness.cli.bisect_rule import BAD, GOOD, SKIP, STOP, answer, runs_for_confidence
+from harness.cli.main import main
+from harness.errors import ImageError
+from harness.record.facts import Cause, Verdict
+from harness.report.summary import RunSummary
+
+
+def run(
+    verdict: Verdict, cause: Cause | None = None, *, booted: bool = True, interrupted: bool = False
+) -> RunSummary:
+    return RunSummary(
+        "reclaim-basic",
+        "reclaim-basic",
+        "bookworm",
+        1,
+        kernel="6.1.0" if booted else None,
+        verdict=verdict,
+        cause=cause,
+        reason="why",
+        interrupted=interrupted,
+    )
+
+
+PASS, MISS, ERROR, SKIPPED = (
+    run(verdict) for verdict in (Verdict.PASS, Verdict.MISS, Verdict.ERROR, Verdict.SKIP)
+)
+FAIL = run(Verdict.FAIL, Cause.NOT_REPORTED)
+NO_BOOT = run(Verdict.FAIL, Cause.GUEST_CRASH, booted=False)
+NO_REPORTING = run(Verdict.FAIL, Cause.FEATURE_OFF)
+STOPPED = run(Verdict.MISS, interrupted=True)
+MEASURED = run(Verdict.DONE)
+
+
+@pytest.mark.parametrize(
+    ("runs", "status"),
+    [
+        ([PASS], GOOD),
+        ([FAIL], BAD),
+        ([NO_BOOT], SKIP),
+        ([NO_REPORTING], SKIP),
+        ([SKIPPED], SKIP),
+        ([MISS], SKIP),
+        ([ERROR], SKIP),
+        ([MEASURED], STOP),
+        ([STOPPED], STOP),
+        ([PASS, PASS, FAIL], BAD),
+        ([MISS, FAIL], BAD),
+        ([FAIL, STOPPED], BAD),
+        ([PASS, MISS], SKIP),
+        ([PASS, NO_BOOT], SKIP),
+    ],
+)
+def test_what_a_commit_is(runs: list[RunSummary], status: int) -> None:
+    assert answer(runs, wanted=len(runs)).status == status
+
+
+@pytest.mark.parametrize(
+    ("confidence", "fails_in", "runs"), [(0.95, 1 / 3, 8), (0.95, 0.5, 5), (0.99, 0.1, 44)]
+)
+def test_how_many_good_runs_are_believed(confidence: float, fails_in: float, runs: int) -> None:
+    assert runs_for_confidence(confidence, fails_in) == runs
+    assert (1 - fails_in) ** runs <= 1 - confidence < (1 - fails_in) ** (runs - 1)
+
+
+class FakeRuns:
+    """Stands for the guests: what each round of runs gives, and how many it was asked for."""
+
+    def __init__(self, rounds: Callable[[int], Sequence[RunSummary]]) -> None:
+        self.asked: list[int] = []
+        self._rounds = rounds
+
+    def carry_out(
+        self, options: argparse.Namespace, _scenarios: object, *, until_fail: bool
+    ) -> SimpleNamespace:
+        assert until_fail
+        self.asked.append(options.repeat)
+        return SimpleNamespace(summary=SimpleNamespace(runs=tuple(self._rounds(options.repeat))))
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeRuns]:
+    def give(*rounds: Sequence[RunSummary]) -> FakeRuns:
+        left: Iterator[Sequence[RunSummary]] = iter(rounds)
+        fake = FakeRuns(lambda _repeat: next(left))
+        monkeypatch.setattr(bisect_step_command, "carry_out", fake.carry_out)
+        return fake
+
+    return give
+
+
+def step(*words: str) -> int:
+    return main(["bisect-step", "reclaim-basic", *words])
+
+
+def test_runs_that_say_nothing_are_made_up_for(given: Callable[..., FakeRuns]) -> None:
+    fake = given([PASS, MISS, MISS], [PASS, MISS], [PASS])
+    assert step("--repeat", "3") == GOOD
+    assert fake.asked == [3, 2, 1]
+
+
+def test_they_are_made_up_for_twice_only(given: Callable[..., FakeRuns]) -> None:
+    fake = given([MISS], [ERROR], [MISS])
+    assert step() == SKIP
+    assert fake.asked == [1, 1, 1]
+
+
+def test_a_guest_that_does_not_boot_is_not_booted_again(given: Callable[..., FakeRuns]) -> None:
+    fake = given([NO_BOOT])
+    assert step() == SKIP
+    assert fake.asked == [1]
+
+
+def test_a_bug_in_a_third_of_the_runs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 300 bad commits at most 5 % pass for good ones, and no good one for a bad one."""
+    dice = random.Random(20261126)
+
+    def rounds(repeat: int) -> list[RunSummary]:
+        return [FAIL if dice.random() < 1 / 3 else PASS for _ in range(repeat)]
+
+    monkeypatch.setattr(bisect_step_command, "carry_out", FakeRuns(rounds).carry_out)
+    steps = [step("--until-confident", "0.95", "--fails-in", "0.3333") for _ in range(300)]
+    assert steps.count(GOOD) <= 0.05 * 300
+    assert set(steps) == {GOOD, BAD}
+
+
+def test_a_failed_build_skips_the_commit_and_runs_nothing(
+    given: Callable[..., FakeRuns], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = given()
+    assert step("--build", "exit 3") == SKIP
+    assert fake.asked == []
+    assert "the build exited with 3: exit 3" in capsys.readouterr().err
+
+
+def test_a_tree_that_cannot_be_booted_skips_the_commit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise ImageError("no bzImage in linux", hint="build it")
+
+    monkeypatch.setattr(bisect_step_command, "carry_out", refuse)
+    assert step() == SKIP
+    assert "bisect-step: skip: no bzImage in linux" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--until-confident", "0.95"],
+        ["--until-confident", "1.5", "--fails-in", "0.3"],
+        ["--results", "there"],
+        ["--repeat", "0"],
+        ["--set", "guest.bogus=1"],
+        ["--qemu", "a", "--qemu", "b"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_stops_the_bisection(
+    given: Callable[..., FakeRuns], words: list[str]
+) -> None:
+    fake = given()
+    assert step(*words) == STOP
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize("words", [["--no-such-option"], ["--repeat", "many"]], ids=" ".join)
+def test_so_does_one_that_cannot_be_parsed(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        step(*words)
+    assert ended.value.code == STOP
+
+
+def test_a_defect_of_the_harness_is_no_bad_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defective(*_args: object, **_kwargs: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(bisect_step_command, "carry_out", defective)
+    assert step() == SKIP
