@@ -47,6 +47,10 @@ class Machine(Protocol):
         """The machine it was started with."""
 
     @property
+    def pace(self) -> float:
+        """How many times longer than usual whatever is asked of it may take."""
+
+    @property
     def shell(self) -> interfaces.GuestShell:
         """Runs commands in the guest."""
 

@@ -123,7 +123,7 @@ class CounterStream:
 
     def read(self) -> CounterFrame:
         """Wait for the next frame. Raises `ObserveError`, `SshError`, `DeadlineError`."""
-        answer = self._next(timeout=START_SECONDS)
+        answer = self._next(START_SECONDS * self._shell.pace)
         if not isinstance(answer, CounterFrame):
             raise ObserveError("the guest tool answered a ping that the harness did not send")
         self._frames += 1
@@ -137,7 +137,9 @@ class CounterStream:
     def _shake_hands(self) -> ClockMap:
         """Ping the tool to relate the clocks; skip frames that arrive in between."""
         maps = []
-        deadline = Deadline(START_SECONDS, "answers to pings by `fpr-guest counters`")
+        deadline = Deadline(
+            START_SECONDS * self._shell.pace, "answers to pings by `fpr-guest counters`"
+        )
         for number in range(1, PINGS + 1):
             assert self._process is not None
             sent = time.monotonic()

@@ -129,7 +129,7 @@ class PageReader:
             raise
 
     def _read(self) -> PageReading:
-        deadline = Deadline(READ_SECONDS, "the guest's page states")
+        deadline = Deadline(READ_SECONDS * self._shell.pace, "the guest's page states")
         if self._process is None:
             self._process = self._shell.start(self._command)
         else:

@@ -17,7 +17,7 @@ def last_words(process: GuestProcess, error: SshError) -> str | None:
     `error`: what reading from the process or writing to it raised.
     """
     try:
-        result = process.wait(END_SECONDS)
+        result = process.wait(END_SECONDS * process.pace)
     except (SshError, DeadlineError, GuestError):
         return None
     words = result.stderr.decode(errors="replace").strip()

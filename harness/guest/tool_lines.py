@@ -55,9 +55,9 @@ class ToolOutput:
         """Wait for the next line that begins with `word`; pass the lines before it to `note`.
 
         Raises `GuestError` if the tool ended, `ToolCrashedError` if it crashed, `SshError`, and
-        `DeadlineError` after `timeout` seconds.
+        `DeadlineError` after `timeout` seconds at usual pace.
         """
-        deadline = Deadline(timeout, f"{self.name} to say `{word}`")
+        deadline = Deadline(timeout * self.process.pace, f"{self.name} to say `{word}`")
         while True:
             try:
                 line = ToolLine(self.process.read_line(deadline.remaining))

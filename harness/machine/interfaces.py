@@ -18,7 +18,11 @@ class CommandResult:
 
 
 class GuestProcess(Protocol):
-    """A command running in the guest over one SSH channel."""
+    """A command running in the guest over one SSH channel; each `timeout` is in real seconds."""
+
+    @property
+    def pace(self) -> float:
+        """How many times longer than usual the guest may take for what it is asked."""
 
     def write(self, data: bytes) -> None:
         """Write to its standard input. Raises `SshError`."""
@@ -52,7 +56,11 @@ class GuestProcess(Protocol):
 
 
 class GuestShell(Protocol):
-    """Runs commands in the guest over its SSH connection."""
+    """Runs commands in the guest over its SSH connection; each `timeout` is for a usual pace."""
+
+    @property
+    def pace(self) -> float:
+        """How many times longer than usual the guest may take to answer."""
 
     def run(
         self, command: str, *, timeout: float = 10.0, stdin: bytes = b"", check: bool = True

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure how slow this host is; one that is itself emulated needs longer deadlines."""
+"""Measure how slow this host and its guests are; emulated ones need longer deadlines.
+
+A piece of Python measures the host. The boot of a guest measures the guest.
+"""
 
 import functools
 import time
@@ -24,6 +27,15 @@ def slowness() -> float:
     """
     best = min(_work_seconds() for _ in range(LOOKS))
     return min(MOST, max(1.0, best / USUAL_SECONDS))
+
+
+def guest_slowness(boot_seconds: float, usual_seconds: float) -> float:
+    """By how much a guest's deadlines are to be longer, once it has become ready.
+
+    Its boot is the best sample of the work that it is asked to do: instructions, exits, page
+    faults, and the other guests that it shares the processors with.
+    """
+    return min(MOST, max(slowness(), boot_seconds / usual_seconds))
 
 
 def _work_seconds() -> float:

@@ -27,6 +27,7 @@ from qemu.qmp import (
 from harness.deadline import Deadline
 from harness.errors import QmpError
 from harness.machine.gone import Gone, gone_soon
+from harness.machine.pace import slowness
 from harness.run_log import RunThread
 
 CLOSE_SECONDS = 5.0
@@ -67,6 +68,8 @@ class QmpMonitor:
 
     def __init__(self, socket: Path, log: Path, gone: Gone) -> None:
         """Listen on `socket`. Raises `OSError` for files and descriptors, `QmpError`."""
+        self.pace = slowness()
+        """How many times longer than usual QEMU may take to answer."""
         self._socket = socket
         self._gone = gone
         self._events: list[dict[str, Any]] = []
@@ -121,9 +124,13 @@ class QmpMonitor:
     def execute(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 10.0
     ) -> Any:
-        """Execute a command, return its `return` member. Raises `QmpError`, `QemuGoneError`."""
+        """Execute a command, return its `return` member. `timeout` is for a usual pace.
+
+        Raises `QmpError`, `QemuGoneError`.
+        """
         args = dict(arguments) if arguments is not None else None
-        return self._call(self._client.execute(command, args), timeout, f"QMP {command}")
+        seconds = timeout * self.pace
+        return self._call(self._client.execute(command, args), seconds, f"QMP {command}")
 
     def human(self, command: str, *, timeout: float = 10.0) -> str:
         """Execute an HMP command, return its text with Unix line ends. Raises like `execute`."""
@@ -148,7 +155,7 @@ class QmpMonitor:
             return None
 
         connected = (Runstate.CONNECTING, Runstate.RUNNING)
-        deadline = Deadline(seconds, "QEMU's last event")
+        deadline = Deadline(seconds * self.pace, "QEMU's last event")
         with self._heard:
             while (reason := heard()) is None and not deadline.passed:
                 last = self._client.runstate not in connected

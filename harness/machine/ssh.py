@@ -69,6 +69,8 @@ class SshShell:
     """
 
     def __init__(self, port: int, keys: RunKeys, gone: Gone, deadline: Deadline) -> None:
+        self.pace = 1.0
+        """How many times longer than usual the guest may take for what it is asked."""
         self._gone = gone
         self._transport = self._connect(port, keys, deadline)
 
@@ -98,7 +100,8 @@ class SshShell:
 
     def start(self, command: str) -> "SshProcess":
         """Start a command. Raises `SshError`, `DeadlineError`, `QemuGoneError`."""
-        return self._start(command, Deadline(OPEN_SECONDS, f"`{command}` to start in the guest"))
+        seconds = OPEN_SECONDS * self.pace
+        return self._start(command, Deadline(seconds, f"`{command}` to start in the guest"))
 
     def _start(self, command: str, deadline: Deadline) -> "SshProcess":
         channel: paramiko.Channel | None = None
@@ -123,7 +126,7 @@ class SshShell:
             raise broken(self._gone, f"starting `{command}`", error) from error
         finally:
             watchdog.cancel()
-        return SshProcess(channel, command, self._gone)
+        return SshProcess(channel, command, self._gone, self.pace)
 
     def run(
         self,
@@ -137,10 +140,10 @@ class SshShell:
         """Run a command to its end, within `timeout` seconds in all.
 
         Raises like `start`, and `GuestError` for output of more than `limit` bytes and, with
-        `check`, for a status other than 0.
+        `check`, for a status other than 0. `timeout` is for a guest of usual pace.
         """
         began = time.monotonic()
-        deadline = Deadline(timeout, f"`{command}` in the guest")
+        deadline = Deadline(timeout * self.pace, f"`{command}` in the guest")
         with self._start(command, deadline) as process:
             if stdin:
                 process.write(stdin, deadline.remaining)

@@ -46,16 +46,20 @@ T = TypeVar("T")
 class SshProcess:
     """A command running in the guest over its own channel."""
 
-    def __init__(self, channel: paramiko.Channel, command: str, gone: Gone) -> None:
+    def __init__(
+        self, channel: paramiko.Channel, command: str, gone: Gone, pace: float = 1.0
+    ) -> None:
+        self.pace = pace
         self._channel = channel
         self._command = command
         self._gone = gone
         self._buffer = bytearray()
         self._stderr = bytearray()
 
-    def write(self, data: bytes, timeout: float = OPEN_SECONDS) -> None:
+    def write(self, data: bytes, timeout: float | None = None) -> None:
         """Write to its standard input. Raises `SshError`, `DeadlineError` if it does not read."""
-        deadline = Deadline(timeout, f"`{self._command}` to read {len(data)} bytes")
+        seconds = OPEN_SECONDS * self.pace if timeout is None else timeout
+        deadline = Deadline(seconds, f"`{self._command}` to read {len(data)} bytes")
         sent = 0
         while sent < len(data):
             send = functools.partial(self._channel.send, data[sent : sent + CHUNK])

@@ -20,7 +20,13 @@ from harness.errors import (
     QmpError,
     SshError,
 )
-from harness.machine.accel import boot_seconds, cpu_model, host_khz, known_defects
+from harness.machine.accel import (
+    USUAL_BOOT_SECONDS,
+    boot_seconds,
+    cpu_model,
+    host_khz,
+    known_defects,
+)
 from harness.machine.boot import BootWatch, check_cancelled
 from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
 from harness.machine.confirm import confirm_accelerator, forwarded_port
@@ -29,6 +35,7 @@ from harness.machine.end_watch import EndWatch
 from harness.machine.host_pressure import MemoryGroup
 from harness.machine.interposer import check_preloaded, lazy_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
+from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory, launch_hint
 from harness.machine.qemu import Qemu
 from harness.machine.qmp import QmpMonitor
@@ -75,6 +82,8 @@ class VirtualMachine:
         """Known defects of this QEMU that may crash guests; empty if there are none."""
         self.kernel_release = ""
         self.boot_seconds = 0.0
+        self.pace = slowness()
+        """How many times longer than usual whatever is asked of it may take, as measured."""
         self.discard_log = given.artefacts / "discards.log"
         self.qemu_log = given.artefacts / "qemu.log"
         self.untraced = given.qemu.untraced
@@ -166,7 +175,7 @@ class VirtualMachine:
         self._process = QemuProcess(self.argv, self._runtime, self.qemu_log, self._environment)
         self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
         self._watch.watch(self._process, self.monitor, self.console, lambda: self.memory_group)
-        self.monitor.accept(Deadline(CONNECT_SECONDS, "QEMU to open its monitor"))
+        self.monitor.accept(Deadline(CONNECT_SECONDS * self.pace, "QEMU to open its monitor"))
         confirm_accelerator(self.monitor, self.accel)
         check_preloaded(self.pid, self._environment)
         if self.spec.under_pressure or self.spec.memory_limit:
@@ -212,10 +221,12 @@ class VirtualMachine:
         except (DeadlineError, SshError, QemuGoneError) as error:
             raise watch.explain(error) from error
         self.boot_seconds = time.monotonic() - self._began
+        self._set_pace(guest_slowness(self.boot_seconds, USUAL_BOOT_SECONDS[self.accel]))
         LOG.info(
-            "the guest is ready under %s after %.1f s: Linux %s",
+            "the guest is ready under %s after %.1f s (deadlines %.1f times as long): Linux %s",
             self.accel,
             self.boot_seconds,
+            self.pace,
             self.kernel_release,
         )
 
@@ -226,6 +237,9 @@ class VirtualMachine:
         seconds = max(1.0, deadline.remaining)
         answer = self.shell.run("uname -r", timeout=seconds, limit=ANSWER_BYTES)
         self.kernel_release = parse_release(answer.stdout)
+
+    def _set_pace(self, pace: float) -> None:
+        self.pace = self.monitor.pace = self.shell.pace = pace
 
     # --- leaving and coming back -----------------------------------------------------------------
 
@@ -241,6 +255,7 @@ class VirtualMachine:
         twin = VirtualMachine(given, self.accel)
         self._end.callback(twin.end)
         twin._launch()
+        twin.pace = twin.monitor.pace = self.pace
         return twin
 
     def another(self, number: int) -> "VirtualMachine":
@@ -259,6 +274,7 @@ class VirtualMachine:
     def arrive(self, deadline: Deadline) -> None:
         """Log in to a guest that continues in this QEMU. Raises `SshError`, `DeadlineError`."""
         self._connect(deadline)
+        self.shell.pace = self.pace
 
     # --- while it runs --------------------------------------------------------------------------
 

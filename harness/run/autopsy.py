@@ -108,7 +108,7 @@ def _in_the_guest(
             _hang(record, f"the guest runs but did not finish in time: {error.message}", evidence)
         return error
     seen = _kernel_seen_working(vm)
-    evidence.append(f"the balloon driver answered within {ALIVE_SECONDS:.0f} s: {seen}")
+    evidence.append(f"the balloon driver answered within {ALIVE_SECONDS * vm.pace:.0f} s: {seen}")
     if seen is False:
         _hang(record, f"the guest stopped answering: {error.message}", evidence)
     elif seen:
@@ -161,7 +161,7 @@ def _kernel_seen_working(vm: VirtualMachine) -> bool | None:
     try:
         wait_for(
             lambda: last_update() if last_update() != before else None,
-            Deadline(ALIVE_SECONDS, "the balloon driver's statistics"),
+            Deadline(ALIVE_SECONDS * vm.pace, "the balloon driver's statistics"),
             interval=0.2,
         )
     except DeadlineError:

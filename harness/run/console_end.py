@@ -43,7 +43,9 @@ def read_console_to_end(vm: VirtualMachine, record: RunRecord, name: str = "") -
     try:
         wait_for(
             lambda: vm.console.count(mark) or None,
-            Deadline(MARK_SECONDS, "the mark that the guest printed to reach its console"),
+            Deadline(
+                MARK_SECONDS * vm.pace, "the mark that the guest printed to reach its console"
+            ),
             interval=0.05,
         )
     except DeadlineError as error:

@@ -15,12 +15,13 @@ from harness.errors import HarnessError, RecordError
 from harness.image.build import BootFiles
 from harness.machine.cgroup import group_room, memory_file
 from harness.machine.needs import HUGE_PAGE, free_huge_pages
+from harness.machine.pace import slowness
 from harness.machine.process import kill_all, stop_all
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import Judged
 from harness.run.plan import PlannedRun
 from harness.run.runner import Bench, give_up, run_scenario
-from harness.scenario.model import Scenario
+from harness.scenario.model import Guest, Scenario
 from harness.units import GIB, MIB
 
 QEMU_OVERHEAD = 512 * MIB
@@ -30,7 +31,12 @@ MEMORY_SHARE = 0.8
 """Fraction of the host's available memory that guests may fill; swapping would add noise."""
 
 VCPUS_PER_CORE = 2
-"""Guests mostly wait for reporting passes, which are 2 s apart, so they share cores."""
+"""Guests mostly wait for reporting passes, which are 2 s apart, so they share cores.
+
+They do not where the machine is so slow that their own work fills that time. Under KVM in an emulated
+host, 8 times slower, the vCPUs of two guests on two cores waited longer for a core (59 s) than they
+ran (46 s).
+"""
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,13 @@ class Room:
         limit = group_room(charge) if charge is not None else None
         return cls(
             memory=int((available if limit is None else min(available, limit)) * MEMORY_SHARE),
-            vcpus=len(os.sched_getaffinity(0)) * VCPUS_PER_CORE,
+            vcpus=len(os.sched_getaffinity(0)) * _vcpus_per_core(),
             huge_pages=free_huge_pages() * HUGE_PAGE,
         )
+
+
+def _vcpus_per_core() -> int:
+    return VCPUS_PER_CORE if slowness() < VCPUS_PER_CORE else 1
 
 
 class Admission:
@@ -100,9 +110,11 @@ def workers_at_once() -> int:
     """How many pytest-xdist workers to start.
 
     Each worker runs one guest at a time and cannot see the others, so their number has to keep
-    the guests within the host's memory; 1 GiB is assumed for each.
+    the guests within the host's memory and cores; 1 GiB and the usual vCPUs are assumed for each.
     """
-    return max(1, min(guests_at_once(None), Room.of_host().memory // (GIB + QEMU_OVERHEAD)))
+    room = Room.of_host()
+    fit = min(room.memory // (GIB + QEMU_OVERHEAD), room.vcpus // Guest().vcpus)
+    return max(1, min(guests_at_once(None), fit))
 
 
 class RunPool:

@@ -69,6 +69,8 @@ class Answers(dict[str, Any]):
 class FakeMachine:
     """Shell, QMP and console of a guest in one, with a log of what they were asked."""
 
+    pace = 1.0
+
     def __init__(self, directory: Path, clock: Clock, spec: GuestSpec) -> None:
         self.spec = spec
         self.directory = directory

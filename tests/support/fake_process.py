@@ -12,6 +12,8 @@ from harness.machine.interfaces import CommandResult
 class FakeProcess:
     """Has printed `said`, answers input with `reply`, and ends with `status`."""
 
+    pace = 1.0
+
     def __init__(
         self,
         said: bytes | str = b"",

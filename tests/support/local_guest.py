@@ -22,6 +22,8 @@ GRACE_SECONDS = 5.0
 class LocalProcess:
     """The tool running here; it ends and raises like a command in a guest."""
 
+    pace = 1.0
+
     def __init__(self, argv: list[str], command: str, user: int | None) -> None:
         self._command = command
         self._buffer = bytearray()
@@ -122,6 +124,8 @@ class LocalProcess:
 
 class LocalShell:
     """A shell that runs only `fpr-guest ...`, as another `user` if root names one."""
+
+    pace = 1.0
 
     def __init__(self, tool: Path, user: int | None = None) -> None:
         self._tool = tool

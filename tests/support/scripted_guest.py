@@ -15,6 +15,8 @@ class ScriptedGuest:
     `broken`: what the connection raises instead, if the connection broke.
     """
 
+    pace = 1.0
+
     def __init__(
         self,
         output: bytes,

@@ -51,7 +51,7 @@ class Await(Verb):
         wanted = {name: parse_condition(text) for name, text in self.until.items()}
         words = ", ".join(f"{name} {text}" for name, text in self.until.items())
         guest.phase("await", words)
-        deadline = Deadline(self.deadline, f"{words} on the host")
+        deadline = Deadline(self.deadline * guest.vm.pace, f"{words} on the host")
         known = values_now(fold(guest.record.events))
         while True:
             values = known | host_measures(guest.instruments.mapping.read())

@@ -31,7 +31,7 @@ class ResizeBalloon(Verb):
         guest.phase("balloon", f"to {format_size(wanted)}")
         start = guest.record.now()
         what = f"the balloon to leave the guest {format_size(wanted)}"
-        deadline = Deadline(self.deadline, what, GuestStuckError)
+        deadline = Deadline(self.deadline * guest.vm.pace, what, GuestStuckError)
         monitor = guest.vm.monitor
         monitor.execute("balloon", {"value": wanted})
         while (actual := int(monitor.execute("query-balloon")["actual"])) != wanted:

@@ -11,7 +11,6 @@ from harness.errors import ScenarioError
 from harness.guest.churn_client import ChurnSession
 from harness.guest.counter_stream import read_counters
 from harness.kernel.zones import MAX_ORDER
-from harness.machine.pace import slowness
 from harness.record.events import ChurnFreed, ChurnHeld, ChurnVerified
 from harness.scenario.fields import MemoryShare, Seconds
 from harness.scenario.steps import Situation, Verb
@@ -173,8 +172,8 @@ class Held(Kept):
 
 
 def phase_seconds(size: int) -> float:
-    """Return the deadline in seconds for writing or verifying `size` bytes."""
-    return (SLACK_SECONDS + size / SLOWEST_RATE) * slowness()
+    """Return the deadline for writing or verifying `size` bytes, in seconds at usual pace."""
+    return SLACK_SECONDS + size / SLOWEST_RATE
 
 
 def _nothing_held(before: Situation) -> Iterator[tuple[Loc, str]]:

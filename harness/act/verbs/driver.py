@@ -73,6 +73,7 @@ def _write(guest: Guest, what: Literal["bind", "unbind"], done: str) -> None:
             f"{_FIND}echo $device > {DRIVER}/{what} && {done}", timeout=DRIVER_SECONDS
         )
     except DeadlineError as error:
+        seconds = DRIVER_SECONDS * guest.vm.pace
         raise GuestStuckError(
-            f"the guest's kernel did not {what} the balloon driver within {DRIVER_SECONDS:.0f} s"
+            f"the guest's kernel did not {what} the balloon driver within {seconds:.0f} s"
         ) from error

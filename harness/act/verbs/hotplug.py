@@ -88,7 +88,7 @@ class Plug(Verb):
         guest.phase("plug", f"{self.device}, {words}")
         start = guest.record.now()
         what = f"the guest to use the plugged {self.device}"
-        deadline = Deadline(self.deadline, what, GuestStuckError)
+        deadline = Deadline(self.deadline * guest.vm.pace, what, GuestStuckError)
         if self.device == "balloon":
             properties = balloon_properties(guest.vm.spec, reporting=self.free_page_reporting)
             guest.vm.monitor.execute("device_add", properties)
@@ -134,7 +134,7 @@ class Unplug(Verb):
         guest.phase("unplug", self.device)
         start = guest.record.now()
         what = f"the guest to release the {self.device}"
-        deadline = Deadline(self.deadline, what, GuestStuckError)
+        deadline = Deadline(self.deadline * guest.vm.pace, what, GuestStuckError)
         size = 0
         if self.device == "virtio-mem":
             size = _size_of(guest)

@@ -61,7 +61,7 @@ class Migrate(Verb):
         way = "postcopy" if self.postcopy else "precopy"
         guest.phase("migrate", "to be cancelled" if self.cancel else way)
         start = guest.record.now()
-        deadline = Deadline(self.deadline, "the migration to end")
+        deadline = Deadline(self.deadline * guest.vm.pace, "the migration to end")
         source, twin = guest.vm, guest.twin("incoming")
         address = f"unix:{twin.directory}/migration.sock"
         if self.postcopy:
@@ -107,7 +107,7 @@ class Snapshot(Verb):
         """Save and load the snapshot. Raises `QmpError`, `DeadlineError`, `LaunchError`."""
         guest.phase("snapshot", "save, and load in another QEMU")
         start = guest.record.now()
-        deadline = Deadline(self.deadline, "the snapshot to be saved and loaded")
+        deadline = Deadline(self.deadline * guest.vm.pace, "the snapshot to be saved and loaded")
         source = guest.vm
         path = f"{source.directory}/snapshot.qcow2"
         source.monitor.execute("stop")

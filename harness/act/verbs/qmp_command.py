@@ -39,5 +39,7 @@ class Qmp(Verb):
         monitor = guest.vm.monitor
         monitor.execute(self.command, self.arguments, timeout=self.deadline)
         if self.event:
-            deadline = Deadline(self.deadline, f"QEMU's event {self.event} after {self.command}")
+            deadline = Deadline(
+                self.deadline * guest.vm.pace, f"QEMU's event {self.event} after {self.command}"
+            )
             monitor.wait_event([self.event], deadline)

@@ -70,7 +70,9 @@ class Suspend(Verb):
         """
         guest.phase("suspend", f"{self.state}, woken by {self.wake}")
         shell = guest.vm.shell
-        deadline = Deadline(self.deadline, f"the guest to sleep ({self.state}) and to wake")
+        deadline = Deadline(
+            self.deadline * guest.vm.pace, f"the guest to sleep ({self.state}) and to wake"
+        )
         start = guest.record.now()
         before = shell.run(f"cat /sys/power/state {_SLEEPS}").stdout.decode().split()
         if self.state not in before[:-1]:

@@ -27,6 +27,8 @@ from harness.errors import (
     QmpError,
     SshError,
 )
+from harness.machine.accel import USUAL_BOOT_SECONDS
+from harness.machine.pace import MOST
 from harness.machine.spec import Accelerator
 from harness.machine.ssh_process import ERROR_BYTES
 
@@ -268,6 +270,15 @@ def test_command_in_the_guest(bench: Bench) -> None:
         assert (result.status, result.stdout, result.stderr) == (3, b"hello", b"oh\n")
         with pytest.raises(GuestError, match=r"failed \(status 3\): oh"):
             vm.shell.run("echo oh >&2; exit 3")
+
+
+def test_a_guest_that_booted_slowly_gets_longer_for_its_answers(bench: Bench) -> None:
+    bench.monkeypatch.setitem(USUAL_BOOT_SECONDS, "tcg", 1e-4)
+    with bench.launch("tcg") as vm:
+        assert vm.pace == vm.monitor.pace == vm.shell.pace == MOST
+        assert vm.shell.run("sleep 1; echo done", timeout=0.1).stdout == b"done\n"
+        with vm.shell.start("true") as process:
+            assert process.pace == MOST
 
 
 def test_outputs_larger_than_any_window_do_not_stand_still(bench: Bench) -> None:

@@ -60,6 +60,8 @@ class ObjectModel:
 class Shell:
     """A guest that answers one text."""
 
+    pace = 1.0
+
     def __init__(self, answer: str) -> None:
         self.answer = answer
 

@@ -132,6 +132,15 @@ def test_a_host_without_huge_pages_delays_nobody(guest: MakeGuest, arrive: Arriv
     assert arrive(admission, guest("hugetlb")).is_in
 
 
+@pytest.mark.parametrize(("slow", "vcpus"), [(1.0, 16), (1.9, 16), (2.0, 8), (9.0, 8)])
+def test_cores_are_not_shared_where_guests_have_no_time_to_wait(
+    monkeypatch: pytest.MonkeyPatch, slow: float, vcpus: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.setattr("harness.run.pool.slowness", lambda: slow)
+    assert Room.of_host().vcpus == vcpus
+
+
 def test_this_host_has_room() -> None:
     room = Room.of_host()
     assert room.memory > 0
@@ -146,11 +155,14 @@ def test_the_limit_of_the_own_control_group_counts(monkeypatch: pytest.MonkeyPat
     assert 800 < Room.of_host().memory < 1 << 59
 
 
-@pytest.mark.parametrize(("memory", "workers"), [(0, 1), (3 * GUEST + 1, 3), (100 * GUEST, 8)])
+@pytest.mark.parametrize(
+    ("memory", "vcpus", "workers"),
+    [(0, 16, 1), (3 * GUEST + 1, 16, 3), (100 * GUEST, 16, 8), (100 * GUEST, 8, 4)],
+)
 def test_workers_of_a_host_with_eight_cores(
-    monkeypatch: pytest.MonkeyPatch, memory: int, workers: int
+    monkeypatch: pytest.MonkeyPatch, memory: int, vcpus: int, workers: int
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(8)))
-    room = Room(memory=memory, vcpus=16, huge_pages=0)
+    room = Room(memory=memory, vcpus=vcpus, huge_pages=0)
     monkeypatch.setattr(Room, "of_host", classmethod(lambda _cls: room))
     assert workers_at_once() == workers
