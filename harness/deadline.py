@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deadlines: every wait in the project has one and names what it waits for."""
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import tenacity
@@ -45,6 +46,16 @@ class Deadline:
         error = self._kind(f"waited {self.seconds:.1f} s for {self.what}{detail}")
         LOG.debug("deadline passed: %s", error.message)
         return error
+
+    @contextlib.contextmanager
+    def covering(self) -> Iterator[None]:
+        """Let a wait for what is left of this one fail as this one, with its time and its words."""
+        try:
+            yield
+        except DeadlineError as error:
+            if self.passed:
+                raise self.error() from error
+            raise
 
     def check(self, seen: str = "") -> None:
         """Raise `DeadlineError` if the deadline has passed."""

@@ -159,19 +159,25 @@ class CounterStream:
         """Read a frame, or a pong as (number, guest nanoseconds)."""
         assert self._process is not None
         deadline = Deadline(timeout, "a frame of `fpr-guest counters`")
-        head = self._process.read_exactly(_MAGIC.size, deadline.remaining)
+        with deadline.covering():
+            return self._read_answer(self._process, deadline)
+
+    def _read_answer(
+        self, process: GuestProcess, deadline: Deadline
+    ) -> "CounterFrame | tuple[int, int]":
+        head = process.read_exactly(_MAGIC.size, deadline.remaining)
         magic, version = _MAGIC.unpack(head)
         if version != VERSION or magic not in (b"FPRC", b"FPRP"):
             raise ObserveError(
                 f"the guest tool sent a frame of an unknown format: {magic!r}, version {version}"
             )
         if magic == b"FPRP":
-            number, now = _PONG.unpack(self._process.read_exactly(_PONG.size, deadline.remaining))
+            number, now = _PONG.unpack(process.read_exactly(_PONG.size, deadline.remaining))
             return number, now
-        fields = self._process.read_exactly(_FRAME.size, deadline.remaining)
+        fields = process.read_exactly(_FRAME.size, deadline.remaining)
         sequence, missed, planned, actual, *lengths = _FRAME.unpack(fields)
         _check_lengths(lengths)
-        body = self._process.read_exactly(sum(lengths), deadline.remaining)
+        body = process.read_exactly(sum(lengths), deadline.remaining)
         return _frame(sequence, missed, planned, actual, lengths, body, head + fields, self.clock)
 
 

@@ -134,10 +134,11 @@ class PageReader:
             self._process = self._shell.start(self._command)
         else:
             self._process.write(b"\n")
-        data = self._process.read_exactly(_HEADER.size, deadline.remaining)
-        header = _read_header(data, self._pfn_end)
-        size = header.runs * _RUN_BYTES
-        return _decode(header, self._process.read_exactly(size, deadline.remaining))
+        with deadline.covering():
+            data = self._process.read_exactly(_HEADER.size, deadline.remaining)
+            header = _read_header(data, self._pfn_end)
+            data = self._process.read_exactly(header.runs * _RUN_BYTES, deadline.remaining)
+        return _decode(header, data)
 
     def __enter__(self) -> Self:
         return self

@@ -60,7 +60,8 @@ class ToolOutput:
         deadline = Deadline(timeout * self.process.pace, f"{self.name} to say `{word}`")
         while True:
             try:
-                line = ToolLine(self.process.read_line(deadline.remaining))
+                with deadline.covering():
+                    line = ToolLine(self.process.read_line(deadline.remaining))
             except SshError as error:
                 raise self.death(error) from error
             if line.word == word:
