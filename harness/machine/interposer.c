@@ -32,6 +32,14 @@
 #define PAGE 4096UL
 #define DONTUNMAP 4 /* MREMAP_DONTUNMAP, which older C libraries do not name */
 
+/*
+ * A QEMU of an older suite brings its own C library. glibc 2.34 moved these into libc.so.6 under a
+ * new version, and keeps the old one: by that they are found in either.
+ */
+__asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
+__asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
+__asm__(".symver pthread_detach,pthread_detach@GLIBC_2.2.5");
+
 typedef int madvise_call(void *, size_t, int);
 typedef int fallocate_call(int, int, off_t, off_t);
 

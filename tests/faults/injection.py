@@ -4,6 +4,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -11,19 +12,26 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from catalogue import Fault
+from catalogue import HOLD_SECONDS, Fault
 from deeds import DEEDS, addresses_of
 from rivals import rival_verdicts
 from running import Running
 from small_disk import small_disk
 
+from harness.image.qemu_build import ensure_qemu
+from harness.image.qemu_definition import load_qemus
 from harness.machine.interposer import build_interposer
+from harness.machine.pace import slowness
 from harness.record.reader import read_events
 from harness.units import MIB, PAGE_SIZE
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "build" / "faults"
-"""One JSON file for each fault: what `detection.py` writes the matrix from."""
+"""One JSON file for each fault: what `detection.py` writes the matrix from. In `elsewhere/NAME/`
+those of other QEMUs and hosts."""
+
+QEMU = os.environ.get("FPR_FAULTS_QEMU", "")
+"""A build of `fpr-harness qemu list` to run on; empty: the QEMU installed here."""
 
 EXIT_STATUS = {"PASS": 0, "FAIL": 1, "MISS": 69, "ERROR": 69}
 WITHIN = 0.01
@@ -51,6 +59,7 @@ class Injection:
     accel: str
     injected_bytes: int | None
     measured_bytes: int | None
+    qemu: str = ""
     rivals: dict[str, bool | None] = field(default_factory=dict)
     key: str = ""
     """Of the sources: an outcome is good for as long as nothing changes."""
@@ -76,6 +85,11 @@ class Injection:
 def inject(fault: Fault, directory: Path) -> Injection:
     """Run the fault's scenario with the fault in it."""
     options = list(fault.options)
+    if fault.churn is not None:
+        hold = HOLD_SECONDS * slowness()
+        options += ["--set", f"steps[{fault.churn}].churn.hold={hold:.0f}s"]
+    if not fault.discard and QEMU:
+        options += ["--qemu", QEMU]
     if fault.discard:
         options += ["--qemu", str(_broken_qemu(fault, directory))]
     own = Path(__file__).parent / "broken" / f"{fault.scenario}.yaml"
@@ -108,6 +122,7 @@ def inject(fault: Fault, directory: Path) -> Injection:
         exit_status=status,
         kernel=summary.get("kernel", ""),
         accel=summary.get("accel", ""),
+        qemu=summary.get("qemu", ""),
         injected_bytes=touched if fault.measure else None,
         measured_bytes=summary["measures"].get(fault.measure) if fault.measure else None,
         rivals={rival.rival: rival.passed for rival in rival_verdicts(events)},
@@ -139,7 +154,7 @@ def _harm(fault: Fault, run: Running, directory: Path) -> None:
 
 def _broken_qemu(fault: Fault, directory: Path) -> Path:
     """A QEMU that is broken once `directory/begin` exists, and logs to `directory/touched`."""
-    real = shutil.which("qemu-system-x86_64")
+    real = str(ensure_qemu(load_qemus()[QEMU])) if QEMU else shutil.which("qemu-system-x86_64")
     assert real is not None
     settings = {
         "LD_PRELOAD": build_interposer(),
@@ -183,15 +198,20 @@ def source_key() -> str:
     return hashed.hexdigest()[:16]
 
 
-def load_injection(name: str) -> Injection | None:
+def place(elsewhere: str = QEMU) -> Path:
+    """Where outcomes are kept: `KEPT`, or a folder of it for another QEMU or host."""
+    return KEPT / "elsewhere" / elsewhere if elsewhere else KEPT
+
+
+def load_injection(name: str, elsewhere: str = QEMU) -> Injection | None:
     """What is kept of a fault, if anything."""
-    path = KEPT / f"{name}.json"
+    path = place(elsewhere) / f"{name}.json"
     return Injection(**json.loads(path.read_text())) if path.exists() else None
 
 
 def keep(injection: Injection) -> None:
     """Keep it for the matrix; whole or not at all."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    path = KEPT / f"{injection.name}.json"
+    place().mkdir(parents=True, exist_ok=True)
+    path = place() / f"{injection.name}.json"
     path.with_suffix(".new").write_text(json.dumps(asdict(injection), indent=2) + "\n")
     path.with_suffix(".new").replace(path)

@@ -2,14 +2,15 @@
 """Every kind of broken reclaim is found on real guests, named by its layer, and measured.
 
 `make test-faults` runs them all, keeps each outcome, and after an interruption goes on where it
-stopped; `make test` runs one for each layer.
+stopped; `make test` runs one for each layer, `make test-qemu-faults` one of each kind on other
+QEMUs.
 """
 
 import os
 from pathlib import Path
 
 import pytest
-from catalogue import FAULTS, Fault
+from catalogue import ELSEWHERE, FAULTS, Fault
 from injection import inject, keep, load_injection, source_key
 
 pytestmark = pytest.mark.vm
@@ -17,12 +18,13 @@ pytestmark = pytest.mark.vm
 RESUME = os.environ.get("FPR_FAULTS_RESUME") == "1"
 
 
+def marks_of(fault: Fault) -> list[pytest.MarkDecorator]:
+    marks = [] if fault.quick else [pytest.mark.more_faults]
+    return [*marks, pytest.mark.elsewhere] if fault.name in ELSEWHERE else marks
+
+
 @pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(fault, id=fault.name, marks=() if fault.quick else pytest.mark.more_faults)
-        for fault in FAULTS
-    ],
+    "fault", [pytest.param(fault, id=fault.name, marks=marks_of(fault)) for fault in FAULTS]
 )
 def test_fault_is_found_and_named(fault: Fault, tmp_path: Path) -> None:
     kept = load_injection(fault.name) if RESUME else None
