@@ -116,7 +116,8 @@ def document(everywhere: Outcomes, missing: Sequence[str], key: str) -> str:
     rules = "\n".join(f"- {name}: {rule}." for name, rule in RULES.items())
     absent = f"\n\nNot run: {', '.join(missing)}." if missing else ""
     if earlier:
-        absent += f"\n\nRun with earlier sources of the harness: {', '.join(earlier)}."
+        which = "all" if len(earlier) == len(outcomes) else ", ".join(earlier)
+        absent += f"\n\nRun with earlier sources of the harness, and not since: {which}."
     return f"""\
 # What the harness was seen to find
 
@@ -146,7 +147,7 @@ Our RSS is that of guest memory alone, theirs of all of QEMU: tp-qemu's 10 % is 
 
 A clean run and one of every way in which a discard can go wrong between QEMU and the host's kernel,
 on Debian's builds of QEMU (`make test-qemu-faults`) and under KVM in an emulated host (`make
-test-kvm`; the size of what was injected and how far what was measured is off). `-`: not run.
+test-kvm`); with the size of what was injected, and how far off it was measured. `-`: not run.
 
 {chr(10).join(places(everywhere))}
 """

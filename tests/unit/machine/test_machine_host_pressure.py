@@ -3,6 +3,7 @@
 
 import mmap
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -195,6 +196,13 @@ def test_the_interposer_makes_a_discard_lazy() -> None:
 def test_a_program_that_did_not_load_it_is_refused() -> None:
     with pytest.raises(LaunchError, match="did not load"):
         check_preloaded(os.getpid(), {"LD_PRELOAD": str(build_interposer())})
+
+
+def test_a_qemu_with_an_older_c_library_can_load_it() -> None:
+    """QEMU 5.2, unpacked with the glibc 2.31 of its suite, did not start."""
+    needed = re.findall(rb"GLIBC_2\.(\d+)", build_interposer().read_bytes())
+    assert needed
+    assert max(map(int, needed)) <= 31
 
 
 def test_a_fault_nobody_knows_ends_the_program() -> None:

@@ -3,6 +3,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,12 +42,38 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert anchor in anchors(file), target
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
-def test_make_targets_that_are_named_exist(name: str) -> None:
-    made = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    named = set(re.findall(r"(?:`|^    )make ([a-z-]+)", (ROOT / name).read_text(), re.M))
-    assert named
-    assert named <= made
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def named_targets(text: str) -> set[str]:
+    return set(re.findall(r"(?:`|^    )make\s+([a-z-]+)", text, re.M))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_that_are_named_exist(document: Path) -> None:
+    named = named_targets(document.read_text(encoding="utf-8"))
+    assert named <= targets()
+    assert named or document.name not in ("README.md", "CONTRIBUTING.md")
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_call_what_the_makefile_has(path: Path) -> None:
+    """Targets, and the variables that are given to them."""
+    jobs = yaml.safe_load(path.read_text())["jobs"].values()
+    commands = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    words = [found for text in commands for found in re.findall(r"^make (.*)$", text, re.M)]
+    words += [
+        entry
+        for job in jobs
+        for entry in job.get("strategy", {}).get("matrix", {}).get("target", ())
+    ]
+    makefile = (ROOT / "Makefile").read_text()
+    variables = set(re.findall(r"^([A-Z_]+) \?=(?: |$)", makefile, re.M))
+    for line in words:
+        target, *rest = shlex.split(line.partition(" && ")[0])
+        assert target in targets(), line
+        assert {word.partition("=")[0] for word in rest} <= variables | {"RESULTS"}, line
 
 
 def test_the_examples_load_and_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
