@@ -33,9 +33,9 @@ MEMORY_SHARE = 0.8
 VCPUS_PER_CORE = 2
 """Guests mostly wait for reporting passes, which are 2 s apart, so they share cores.
 
-They do not where the machine is so slow that their own work fills that time. Under KVM in an emulated
-host, 8 times slower, the vCPUs of two guests on two cores waited longer for a core (59 s) than they
-ran (46 s).
+They do not where the machine is so slow that their own work fills that time. Under KVM in an
+emulated host, 8 times slower, the vCPUs of two guests on two cores waited longer for a core (59 s)
+than they ran (46 s).
 """
 
 

@@ -65,6 +65,7 @@ def fake_vm(**changes: Any) -> Any:
             "defects": "",
             "ssh_argv": ["ssh", "-p", "1", "root@127.0.0.1"],
             "console": FakeConsole(),
+            "pace": 1.0,
             "shell": SimpleNamespace(run=lambda *_a, **_k: SimpleNamespace(status=0)),
             "__enter__": None,
             **changes,
