@@ -138,6 +138,11 @@ def build_parser() -> argparse.ArgumentParser:
     build.add_argument("--refresh", action="store_true", help="look for newer packages first")
     verbs.add_parser("list", help="list the images, and which are built")
 
+    kernel = commands.add_parser("kernel", help="check a kernel tree, for --kernel DIR")
+    verbs = kernel.add_subparsers(dest="verb", required=True, metavar="VERB")
+    check = verbs.add_parser("check", help="say what a built tree lacks, and what each costs")
+    check.add_argument("directory", type=Path, metavar="DIR", help="where it was built")
+
     qemu = commands.add_parser("qemu", help="fetch or list builds of QEMU, for --qemu NAME")
     verbs = qemu.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="fetch builds into the cache (default: all)")

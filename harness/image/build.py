@@ -143,10 +143,10 @@ def _build(
     order: list[tuple[str, bytes]] = []
     needed = 0
     if kernel.modules is not None:
-        needed = len(kernel.modules.load_order(definition.modules))
+        needed = len(kernel.modules.load_order(definition.modules, kernel.release))
         lacking = kernel.modules.lacks(definition.on_demand)
         more = [name for name in definition.on_demand if name not in lacking]
-        order = kernel.modules.load_order([*definition.modules, *more])
+        order = kernel.modules.load_order([*definition.modules, *more], kernel.release)
     initramfs = build_initramfs(
         unpacked=scratch / "userland",
         release=kernel.release,
@@ -187,7 +187,7 @@ def _digest(definition: ImageDefinition, given: Kernel | None) -> str:
         if given.modules is not None and not given.modules.lacks(definition.modules):
             lacking = given.modules.lacks(definition.on_demand)
             more = [name for name in definition.on_demand if name not in lacking]
-            for name, data in given.modules.load_order([*definition.modules, *more]):
+            for name, data in given.modules.load_order([*definition.modules, *more], given.release):
                 hashed.update(name.encode() + b"\0" + data)
     return hashed.hexdigest()[:16]
 

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 from harness.errors import ImageError
+from harness.image.build_tree import is_build_tree, is_source_tree, why_no_kernel
 
 _MAGIC_OFFSET = 0x202
 _MAGIC = b"HdrS"
@@ -48,6 +49,8 @@ def _find_kernel(path: Path) -> Path:
     for name in _CANDIDATES:
         if (path / name).is_file():
             return path / name
+    if is_build_tree(path) or is_source_tree(path):
+        raise why_no_kernel(path)
     found = sorted(path.glob("vmlinuz-*"))
     if len(found) == 1:
         return found[0]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A kernel's loadable modules: which ones a guest needs, in which order, and their content."""
 
+import contextlib
 import gzip
 import lzma
 import subprocess
@@ -11,6 +12,14 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import ImageError
+from harness.image.build_tree import (
+    BUILTIN,
+    ORDER,
+    is_build_tree,
+    ordered_modules,
+    tree_of,
+    tree_release,
+)
 from harness.image.elf import elf_section
 
 MODULE_BYTES = 64 << 20
@@ -23,7 +32,7 @@ _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
 @dataclass(frozen=True)
 class ModuleTree:
-    """The tree `lib/modules/RELEASE`. Names have `_`, as in the kernel, not `-`.
+    """The tree `lib/modules/RELEASE` or a build tree. Names have `_`, as in the kernel, not `-`.
 
     Dependencies come from the modules themselves (`depends=`, written by modpost), because a tree
     from a package has no modules.dep before it is installed.
@@ -35,9 +44,18 @@ class ModuleTree:
 
     @classmethod
     def read(cls, directory: Path) -> "ModuleTree":
-        """Read an installed tree. Raises `ImageError` if its modules.builtin is unreadable."""
+        """Read an installed tree, or a build tree, whose modules.order names its modules.
+
+        Raises `ImageError` if its modules.builtin is unreadable.
+        """
         builtin = _read_builtin(directory)
-        paths = (path for path in directory.rglob("*.ko*") if path.name.endswith(_SUFFIXES))
+        order = directory / ORDER
+        if is_build_tree(directory):
+            text = order.read_text("utf-8", "replace") if order.exists() else ""
+            paths = list(ordered_modules(directory, text).values())
+        else:
+            found = directory.rglob("*.ko*")
+            paths = [path for path in found if path.name.endswith(_SUFFIXES)]
         return cls(directory, {module_name(path.name): path for path in paths}, builtin)
 
     @classmethod
@@ -49,35 +67,49 @@ class ModuleTree:
         """List those of `names` that are neither built in nor loadable."""
         return [name for name in names if name not in self.builtin and name not in self.files]
 
-    def load_order(self, names: Sequence[str]) -> list[tuple[str, bytes]]:
+    def load_order(self, names: Sequence[str], release: str = "") -> list[tuple[str, bytes]]:
         """List what must be loaded for `names` as (name, ELF content), dependencies first.
 
-        Built-in modules need no loading. Raises `ImageError` if the kernel lacks a module.
+        Built-in modules need no loading. Raises `ImageError` if the kernel lacks a module, or if
+        one was built with another kernel than `release`.
         """
         order: dict[str, bytes] = {}
         for name in names:
-            self._visit(name, order)
+            self._visit(name, order, release)
         return list(order.items())
 
-    def _visit(self, name: str, order: dict[str, bytes]) -> None:
+    def _visit(self, name: str, order: dict[str, bytes], release: str) -> None:
         if name in self.builtin or name in order:
             return
         if name not in self.files:
+            how = (
+                f"run `make -C {self.directory} modules`"
+                if is_build_tree(self.directory)
+                else "install it with `make modules_install INSTALL_MOD_PATH=DIR` and add "
+                "--modules DIR"
+            )
             raise ImageError(
                 f"{name} is neither built into this kernel nor in {self.directory}",
-                hint="configure it (=y or =m); if it is a module, install it with "
-                "`make modules_install INSTALL_MOD_PATH=DIR` and add --modules DIR",
+                hint=f"configure it (=y or =m); if it is a module, {how}",
             )
         data = read_module(self.files[name])
         try:
             dependencies = module_dependencies(data)
+            other = built_for(data)
         except ImageError as error:
             raise ImageError(
                 f"cannot read the module {self.files[name]}: {error.message}",
                 hint="install the modules again",
             ) from error
+        if release and other not in ("", release):
+            raise ImageError(
+                f"the module {self.files[name]} was built with the kernel {other}, and this one is "
+                f"{release}",
+                hint="build both together: `make -j$(nproc)`; or name the modules of this kernel "
+                "with --modules",
+            )
         for needed in dependencies:
-            self._visit(needed, order)
+            self._visit(needed, order, release)
         order[name] = data
 
 
@@ -85,18 +117,31 @@ def _read_builtin(directory: Path) -> frozenset[str]:
     try:
         return parse_builtin((directory / "modules.builtin").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
+        how = "make" if is_build_tree(directory) else "make modules_install"
         raise ImageError(
             f"cannot read the list of built-in modules in {directory}: {error}",
-            hint="run `make modules_install`, and check the permissions of the directory",
+            hint=f"run `{how}`, and check the permissions of the directory",
         ) from error
 
 
 def module_dependencies(data: bytes) -> list[str]:
     """Read the names of the modules that a module (its ELF content) needs. Raises `ImageError`."""
-    fields = elf_section(data, ".modinfo").split(b"\0")
-    depends = next((f for f in fields if f.startswith(b"depends=")), b"depends=")
-    names = depends.removeprefix(b"depends=").decode("ascii", errors="replace")
+    names = _modinfo(data, "depends")
     return [name.replace("-", "_") for name in names.split(",") if name]
+
+
+def built_for(data: bytes) -> str:
+    """Read which kernel (`uname -r`) a module (its ELF content) was built with; empty if it does
+    not say. Raises `ImageError`."""
+    return _modinfo(data, "vermagic").partition(" ")[0]
+
+
+def _modinfo(data: bytes, field: str) -> str:
+    """Read a field that modpost wrote; empty if it is absent. Raises `ImageError`."""
+    prefix = f"{field}=".encode()
+    fields = elf_section(data, ".modinfo").split(b"\0")
+    found = next((text for text in fields if text.startswith(prefix)), b"")
+    return found.removeprefix(prefix).decode("ascii", errors="replace")
 
 
 def module_name(path: str) -> str:
@@ -180,12 +225,13 @@ def find_module_tree(given: Path, release: str) -> Path:
         raise ImageError(
             f"--modules {given}: {error.strerror}", hint="check the permissions of the path"
         ) from error
-    for tree in trees:
-        if tree.name == release:
+    releases = {tree: _release_in(tree) for tree in trees}
+    for tree, found in releases.items():
+        if found == release:
             return tree
     if trees:
         raise ImageError(
-            f"--modules {given} holds modules of {', '.join(sorted({t.name for t in trees}))}, "
+            f"--modules {given} holds modules of {', '.join(sorted(set(releases.values())))}, "
             f"but the kernel is {release}",
             hint="give the modules installed with this kernel: "
             "`make modules_install INSTALL_MOD_PATH=DIR`, then --modules DIR",
@@ -199,25 +245,33 @@ def find_module_tree(given: Path, release: str) -> Path:
 def tree_beside(kernel: Path, release: str) -> ModuleTree | None:
     """Find the modules in the usual places for a kernel; None if there are none.
 
-    An installed kernel (boot/vmlinuz-RELEASE, lib/modules/RELEASE/vmlinuz) has all its modules
-    there; a build tree, or a folder made by hand, has at most the list of built-in ones. Raises
+    An installed kernel (boot/vmlinuz-RELEASE, lib/modules/RELEASE/vmlinuz) and a build tree have
+    all modules there; a folder made by hand has at most the list of built-in ones. Raises
     `ImageError` if a modules.builtin exists but is unreadable.
     """
     kernel = kernel.resolve()
     root = kernel.parent.parent
     installed = [root / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release]
-    lists = [kernel.parent]
     if kernel.parent.name == release:
         installed.append(kernel.parent)
-    if kernel.parts[-4:-3] == ("arch",) and kernel.parts[-2:-1] == ("boot",):
-        lists.append(kernel.parents[3])
+    if (tree := tree_of(kernel)) is not None:
+        installed = [tree]
     for directory in installed:
-        if (directory / "modules.builtin").exists():
+        if (directory / BUILTIN).exists():
             return ModuleTree.read(directory)
-    for directory in lists:
-        if (directory / "modules.builtin").exists():
-            return ModuleTree.only_builtin(directory)
+    if (kernel.parent / BUILTIN).exists():
+        return ModuleTree.only_builtin(kernel.parent)
     return None
+
+
+def _release_in(tree: Path) -> str:
+    """Read which kernel a directory's modules belong to; its name if they do not say."""
+    if (release := tree_release(tree)) is not None:
+        return release
+    with contextlib.suppress(ImageError, StopIteration):
+        path = next(p for p in tree.rglob("*.ko*") if p.name.endswith(_SUFFIXES))
+        return built_for(read_module(path)) or tree.name
+    return tree.name
 
 
 def _trees(given: Path) -> Iterator[Path]:

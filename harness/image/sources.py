@@ -39,8 +39,10 @@ def given_kernel(kernel: Path, modules: Path | None) -> Kernel:
     path = find_kernel(kernel)
     release = kernel_release(path)
     if modules is not None:
-        return Kernel(path, release, ModuleTree.read(find_module_tree(modules, release)))
-    return Kernel(path, release, tree_beside(path, release))
+        tree: ModuleTree | None = ModuleTree.read(find_module_tree(modules, release))
+    else:
+        tree = tree_beside(path, release)
+    return Kernel(path, release, tree)
 
 
 class Suites:

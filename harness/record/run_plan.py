@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was to be run and how: the scenario and the options that results must record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from harness.record.asked import Asked
@@ -25,3 +25,7 @@ class RunPlan:
     """Path of the modules asked for; None: the image's."""
     kernel_sha256: str | None = None
     """Checksum of the kernel file to boot; None if there was none."""
+    kernel_commit: str | None = None
+    """`git describe --always --dirty` of the tree that it was built in; None: no such tree."""
+    kernel_config: dict[str, str] = field(default_factory=dict)
+    """Options that the configuration of that tree sets, without CONFIG_; empty: no such tree."""

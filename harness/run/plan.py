@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, ImageError, UsageError
 from harness.image.build import BootFiles
+from harness.image.build_tree import describe, is_build_tree, read_config, tree_of
 from harness.image.definition import ImageDefinition
 from harness.record.run_plan import RunPlan
 from harness.run.qemus import QemuChoice
@@ -88,6 +89,7 @@ def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | Harnes
     def given(path: Path | None) -> str | None:
         return None if path is None else str(path.absolute())
 
+    tree = _tree(options.kernel)
     return RunPlan(
         scenario=run.scenario.plain,
         asked=run.scenario.asked,
@@ -96,7 +98,24 @@ def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | Harnes
         kernel=given(options.kernel),
         modules=given(options.modules),
         kernel_sha256=_sha256(boot.kernel) if isinstance(boot, BootFiles) else None,
+        kernel_commit=describe(tree) if tree is not None else None,
+        kernel_config=_config(tree),
     )
+
+
+def _tree(kernel: Path | None) -> Path | None:
+    """The tree that a given kernel was built in."""
+    if kernel is None:
+        return None
+    return kernel if is_build_tree(kernel) else tree_of(kernel)
+
+
+def _config(tree: Path | None) -> dict[str, str]:
+    """Empty where it cannot be read: what was booted is known by its checksum."""
+    try:
+        return read_config(tree) if tree is not None else {}
+    except ImageError:
+        return {}
 
 
 def _sha256(path: Path) -> str | None:

@@ -7,22 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_trees import bzimage
 
 from harness.errors import ImageError
 from harness.image.kernel import find_kernel, kernel_release, least_memory
 from harness.units import MIB
-
-
-def bzimage(release: str = "6.13.0-test", body: int = 4096) -> bytes:
-    """A file with a bzImage's header: one setup sector besides the boot sector."""
-    data = bytearray(1024 + body)
-    data[0x1F1] = 1
-    struct.pack_into("<I", data, 0x1F4, body // 16)
-    data[0x202:0x206] = b"HdrS"
-    struct.pack_into("<H", data, 0x20E, 0x100)
-    words = f"{release} (builder@host) #1 SMP".encode() + b"\0"
-    data[0x300 : 0x300 + len(words)] = words
-    return bytes(data)
 
 
 @pytest.fixture

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What results keep of the kernel that was given."""
+
+from pathlib import Path
+
+import pytest
+from kernel_trees import build_tree, bzimage
+
+from harness.act.discover import VERBS
+from harness.errors import ImageError
+from harness.image.definition import load_definitions
+from harness.record.run_plan import RunPlan
+from harness.run import plan as subject
+from harness.run.plan import RunOptions, plan_runs, recorded_plan
+from harness.scenario.load import find_scenarios
+
+
+def recorded(kernel: Path | None) -> RunPlan:
+    (scenario,) = find_scenarios(["reclaim-basic"], VERBS)
+    (run,) = plan_runs([scenario], [load_definitions()["bookworm"]], 1)
+    return recorded_plan(run, RunOptions(kernel=kernel), ImageError("not built"))
+
+
+@pytest.mark.parametrize("place", ["", "arch/x86/boot/bzImage"])
+def test_a_trees_commit_and_configuration_are_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(subject, "describe", lambda tree: f"v6.13 of {tree.name}")
+    tree = build_tree(tmp_path / "linux", config={"X86_64": "y", "VIRTIO_BALLOON": "m"})
+    plan = recorded(tree / place)
+    assert plan.kernel_commit == "v6.13 of linux"
+    assert plan.kernel_config == {"X86_64": "y", "VIRTIO_BALLOON": "m"}
+
+
+def test_what_is_not_known_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "bzImage").write_bytes(bzimage())
+    for kernel in (None, tmp_path / "bzImage", tmp_path / "absent"):
+        plan = recorded(kernel)
+        assert (plan.kernel_commit, plan.kernel_config) == (None, {})
+
+
+def test_a_configuration_that_cannot_be_read_does_not_end_the_run(tmp_path: Path) -> None:
+    tree = build_tree(tmp_path)
+    (tree / ".config").write_bytes(b"CONFIG_A=y\n" * 200_000)
+    assert recorded(tree).kernel_config == {}
