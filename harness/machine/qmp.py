@@ -31,7 +31,8 @@ from harness.machine.pace import slowness
 from harness.run_log import RunThread
 
 CLOSE_SECONDS = 5.0
-SHUTDOWN_SECONDS = 1.0
+SHUTDOWN_SECONDS = 10.0
+"""From QEMU's end until its connection is read to its own end, on a machine of usual pace."""
 LOOK_SECONDS = 0.05
 
 LOG = logging.getLogger(__name__)
@@ -149,20 +150,34 @@ class QmpMonitor:
         """
 
         def heard() -> str | None:
-            for event in self._events:
+            for event in self.events():
                 if event["event"] == "SHUTDOWN":
                     return str(event.get("data", {}).get("reason", ""))
             return None
 
         connected = (Runstate.CONNECTING, Runstate.RUNNING)
         deadline = Deadline(seconds * self.pace, "QEMU's last event")
-        with self._heard:
-            while (reason := heard()) is None and not deadline.passed:
-                last = self._client.runstate not in connected
+        while heard() is None and not deadline.passed:
+            if self._client.runstate not in connected:
+                self._collect_rest(deadline)
+                break
+            with self._heard:
                 self._heard.wait(LOOK_SECONDS)
-                if last:
-                    break
-            return reason or heard() or ""
+        return heard() or ""
+
+    def _collect_rest(self, deadline: Deadline) -> None:
+        """Let the loop do what was due before now: what was read is then among the events."""
+
+        if not self._thread.is_alive():
+            return  # closed: nothing more is read
+
+        async def turn() -> None:
+            for _ in range(3):  # the listener's queue, its reader, the collector
+                await asyncio.sleep(0)
+
+        future = asyncio.run_coroutine_threadsafe(turn(), self._loop)
+        with contextlib.suppress(concurrent.futures.TimeoutError):
+            future.result(deadline.remaining)
 
     def wait_event(self, names: Collection[str], deadline: Deadline) -> dict[str, Any]:
         """Wait for the next event with one of the names, after the last one returned here.

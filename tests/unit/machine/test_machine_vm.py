@@ -13,6 +13,7 @@ import time
 import paramiko
 import pytest
 from machine_fakes import Bench
+from qemu.qmp import Message
 from qemus import a_qemu
 
 from harness.errors import (
@@ -29,6 +30,7 @@ from harness.errors import (
 )
 from harness.machine.accel import USUAL_BOOT_SECONDS
 from harness.machine.pace import MOST
+from harness.machine.qmp import _LoggedClient
 from harness.machine.spec import Accelerator
 from harness.machine.ssh_process import ERROR_BYTES
 
@@ -181,6 +183,7 @@ def test_launch_without_a_descriptor_left_is_told(bench: Bench, what: str) -> No
 
 def test_qemu_that_never_opens_its_monitor_is_given_up(bench: Bench) -> None:
     bench.monkeypatch.setattr("harness.machine.vm.CONNECT_SECONDS", 1.0)
+    bench.monkeypatch.setattr("harness.machine.vm.slowness", lambda: 1.0)
     with pytest.raises(QmpError, match=r"waited 1\.0 s for QEMU to open its monitor"):
         bench.launch("tcg", tcg="deaf")
 
@@ -209,6 +212,28 @@ def test_guest_crash_is_told_at_once(
     assert caught.value.title.startswith(title)
     assert caught.value.defect == ""
     assert time.monotonic() - began < QUICK
+
+
+def test_why_qemu_ended_is_heard_however_long_that_takes(bench: Bench) -> None:
+    """Under KVM in an emulated host it was MISS `QEMU exited (0)`, a second after QEMU's end."""
+    heard = _LoggedClient._cb_inbound
+
+    def slowly(client: _LoggedClient, message: Message) -> Message:
+        if message.get("event") == "SHUTDOWN":
+            time.sleep(2.0)
+        return heard(client, message)
+
+    bench.monkeypatch.setattr(_LoggedClient, "_cb_inbound", slowly)
+    with pytest.raises(GuestCrashError, match="the guest reset its machine without a word"):
+        bench.launch("tcg", tcg="triple-fault")
+
+
+def test_a_monitor_that_is_closed_has_nothing_more_to_say(bench: Bench) -> None:
+    with bench.launch("tcg") as vm:
+        pass
+    began = time.monotonic()
+    assert vm.monitor.shutdown_reason() in ("", "host-qmp-quit")
+    assert time.monotonic() - began < 5.0
 
 
 def test_kvm_may_be_at_fault_where_a_guest_says_nothing(bench: Bench) -> None:
