@@ -16,7 +16,7 @@ from harness.image.build_tree import (
 from harness.image.definition import load_definitions
 from harness.image.kernel import find_kernel, kernel_release
 from harness.image.kernel_options import Option, wrong
-from harness.image.sources import given_kernel
+from harness.image.modules import tree_beside
 
 _WORDS = {"needed": "missing", "useful": "lacks", "costly": "costs"}
 _COLUMN = 8
@@ -64,9 +64,11 @@ def _trouble(tree: Path) -> HarnessError | None:
     """Why a guest could not be made of what was built, whatever is configured."""
     (definition,) = (d for d in load_definitions().values() if d.default)
     try:
-        kernel = given_kernel(tree, None)
-        if kernel.modules is not None:
-            kernel.modules.load_order(definition.modules, kernel.release)
+        kernel = find_kernel(tree)
+        release = kernel_release(kernel)
+        modules = tree_beside(kernel, release)
+        if modules is not None:
+            modules.load_order(definition.modules, release)
     except HarnessError as error:
         return error
     return None

@@ -14,6 +14,9 @@ from harness.errors import ImageError
 
 BZIMAGE = Path("arch/x86/boot/bzImage")
 CONFIG = Path(".config")
+BUILT_CONFIG = Path("include/config/auto.conf")
+"""The configuration that was built, in the same form: .config may have been edited since."""
+
 RELEASE = Path("include/config/kernel.release")
 ORDER = "modules.order"
 BUILTIN = "modules.builtin"
@@ -70,21 +73,23 @@ def why_no_kernel(tree: Path) -> ImageError:
 
 
 def read_config(tree: Path) -> dict[str, str]:
-    """The options of a tree's .config that are set, without CONFIG_; empty: it has none.
+    """The options that are set in what a tree was built with, or else in its .config, without
+    CONFIG_; empty: it has neither.
 
     Raises `ImageError` for one that cannot be read.
     """
-    try:
-        with (tree / CONFIG).open("rb") as file:
-            text = file.read(CONFIG_BYTES + 1)
-    except FileNotFoundError:
+    path = next((tree / p for p in (BUILT_CONFIG, CONFIG) if (tree / p).exists()), None)
+    if path is None:
         return {}
+    try:
+        with path.open("rb") as file:
+            text = file.read(CONFIG_BYTES + 1)
     except OSError as error:
         raise ImageError(
-            f"cannot read {tree / CONFIG}: {error.strerror}", hint="check its permissions"
+            f"cannot read {path}: {error.strerror}", hint="check its permissions"
         ) from error
     if len(text) > CONFIG_BYTES:
-        raise ImageError(f"{tree / CONFIG} is larger than any configuration", hint="what is it?")
+        raise ImageError(f"{path} is larger than any configuration", hint="what is it?")
     return parse_config(text.decode("utf-8", "replace"))
 
 

@@ -9,9 +9,11 @@ from typing import TypeVar
 
 from harness.errors import ImageError
 from harness.image.archive import AptRoot, Package, run_tool
+from harness.image.build_tree import read_config, tree_of
 from harness.image.cache import cache_directory, exclusive
 from harness.image.definition import ImageDefinition
 from harness.image.kernel import find_kernel, kernel_release
+from harness.image.kernel_options import wrong
 from harness.image.modules import ModuleTree, find_module_tree, tree_beside
 
 T = TypeVar("T")
@@ -34,15 +36,30 @@ class Kernel:
 def given_kernel(kernel: Path, modules: Path | None) -> Kernel:
     """Find the kernel of `--kernel`, with the modules of `--modules` or those found next to it.
 
-    Raises `ImageError` for anything but a complete bzImage with its own modules.
+    Raises `ImageError` for anything but a complete bzImage with its own modules, and for a tree
+    whose configuration lacks an option that every guest needs.
     """
     path = find_kernel(kernel)
     release = kernel_release(path)
+    if (built_in := tree_of(path)) is not None:
+        _check_options(built_in)
     if modules is not None:
         tree: ModuleTree | None = ModuleTree.read(find_module_tree(modules, release))
     else:
         tree = tree_beside(path, release)
     return Kernel(path, release, tree)
+
+
+def _check_options(tree: Path) -> None:
+    config = read_config(tree)
+    missing = [option for option in wrong(config) if option.rank == "needed"] if config else []
+    if missing:
+        raise ImageError(
+            f"the kernel of {tree} was configured without "
+            + "; without ".join(f"{option.name} ({option.costs})" for option in missing),
+            hint=f"`fpr-harness kernel check {tree}` has all that it lacks, and the commands to "
+            "change it",
+        )
 
 
 class Suites:

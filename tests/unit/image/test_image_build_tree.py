@@ -149,3 +149,20 @@ def test_the_commit_is_the_trees_own(tmp_path: Path) -> None:
 def test_a_kernel_that_was_copied_out_of_its_tree_has_none(tmp_path: Path) -> None:
     (tmp_path / "bzImage").write_bytes(bzimage())
     assert given_kernel(tmp_path, None).modules is None
+
+
+@pytest.mark.parametrize("name", ["PROC_PAGE_MONITOR", "PAGE_REPORTING", "VIRTIO_BALLOON"])
+def test_a_tree_without_what_no_guest_can_do_without_is_refused(tmp_path: Path, name: str) -> None:
+    config = {key: value for key, value in good_config().items() if key != name}
+    tree = build_tree(tmp_path, config=config)
+    with pytest.raises(ImageError, match=rf"was configured without {name} \(") as refused:
+        given_kernel(tree, None)
+    assert f"kernel check {tree}" in refused.value.hint
+
+
+def test_the_configuration_that_was_built_counts_and_not_one_edited_since(tmp_path: Path) -> None:
+    tree = build_tree(tmp_path)
+    (tree / "include/config/auto.conf").write_text("CONFIG_X86_64=y\n")
+    assert read_config(tree) == {"X86_64": "y"}
+    with pytest.raises(ImageError, match="configured without"):
+        given_kernel(tree, None)
