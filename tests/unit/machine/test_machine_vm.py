@@ -224,7 +224,7 @@ def test_why_qemu_ended_is_heard_however_long_that_takes(bench: Bench) -> None:
         return heard(client, message)
 
     bench.monkeypatch.setattr(_LoggedClient, "_cb_inbound", slowly)
-    with pytest.raises(GuestCrashError, match="the guest reset its machine without a word"):
+    with pytest.raises(GuestCrashError, match="the guest reset the machine without a message"):
         bench.launch("tcg", tcg="triple-fault")
 
 
