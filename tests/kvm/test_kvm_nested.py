@@ -28,11 +28,11 @@ Run = Callable[..., Job]
 
 CHUNKS = (
     "backends-memfd-shared balloon-and-reporting control-driver-unbound",
-    "numa-two-nodes control-reporting-off poison-inhibits page-cache-retains",
+    "numa-two-nodes control-reporting-off poison-inhibits reclaim-partial",
     "order-boundaries-boot-2 feature-matrix-hint-oom-statistics "
     "feature-matrix-microvm-hint-oom-statistics small-guests-256m odd-sizes-1001m",
     "disable-races-unbind forward-progress-noisy huge-pages-kept",
-    "memory-hotplug-dimm no-loss-isolated-plain reclaim-partial",
+    "memory-hotplug-dimm no-loss-isolated-plain page-cache-retains",
     "reclaim-repeat",
 )
 """The default set without reclaim-basic, which has a test of its own; so many as end in some
