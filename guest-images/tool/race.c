@@ -13,7 +13,14 @@
  * Two signs show that blocks are reported: a block of the window has the mark of a reported block
  * (/proc/kpageflags), or free memory fell while blocks were isolated for reporting and rose again.
  *
- *   race --cushion N --window N --rounds N --wait-ms N --hold-ms N --seed N
+ * A guest that gives blocks back too early shows neither: they are free while the host is still at
+ * them. Where the host takes its time (--slow-ms), the tool therefore takes blocks one by one from
+ * just before a pass is due (--pass-ms), faster than the host discards them, as long as there are
+ * any. From an honest guest it gets a few that are not reported yet; then none until the batch is
+ * back. It waits by counting and not by the clock meanwhile: an emulated machine's timers stand
+ * still while QEMU discards.
+ *
+ *   race --cushion N --window N --rounds N --wait-ms N --hold-ms N --seed N [--pass-ms N --slow-ms N]
  *
  * Prints `filled ...` (see churn.c), then for each round `raced round=N waited_ns=N
  * reported_bytes=N reused_bytes=N taken_ns=N`: the bytes of the window seen reported, the part of
@@ -47,6 +54,12 @@
 #define AWAY_NS 200000000ULL
 /* Huge pages to allocate before looking at anything else. */
 #define TAKEN_BLINDLY 2U
+/* Before a pass is due: timers are late, never early. */
+#define LEAD_NS 300000000ULL
+/* Blocks taken while the host discards one, which may be twice as large. */
+#define PACE 6U
+/* Blocks of the window that are not taken early. */
+#define LEFT 4U
 
 /*
  * The setting for how many pages a per-CPU list may keep: by default up to a zone's low watermark,
@@ -60,7 +73,7 @@
 struct race {
 	struct hold hold;
 	struct findings findings;
-	uint64_t window_pages, wait_ns;
+	uint64_t window_pages, wait_ns, pass_ns, slow_ns, loops_in_ms, free_without;
 	int kpageflags;
 	/* The window's blocks of a huge page's size: their first PFNs, and which were reported. */
 	uint64_t *blocks;
@@ -227,6 +240,40 @@ static int await_report(const struct race *race)
 	return 0;
 }
 
+static void spin(uint64_t loops)
+{
+	for (volatile uint64_t i = 0; i < loops; i++)
+		;
+}
+
+static uint64_t loops_in_ms(void)
+{
+	uint64_t loops = 1000, took;
+
+	for (;; loops *= 2) {
+		uint64_t start = monotonic_ns();
+
+		spin(loops);
+		took = monotonic_ns() - start;
+		if (took >= 20000000ULL)
+			return loops * 1000000ULL / took;
+	}
+}
+
+/* Free memory is what it was before the window was given back, but for a block: all of it is away. */
+static int is_away(const struct race *race)
+{
+	return free_bytes() < race->free_without + HUGE_BYTES;
+}
+
+static int any_reported(const struct race *race)
+{
+	for (size_t i = 0; i < race->block_count; i++)
+		if (is_reported(race, race->blocks[i]))
+			return 1;
+	return 0;
+}
+
 static uint64_t note_reported(struct race *race)
 {
 	uint64_t count = 0;
@@ -244,6 +291,25 @@ static void stamp(struct race *race, uint64_t page, uint64_t count, uint64_t see
 		ledger_set(&race->hold.ledger, page, seed);
 	}
 	race->hold.held += count;
+}
+
+/*
+ * Takes the window but for a few blocks, one at a time, from just before the pass is due that was
+ * asked for at `start`; stops once blocks are away or bear the mark. Returns the pages taken.
+ */
+static uint64_t take_early(struct race *race, uint64_t page, uint64_t seed, uint64_t start)
+{
+	uint64_t taken = 0, most, end = race->pass_ns > LEAD_NS ? race->pass_ns - LEAD_NS : 0;
+
+	most = race->window_pages > LEFT * HUGE_PAGES ? race->window_pages - LEFT * HUGE_PAGES : 0;
+	while (monotonic_ns() - start < end)
+		sleep_ns(POLL_NS);
+	while (taken < most && !any_reported(race) && !is_away(race)) {
+		stamp(race, page + taken, HUGE_PAGES, seed);
+		taken += HUGE_PAGES;
+		spin(race->loops_in_ms * (race->slow_ns / PACE / 1000000));
+	}
+	return taken;
 }
 
 /* Writes the rest of each page, unless its first word is already lost: the check must find that. */
@@ -281,18 +347,22 @@ static uint64_t reused_bytes(struct race *race, uint64_t page)
 
 static void run_round(struct race *race, uint64_t round, uint64_t page, uint64_t seed)
 {
-	uint64_t count = race->window_pages, start = monotonic_ns(), seen, reported;
-	uint64_t blindly = TAKEN_BLINDLY * HUGE_PAGES < count ? TAKEN_BLINDLY * HUGE_PAGES : count;
+	uint64_t count = race->window_pages, start, seen, reported, early = 0, next;
 	int came;
 
 	note_blocks(race, page);
 	hold_check(&race->hold, page, count, &race->findings);
+	race->free_without = free_bytes();
+	start = monotonic_ns();
 	hold_drop(&race->hold, page, count);
+	if (race->slow_ns)
+		early = take_early(race, page, seed, start);
 	came = await_report(race);
 	seen = monotonic_ns();
-	stamp(race, page, blindly, seed);
+	next = early + TAKEN_BLINDLY * HUGE_PAGES < count ? early + TAKEN_BLINDLY * HUGE_PAGES : count;
+	stamp(race, page + early, next - early, seed);
 	reported = note_reported(race);
-	stamp(race, page + blindly, count - blindly, seed);
+	stamp(race, page + next, count - next, seed);
 	complete(race, page, count, seed);
 	say("raced round=%" PRIu64 " waited_ns=%" PRIu64 " reported_bytes=%" PRIu64
 	    " reused_bytes=%" PRIu64 " taken_ns=%" PRIu64,
@@ -303,12 +373,14 @@ static void run_round(struct race *race, uint64_t round, uint64_t page, uint64_t
 int race_main(int argc, char **argv)
 {
 	uint64_t blocks, cushion = 0, window = 0, rounds = 0, wait_ms = 0, hold_ms = 0, seed = 0, at = 0;
+	uint64_t pass_ms = 0, slow_ms = 0;
 	struct {
 		const char *name;
 		uint64_t *number;
 	} options[] = {
 		{ "--cushion", &cushion }, { "--window", &window },   { "--rounds", &rounds },
 		{ "--wait-ms", &wait_ms }, { "--hold-ms", &hold_ms }, { "--seed", &seed },
+		{ "--pass-ms", &pass_ms }, { "--slow-ms", &slow_ms },
 	};
 	static struct race race;
 	char lists[32], unused[32];
@@ -331,6 +403,9 @@ int race_main(int argc, char **argv)
 	work_in_a_child("race");
 	race.window_pages = window / PAGE_BYTES;
 	race.wait_ns = wait_ms * 1000000;
+	race.pass_ns = pass_ms * 1000000;
+	race.slow_ns = slow_ms * 1000000;
+	race.loops_in_ms = loops_in_ms();
 	race.kpageflags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 	if (race.kpageflags < 0)
 		die("open /proc/kpageflags");

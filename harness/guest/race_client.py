@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Client of the guest tool's `race`; the head of guest-images/tool/race.c describes its lines."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.guest.churn_client import OUT_OF_MEMORY
@@ -41,25 +42,31 @@ def run_race(
     rounds: int,
     wait_seconds: float,
     hold_seconds: float,
+    pass_seconds: float,
+    slow_seconds: float,
+    begin: Callable[[], None],
     fill_timeout: float,
     round_timeout: float,
 ) -> RaceReport:
     """Run a race to its end.
 
     `cushion`, `window`: bytes, whole huge pages; `wait_seconds`: longest wait for a report in each
-    round; `hold_seconds`: how long each round holds the window; `fill_timeout`, `round_timeout`:
-    deadlines in seconds.
+    round; `hold_seconds`: how long each round holds the window; `pass_seconds`: between two passes;
+    `slow_seconds`: how long the host takes for a discard, 0.0 where it is not slowed down; `begin`:
+    called when all memory is held; `fill_timeout`, `round_timeout`: deadlines in seconds.
 
     Raises `GuestError`, `ToolCrashedError`, `SshError`, `DeadlineError`.
     """
     command = (
         f"fpr-guest race --cushion {cushion} --window {window} --rounds {rounds} --seed {SEED} "
-        f"--wait-ms {wait_seconds * 1000:.0f} --hold-ms {hold_seconds * 1000:.0f}"
+        f"--wait-ms {wait_seconds * 1000:.0f} --hold-ms {hold_seconds * 1000:.0f} "
+        f"--pass-ms {pass_seconds * 1000:.0f} --slow-ms {slow_seconds * 1000:.0f}"
     )
     mismatches, seen = Mismatches(), []
     with shell.start(command) as process:
         lines = ToolOutput(process, "the race tool", OUT_OF_MEMORY)
         held = int(lines.await_line("filled", fill_timeout, mismatches).value("bytes"))
+        begin()
         for _round in range(rounds):
             line = lines.await_line("raced", round_timeout, mismatches)
             seen.append(

@@ -116,6 +116,19 @@ def undiscarded(reported: BoolArray, looked: Looked, discards: DiscardCoverage) 
     return found
 
 
+def withheld(looked: Looked, discards: DiscardCoverage, block_pages: int) -> BoolArray:
+    """Used pages in whole blocks that were given back to the host and that nobody has touched
+    since: on the per-CPU lists, in the pool of huge pages, or isolated to be reported and never put
+    back (page_reporting_drain(), mm/page_reporting.c)."""
+    pages = len(looked.used)
+    idle = looked.used & ~looked.written & (looked.absent | looked.zero)
+    idle &= padded_mask(discards.ever, pages)
+    whole = pages // block_pages * block_pages
+    idle[:whole] &= np.repeat(idle[:whole].reshape(-1, block_pages).all(axis=1), block_pages)
+    idle[whole:] = False
+    return idle
+
+
 def collapsible(reported: BoolArray, resident: BoolArray) -> BoolArray:
     """Find reported, resident pages that the host's khugepaged may have faulted back in.
 

@@ -23,6 +23,7 @@ from harness.kernel.losses import (
     padded_mask,
     seen_after,
     undiscarded,
+    withheld,
 )
 from harness.kernel.pages import (
     AuditReport,
@@ -37,6 +38,7 @@ from harness.kernel.zones import (
     NO_ZONE,
     Zone,
     above_watermark,
+    block_size,
     effective_order,
     zone_cuts,
     zone_index,
@@ -221,6 +223,12 @@ def reduce_audit(
         tail_discarded=None
         if discards is None
         else _bytes(np.count_nonzero(padded_mask(discards.ever, pages) & tails)),
+        free_undiscarded=None
+        if discards is None
+        else _bytes(np.count_nonzero((guest_class == _LARGE) & ~padded_mask(discards.ever, pages))),
+        withheld=None
+        if discards is None
+        else _bytes(np.count_nonzero(withheld(looked, discards, _block_pages(reporting_order)))),
     )
     return report, seen_after(looked)
 
@@ -252,6 +260,10 @@ def _guest_classes(
     result[same & (end == GuestState.REPORTED)] = _REPORTED
     result[same & (end == GuestState.OFFLINE)] = _OFFLINE
     return result, orders
+
+
+def _block_pages(reporting_order: int) -> int:
+    return block_size(reporting_order) // PAGE_SIZE
 
 
 def _nearly_free(guest_class: npt.NDArray[np.uint8], reporting_order: int) -> tuple[int, int]:

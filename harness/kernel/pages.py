@@ -128,3 +128,9 @@ class AuditReport:
     """Bytes of memory in the guest's list, in any state; None in records of older versions."""
     present: int | None = None
     """Bytes of memory present in the guest's zones (`present` in /proc/zoneinfo)."""
+    withheld: int | None = None
+    """Bytes used in whole blocks that were given back to the host and not touched since
+    (`harness.kernel.losses.withheld`); None without a trace."""
+    free_undiscarded: int | None = None
+    """Bytes free and unreported in blocks of at least the order, above the watermark, that no
+    discard in QEMU's trace ever covered, held by the host or not; None without a trace."""

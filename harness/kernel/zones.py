@@ -94,6 +94,12 @@ def above_watermark(zone: Zone, reporting_order: int) -> bool:
     return order <= MAX_ORDER and zone.free > zone.low + (REPORTING_CAPACITY << order)
 
 
+def ever_reportable(zone: Zone, reporting_order: int) -> bool:
+    """Whether a zone is large enough that a reporting pass can ever look at it."""
+    order = effective_order(reporting_order)
+    return order <= MAX_ORDER and zone.managed > zone.low + (REPORTING_CAPACITY << order)
+
+
 def passed_over(zone: Zone, reporting_order: int) -> int:
     """Count the free pages that a reporting pass skips.
 

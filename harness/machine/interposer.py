@@ -7,9 +7,13 @@ from pathlib import Path
 from harness.errors import LaunchError
 from harness.image.cache import cache_directory, check_own, exclusive, is_intact, made_whole, seal
 from harness.image.compile import SHARED, compile_c
+from harness.machine.spec import Discard
 from harness.resources import INTERPOSER_SOURCE
 
 LIBRARY = "interposer.so"
+
+SLOW_SECONDS = 0.15
+"""For one discard of a slow host: a batch of 32 takes longer than a pass."""
 
 
 def build_interposer() -> Path:
@@ -28,9 +32,28 @@ def build_interposer() -> Path:
     return target / LIBRARY
 
 
-def lazy_environment() -> dict[str, str]:
-    """Return the environment in which QEMU discards with MADV_FREE. Raises `ImageError`."""
-    return {"LD_PRELOAD": str(build_interposer()), "FPR_DISCARD": "lazily"}
+def discard_environment(discard: Discard, directory: Path) -> dict[str, str]:
+    """Return the environment in which QEMU discards so. Raises `ImageError`.
+
+    `directory`: the machine's own.
+    """
+    preload = {} if discard == "dontneed" else {"LD_PRELOAD": str(build_interposer())}
+    match discard:
+        case "free":
+            return {**preload, "FPR_DISCARD": "lazily"}
+        case "slow":
+            delay = f"delay-ms={SLOW_SECONDS * 1000:.0f}"
+            return {
+                **preload,
+                "FPR_DISCARD": delay,
+                "FPR_DISCARD_FROM": str(slow_from(directory)),
+            }
+    return preload
+
+
+def slow_from(directory: Path) -> Path:
+    """Return the file that makes discards slow once it exists, in a machine's directory."""
+    return directory / "slow-from"
 
 
 def check_preloaded(pid: int, environment: dict[str, str]) -> None:
@@ -48,7 +71,7 @@ def check_preloaded(pid: int, environment: dict[str, str]) -> None:
     # The kernel shows the path of the file itself, not of a symbolic link to it.
     if str(Path(library).resolve()) not in maps:
         raise LaunchError(
-            "QEMU did not load the shared object that makes its discards lazy (discard: free)",
+            "QEMU did not load the shared object that changes its discards (discard: free, slow)",
             hint="use a dynamically linked QEMU without set-uid; see the loader's message in "
             "qemu.log",
         )

@@ -10,7 +10,7 @@ Backend = Literal[
     "anonymous", "memfd-shared", "memfd-private", "file-shared", "file-private", "hugetlb"
 ]
 Machine = Literal["pc", "q35", "microvm"]
-Discard = Literal["dontneed", "free"]
+Discard = Literal["dontneed", "free", "slow"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class GuestSpec:
     balloon: BalloonSpec = BalloonSpec()
     backend: Backend = "anonymous"
     discard: Discard = "dontneed"
-    """How QEMU discards memory; `free` (MADV_FREE) needs the interposer."""
+    """How QEMU discards memory; `free` (MADV_FREE) and `slow` need the interposer."""
     under_pressure: bool = False
     """Whether the host must be able to reclaim memory from this QEMU alone."""
     memory_limit: int = 0

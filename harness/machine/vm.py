@@ -33,7 +33,7 @@ from harness.machine.confirm import confirm_accelerator, forwarded_port
 from harness.machine.console import ConsoleWatcher
 from harness.machine.end_watch import EndWatch
 from harness.machine.host_pressure import MemoryGroup
-from harness.machine.interposer import check_preloaded, lazy_environment
+from harness.machine.interposer import check_preloaded, discard_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory, launch_hint
@@ -92,13 +92,13 @@ class VirtualMachine:
         self.no_memory_group = ""
         """Why QEMU has no control group of its own."""
         self._given = given
-        self._environment = lazy_environment() if given.spec.discard == "free" else {}
         self._cancelled = given.cancelled
         self._began = time.monotonic()
         self._end = contextlib.ExitStack()
         ram_files = self.spec.memory if self.spec.backend.startswith("file-") else 0
         self._runtime = RuntimeDirectory(ram_files)
         self._end.callback(self._runtime.remove)
+        self._environment = discard_environment(given.spec.discard, self._runtime.path)
         self._process: QemuProcess | None = None
         self._watch = EndWatch(given.spec, self._runtime.path)
 

@@ -7,7 +7,7 @@ They come from the latest audit, if it is current and usable (`harness.measure.u
 from collections.abc import Callable
 
 from harness.measure.retention import percpu_free
-from harness.measure.terms import Means, Measure, Rule, TakenBy, Unit, not_as_written
+from harness.measure.terms import Means, Measure, Rule, TakenBy, Unit, not_as_written, overhead
 from harness.measure.usable import of_report
 from harness.record.events import Audited
 from harness.record.facts import DiscardTotals
@@ -27,6 +27,21 @@ def _discards(pick: Callable[[DiscardTotals], float]) -> Callable[[History], flo
         return None if totals is None else pick(totals)
 
     return compute
+
+
+def _quiet_discarded(history: History) -> int | None:
+    """Between the latest two audits, where nothing else happened to memory."""
+    if history.audit is None or len(history.at_audits) < 2:
+        return None
+    then, now = history.at_audits[-2].audits[-1].discards, history.audit.discards
+    if _happened(history.at_audits[-2]) != _happened(history) or then is None or now is None:
+        return None
+    return now.since(then).bytes
+
+
+def _happened(history: History) -> tuple[int, ...]:
+    moves = (history.fills, history.rounds, history.busy, history.races, history.plugs)
+    return tuple(len(each) for each in (*moves, history.moves, history.sleeps, history.orders))
 
 
 MEASURES = (
@@ -49,6 +64,18 @@ MEASURES = (
         means_when_low=_SHORTFALL,
         means_when_high=_CAME_BACK,
         compute=_discards(lambda totals: totals.bytes),
+    ),
+    Measure(
+        name="quiet_discarded_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes QEMU discarded between the latest two audits, if the run did nothing to "
+        "memory between them",
+        taken_by=TakenBy.TRACED_AUDIT,
+        means_when_low=Means(Rule.NOT_REPORTED, "a quiet guest reported less than expected"),
+        means_when_high=overhead(
+            "a guest that was left alone went on reporting memory it had reported already"
+        ),
+        compute=_quiet_discarded,
     ),
     Measure(
         name="failed_discard_bytes",
@@ -78,6 +105,19 @@ MEASURES = (
         means_when_low=_CAME_BACK,
         means_when_high=Means(Rule.UNREPORTED),
         compute=of_report(lambda report: report.total.free_large_resident),
+    ),
+    Measure(
+        name="never_reported_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes free in blocks of at least the order, in zones above their watermark, not "
+        "reported, and never discarded since launch, held by the host or not",
+        taken_by=TakenBy.TRACED_AUDIT,
+        means_when_low=_CAME_BACK,
+        means_when_high=Means(
+            Rule.NOT_REPORTED,
+            "blocks that the guest can report were never reported since it booted",
+        ),
+        compute=of_report(lambda report: report.free_undiscarded),
     ),
     Measure(
         name="retained_free_bytes",

@@ -11,9 +11,13 @@ _NOTHING_LOST = Means(Rule.CONTROL, "no memory is lost although the scenario exp
 
 def _held_absent(history: History) -> int | None:
     lost = max((audit.report.total.held_absent for audit in history.audits), default=0)
-    if lost or (history.audits and all(is_usable(audit) for audit in history.audits)):
-        return lost
-    return None
+    looked = history.at_audits and all(_saw_what_was_held(then) for then in history.at_audits)
+    return lost if lost or looked else None
+
+
+def _saw_what_was_held(then: History) -> bool:
+    """An audit that could judge too little tells nothing, unless there was nothing to lose."""
+    return not then.held_by_churn or is_usable(then.audits[-1])
 
 
 def _lost(history: History) -> int | None:

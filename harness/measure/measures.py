@@ -10,6 +10,7 @@ of the guest's pages.
 from collections.abc import Iterable
 
 from harness.measure import (
+    allocator,
     cells,
     crowding,
     fault_costs,
@@ -31,6 +32,7 @@ MEASURES: dict[str, Measure] = {
         reclaim.MEASURES,
         settle_times.MEASURES,
         cells.MEASURES,
+        allocator.MEASURES,
         host_charges.MEASURES,
         integrity.MEASURES,
         places.MEASURES,

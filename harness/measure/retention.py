@@ -99,13 +99,13 @@ def _page_cache(counters: GuestCounters) -> int:
     return field("Cached", 0) + field("Buffers", 0) - field("Shmem", 0)
 
 
-def _compressed(counters: GuestCounters) -> int:
+def compressed(counters: GuestCounters) -> int:
     """Return the bytes in pools of compressed pages (zsmalloc: zram, zswap), which no field of
     /proc/meminfo counts."""
     return counters.vmstat.get("nr_zspages", 0) * PAGE_SIZE
 
 
-def _huge_pool(now: GuestCounters, _base: GuestCounters | None) -> int:
+def huge_pool(now: GuestCounters, _base: GuestCounters | None = None) -> int:
     """Return the unused bytes in the pool of the default huge page size."""
     return now.meminfo.get("HugePages_Free", 0) * now.meminfo.get("Hugepagesize", 0)
 
@@ -118,14 +118,15 @@ def _deferred_split(now: GuestCounters, base: GuestCounters | None) -> int:
     neither AnonPages nor MemFree.
     """
     queued = now.vmstat.get("thp_deferred_split_page", 0)
-    hidden = _unaccounted(now)
+    hidden = unaccounted(now)
     if base is not None:
         queued -= base.vmstat.get("thp_deferred_split_page", 0)
-        hidden -= _unaccounted(base)
+        hidden -= unaccounted(base)
     return max(0, min(queued * HUGE_PAGE, hidden))
 
 
-def _unaccounted(counters: GuestCounters) -> int:
+def unaccounted(counters: GuestCounters) -> int:
+    """Bytes of MemTotal that are in no account of /proc/meminfo."""
     return counters.meminfo.get("MemTotal", 0) - sum(
         counters.meminfo.get(field, 0) for field in _ACCOUNTED
     )
@@ -150,12 +151,12 @@ _KEEPERS: dict[str, tuple[Keeps, str, str]] = {
         "slab",
     ),
     "compressed_bytes": (
-        _grown(_compressed),
+        _grown(compressed),
         f"bytes of compressed pages that the guest has swapped out to zram or zswap{_SINCE}",
         "compressed swap",
     ),
     "huge_pool_bytes": (
-        _huge_pool,
+        huge_pool,
         "bytes of unused pages in the guest's hugetlb pool",
         "unused huge pages in its pool",
     ),

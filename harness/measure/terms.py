@@ -85,6 +85,8 @@ class Rule(Enum):
     """Something happened that a negative control rules out."""
     DAMAGE = auto()
     """Memory was given away that must not be."""
+    MISCOUNTED = auto()
+    """The guest's kernel contradicts itself."""
     OVERHEAD = auto()
     """Something takes too long, or gets too little done."""
     NOT_AS_WRITTEN = auto()

@@ -152,8 +152,8 @@ class GuestReady:
     """Whether the driver has accepted it."""
     features: str = ""
     """The device's `features` bit string as in sysfs, bit 0 first."""
-    discard: Literal["dontneed", "free"] = "dontneed"
-    """How QEMU discards memory: MADV_DONTNEED or MADV_FREE."""
+    discard: Literal["dontneed", "free", "slow"] = "dontneed"
+    """How QEMU discards memory: MADV_DONTNEED, MADV_FREE, or slowly."""
     pass_seconds: float = PASS_SECONDS
     """Seconds between two reporting passes."""
     memory_limit: int = 0

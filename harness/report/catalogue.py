@@ -168,7 +168,7 @@ def _guest(scenario: Scenario) -> str:
     words = [guest.summary, guest.machine if guest.machine != "pc" else ""]
     words += [f"`{guest.cmdline}`" if guest.cmdline else ""]
     words += [host.backend if host.backend != "anonymous" else ""]
-    words += ["" if host.discard == "dontneed" else "MADV_FREE"]
+    words += [{"dontneed": "", "free": "MADV_FREE", "slow": "slow discards"}[host.discard]]
     words += [f"limit {format_size(host.memory_limit)}" if host.memory_limit else ""]
     words += ["" if balloon.free_page_reporting else "reporting off"]
     words += [name for name in ("free_page_hint", "deflate_on_oom") if getattr(balloon, name)]

@@ -23,10 +23,10 @@ def check_host_paths(results: Path | None, scenarios: Iterable[Scenario]) -> Non
         _check_plain(name, os.environ.get(name, ""))
     cache = str(cache_directory())
     splits = any(char in cache for char in _SPLITS_PRELOAD)
-    if splits and any(scenario.host.discard == "free" for scenario in scenarios):
+    if splits and any(scenario.host.discard != "dontneed" for scenario in scenarios):
         raise UsageError(
             f"the path of the cache, {cache}, has a space or a colon, at which the dynamic linker "
-            "splits LD_PRELOAD; `host.discard: free` preloads a shared object from there",
+            "splits LD_PRELOAD; `host.discard` preloads a shared object from there",
             hint="set XDG_CACHE_HOME to a directory without spaces and colons",
         )
     path = str((results or Path("results")).absolute())

@@ -142,8 +142,9 @@ class Host(Part):
         "anonymous", "memfd-shared", "memfd-private", "file-shared", "file-private", "hugetlb"
     ] = "anonymous"
     """The memory backend; `hugetlb` takes 2 MiB pages from the host's pool."""
-    discard: Literal["dontneed", "free"] = "dontneed"
-    """How QEMU discards guest memory; `free` turns its MADV_DONTNEED into MADV_FREE."""
+    discard: Literal["dontneed", "free", "slow"] = "dontneed"
+    """How QEMU discards guest memory; `free` turns its MADV_DONTNEED into MADV_FREE. With `slow`
+    each discard takes 150 ms while a `race` step runs, so that blocks used too early are lost."""
     memory_limit: Size = 0
     """Limit of the memory control group that QEMU runs in; 0 means no limit."""
     mem_lock: StrictBool = False

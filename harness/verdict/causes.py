@@ -194,8 +194,11 @@ def _lost(case: Case) -> Blame:
 def _console(case: Case) -> Blame:
     findings = [trouble.finding for trouble in case.history.troubles]
     ours = [finding for finding in findings if _REPORTING_CODE.search(finding.text)]
-    shown = next((finding.title for finding in (*ours, *findings)), "trouble")
-    sentence = f"the guest's console shows: {shown}"
+    found = next(iter((*ours, *findings)), None)
+    shown = "trouble" if found is None else found.title
+    # What a step ran into says so itself.
+    on_console = found is None or found.on_console
+    sentence = f"the guest's console shows: {shown}" if on_console else shown
     return Blame(Cause.KERNEL_WARNING, sentence, explains=bool(ours))
 
 
@@ -247,6 +250,7 @@ IN_ITS_WORDS: dict[Rule, Cause] = {
     Rule.NOT_REPORTED: Cause.NOT_REPORTED,
     Rule.CONTROL: Cause.CONTROL_BROKEN,
     Rule.DAMAGE: Cause.DATA_LOSS,
+    Rule.MISCOUNTED: Cause.KERNEL_WARNING,
     Rule.OVERHEAD: Cause.OVERHEAD,
 }
 """Rules for which the measure has the sentence, with their causes."""

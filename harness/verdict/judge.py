@@ -257,9 +257,15 @@ precondition of the scenario (None) comes before all except lost data, because i
 the others; so may a warning from the code that reports. A MISS, for too little seen, comes last."""
 
 
-def _gravity(why: Blame) -> float:
+_MISLEADS = frozenset({"free_drift_bytes"})
+"""Measures that, out of their bounds, make what is computed from the guest's counters worthless."""
+
+
+def _gravity(check: Check, why: Blame) -> float:
     if why.verdict is Verdict.MISS:
         return len(_GRAVITY)
+    if check.outcome.measure in _MISLEADS:
+        return _GRAVITY[None]
     if why.explains:
         return _GRAVITY[Cause.FEATURE_OFF] - 0.5
     return _GRAVITY[why.cause]
@@ -283,7 +289,7 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
             f"{check.sentence}, but the host may have caused that: {noise}",
             failed=sentences,
         )
-    check, why = min(sure, key=lambda pair: _gravity(pair[1]))
+    check, why = min(sure, key=lambda pair: _gravity(*pair))
     others = [other.name for other in failed if other is not check]
     more = f"; also failed: {', '.join(others)}" if others else ""
     # The title of a console finding says more than the number of findings.

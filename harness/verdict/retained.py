@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from harness.kernel.blocks import FEW
 from harness.kernel.zones import above_watermark, block_size, zone_name
+from harness.measure.allocator import withheld
 from harness.measure.retention import Kept, base_counters, kept_since, percpu_free, retained
 from harness.measure.usable import usable_audit, usable_before
 from harness.record.events import Audited
@@ -30,7 +31,21 @@ def retained_reasons(history: History) -> list[Retained]:
     if audit is None:
         return []
     reasons = [*_free(history, audit), *_used(history, audit)]
-    return sorted((r for r in reasons if r.size > 0), key=lambda r: -r.size)
+    # What was never put back is a defect, however little it explains of the rest.
+    return [
+        *_withheld(history),
+        *sorted((r for r in reasons if r.size > 0), key=lambda r: -r.size),
+    ]
+
+
+def _withheld(history: History) -> list[Retained]:
+    """Blocks that went to be reported and did not come back."""
+    size = withheld(history) or 0
+    words = (
+        f"{format_size(size)} were taken to be reported and never put back: the guest's kernel "
+        "counts them neither as free nor as anybody's, and has not touched them since"
+    )
+    return [Retained(size, words)] if size else []
 
 
 def _free(history: History, audit: Audited) -> list[Retained]:

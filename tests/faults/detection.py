@@ -19,6 +19,8 @@ from harness.units import format_size
 
 DOCS = ROOT / "docs"
 TABLE = DOCS / "detection.json"
+KERNELS = "## Broken guest kernels"
+"""The heading of the section that `tests/kernels/kernel_detection.py` writes at the end."""
 MARK = {True: "pass", False: "fail", None: "-"}
 HOME = ""
 """The QEMU installed here, under the accelerator that `auto` takes; elsewhere has a name."""
@@ -163,7 +165,10 @@ def main() -> int:
         for one in there.values()
     ]
     TABLE.write_text(json.dumps(table, indent=1) + "\n")
-    (DOCS / "detection.md").write_text(document(everywhere, missing, key))
+    path = DOCS / "detection.md"
+    _before, heading, kernels = path.read_text().partition(KERNELS)
+    more = f"\n{heading}{kernels}" if heading else ""
+    path.write_text(document(everywhere, missing, key) + more)
     lost = [
         f"{one.name} ({place or 'here'})"
         for place, there in everywhere.items()

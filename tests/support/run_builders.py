@@ -61,7 +61,7 @@ def zone(**changes: Any) -> Zone:
         spanned=BLOCK * BLOCKS,
         present=BLOCK * BLOCKS,
         managed=BLOCK * BLOCKS,
-        free=45000,
+        free=41984,
         min=500,
         low=700,
         high=900,
@@ -141,7 +141,8 @@ class Guest:
         self.states[first * BLOCK : (first + count) * BLOCK : 2] = GuestState.FREE
         (only,) = self.zones
         singles, *larger = only.free_blocks
-        self.zones = (replace(only, free_blocks=(singles + count * BLOCK // 2, *larger)),)
+        more = count * BLOCK // 2
+        self.zones = (replace(only, free=only.free + more, free_blocks=(singles + more, *larger)),)
         return self
 
     def report(self, earlier: np.ndarray | None = None) -> AuditReport:

@@ -14,7 +14,6 @@ from harness.act.verbs.settle import Drained, wait_settled
 from harness.guest.counter_stream import read_counters
 from harness.kernel.losses import DiscardCoverage
 from harness.kernel.pages import AuditReport, StateArray
-from harness.kernel.zones import block_size
 from harness.observe.instruments import DiscardReader
 from harness.observe.page_audit import take_audit
 from harness.record.audit_file import AuditFacts, AuditInputs, save_audit
@@ -69,21 +68,21 @@ class Audit(Verb):
     def perform(self, guest: Guest) -> None:
         """Record a page audit, and save its pages so that it can be judged again.
 
-        If the step before was a settle that drained, and more than one block has become reportable
-        since, it waits for another pass and looks again, because no pass could have reported that
-        block. It does not look again if a page seems lost.
+        If the step before was a settle, and memory that it did not leave has become reportable
+        since (on the host, or never discarded), it waits for another pass and looks again, because
+        no pass may have had time for it. It does not look again if a page seems lost.
         """
-        drained_to = guest.kept(Drained).remaining(guest)
+        left = guest.kept(Drained).remaining(guest)
         guest.phase("audit", self.name)
         look = _look(guest)
         for _again in range(LATE_LOOKS - 1):
-            report, late = look.report, look.report.total.free_large_resident
+            report = look.report
+            late = max(report.total.free_large_resident, report.free_undiscarded or 0)
             lost = report.total.held_absent or report.lost_bytes or report.suspect_bytes
-            settled = drained_to is None or late <= drained_to + block_size(guest.reporting_order)
-            if lost or settled:
+            if lost or left is None or late <= left:
                 break
             guest.phase("settle", f"again: {format_size(late)} became reportable meanwhile")
-            drained_to = wait_settled(guest, LATE_SECONDS).tracker.remaining
+            left = wait_settled(guest, LATE_SECONDS).left
             look = _look(guest)
         audits = guest.kept(Audits)
         audits.taken += 1

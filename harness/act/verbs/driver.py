@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from harness.act.guest import Guest
-from harness.errors import DeadlineError, GuestStuckError
-from harness.record.events import DriverChanged
+from harness.errors import DeadlineError, GuestError, GuestStuckError
+from harness.record.events import ConsoleFinding, DriverChanged
 from harness.scenario.steps import Situation, Verb
 from harness.yamlfile import Loc
 
@@ -14,11 +14,15 @@ DRIVER = "/sys/bus/virtio/drivers/virtio_balloon"
 DRIVER_SECONDS = 30.0
 """Deadline; unbinding waits for the reporting worker, which may be in the middle of a pass."""
 
+NO_DEVICE = 3
+"""Exit status."""
+
 # Device id 5 is the traditional memory balloon (virtio specification 1.2, section 5.5.1).
 _FIND = (
     "for d in /sys/bus/virtio/devices/*; do "
     '[ "$(cat $d/device)" = 0x0005 ] && device=${d##*/}; done; '
-    '[ -n "$device" ] || { echo "no virtio balloon device in the guest" >&2; exit 1; }; '
+    '[ -n "$device" ] || '
+    f'{{ echo "no virtio balloon device in the guest" >&2; exit {NO_DEVICE}; }}; '
 )
 
 
@@ -68,12 +72,20 @@ class Bind(Verb):
 
 
 def _write(guest: Guest, what: Literal["bind", "unbind"], done: str) -> None:
+    command = f"{_FIND}echo $device > {DRIVER}/{what} && {done}"
     try:
-        guest.vm.shell.run(
-            f"{_FIND}echo $device > {DRIVER}/{what} && {done}", timeout=DRIVER_SECONDS
-        )
+        result = guest.vm.shell.run(command, timeout=DRIVER_SECONDS, check=False)
     except DeadlineError as error:
         seconds = DRIVER_SECONDS * guest.vm.pace
         raise GuestStuckError(
             f"the guest's kernel did not {what} the balloon driver within {seconds:.0f} s"
         ) from error
+    if not result.status:
+        return
+    words = result.stderr.decode(errors="replace").strip()[-200:]
+    if result.status == NO_DEVICE:
+        raise GuestError(words)
+    title = f"the guest's kernel refused to {what} the balloon driver: {words}"
+    # No scenario is to blame for that: a driver that was bound can be unbound, and bound again.
+    guest.record.add(ConsoleFinding(guest.record.now(), "warning", title, words, on_console=False))
+    raise GuestError(title)

@@ -10,6 +10,7 @@ from harness.errors import PreconditionError
 from harness.guest.counter_stream import read_counters
 from harness.guest.race_client import run_race
 from harness.kernel.zones import HUGE_PAGE, REPORTING_CAPACITY, Zone, above_watermark, block_size
+from harness.machine.interposer import SLOW_SECONDS, slow_from
 from harness.record.events import ChurnVerified, Raced
 from harness.scenario.steps import Verb
 from harness.units import MIB, PAGE_SIZE
@@ -62,14 +63,20 @@ class Race(Verb):
         if not zones:
             guest.phase("race", "skipped: all zones are below the watermark for reporting")
             return
-        seconds = PASSES * guest.pass_seconds + GRACE_SECONDS
+        slow = guest.vm.spec.discard == "slow"
+        # A batch, and what was free besides.
+        away = 2 * REPORTING_CAPACITY * SLOW_SECONDS if slow else 0.0
+        seconds = PASSES * guest.pass_seconds + GRACE_SECONDS + away
         report = run_race(
             shell,
             cushion=_cushion(zones),
             window=_whole_huge_pages(REPORTING_CAPACITY * block_size(order)),
             rounds=self.rounds,
             wait_seconds=seconds,
-            hold_seconds=HOLD_SECONDS,
+            hold_seconds=HOLD_SECONDS + away,
+            pass_seconds=guest.pass_seconds,
+            slow_seconds=SLOW_SECONDS if slow else 0.0,
+            begin=slow_from(guest.vm.directory).touch if slow else lambda: None,
             fill_timeout=FILL_SECONDS,
             round_timeout=seconds + ROUND_SECONDS,
         )

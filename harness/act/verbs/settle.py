@@ -68,9 +68,8 @@ class Settle(Verb):
                 clock_rate=wait.tracker.clock_rate,
             )
         )
-        remaining = wait.tracker.remaining
-        if wait.outcome is SettleOutcome.DRAINED and remaining is not None:
-            guest.kept(Drained).note(guest, remaining)
+        if wait.left is not None:
+            guest.kept(Drained).note(guest, wait.left)
 
 
 class Drained(Kept):
@@ -81,11 +80,11 @@ class Drained(Kept):
         self._phase: int | None = None
 
     def note(self, guest: Guest, remaining: int) -> None:
-        """Note that it drained in the current phase, down to `remaining` bytes."""
+        """Note that it settled in the current phase, and left `remaining` bytes."""
         self._remaining, self._phase = remaining, guest.phases
 
     def remaining(self, guest: Guest) -> int | None:
-        """Return the bytes; None if the current phase is not one in which it drained."""
+        """Return the bytes; None if the current phase is not one in which it settled."""
         return self._remaining if self._phase == guest.phases else None
 
 
@@ -97,6 +96,22 @@ class Wait:
     tracker: SettleTracker
     held: int
     zone_t90: dict[str, float]
+    batch: int
+    """32 blocks of the guest's order."""
+
+    @property
+    def left(self) -> int | None:
+        """Bytes that may rightly be reportable and with the host: those it was told to leave. Where
+        nothing moves any more, the little that remains is with the host no longer: blocks that
+        merged when they were put back, of which no pass is told. None where a second wait would
+        find the same: it was still moving, or more than a batch stays.
+        """
+        remaining = self.tracker.remaining
+        if self.outcome is SettleOutcome.DRAINED:
+            return remaining
+        if self.outcome is SettleOutcome.MOVING or remaining is None:
+            return None
+        return 0 if remaining <= self.batch else None
 
 
 def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
@@ -149,5 +164,11 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
             if outcome is None and deadline.passed:
                 outcome = tracker.give_up()
             if outcome is not None:
-                return Wait(outcome, tracker, mapping.read().held, drains.t90(block + leave))
+                return Wait(
+                    outcome,
+                    tracker,
+                    mapping.read().held,
+                    drains.t90(block + leave),
+                    REPORTING_CAPACITY * block,
+                )
             guest.vm.sleep_alive(LOOK_SECONDS)

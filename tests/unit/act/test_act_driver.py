@@ -4,9 +4,9 @@
 import pytest
 from fake_guest import FakeGuest
 
-from harness.act.verbs.driver import DRIVER, DRIVER_SECONDS, Bind, Unbind
+from harness.act.verbs.driver import DRIVER, DRIVER_SECONDS, NO_DEVICE, Bind, Unbind
 from harness.errors import DeadlineError, GuestError, GuestStuckError
-from harness.record.events import DriverChanged
+from harness.record.events import ConsoleFinding, DriverChanged
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,25 @@ def test_it_writes_to_the_driver_and_sees_that_it_is_done(
     assert [event.bound for event in guest.recorded(DriverChanged)] == [verb is Bind]
 
 
-@pytest.mark.parametrize("verb", [Unbind, Bind])
-def test_a_guest_that_refuses_is_an_error(guest: FakeGuest, verb: type[Unbind | Bind]) -> None:
+@pytest.mark.parametrize(("verb", "what"), [(Unbind, "unbind"), (Bind, "bind")])
+def test_a_kernel_that_refuses_is_found_and_ends_the_run(
+    guest: FakeGuest, verb: type[Unbind | Bind], what: str
+) -> None:
+    """Nothing in the scenario is wrong then: the finding makes the run a FAIL."""
     guest.vm.says["virtio_balloon"] = 1
-    with pytest.raises(GuestError):
+    with pytest.raises(GuestError, match=f"refused to {what}"):
         verb().perform(guest)
     assert not guest.recorded(DriverChanged)
+    (finding,) = guest.recorded(ConsoleFinding)
+    assert (finding.severity, finding.on_console) == ("warning", False)
+    assert f"refused to {what} the balloon driver" in finding.title
+
+
+def test_a_guest_without_a_balloon_is_an_error_of_the_scenario(guest: FakeGuest) -> None:
+    guest.vm.says["virtio_balloon"] = NO_DEVICE
+    with pytest.raises(GuestError):
+        Unbind().perform(guest)
+    assert not guest.recorded(ConsoleFinding)
 
 
 @pytest.mark.parametrize(("verb", "what"), [(Unbind, "unbind"), (Bind, "bind")])

@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from fake_guest import FakeGuest
@@ -55,13 +56,26 @@ def test_nearly_all_is_held_and_a_batch_of_it_raced_for(guest: FakeGuest) -> Non
     race(guest, said())
     told = re.fullmatch(
         r"fpr-guest race --cushion (\d+) --window (\d+) --rounds 2 --seed \d+ --wait-ms (\d+) "
-        r"--hold-ms 500",
+        r"--hold-ms 500 --pass-ms 2000 --slow-ms 0",
         guest.vm.commands[-1],
     )
     assert told is not None
     cushion, window, wait = (int(number) for number in told.groups())
     assert (cushion, window) == (54 * MIB + SLACK, 64 * MIB)
     assert wait == 7000, "two passes of 2 s and some"
+
+
+def test_a_slow_host_becomes_slow_when_all_is_held(guest: FakeGuest) -> None:
+    """And is given the time: a batch that is away takes longer than a pass."""
+    guest.vm.spec = replace(guest.vm.spec, discard="slow")
+    race(guest, said())
+    assert (guest.vm.directory / "slow-from").exists()
+    assert guest.vm.commands[-1].endswith("--pass-ms 2000 --slow-ms 150")
+
+
+def test_a_host_that_is_not_slow_stays_so(guest: FakeGuest) -> None:
+    race(guest, said())
+    assert not (guest.vm.directory / "slow-from").exists()
 
 
 def test_what_was_raced_for_and_verified_is_recorded(guest: FakeGuest) -> None:

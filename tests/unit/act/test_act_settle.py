@@ -67,6 +67,12 @@ def test_what_does_not_move_for_two_passes_is_idle(guest: FakeGuest) -> None:
     event = settle(guest)
     assert (event.outcome, event.remaining) == (SettleOutcome.IDLE, 60 * MIB)
     assert 4.0 < guest.record.now() < 6.0
+    assert guest.kept(Drained).remaining(guest) == 0, "so little may have come since: look again"
+
+
+def test_more_than_a_batch_that_stays_needs_no_second_look(guest: FakeGuest) -> None:
+    say(guest, [states(33)])
+    assert settle(guest).outcome is SettleOutcome.IDLE
     assert guest.kept(Drained).remaining(guest) is None
 
 

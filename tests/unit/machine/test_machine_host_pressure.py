@@ -18,7 +18,13 @@ from harness.errors import LaunchError, PreconditionError
 from harness.image.cache import cache_directory
 from harness.machine import host_pressure as pressure
 from harness.machine.host_pressure import MemoryGroup, _rest, page_out, reclaim_v2
-from harness.machine.interposer import build_interposer, check_preloaded, lazy_environment
+from harness.machine.interposer import (
+    SLOW_SECONDS,
+    build_interposer,
+    check_preloaded,
+    discard_environment,
+    slow_from,
+)
 from harness.units import MIB
 
 SIZE = 16 * MIB
@@ -175,7 +181,7 @@ def test_an_interposer_behind_a_link_is_found_loaded(
 ) -> None:
     (tmp_path / "link").symlink_to(cache_directory().parent)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
-    environment = lazy_environment()
+    environment = discard_environment("free", tmp_path)
     assert environment["LD_PRELOAD"].startswith(str(tmp_path))
     with waiting("import sys; print('up', flush=True); sys.stdin.read()", environment) as (
         pid,
@@ -184,13 +190,35 @@ def test_an_interposer_behind_a_link_is_found_loaded(
         check_preloaded(pid, environment)
 
 
-def test_the_interposer_makes_a_discard_lazy() -> None:
+def test_the_interposer_makes_a_discard_lazy(tmp_path: Path) -> None:
     """In any program that discards with madvise as QEMU does."""
     script = HOLDER.replace(f"{MADV_FREE})", f"{mmap.MADV_DONTNEED})")
-    for environment, lazy in (({}, False), (lazy_environment(), True)):
+    for environment, lazy in (({}, False), (discard_environment("free", tmp_path), True)):
         with waiting(script, environment) as (pid, _line):
             assert (lazyfree(pid) > SIZE // 4) is lazy
             check_preloaded(pid, environment)
+
+
+TIMED = """
+import mmap, pathlib, sys, time
+memory = mmap.mmap(-1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for _when in ("before", "after"):
+    start = time.monotonic()
+    memory.madvise(mmap.MADV_DONTNEED)
+    print(time.monotonic() - start)
+    pathlib.Path(sys.argv[1]).touch()
+"""
+
+
+def test_discards_become_slow_once_the_file_is_there(tmp_path: Path) -> None:
+    """A guest boots as fast as ever, and the host takes its time when it is told to."""
+    environment = discard_environment("slow", tmp_path)
+    words = [sys.executable, "-c", TIMED, str(slow_from(tmp_path))]
+    done = subprocess.run(
+        words, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    before, after = map(float, done.stdout.split())
+    assert before < SLOW_SECONDS <= after
 
 
 def test_a_program_that_did_not_load_it_is_refused() -> None:
