@@ -17,8 +17,8 @@
  * them. Where the host takes its time (--slow-ms), the tool therefore takes blocks one by one from
  * just before a pass is due (--pass-ms), faster than the host discards them, as long as there are
  * any. From an honest guest it gets a few that are not reported yet; then none until the batch is
- * back. It waits by counting and not by the clock meanwhile: an emulated machine's timers stand
- * still while QEMU discards.
+ * back. It waits by counting and not by the clock meanwhile: the devices of an emulated machine, its
+ * timers among them, stand still while QEMU discards, and so does a CPU that asks one.
  *
  *   race --cushion N --window N --rounds N --wait-ms N --hold-ms N --seed N [--pass-ms N --slow-ms N]
  *
@@ -73,7 +73,7 @@
 struct race {
 	struct hold hold;
 	struct findings findings;
-	uint64_t window_pages, wait_ns, pass_ns, slow_ns, loops_in_ms, free_without;
+	uint64_t window_pages, wait_ns, pass_ns, slow_ns, loops_in_ms, blocks_without;
 	int kpageflags;
 	/* The window's blocks of a huge page's size: their first PFNs, and which were reported. */
 	uint64_t *blocks;
@@ -260,10 +260,13 @@ static uint64_t loops_in_ms(void)
 	}
 }
 
-/* Free memory is what it was before the window was given back, but for a block: all of it is away. */
+/*
+ * There are no more free blocks than before the window was given back, but for one: it is away. Not
+ * by free_bytes(): sysinfo() reads the clock, which a machine without a usable TSC has in a device.
+ */
 static int is_away(const struct race *race)
 {
-	return free_bytes() < race->free_without + HUGE_BYTES;
+	return free_blocks() <= race->blocks_without + 1;
 }
 
 static int any_reported(const struct race *race)
@@ -352,7 +355,7 @@ static void run_round(struct race *race, uint64_t round, uint64_t page, uint64_t
 
 	note_blocks(race, page);
 	hold_check(&race->hold, page, count, &race->findings);
-	race->free_without = free_bytes();
+	race->blocks_without = free_blocks();
 	start = monotonic_ns();
 	hold_drop(&race->hold, page, count);
 	if (race->slow_ns)
