@@ -36,7 +36,7 @@ test-vm: $(INSTALLED)
 	exit $$status; }
 
 test: $(INSTALLED)
-	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red --ignore tests/hostile --ignore tests/kvm --ignore tests/kernels -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest tests -m "not more_faults" --ignore tests/red --ignore tests/hostile --ignore tests/kvm --ignore tests/kernels/test_kernels_found.py -n 2 --dist loadfile $(ARGS)
 
 # What needs no guest and starts no second process of ours: at most two minutes.
 test-quick: $(INSTALLED)
