@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import injection
 from catalogue import ELSEWHERE, FAULTS
-from injection import KEPT, ROOT, Injection, load_injection, source_key
+from injection import ROOT, Injection, load_injection, source_key
 from rivals import RULES
 
 from harness.units import format_size
@@ -41,7 +42,7 @@ def known_outcomes() -> Outcomes:
         del entry["found"]
         found.setdefault(place, {})[entry["name"]] = Injection(**entry)
     key = source_key()
-    folders = [HOME, *sorted(path.name for path in KEPT.glob("elsewhere/*"))]
+    folders = [HOME, *sorted(path.name for path in injection.KEPT.glob("elsewhere/*"))]
     for place in folders:
         for fault in FAULTS:
             kept = load_injection(fault.name, place)
