@@ -37,6 +37,8 @@ EXIT_STATUS = {"PASS": 0, "FAIL": 1, "MISS": 69, "ERROR": 69}
 WITHIN = 0.01
 PHASE_SECONDS = 240.0
 """For a run to reach the phase a fault waits for, on a loaded host."""
+RUN_SECONDS = 240.0
+"""For it to end from there, or from its beginning."""
 TAKEN_AGAIN = 3 * 2 * MIB
 """Blocks that the guest takes again after it has reported them are in the interposer's log and
 rightly in no measure: so many are no error even where they are more than `WITHIN`."""
@@ -99,7 +101,7 @@ def inject(fault: Fault, directory: Path) -> Injection:
         try:
             _harm(fault, run, directory)
         finally:
-            status, output = run.end()
+            status, output = run.end(RUN_SECONDS)
         print(output)
         try:
             summary = run.summary()
