@@ -64,7 +64,7 @@ test-hostile: $(INSTALLED)
 	$(BIN)/pytest tests/hostile -n 2 -rA $(ARGS)
 
 # What no honest guest, host or file says, for every reader: SECONDS each. With atheris installed in
-# the virtual environment, `make fuzz ARGS=pages` is guided by coverage.
+# the virtual environment, the mutations are guided by coverage.
 SECONDS ?= 20
 fuzz: $(INSTALLED)
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) $(ARGS)

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness import __version__
-from harness.errors import InternalError
+from harness.errors import InternalError, LaunchError
+from harness.host_refusal import refusal
 from harness.run_log import LOG_NAME, escaped
 
 REPORT_NAME = "bug-report.txt"
@@ -32,14 +33,17 @@ def internal_error(
     *,
     facts: Mapping[str, str] | None = None,
     attach: Sequence[str] = (LOG_NAME, "../results.jsonl"),
-) -> InternalError:
+) -> InternalError | LaunchError:
     """Log `error`, write a report into `directory`, and return the error to continue with.
 
     `doing` says what was going on, `facts` are added to the report, and `attach` names the files
-    of `directory` that help to debug it. Never raises: if the report cannot be written, the log
-    and the message remain.
+    of `directory` that help to debug it. Something that the host refused because of its limits is
+    no bug: it gets no report, and a `LaunchError`. Never raises: if the report cannot be written,
+    the log and the message remain.
     """
     LOG.error("unexpected exception while %s", doing, exc_info=error)
+    if refused := refusal(error, doing):
+        return refused
     words = escaped(f"{type(error).__name__}: {error}".split("\n", 1)[0])[:LONGEST_WORDS]
     message = f"fpr-harness hit a bug of its own while {doing}: {words}"
     path = None if directory is None else _write(error, doing, directory, facts or {}, attach)

@@ -44,10 +44,11 @@ from harness.report.summary import Summary
 from harness.report.terminal import ProgressView, print_table
 from harness.resources import SCENARIOS_DIR
 from harness.run.host_paths import check_host_paths
-from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
+from harness.run.invocation import conclude, prepare_images, run_pool
 from harness.run.plan import PlannedRun, choose_images, distinct, longest_first
 from harness.run.pool import RunPool, workers_at_once
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
+from harness.run.stop_request import StopRequest, stopping_on_signals
 from harness.safe_text import safe_text
 
 WORKER_RESULTS = "fpr_harness_results"
@@ -118,6 +119,7 @@ class ScenarioSession:
         self._guests: dict[str, GuestReady] = {}
         self._resources = ExitStack()
         self._follows = False
+        self._submitted = False
         self._following = threading.Event()
 
     @property
@@ -176,6 +178,8 @@ class ScenarioSession:
     def _open_pool(self, runs: list[PlannedRun]) -> None:
         options = self._config.option
         chosen = run_options(options)
+        request = StopRequest()
+        self._resources.enter_context(stopping_on_signals(request, then=self._interrupt))
         choices = {run.qemu.name: run.qemu for run in runs}
         qemus = prepare_qemus(choices.values(), self._note)
         if not self._is_worker:
@@ -192,12 +196,19 @@ class ScenarioSession:
         boots = prepare_images(images.values(), chosen, note)
         jobs = 1 if self._is_worker else options.jobs
         self._pool = self._resources.enter_context(
-            run_pool(results, chosen, boots, qemus, jobs, observers)
+            run_pool(results, chosen, boots, qemus, jobs, observers, request)
         )
-        self._resources.enter_context(stopping_on_signals(self._pool, then=_interrupt))
         if not self._is_worker:
             for run in longest_first(runs):
                 self._futures[run.run_id] = self._pool.submit(run)
+        # Not before: a run that was not submitted would have no verdict.
+        self._submitted = True
+        if request.cancelled.is_set():
+            raise KeyboardInterrupt
+
+    def _interrupt(self) -> None:
+        if self._submitted:
+            raise KeyboardInterrupt
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
@@ -305,7 +316,3 @@ def _refuse_reruns(items: list[pytest.Item]) -> None:
                 "--reruns cannot be used with scenarios: it would hide an intermittent failure",
                 hint="use --repeat N to run them several times; then every run counts",
             )
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt

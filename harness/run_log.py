@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from harness.limited_file import LimitedFile
 
 LOG_NAME = "harness.log"
 
@@ -36,7 +38,7 @@ class RunLog:
         self._clock = clock
         self._lock = threading.Lock()
         self._early: list[str] = []
-        self._file: IO[str] | None = None
+        self._file: LimitedFile | None = None
 
     def open(self, directory: Path) -> None:
         """Open `harness.log` in `directory` and write the lines kept so far.
@@ -47,8 +49,9 @@ class RunLog:
             if self._file is not None:
                 return
             # `close` closes it.
-            self._file = (directory / LOG_NAME).open("a", encoding="utf-8", buffering=1)
-            self._file.writelines(self._early)
+            self._file = LimitedFile(directory / LOG_NAME, "a")
+            for line in self._early:
+                self._file.write(line)
             self._early.clear()
 
     def write(self, record: logging.LogRecord) -> None:

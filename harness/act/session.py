@@ -91,6 +91,7 @@ class GuestSession:
                 memory_limit=vm.spec.memory_limit,
                 pass_seconds=balloon.pass_seconds,
                 untraced=vm.untraced,
+                unconfined=vm.unconfined,
                 build=read_build(vm.shell),
             )
         )

@@ -14,16 +14,10 @@ from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
 from harness.report.terminal import ProgressView, print_table
 from harness.run.host_paths import check_host_paths
-from harness.run.invocation import (
-    Conclusion,
-    conclude,
-    prepare_images,
-    run_pool,
-    stopping_on_signals,
-)
+from harness.run.invocation import Conclusion, conclude, prepare_images, run_pool
 from harness.run.plan import choose_images, longest_first, plan_runs
-from harness.run.pool import RunPool
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
+from harness.run.stop_request import StopRequest, stopping_on_signals
 from harness.scenario.model import Scenario
 from harness.scenario.permission import refuse_unallowed
 
@@ -42,24 +36,23 @@ def carry_out(
     choices = choose_qemus(load_qemus(), options.qemu)
     runs = plan_runs(scenarios, images, options.repeat, choices)
     output = LastingSink(sys.stdout)
-    to_stop: list[RunPool] = []
+    request = StopRequest()
 
     def stop_on_fail(_run_id: str, event: Event) -> None:
         # Once: a second stop would not wait for the guests to end.
-        if isinstance(event, Judged) and event.verdict is Verdict.FAIL and to_stop:
-            to_stop.pop().stop()
+        if isinstance(event, Judged) and event.verdict is Verdict.FAIL and not request.made:
+            request.stop()
 
-    with ProgressView(total=len(runs), file=output) as view:
+    with (
+        ProgressView(total=len(runs), file=output) as view,
+        stopping_on_signals(request, then=lambda: view.note("stopping: ending the guests")),
+    ):
         qemus = prepare_qemus(choices, view.note)
         refuse_if_none(qemus)
         results = make_results_directory(options.results)
         boots = prepare_images(images, chosen, view.note)
         observers = [view.feed, stop_on_fail] if until_fail else [view.feed]
-        with (
-            run_pool(results, chosen, boots, qemus, options.jobs, observers) as pool,
-            stopping_on_signals(pool, then=lambda: view.note("stopping: ending the guests")),
-        ):
-            to_stop.append(pool)
+        with run_pool(results, chosen, boots, qemus, options.jobs, observers, request) as pool:
             for future in [pool.submit(run) for run in longest_first(runs)]:
                 future.result()
     ended = conclude(results, lambda summary: print_table(summary, results, output))

@@ -7,8 +7,9 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 from harness import __version__
 from harness.bug_report import internal_error
@@ -16,6 +17,7 @@ from harness.cli import bisect_rule
 from harness.cli.options import add_boot_options, add_directory_option, add_run_options
 from harness.cli.streams import ensure_streams
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
+from harness.host_refusal import check_memory_limit
 from harness.image.cache import cache_directory
 from harness.run_log import log_to_terminal
 from harness.safe_text import safe_text
@@ -168,15 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         # To git, 2 is a bad commit.
         raise SystemExit(bisect_rule.STOP if bisecting and ended.code else ended.code) from ended
-    status = _execute(options)
+    with _ending_as_on_ctrl_c():
+        status = _execute(options)
     return bisect_rule.as_step(status) if bisecting else status
 
 
 def _execute(options: argparse.Namespace) -> int:
     log_to_terminal(getattr(options, "verbose", 0))
     module = options.command.replace("-", "_")
-    command = importlib.import_module(f"harness.cli.{module}_command")
     try:
+        check_memory_limit()
+        command = importlib.import_module(f"harness.cli.{module}_command")
         status = int(command.execute(options))
         sys.stdout.flush()
     except (UsageError, ScenarioFileError) as error:
@@ -202,6 +206,27 @@ def _execute(options: argparse.Namespace) -> int:
         print(f"fpr-harness: {safe_text(str(told))}", file=sys.stderr)
         return UNAVAILABLE
     return status
+
+
+@contextlib.contextmanager
+def _ending_as_on_ctrl_c() -> Iterator[None]:
+    """While in the block, SIGTERM and SIGHUP end a command as Ctrl-C does, unless it takes them
+    itself: what it began ends too, and half-made files go. Not SIGHUP under nohup(1)."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is signal.SIG_DFL:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is signal.SIG_DFL:
+                signal.signal(number, handler)
 
 
 def _drop_output() -> None:

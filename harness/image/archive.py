@@ -7,10 +7,8 @@ verifies every signature and checksum.
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
-import subprocess
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +16,10 @@ from pathlib import Path
 
 from debian.deb822 import Deb822
 
-from harness.errors import ImageError, PreconditionError
+from harness.errors import DeadlineError, ImageError, PreconditionError
+from harness.host_refusal import refusal_hint
 from harness.image.cache import is_intact, seal
+from harness.image.host_program import run_program
 
 APT_SECONDS = 300.0
 _SIDE_SUITES = ("-security", "-updates", "-backports", "-proposed")
@@ -205,32 +205,21 @@ def _is_intact(package: Package, path: Path) -> bool:
 def run_tool(command: Sequence[str], *, cwd: Path | None = None) -> str:
     """Run a program of the host and return what it prints. Raises `ImageError`."""
     try:
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=APT_SECONDS,
-            stdin=subprocess.DEVNULL,
-            # Error messages are parsed, so they must not be translated.
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
+        done = run_program(command, APT_SECONDS, cwd)
     except FileNotFoundError as error:
         raise ImageError(
             f"building guest images needs {command[0]}, which is not installed",
             hint=f"install it, or build the image on a Debian machine ({command[0]} is in `apt` "
             "or `dpkg` there)",
         ) from error
-    except subprocess.TimeoutExpired as error:
-        raise ImageError(
-            f"{command[0]} {command[-1]} did not end in {APT_SECONDS:.0f} s",
-            hint="check that the archive is reachable",
-        ) from error
-    if done.returncode:
+    except OSError as error:
+        raise ImageError(f"cannot start {command[0]}: {error}", hint=refusal_hint(error)) from error
+    except DeadlineError as error:
+        raise ImageError(error.message, hint="check that the archive is reachable") from error
+    if done.status:
         seen = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
         raise ImageError(
-            f"{command[0]} failed with status {done.returncode}:\n{seen}",
+            f"{command[0]} failed with status {done.status}:\n{seen}",
             hint="see its output above; check that the archive is reachable and the disk not full"
             if command[0] == "apt-get"
             else "see its output above; check that the disk is not full",
@@ -257,7 +246,14 @@ def host_mirror() -> Mirror:
             "packages) and run `apt-get update` once",
         )
     uri, sources = chosen
-    return Mirror(uri, signed_by(sources.read_text(encoding="utf-8"), uri))
+    try:
+        text = sources.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise ImageError(
+            f"cannot read {sources}, which names this host's archive: {error.strerror}",
+            hint="make it readable, or build the image as a user who may read it",
+        ) from error
+    return Mirror(uri, signed_by(text, uri))
 
 
 def choose_archive(index_targets: str) -> tuple[str, Path] | None:
@@ -289,7 +285,8 @@ def signed_by(sources: str, uri: str) -> str:
         if match and match[2].rstrip("/") == wanted:
             option = re.search(r"signed-by=(\S+)", match[1] or "", re.IGNORECASE)
             return option[1] if option else ""
-    for stanza in Deb822.iter_paragraphs(sources, use_apt_pkg=False):
+    # As lines: a string without a line end it would take for the name of a file.
+    for stanza in Deb822.iter_paragraphs(sources.splitlines(), use_apt_pkg=False):
         if wanted in (word.rstrip("/") for word in stanza.get("URIs", "").split()):
             value = stanza.get("Signed-By", "").strip()
             if not value.startswith("-----BEGIN"):

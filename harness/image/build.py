@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import ImageError, UsageError
-from harness.image.cache import cache_directory, exclusive, is_intact, made_whole, seal
+from harness.image.cache import (
+    cache_directory,
+    check_own,
+    exclusive,
+    is_intact,
+    made_whole,
+    seal,
+)
 from harness.image.compile import COMPILER, STATIC, compile_c, tool_sources
 from harness.image.definition import ImageDefinition
 from harness.image.initramfs import build_initramfs, program_archive
@@ -65,6 +72,7 @@ def ensure_image(
         raise UsageError("--modules goes with --kernel", hint="name the kernel they belong to")
     given = given_kernel(kernel, modules) if kernel is not None else None
     target = _target(definition, given)
+    check_own(target)
     if not refresh and (built := _read_built(definition.name, target)):
         return built
     with exclusive(target.parent / ".lock", f"the image {definition.name}"):
@@ -101,6 +109,7 @@ def with_packages(
         hashed.update(path.read_bytes())
     target = cache_directory() / "packages" / hashed.hexdigest()[:16]
     archive = target / _PROGRAMS
+    check_own(target)
     if not is_intact(target, _PROGRAMS):
         with exclusive(target.parent / ".lock", f"the programs of {', '.join(names)}"):
             if not is_intact(target, _PROGRAMS):

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from harness.deadline import Deadline
 from harness.errors import ImageError, UsageError
+from harness.stopping import LOOK_SECONDS, check_stop
 
 LOCK_SECONDS = 600.0
 """Deadline for the lock: another builder may be fetching packages over a slow connection."""
@@ -38,14 +39,18 @@ def cache_directory() -> Path:
 def exclusive(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` during the block, waiting for another builder if necessary.
 
-    Raises `ImageError`, `DeadlineError`.
+    Raises `ImageError`, `DeadlineError`, `InterruptedRunError`.
     """
-    lock = FileLock(path, timeout=LOCK_SECONDS)
+    lock = FileLock(path, timeout=LOOK_SECONDS)
+    deadline = Deadline(LOCK_SECONDS, f"another process to end building {what}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise Deadline(LOCK_SECONDS, f"another process to end building {what}").error() from error
+        while not lock.is_locked:
+            check_stop(f"another process built {what}")
+            with contextlib.suppress(Timeout):
+                lock.acquire()
+            if not lock.is_locked:
+                deadline.check()
     except OSError as error:
         raise ImageError(
             f"cannot write to the cache {path.parent}: {error.strerror}",
@@ -116,19 +121,29 @@ def file_sha256(path: Path) -> str:
 
 
 def check_own(directory: Path) -> None:
-    """Check that no other user can change a directory in the cache, before running a program there.
+    """Check that no other user can change a directory in the cache, before anything in it is used.
 
+    QEMU and what is preloaded into it are programs, and the kernel decides what a run shows.
     Raises `ImageError`.
     """
+    place = another_users(directory)
+    if place is not None:
+        raise ImageError(
+            f"refusing to use the cache {place}: it belongs to another user, or any user may write "
+            "to it",
+            hint="set XDG_CACHE_HOME to a directory of yours",
+        )
+
+
+def another_users(directory: Path) -> Path | None:
+    """Return the first directory on the path into the cache that a user other than root and this
+    one can change; None if there is none."""
     for path in (cache_directory(), *directory.relative_to(cache_directory()).parents, directory):
         place = cache_directory() / path
         try:
             status = place.stat()
-        except FileNotFoundError:
-            continue
-        if status.st_uid != os.geteuid() or status.st_mode & stat.S_IWOTH:
-            raise ImageError(
-                f"refusing to run a program from the cache {place}: it belongs to another user, or "
-                "any user may write to it",
-                hint="set XDG_CACHE_HOME to a directory of yours",
-            )
+        except OSError:
+            continue  # reported by whoever reads it
+        if status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH:
+            return place
+    return None

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles the project's own C programs, treating every warning as an error."""
 
-import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import ImageError
+from harness.errors import DeadlineError, ImageError
+from harness.host_refusal import refusal_hint
+from harness.image.host_program import run_program
 
 COMPILER = ("cc", "-O2", "-Wall", "-Wextra", "-Werror")
 STATIC = ("-static", "-s")
@@ -25,26 +25,21 @@ def compile_c(sources: Sequence[Path], output: Path, flags: Sequence[str] = STAT
     """Compile `output` and return its bytes. Raises `ImageError` with the compiler's output."""
     units = [str(path) for path in sources if path.suffix == ".c"]
     try:
-        done = subprocess.run(
-            [*COMPILER, *flags, "-o", str(output), *units],
-            capture_output=True,
-            text=True,
-            timeout=COMPILE_SECONDS,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
+        command = [*COMPILER, *flags, "-o", str(output), *units]
+        done = run_program(command, COMPILE_SECONDS)
     except FileNotFoundError as error:
         raise ImageError(
             f"cannot compile {output.name}: there is no C compiler (cc)",
             hint="run `make setup`, or install gcc and libc6-dev",
         ) from error
-    except subprocess.TimeoutExpired as error:
+    except OSError as error:
+        raise ImageError(f"cannot start cc: {error}", hint=refusal_hint(error)) from error
+    except DeadlineError as error:
         raise ImageError(
             f"compiling {output.name} took over {COMPILE_SECONDS:.0f} s",
             hint="try again when the machine is less loaded",
         ) from error
-    if done.returncode:
+    if done.status:
         missing = "cannot find -lc" in done.stderr
         raise ImageError(
             f"{output.name} does not compile:\n{done.stderr.strip()}",

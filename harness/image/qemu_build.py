@@ -14,7 +14,7 @@ from pathlib import Path
 
 from harness.errors import ImageError
 from harness.image.archive import Package
-from harness.image.cache import cache_directory, exclusive, made_whole
+from harness.image.cache import cache_directory, check_own, exclusive, made_whole
 from harness.image.qemu_definition import QemuDefinition
 from harness.image.sources import Progress, Suites
 
@@ -50,6 +50,7 @@ def ensure_qemu(
     build.
     """
     target = _target(definition)
+    check_own(target)
     if not refresh and (program := find_qemu_build(definition)):
         return program
     with exclusive(target.parent / ".lock", f"QEMU of {definition.suite}"):

@@ -10,7 +10,7 @@ from typing import TypeVar
 from harness.errors import ImageError
 from harness.image.archive import AptRoot, Package, run_tool
 from harness.image.build_tree import read_config, tree_of
-from harness.image.cache import cache_directory, exclusive
+from harness.image.cache import cache_directory, check_own, exclusive
 from harness.image.definition import ImageDefinition
 from harness.image.kernel import find_kernel, kernel_release
 from harness.image.kernel_options import wrong
@@ -89,6 +89,7 @@ class Suites:
     def with_root(self, suite: str, use: Callable[[AptRoot], list[T]]) -> list[T]:
         """Call `use` with the cached lists; if they are missing or it fails, with new ones."""
         directory = cache_directory() / "apt" / suite
+        check_own(directory)
         with exclusive(directory / ".lock", f"the package root of {suite}"):
             root = AptRoot(directory, suite, self._progress)
             if suite in self._updated or (root.is_ready and not self._refresh):

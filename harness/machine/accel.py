@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.image.cache import cache_directory
+from harness.image.cache import another_users, cache_directory
 from harness.machine.pace import slowness
 from harness.machine.qemu import Qemu
 
@@ -151,11 +151,14 @@ class KvmMemory:
 
     def __init__(self, qemu: Qemu, path: Path | None = None) -> None:
         self._path = path or cache_directory() / "accel.json"
+        self._distrusted = path is None and another_users(cache_directory()) is not None
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         self._key = f"{boot} {qemu.path} {qemu.path.stat().st_mtime_ns}"
 
     def failure(self) -> str | None:
         """Return why KVM failed before; None if it has not."""
+        if self._distrusted:
+            return None
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
             reason = known.get(self._key)

@@ -41,6 +41,8 @@ class LaunchFiles:
     discard_log: Path
     discard_event: str | None
     """The trace event of discards; None if this QEMU has none."""
+    denied: tuple[str, ...] = ()
+    """What QEMU's seccomp filter is to deny; empty: no filter."""
 
 
 def qemu_command(
@@ -73,6 +75,7 @@ def qemu_command(
         "-no-reboot",
         *("-msg", "timestamp=on"),
         *_trace_words(files, files.discard_log),
+        *_sandbox_words(files),
     ]
 
 
@@ -98,6 +101,7 @@ def command_by_hand(
         *("-msg", "timestamp=on"),
         # Not discards.log, which is evidence in the directory of a run.
         *_trace_words(files, Path("by-hand-discards.log")),
+        *_sandbox_words(files),
     ]
 
 
@@ -137,6 +141,11 @@ def _machine_words(
 def _trace_words(files: LaunchFiles, log: Path) -> Iterator[str]:
     if files.discard_event is not None:
         yield from ("-trace", files.discard_event, "-D", str(log))
+
+
+def _sandbox_words(files: LaunchFiles) -> Iterator[str]:
+    if files.denied:
+        yield from ("-sandbox", ",".join(["on", *(f"{name}=deny" for name in files.denied)]))
 
 
 def balloon_properties(spec: GuestSpec, *, reporting: bool) -> dict[str, str | bool]:

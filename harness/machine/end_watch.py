@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import QemuGoneError
+from harness.limited_file import LOG_BYTES
 from harness.machine.cgroup import host_oom_kills, memory_file, oom_kills
 from harness.machine.console import ConsoleWatcher
 from harness.machine.host_pressure import MemoryGroup
@@ -19,6 +20,7 @@ from harness.machine.process import QemuProcess
 from harness.machine.qemu_end import QemuEnd, end_error
 from harness.machine.qmp import QmpMonitor
 from harness.machine.spec import GuestSpec
+from harness.units import format_size
 
 LAST_LINES = 20
 """Lines at the end of the console in which a regular restart is announced."""
@@ -54,13 +56,29 @@ class EndWatch:
         self._process = process
 
     def gone(self) -> QemuGoneError | None:
-        """Return why QEMU has ended; None while it runs."""
-        if self._process is None or (status := self._process.status) is None:
+        """Return why QEMU has ended, or is not worth waiting for; None while it runs."""
+        if self._process is None:
             return None
+        if (status := self._process.status) is None:
+            return self._overflow(self._process.log)
         if self._end is None:
             self._end = self._look(self._process, status)
             LOG.debug("QEMU has ended: %s", self._end)
         return end_error(self._end, self._process.log)
+
+    def _overflow(self, log: Path) -> QemuGoneError | None:
+        """Return the error for a QEMU whose error messages do not end; None for any other."""
+        try:
+            size = log.stat().st_size
+        except OSError:
+            return None
+        if size <= LOG_BYTES:
+            return None
+        return QemuGoneError(
+            f"QEMU wrote more than {format_size(LOG_BYTES)} of messages to its log",
+            hint="see qemu.log for what it repeats",
+            evidence=[log],
+        )
 
     def _look(self, process: QemuProcess, status: int) -> QemuEnd:
         group = self._group()

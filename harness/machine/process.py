@@ -21,6 +21,8 @@ from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, HarnessError, LaunchError
+from harness.host_refusal import refusal_hint
+from harness.machine.owned import Ownership, is_abandoned
 from harness.units import format_size
 
 LOG = logging.getLogger(__name__)
@@ -28,7 +30,6 @@ LOG = logging.getLogger(__name__)
 QUIT_SECONDS = 5.0
 TERM_SECONDS = 5.0
 KILL_SECONDS = 10.0
-OWNER_FILE = "owner"
 
 LONGEST_SOCKET = "debug.sock"
 SOCKET_PATH_BYTES = 107
@@ -36,16 +37,6 @@ SOCKET_PATH_BYTES = 107
 
 _LOG_PREFIX = re.compile(r"^(?:\d{4}-\d\d-\d\dT\S+Z )?(?:qemu-system-x86_64: )?")
 """Prefix of QEMU's messages: the time of `-msg timestamp=on`, and its name."""
-
-_ERROR_HINTS = {
-    errno.ENOENT: "install util-linux (setpriv) if it is missing",
-    errno.EACCES: "check the permissions of that file",
-    errno.EMFILE: "allow more open files (ulimit -n), or run fewer guests at once with --jobs",
-    errno.ENFILE: "the host is out of open files: run fewer guests at once with --jobs",
-    errno.ENOMEM: "free memory on the host, or run fewer guests at once with --jobs",
-    errno.EAGAIN: "allow more processes (ulimit -u), or run fewer guests at once with --jobs",
-    errno.ENOSPC: "free space on the disk",
-}
 
 _live: dict[str, "QemuProcess"] = {}
 """Running QEMUs by VM id, for `stop_all` and `kill_all`. It is changed only by atomic operations,
@@ -84,36 +75,21 @@ class RuntimeDirectory:
             raise OSError(errno.ENOSPC, f"no room for {format_size(ram_files)} of guest memory")
         _sweep(self.path.parent)
         self.path.mkdir(mode=0o700)
-        (self.path / OWNER_FILE).write_text(_identity(os.getpid()), encoding="ascii")
+        self._ownership = Ownership.claim(self.path)
 
     def remove(self) -> None:
-        """Remove the directory with its contents."""
+        """Remove the directory with its contents, once."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self._ownership.release()
 
 
 def _sweep(base: Path) -> None:
     """Kill QEMUs and remove directories that a killed harness of this user has left."""
     for directory in base.glob("fpr-" + "[0-9a-f]" * 12):
-        try:
-            if directory.lstat().st_uid != os.getuid():
-                continue
-            owner = (directory / OWNER_FILE).read_text(encoding="ascii")
-            pid = int(owner.split()[0])
-        except (OSError, ValueError, IndexError):
-            continue
-        if _identity(pid) != owner:
+        if is_abandoned(directory):
             # The harness may have died before setpriv requested the death signal.
             _kill_processes(processes_of(directory.name))
             shutil.rmtree(directory, ignore_errors=True)
-
-
-def _identity(pid: int) -> str:
-    """Identify a process by its pid and start time (proc(5), field 22); "" if it has ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return f"{pid} {stat.rpartition(')')[2].split()[19]}"
 
 
 class QemuProcess:
@@ -146,7 +122,7 @@ class QemuProcess:
                     env={**os.environ, **environment},
                 )
         except OSError as error:
-            raise LaunchError(f"cannot start QEMU: {error}", hint=launch_hint(error)) from error
+            raise LaunchError(f"cannot start QEMU: {error}", hint=refusal_hint(error)) from error
         LOG.debug("QEMU runs as process %d", self.pid)
         _live[directory.vm_id] = self
 
@@ -223,11 +199,6 @@ class QemuProcess:
         wait_for(
             lambda: None if self.alive else True, Deadline(seconds, "QEMU to end"), interval=0.01
         )
-
-
-def launch_hint(error: OSError) -> str:
-    """Return what to do about a launch that failed with this error."""
-    return _ERROR_HINTS.get(error.errno or 0, "see `fpr-harness doctor`")
 
 
 def processes_of(vm_id: str) -> list[int]:

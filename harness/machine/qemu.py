@@ -12,6 +12,12 @@ DISCARD_EVENTS = ("ram_block_discard_range", "ram_block_discard_shared_range")
 name in 11.1 (both read from `trace-events-all` of Debian's builds)."""
 
 
+DENIED = ("obsolete", "elevateprivileges", "spawn", "resourcecontrol")
+"""What the filter is told to deny, as libvirt tells it: system calls that are obsolete, raise
+rights, start a program, or change priorities and affinity. It can deny no more (qemu-options.hx,
+2.11 to 11.1)."""
+
+
 @dataclass(frozen=True)
 class Qemu:
     """One QEMU: its path, and what it says about itself."""
@@ -29,14 +35,27 @@ class Qemu:
     """Properties of virtio-balloon-pci; empty if it lacks the device."""
     user_network: bool
     """Whether it has slirp, through which a guest's SSH server is reached."""
-    sandbox: bool
-    """Whether it accepts `-sandbox`."""
+    sandbox: frozenset[str]
+    """What its seccomp filter (`-sandbox`) can deny; empty: it has no filter."""
     kvm: bool
     """Whether KVM is built in, which does not mean that it works on this host."""
     discard_event: str | None
     """The trace event of discards; None if it cannot trace them."""
     untraced: str = ""
     """Why it cannot trace discards; empty if it can."""
+
+    @property
+    def denied(self) -> tuple[str, ...]:
+        """What its filter is to deny, of `DENIED`."""
+        return tuple(name for name in DENIED if name in self.sandbox)
+
+    @property
+    def unconfined(self) -> str:
+        """What its filter cannot deny, as a sentence; empty: it can deny all of `DENIED`."""
+        if not self.sandbox:
+            return "it is built without a seccomp filter (-sandbox)"
+        allowed = [name for name in DENIED if name not in self.sandbox]
+        return f"its seccomp filter cannot deny {', '.join(allowed)}" if allowed else ""
 
     @property
     def major(self) -> int:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from harness.deadline import Deadline
 from harness.errors import LaunchError
+from harness.host_refusal import refusal_hint
 
 PROBE_SECONDS = 20.0
 END_SECONDS = 5.0
@@ -110,7 +111,7 @@ def ask(path: Path) -> Answers:
         except OSError as error:
             raise LaunchError(
                 f"cannot start {path} to probe it: {error}",
-                hint="install util-linux (setpriv) if it is missing",
+                hint=refusal_hint(error),
             ) from error
         try:
             talk = _converse(process, deadline)

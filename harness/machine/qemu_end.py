@@ -72,10 +72,13 @@ def _by_signal(end: QemuEnd) -> tuple[str, str]:
             "QEMU itself failed: try another version with --qemu; see its log and coredumpctl(1)"
         )
         return plain, hint
+    if number == signal.SIGXFSZ:
+        return f"{plain}: a file of its grew too large", "allow larger files (ulimit -f)"
     if number == signal.SIGSYS:
         return (
-            f"{plain}: it made a system call that its sandbox forbids",
-            "try without -sandbox, or another version with --qemu",
+            f"{plain}: it made a system call that its seccomp filter (-sandbox) denies",
+            "the audit log or dmesg names the call, where seccomp is logged; try another version "
+            "with --qemu",
         )
     return plain, "something sent that signal: kill(1), a job's time limit, a session that ended"
 
@@ -172,6 +175,11 @@ _HINTS = (
         "QEMU may not lock the guest's memory: raise the limit (ulimit -l unlimited), or do not "
         "lock it",
     ),
+    (
+        r"qemu_thread_create: Resource temporarily unavailable",
+        "the host let QEMU start no further thread: allow more processes and threads (ulimit -u), "
+        "or run fewer guests at once with --jobs",
+    ),
     (r"Could not set up host forwarding", "check that a port on loopback can be opened"),
     (r"Could not access KVM|failed to initialize kvm", "use --accel tcg, or fix /dev/kvm"),
     (r"could not open kernel file|could not load kernel", "check --kernel"),
@@ -187,7 +195,7 @@ _HINTS = (
     ),
     (
         r"Cannot allocate memory|cannot set up guest memory|unable to map backing store",
-        "give the guest less memory",
+        "give the guest less memory, or allow QEMU more (ulimit -v)",
     ),
 )
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import LaunchError
-from harness.image.cache import cache_directory
+from harness.image.cache import another_users, cache_directory
 from harness.machine import qemu_ask
 from harness.machine.qemu import DISCARD_EVENTS, Qemu, lacking
 from harness.machine.qemu_ask import HINT, Answers, check_elf, is_elf
@@ -92,7 +92,7 @@ def _understood(path: Path, answers: Answers) -> Qemu:
             machines=frozenset(map(str, machines)),
             balloon=frozenset(str(p["name"]) for p in found.get("balloon", ())),
             user_network="user-network" in found,
-            sandbox="sandbox" in found,
+            sandbox=_sandbox(found.get("sandbox")),
             kvm=bool(found.get("kvm", {}).get("present")),
             discard_event=event,
             untraced=why,
@@ -101,6 +101,12 @@ def _understood(path: Path, answers: Answers) -> Qemu:
         raise LaunchError(
             f"{path} speaks QMP, but does not answer as QEMU does: {error!r}", hint=HINT
         ) from error
+
+
+def _sandbox(option: Any) -> frozenset[str]:
+    """The settings of `-sandbox`, beside the one that turns it on."""
+    parameters = {str(p["name"]) for o in option or () for p in o["parameters"]}
+    return frozenset(parameters - {"enable"})
 
 
 def _discard_event(found: dict[str, Any], traced: bool) -> tuple[str | None, str]:
@@ -134,7 +140,10 @@ def _shelf(path: Path) -> Path | None:
     hashed = hashlib.sha256(repr(words).encode())
     for module in (__file__, qemu_ask.__file__):
         hashed.update(Path(module).read_bytes())
-    return cache_directory() / "probes" / f"{hashed.hexdigest()[:24]}.json"
+    shelf = cache_directory() / "probes"
+    if another_users(shelf):
+        return None
+    return shelf / f"{hashed.hexdigest()[:24]}.json"
 
 
 def _read(kept: Path, path: Path) -> Qemu | None:

@@ -26,6 +26,7 @@ from qemu.qmp import (
 
 from harness.deadline import Deadline
 from harness.errors import QmpError
+from harness.limited_file import LimitedFile
 from harness.machine.gone import Gone, gone_soon
 from harness.machine.pace import slowness
 from harness.run_log import RunThread
@@ -43,7 +44,7 @@ class _LoggedClient(QMPClient):
 
     def __init__(self, name: str, log: Path) -> None:
         super().__init__(name)
-        self._log = log.open("w", encoding="utf-8", buffering=1)
+        self._log = LimitedFile(log, "w")
 
     def close_log(self) -> None:
         self._log.close()
@@ -59,9 +60,7 @@ class _LoggedClient(QMPClient):
     def _write(self, direction: str, msg: Message) -> None:
         text = json.dumps(dict(msg))
         LOG.debug("%s %s", direction, text)
-        # Evidence only: a full disk, which the recorder reports, must not end the monitor.
-        with contextlib.suppress(OSError, ValueError):
-            self._log.write(f"{time.monotonic():.6f} {direction} {text}\n")
+        self._log.write(f"{time.monotonic():.6f} {direction} {text}\n")
 
 
 class QmpMonitor:

@@ -16,6 +16,7 @@ from harness.errors import GuestError, SshError
 from harness.machine.gone import Gone
 from harness.machine.interfaces import CommandResult
 from harness.machine.keys import RunKeys
+from harness.machine.ssh_clock import use_steady_clock
 from harness.machine.ssh_process import (
     OPEN_SECONDS,
     OUTPUT_BYTES,
@@ -28,6 +29,8 @@ HANDSHAKE_BYTES = 1 << 20
 """The most that the guest may send before the harness is logged in; about 3 KiB are usual."""
 
 LOG = logging.getLogger(__name__)
+
+use_steady_clock()
 
 # Errors arrive as exceptions; without a handler Python would print paramiko's log.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())

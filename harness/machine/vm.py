@@ -20,6 +20,7 @@ from harness.errors import (
     QmpError,
     SshError,
 )
+from harness.host_refusal import refusal_hint
 from harness.machine.accel import (
     USUAL_BOOT_SECONDS,
     boot_seconds,
@@ -36,7 +37,7 @@ from harness.machine.host_pressure import MemoryGroup
 from harness.machine.interposer import check_preloaded, discard_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.pace import guest_slowness, slowness
-from harness.machine.process import QemuProcess, RuntimeDirectory, launch_hint
+from harness.machine.process import QemuProcess, RuntimeDirectory
 from harness.machine.qemu import Qemu
 from harness.machine.qmp import QmpMonitor
 from harness.machine.spec import BootLike, GuestSpec
@@ -88,6 +89,8 @@ class VirtualMachine:
         self.qemu_log = given.artefacts / "qemu.log"
         self.untraced = given.qemu.untraced
         """Why this QEMU's discards cannot be traced; empty if they are."""
+        self.unconfined = given.qemu.unconfined
+        """What this QEMU's seccomp filter cannot deny; empty: nothing."""
         self.memory_group = None
         self.no_memory_group = ""
         """Why QEMU has no control group of its own."""
@@ -140,7 +143,7 @@ class VirtualMachine:
             self._write_ssh_files()
         except OSError as error:
             raise LaunchError(
-                f"cannot write the VM's files: {error}", hint=launch_hint(error)
+                f"cannot write the VM's files: {error}", hint=refusal_hint(error)
             ) from error
         self._files = LaunchFiles(
             qemu=given.qemu.path,
@@ -151,6 +154,7 @@ class VirtualMachine:
             console_log=given.artefacts / "console.log",
             discard_log=self.discard_log,
             discard_event=given.qemu.discard_event,
+            denied=given.qemu.denied,
         )
         self.argv = qemu_command(
             self.spec,
@@ -165,7 +169,7 @@ class VirtualMachine:
             self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
         except OSError as error:
             raise LaunchError(
-                f"cannot open QEMU's monitor: {error}", hint=launch_hint(error)
+                f"cannot open QEMU's monitor: {error}", hint=refusal_hint(error)
             ) from error
         self._end.callback(self.monitor.close)
         self._end.callback(self._leave_memory_group)
@@ -322,6 +326,7 @@ class VirtualMachine:
             console_log=self._files.console_log,
             discard_log=self.discard_log,
             discard_event=self._given.qemu.discard_event,
+            denied=self._given.qemu.denied,
         )
         cpu = cpu_model(self.accel, self._given.qemu)
         words = [f"{name}={value}" for name, value in self._environment.items()]

@@ -3,8 +3,8 @@
 
 import bisect
 import threading
-import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,11 @@ import numpy.typing as npt
 from harness.errors import ObserveError
 from harness.growing_file import GrowingFile
 from harness.observe.ram_layout import RamLayout
+from harness.observe.stamp_clock import StampClock
 from harness.record.address_map import AddressMap
 from harness.record.discard_lines import parse_discards, parse_failures
 from harness.record.facts import DiscardTotals
+from harness.units import MIB, format_size
 
 
 class NoDiscards:
@@ -61,6 +63,10 @@ class NoDiscards:
         )
 
 
+TRACE_BYTES = 256 * MIB
+"""Two million discards; a whole GiB given back page by page makes an eighth of that."""
+
+
 class _Lines:
     """Reads the complete lines of a growing log, each once."""
 
@@ -86,6 +92,10 @@ class _Lines:
         whole, _, self._partial = b"".join(parts).rpartition(b"\n")
         return whole
 
+    @property
+    def bytes_read(self) -> int:
+        return self._file.position
+
 
 class DiscardLog:
     """Every discard of guest RAM since QEMU's start. Thread-safe.
@@ -98,12 +108,22 @@ class DiscardLog:
 
     untraced = ""
 
-    def __init__(self, path: Path, layout: RamLayout, errors: Path | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        layout: RamLayout,
+        errors: Path | None = None,
+        stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`stop` has QEMU trace no more, once the trace has `TRACE_BYTES`."""
         self.path = path
+        self._stop = stop
+        self._full = False
         self._trace = _Lines(path, "QEMU's trace of discards")
         self._errors = _Lines(errors, "QEMU's log") if errors is not None else None
         self._lock = threading.Lock()
         self._totals = DiscardTotals(calls=0, bytes=0, failed_calls=0, failed_bytes=0)
+        self._clock = StampClock()
         self._last_at: float | None = None
         self._marks = 1
         # By PFN: the mark at its latest discard; 0: never discarded.
@@ -116,11 +136,14 @@ class DiscardLog:
     def read(self) -> DiscardTotals:
         """Take in what was written since the last call; return the sums since QEMU's start.
 
-        Raises ObserveError if a log cannot be read, or was deleted, truncated or replaced: a lost
-        trace must not read as no discards.
+        Raises ObserveError if a log cannot be read, was deleted, truncated or replaced, or has
+        reached its limit: a lost trace must not read as no discards.
         """
         with self._lock:
-            self._take(self._trace.read())
+            if not self._full:
+                self._take(self._trace.read())
+            if self._full or self._trace.bytes_read > TRACE_BYTES:
+                self._end_trace()
             if self._errors is not None:
                 self._take_failures(self._errors.read())
             return self._totals
@@ -173,9 +196,20 @@ class DiscardLog:
         with self._lock:
             return self._last_at
 
+    def _end_trace(self) -> None:
+        """Raises ObserveError; QEMU is told once."""
+        if not self._full:
+            self._full = True
+            self._stop()
+        raise ObserveError(
+            f"the limit of QEMU's trace of discards, {format_size(TRACE_BYTES)}, was reached: what "
+            "it has discarded since is not known",
+            hint="a shorter scenario, or a larger page_reporting_order, discards less often",
+            evidence=(self.path,),
+        )
+
     def _take(self, text: bytes) -> None:
-        now = time.monotonic()
-        wall_offset = now - time.time()
+        self._clock.look()
         # The same blocks are discarded again and again: handle each once, at its latest time.
         times: Counter[tuple[int, int, int]] = Counter()
         stamps: dict[tuple[int, int, int], float | None] = {}
@@ -195,8 +229,7 @@ class DiscardLog:
                 continue
             calls += count
             size += count * length
-            stamp = stamps[start, length, status]
-            at = now if stamp is None else stamp + wall_offset
+            at = self._clock.place(stamps[start, length, status])
             self._cover(start, start + length, at)
             self._last_at = at if self._last_at is None else max(self._last_at, at)
         self._totals = DiscardTotals(

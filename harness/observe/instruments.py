@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The read-only instruments on one QEMU, opened together because they share its RAM layout."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -8,6 +9,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from harness.errors import HarnessError
 from harness.kernel.pages import StateArray
 from harness.machine.interfaces import Monitor
 from harness.observe.discards import DiscardLog, NoDiscards
@@ -116,5 +118,14 @@ class Instruments:
             residency=HostResidency(vm.pid, layout),
             discards=NoDiscards(vm.discard_log, vm.untraced)
             if vm.untraced
-            else DiscardLog(vm.discard_log, layout, errors=vm.qemu_log),
+            else DiscardLog(
+                vm.discard_log, layout, errors=vm.qemu_log, stop=lambda: _stop_tracing(vm.monitor)
+            ),
         )
+
+
+def _stop_tracing(monitor: Monitor) -> None:
+    """Of no avail where QEMU has ended."""
+    with contextlib.suppress(HarnessError):
+        event = {"name": "ram_block_discard*", "enable": False}
+        monitor.execute("trace-event-set-state", event)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.deadline import Deadline
-from harness.errors import HarnessError, ObserveError
+from harness.errors import GuestError, HarnessError, ObserveError
 from harness.guest.counter_stream import CounterStream
 from harness.machine.interfaces import GuestShell
 from harness.observe.instruments import DiscardReader, MappingReader
@@ -24,6 +24,9 @@ from harness.run_log import RunThread
 EXACT_SHARE = 0.01
 """Share of one core that exact readings of the host mapping may take (smaps walks page tables:
 15 ms per GiB of 4 KiB pages); the samples in between use the process's counters."""
+
+HASTE = 4
+"""What a guest's clock may be fast, with room for what a busy host has held back."""
 
 STALE_SECONDS = 1.0
 """A sample leaves out a guest counter older than this."""
@@ -162,8 +165,15 @@ class Sampler:
         with self._lock:
             self._stream = stream  # before it starts, so that `stop` can interrupt the start
         with closing(stream), stream, self._raw_path.open("ab") as raw:
+            began, frames = time.monotonic(), 0
             while not self._stopping.is_set():
                 frame = stream.read()
+                frames += 1
+                if frames > HASTE * (self._hz * (time.monotonic() - began) + self._hz):
+                    raise GuestError(
+                        f"the guest sends its counters over {HASTE} times as often as asked for, "
+                        f"which was {self._hz:g} times a second"
+                    )
                 raw.write(frame.raw)
                 self._guest_free = (frame.at, frame.free_bytes)
 

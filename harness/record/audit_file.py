@@ -7,6 +7,7 @@ and `facts`, everything else as JSON. A guest of 1 GiB takes about 5 KB.
 """
 
 import hashlib
+import re
 import struct
 import zipfile
 import zlib
@@ -36,6 +37,11 @@ _STATES = {"before": max(GuestState), "host": max(HostState), "after": max(Guest
 """Names of the arrays of states, with the highest valid state of each."""
 
 _COVERAGE = tuple(field.name for field in fields(DiscardCoverage))
+
+_BYTES_HEADER = re.compile(
+    rb"\{'descr': '\|u1', 'fortran_order': False, 'shape': \((\d{1,15}),\), \} *\n?"
+)
+"""A vector of bytes as `numpy.lib.format.write_array_header_1_0` writes it."""
 
 # What zipfile and numpy raise for a file that is missing, truncated or of another kind.
 _DAMAGE = (
@@ -256,10 +262,13 @@ def _length(member: IO[bytes], name: str) -> int:
     version = np.lib.format.read_magic(member)
     if version != (1, 0):
         raise ValueError(f"{name} is a .npy of the unknown version {version}")
-    shape, _fortran, dtype = np.lib.format.read_array_header_1_0(member)
-    if dtype != np.uint8 or len(shape) != 1:
-        raise ValueError(f"{name} is not a vector of bytes but {dtype} {shape}")
-    return int(shape[0])
+    size = int.from_bytes(member.read(2), "little")
+    header = member.read(size)
+    # Not numpy's own reader: it evaluates the header, and tries Python 2's syntax too.
+    match = _BYTES_HEADER.fullmatch(header)
+    if match is None:
+        raise ValueError(f"{name} is not a vector of bytes but {header[:80]!r}")
+    return int(match[1])
 
 
 def _fitting(array: npt.NDArray[Any], pages: int) -> npt.NDArray[Any]:

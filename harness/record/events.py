@@ -162,6 +162,9 @@ class GuestReady:
     """Why QEMU's discards are not traced; empty if they are."""
     build: str = ""
     """The guest kernel's build, from `uname -v`."""
+    unconfined: str = ""
+    """What QEMU's seccomp filter cannot deny; empty: nothing, or the record is of an older
+    version."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 

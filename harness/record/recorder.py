@@ -128,12 +128,15 @@ class Recorder:
 
     def _error(self, error: OSError | DeadlineError) -> RecordError:
         reason = error.strerror if isinstance(error, OSError) else error.message
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        number = error.errno if isinstance(error, OSError) else None
+        hint = "put the results in a writable directory with --results DIR"
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free space there, or put the results elsewhere with --results DIR"
+        elif number == errno.EFBIG:
+            hint = "allow larger files (ulimit -f)"
         return RecordError(
             f"cannot write {self.path}: {reason}",
-            hint="free space there, or put the results elsewhere with --results DIR"
-            if full
-            else "put the results in a writable directory with --results DIR",
+            hint=hint,
             evidence=[self.path] if self.path.exists() else [],
         )
 

@@ -3,6 +3,7 @@
 
 import datetime
 import os
+import stat
 import tempfile
 from itertools import count
 from pathlib import Path
@@ -23,6 +24,7 @@ def make_results_directory(explicit: Path | None, base: Path = DEFAULT_BASE) -> 
         if explicit is None:
             return _make_timed(base)
         explicit.mkdir(parents=True, exist_ok=True)
+        _refuse_if_anybodys(explicit)
         _claim(explicit)
     except OSError as error:
         raise RecordError(
@@ -30,6 +32,16 @@ def make_results_directory(explicit: Path | None, base: Path = DEFAULT_BASE) -> 
             hint="choose another with --results DIR",
         ) from error
     return explicit
+
+
+def _refuse_if_anybodys(directory: Path) -> None:
+    """Where any user may rename files, no file stays the one that was written."""
+    mode = directory.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise UsageError(
+            f"any user may write to the results directory {directory}, and exchange files in it",
+            hint=f"chmod o-w {directory}, or name another with --results",
+        )
 
 
 def _claim(directory: Path) -> None:

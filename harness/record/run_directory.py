@@ -23,13 +23,16 @@ class RunDirectory:
     def create(self) -> None:
         """Make the directory, with `samples` and `audits` in it. Raises `RecordError`."""
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            earlier = self.path.with_name(self.path.name + ".earlier")
             if self._attempt > 1 and self.path.exists():
-                earlier = self.path.with_name(self.path.name + ".earlier")
                 self.path.rename(earlier)
-                self.path.mkdir()
+            # Not one that is there, nor through a link: whoever made it could still change it.
+            self.path.mkdir()
+            if earlier.exists():
                 earlier.rename(self.path / f"attempt-{self._attempt - 1}")
             for name in _PARTS:
-                (self.path / name).mkdir(parents=True, exist_ok=True)
+                (self.path / name).mkdir()
         except OSError as error:
             raise RecordError(
                 f"cannot make the results directory {self.path}: {error.strerror}",

@@ -131,8 +131,9 @@ def _explain(console: Console, summary: Summary, results: Path) -> None:
         what = f"{len(stopped)} run{'s'[: len(stopped) != 1]}: stopped on request"
         console.print(Text.assemble(_styled(stopped[0]), " ", what))
     alike: dict[tuple[str, ...], list[RunSummary]] = {}
+    told = {run.run_id for run in stopped}
     for run in summary.runs:
-        if run not in stopped and run.verdict in _GRAVEST_LAST:
+        if run.run_id not in told and run.verdict in _GRAVEST_LAST:
             alike.setdefault((_verdict(run), *_explanation(run)), []).append(run)
     for runs in sorted(alike.values(), key=lambda runs: _GRAVEST_LAST.index(runs[0].verdict)):
         _tell_alike(console, runs, results)

@@ -3,17 +3,15 @@
 
 import contextlib
 import resource
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from harness.bug_report import internal_error
 from harness.errors import UNAVAILABLE, HarnessError, InternalError
+from harness.host_refusal import refusal
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import ImageDefinition
 from harness.machine.qemu import Qemu
@@ -26,6 +24,7 @@ from harness.report.summary import Summary, build_summary, exit_status, write_su
 from harness.run.plan import RunOptions
 from harness.run.pool import RunPool
 from harness.run.runner import Bench
+from harness.run.stop_request import StopRequest
 
 FAILED = 1
 """Exit status of a FAIL."""
@@ -44,7 +43,8 @@ def prepare_images(
         except HarnessError as error:
             boots[image.name] = error
         except Exception as error:  # noqa: BLE001 - runs on other images go on
-            broken = InternalError(f"preparing image {image.name}: {error!r}")
+            doing = f"preparing image {image.name}"
+            broken = refusal(error, doing) or InternalError(f"{doing}: {error!r}")
             broken.__cause__ = error
             boots[image.name] = broken
     return boots
@@ -58,6 +58,7 @@ def run_pool(
     qemus: Mapping[str, Qemu | HarnessError],
     jobs: int | None,
     observers: Sequence[Callable[[str, Event], None]] = (),
+    request: StopRequest | None = None,
 ) -> Iterator[RunPool]:
     """Open a pool that records into `results` and passes each event to the observers.
 
@@ -77,8 +78,9 @@ def run_pool(
                     audience.remove(observe)
                     print(f"fpr-harness: the progress display broke: {error!r}", file=sys.stderr)
 
+    request = request or StopRequest()
     bench = Bench(
-        options=options, results=results, qemus=qemus, emit=emit, cancelled=threading.Event()
+        options=options, results=results, qemus=qemus, emit=emit, cancelled=request.cancelled
     )
     with recorder, RunPool(bench, boots, jobs) as pool:
         yield pool
@@ -89,29 +91,6 @@ def _allow_descriptors() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-@contextmanager
-def stopping_on_signals(pool: RunPool, then: Callable[[], None]) -> Iterator[None]:
-    """While in the block, stop the pool's runs and call `then` on SIGINT, SIGTERM and SIGHUP.
-
-    SIGHUP stays ignored if it was, as under nohup(1). Call this in the main thread, where Python
-    runs signal handlers.
-    """
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        pool.stop()
-        then()
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plan the runs: scenarios x images x QEMUs x repetitions, each with a unique name."""
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,10 +122,17 @@ def _config(tree: Path | None) -> dict[str, str]:
 def _sha256(path: Path) -> str | None:
     """Hash a file; None if it cannot be read, for which the boot will report the reason."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        state = path.stat()
+        return _sha256_of(path, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns))
     except OSError:
         return None
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256_of(path: Path, _state: tuple[int, ...]) -> str:
+    """Once for a file as it stands: a thousand runs boot the same kernel."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def distinct(runs: Sequence[PlannedRun]) -> list[PlannedRun]:

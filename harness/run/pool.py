@@ -2,27 +2,33 @@
 """Run several guests at once, as many as memory and cores allow, and end all of them."""
 
 import contextlib
+import logging
 import operator
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Self
 
 from harness.errors import HarnessError, RecordError
+from harness.host_refusal import refusal
 from harness.image.build import BootFiles
 from harness.machine.cgroup import group_room, memory_file
 from harness.machine.needs import HUGE_PAGE, free_huge_pages
 from harness.machine.pace import slowness
-from harness.machine.process import kill_all, stop_all
+from harness.machine.process import stop_all
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import Judged
+from harness.run.host_memory import HostMemory
 from harness.run.plan import PlannedRun
 from harness.run.runner import Bench, give_up, run_scenario
 from harness.scenario.model import Guest, Scenario
 from harness.units import GIB, MIB
+
+LOG = logging.getLogger(__name__)
 
 QEMU_OVERHEAD = 512 * MIB
 """Bytes that a QEMU process needs besides guest RAM; under TCG mostly the translation buffer."""
@@ -126,28 +132,56 @@ class RunPool:
         self._bench = bench
         self._boots = boots
         self._admission = Admission(Room.of_host())
-        self._executor = ThreadPoolExecutor(guests_at_once(jobs), thread_name_prefix="run")
+        self._host = HostMemory(lambda: Room.of_host().memory)
+        self._most = guests_at_once(jobs)
+        self._threads: list[threading.Thread] = []
+        self._queue: queue.SimpleQueue[tuple[PlannedRun, Future[Judged]] | None] = (
+            queue.SimpleQueue()
+        )
 
     def submit(self, run: PlannedRun) -> Future[Judged]:
-        """Queue a run; its future returns the verdict, or raises `RecordError`."""
-        return self._executor.submit(self._run, run)
+        """Queue a run; its future returns the verdict, or raises `RecordError`.
+
+        Raises `LaunchError` if the host does not let a single thread start.
+        """
+        if len(self._threads) < self._most:
+            self._start_thread()
+        future: Future[Judged] = Future()
+        self._queue.put((run, future))
+        return future
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"run_{len(self._threads)}")
+        try:
+            thread.start()
+        except RuntimeError as error:
+            refused = refusal(error, "starting a thread for the runs")
+            if refused is None or not self._threads:
+                raise refused or error from error
+            LOG.warning("guests at once: only %d: %s", len(self._threads), refused.message)
+            self._most = len(self._threads)
+        else:
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        while (work := self._queue.get()) is not None:
+            run, future = work
+            try:
+                future.set_result(self._run(run))
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it is to have it
+                future.set_exception(error)
 
     def _run(self, run: PlannedRun) -> Judged:
         try:
-            with self._admission.admit(run.scenario):
+            with (
+                self._admission.admit(run.scenario),
+                self._host.reserve(Room.for_scenario(run.scenario).memory, self._bench.cancelled),
+            ):
                 return run_scenario(run, self._boots[run.image.name], self._bench)
         except RecordError:
             raise
         except Exception as error:  # noqa: BLE001 - the other runs go on
             return give_up(run, self._bench, error)
-
-    def stop(self) -> None:
-        """Ask every run to end; a second call kills the guests. Safe in a signal handler."""
-        if self._bench.cancelled.is_set():
-            kill_all()
-            return
-        self._bench.cancelled.set()
-        stop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -161,4 +195,7 @@ class RunPool:
         if kind is not None:
             self._bench.cancelled.set()
             stop_all()
-        self._executor.shutdown(wait=True)
+        for _thread in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()

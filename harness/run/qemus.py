@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, InterruptedRunError, UsageError
 from harness.image.qemu_build import ensure_qemu
 from harness.image.qemu_definition import ALL, HOST, QemuDefinition
 from harness.machine.qemu import Qemu
@@ -97,7 +97,10 @@ def prepare_qemus(
 
 
 def refuse_if_none(qemus: Mapping[str, Qemu | HarnessError]) -> None:
-    """Raise the first error if no QEMU is usable, since then no run could start."""
+    """Raise the first error if no QEMU is usable, since then no run could start.
+
+    A request to stop is not raised: every run then gets its verdict.
+    """
     errors = [error for error in qemus.values() if isinstance(error, HarnessError)]
-    if errors and len(errors) == len(qemus):
+    if errors and len(errors) == len(qemus) and not isinstance(errors[0], InterruptedRunError):
         raise errors[0]

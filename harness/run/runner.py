@@ -52,6 +52,7 @@ from harness.run.repro import write_repro
 from harness.run.second_witness import second_witness
 from harness.run.started import run_started
 from harness.run_log import RunLog, logging_to
+from harness.stopping import check_stop, stoppable
 from harness.units import MIB, format_size
 from harness.verdict.judge import judge
 
@@ -110,9 +111,9 @@ def give_up(run: PlannedRun, bench: Bench, error: Exception) -> Judged:
     name = type(broken).__name__
     qemu = bench.qemus[run.qemu.name]
     record.add(run_started(run, bench.options, broken, qemu, attempt=1, t=record.now()))
-    record.add(Broke(record.now(), name, Verdict.ERROR, broken.message, broken.hint))
+    record.add(Broke(record.now(), name, verdict_of(broken), broken.message, broken.hint))
     reason = f"{broken.message} ({broken.hint})"
-    judged = Judged(record.now(), Verdict.ERROR, None, reason)
+    judged = Judged(record.now(), verdict_of(broken), None, reason)
     record.add(judged)
     return judged
 
@@ -134,7 +135,7 @@ class _Attempt:
 
     def run(self, boot: BootFiles | HarnessError) -> Judged:
         """Run this attempt to its verdict; see `run_scenario`."""
-        with logging_to(self._log):
+        with logging_to(self._log), stoppable(self._bench.cancelled):
             self._begin(boot)
             try:
                 return self._run(boot)
@@ -149,7 +150,7 @@ class _Attempt:
                 self._broke(self._defect(error, "running the scenario"))
                 return self._judge()
 
-    def _defect(self, error: BaseException, doing: str) -> InternalError:
+    def _defect(self, error: BaseException, doing: str) -> InternalError | LaunchError:
         """Make the error for an unexpected exception, with a report in the run's directory."""
         planned, options = self._planned, self._bench.options
         facts = {
@@ -190,6 +191,7 @@ class _Attempt:
         qemu = self._bench.qemus[self._planned.qemu.name]
         if isinstance(qemu, HarnessError):
             raise qemu
+        check_stop("the run waited for its turn")
         with self._boot(boot, qemu) as vm:
             self._work(vm)
             judged = self._judge()
@@ -311,7 +313,7 @@ class _Attempt:
         except Exception as error:  # noqa: BLE001 - see `run`
             broken = self._defect(error, "judging the run")
             reason = f"{broken.message} ({broken.hint})"
-            judged = Judged(self._record.now(), Verdict.ERROR, None, reason)
+            judged = Judged(self._record.now(), verdict_of(broken), None, reason)
         self._record.add(judged)
         return judged
 

@@ -3,7 +3,8 @@
 
     python tests/fuzz/fuzz.py [--seconds N] [TARGET ...]
 
-Where atheris is installed it drives the mutations by coverage (one target); else hypothesis does.
+Where atheris is installed it drives the mutations by coverage, in a process for each target; else
+hypothesis does.
 An input that brings anything but the project's own errors, or takes longer than it may, is written
 to seeds/TARGET/, where the unit tests find it too, and the exit status is 1.
 """
@@ -14,6 +15,8 @@ import hashlib
 import importlib
 import importlib.util
 import random
+import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -35,6 +38,9 @@ MOST_SECONDS = 2.0
 """Of this thread's time, for an input of a few KiB."""
 
 BATCH = 500
+_DONE = re.compile(r"^Done (\d+) runs in", re.MULTILINE)
+"""libFuzzer's last line (FuzzerLoop.cpp)."""
+
 _TOKENS = (
     *(b"9" * 5000, b"-1", b"0x", b"nan", b"\0", b"\xff" * 8, b"\n", b"\r", b" " * 200),
     *("\u0663\u202e\ud7ff".encode(), b"[" * 300, b"{" * 300, b"&a [*a]", b"1:" * 100 + b"1.5"),
@@ -118,9 +124,26 @@ def with_atheris(target: Target, seconds: float) -> None:
     assert atheris is not None
     found = FOUND / target.name
     found.mkdir(parents=True, exist_ok=True)
-    words = [sys.argv[0], f"-max_total_time={seconds:.0f}", str(found), str(SEEDS / target.name)]
+    words = [
+        sys.argv[0],
+        f"-max_total_time={seconds:.0f}",
+        f"-artifact_prefix={found.parent}/{target.name}-",
+        str(found),
+        *(str(path) for path in [SEEDS / target.name] if path.is_dir()),
+    ]
     atheris.Setup(words, lambda data: attempt(target, data))
     atheris.Fuzz()
+
+
+def by_coverage(target: Target, seconds: float) -> int:
+    """The same as `fuzz`, with atheris in a process of its own. Raises `EscapeError`."""
+    command = [sys.executable, __file__, "--seconds", f"{seconds}", target.name]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    tried = _DONE.search(done.stderr)
+    if done.returncode or tried is None:
+        print(done.stdout[-2000:], done.stderr[-1000:], file=sys.stderr)
+        raise EscapeError(f"atheris ended with status {done.returncode}")
+    return int(tried[1])
 
 
 def main() -> int:
@@ -134,7 +157,7 @@ def main() -> int:
     status = total = 0
     for target in chosen:
         try:
-            tried = fuzz(target, options.seconds)
+            tried = (by_coverage if atheris else fuzz)(target, options.seconds)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is what was looked for
             print(f"{target.name:14} {type(error).__name__}: {error}"[:300])
             status = 1

@@ -3,8 +3,7 @@
 
 The environment selects its behaviour: FAKE_KVM and FAKE_TCG, one word for each accelerator;
 FAKE_LACKS, separated by commas, what it reports as missing when probed; FAKE_MAJOR, the first
-number of its version in JSON. The guest of `ready` is an SSH server whose commands run on this
-host.
+number of its version in JSON. The guest of `ready` is an SSH server whose commands run here.
 """
 
 import contextlib
@@ -37,7 +36,6 @@ LAST_WORDS = {
     "no-lock": "qemu: locking memory failed: mlockall: Cannot allocate memory",
     "no-kernel": "qemu: could not open kernel file '/nowhere': No such file or directory",
 }
-
 ENDINGS = frozenset({"panic", "vanish", "silent-reset", "triple-fault", "reboot", "bus-error"})
 
 
@@ -61,6 +59,8 @@ def main() -> int:
 def tell_what_it_is(lacks: list[str]) -> int:
     """Answer the probes of harness/machine/qemu_ask.py, as a QEMU without a guest."""
     balloon = [{"name": "free-page-reporting"}, {"name": "deflate-on-oom"}]
+    denied = "obsolete elevateprivileges spawn resourcecontrol"
+    sandbox = [{"name": name} for name in denied.split()]
     machines = [{"name": "pc-i440fx-9.1", "alias": "pc"}, {"name": "microvm"}]
     event = {"name": os.environ.get("FAKE_EVENT", "ram_block_discard_range"), "state": "disabled"}
     major = json.loads(os.environ.get("FAKE_MAJOR", "9"))
@@ -71,7 +71,7 @@ def tell_what_it_is(lacks: list[str]) -> int:
         "query-machines": [m for m in machines if m.get("alias") not in lacks],
         "virtio-balloon-pci": [p for p in balloon if p["name"] not in lacks],
         "netdev_add": {},
-        "query-command-line-options": [],
+        "query-command-line-options": [{"parameters": sandbox}],
         "query-kvm": {"enabled": False, "present": True},
         "trace-event-get-state": [] if "event" in lacks else [event],
         "trace-event-set-state": {},

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from harness.machine.owned import OWNER_FILE
+
 BASES = tuple(Path(p) for p in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()) if p)
 
 
@@ -19,9 +21,9 @@ def vm_directories(owner: int) -> list[Path]:
     """List the directories of the VMs that the process `owner` has made."""
     found = []
     for base in BASES:
-        for file in base.glob("fpr-" + "[0-9a-f]" * 12 + "/owner"):
+        for file in base.glob("fpr-" + "[0-9a-f]" * 12 + f"/{OWNER_FILE}"):
             with contextlib.suppress(FileNotFoundError):  # removed in the meantime
-                if file.read_text().startswith(f"{owner} "):
+                if file.read_text().strip() == f"{owner}":
                     found.append(file.parent)
     return found
 

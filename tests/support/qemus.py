@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.machine.qemu import Qemu
+from harness.machine.qemu import DENIED, Qemu
 
 _WHOLE = Qemu(
     path=Path("/usr/bin/qemu-system-x86_64"),
@@ -15,7 +15,7 @@ _WHOLE = Qemu(
     machines=frozenset({"none", "pc", "pc-i440fx-10.0", "q35", "pc-q35-10.0", "microvm"}),
     balloon=frozenset({"free-page-reporting", "free-page-hint", "deflate-on-oom", "iothread"}),
     user_network=True,
-    sandbox=True,
+    sandbox=frozenset(DENIED),
     kvm=True,
     discard_event="ram_block_discard_range",
 )

@@ -4,10 +4,13 @@
 Each test runs the real command on a real guest and really does the harm.
 """
 
+import contextlib
+import json
 import os
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,13 @@ from leftovers import qmp, vm_directories
 from running import Running, qemus_of, wait_until_gone
 
 from harness.deadline import Deadline, wait_for
+from harness.machine import qemu_probe
+from harness.machine.pace import slowness
 
 pytestmark = pytest.mark.vm
+
+END_SECONDS = 3.0
+"""From Ctrl-C to the end, on a usual machine."""
 
 ACCEL = os.environ.get("FPR_ACCEL", "tcg")
 """tests/kvm has all of this under KVM too."""
@@ -218,3 +226,41 @@ def test_killed_outright_it_leaves_no_qemu_and_the_next_run_sweeps_up(
     assert vm_directories(running.process.pid) == []
     following.signal(signal.SIGTERM)
     following.end()
+
+
+def test_a_thousand_runs_end_at_once_and_only_those_that_began_leave_a_directory(
+    scenario: Path, tmp_path: Path
+) -> None:
+    words = ["run", str(scenario), "--accel", ACCEL, "--repeat", "1000"]
+    run = Running(tmp_path / "results", words)
+    run.wait_for_phase("settle")
+    began = time.monotonic()
+    run.signal(signal.SIGINT)
+    status, output = run.end()
+    # On a busy machine it gets its share of the processors.
+    share = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+    assert time.monotonic() - began < END_SECONDS * slowness() * share
+    assert status == 69, output[-2000:]
+    wait_until_gone(run.results)
+    runs = json.loads((run.results / "summary.json").read_text(encoding="utf-8"))["runs"]
+    assert [one["verdict"] for one in runs] == ["MISS"] * 1000
+    booted = {event["run"] for event in run.events() if event["kind"] == "phase"}
+    assert {path.name for path in run.results.iterdir() if path.is_dir()} == booted
+    assert 0 < len(booted) < 10
+
+
+def test_qemu_cannot_start_a_program_even_where_it_is_told_to(
+    running: Running, tmp_path: Path
+) -> None:
+    """What a guest that has taken it over could do as well: its seccomp filter is on."""
+    running.wait_for_phase("hold")
+    pid = running.qemu_pid()
+    if not qemu_probe.find_qemu(None).denied:
+        pytest.skip("this QEMU has no seccomp filter")
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        assert "\nSeccomp:\t2\n" in (thread / "status").read_text(encoding="ascii")
+    escaped = tmp_path / "escaped"
+    with contextlib.suppress(AssertionError, ValueError, OSError):
+        qmp(vm_of(running), "migrate", uri=f"exec:cat >{escaped}")
+    running.end()
+    assert not escaped.exists()

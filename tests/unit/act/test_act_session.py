@@ -35,6 +35,7 @@ class Machine(SimpleNamespace):
             accel="tcg",
             qemu_version="7.2.22",
             untraced="",
+            unconfined="",
             boot_seconds=3.0,
             spec=GuestSpec(GIB, 1),
             console=SimpleNamespace(new_findings=list),

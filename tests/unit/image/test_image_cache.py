@@ -6,16 +6,24 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
+from qemus import a_qemu
 
 from harness.errors import ImageError
 from harness.image import archive as archive_module
 from harness.image import build
 from harness.image.archive import AptRoot, Mirror
+from harness.image.build import BootFiles, ensure_image, with_packages
 from harness.image.cache import cache_directory, check_own, is_intact, made_whole, seal
 from harness.image.definition import ImageDefinition, load_definitions
+from harness.image.qemu_build import ensure_qemu
+from harness.image.qemu_definition import load_qemus
+from harness.image.sources import Suites
+from harness.machine.accel import KvmMemory
 from harness.machine.interposer import build_interposer
+from harness.machine.qemu_probe import _shelf
 
 
 @pytest.fixture(autouse=True)
@@ -216,3 +224,37 @@ def test_lists_stay_where_new_ones_cannot_be_had(apt: FakeApt) -> None:
         root.update()
     assert root.is_ready
     assert stat.S_ISDIR((apt.root / "lists").stat().st_mode)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_nothing_is_taken_from_a_cache_of_another_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "fpr-harness").mkdir()
+    os.chown(tmp_path / "fpr-harness", 65534, 65534)
+    image = load_definitions()["bookworm"]
+    takers: list[Callable[[], object]] = [
+        lambda: ensure_image(image),
+        lambda: with_packages(cast(BootFiles, None), image, ["stress-ng"], print),
+        lambda: ensure_qemu(load_qemus()["bookworm"]),
+        lambda: Suites(False, print).with_root("bookworm", lambda _root: []),
+        build_interposer,
+    ]
+    for take in takers:
+        with pytest.raises(ImageError, match="belongs to another user"):
+            take()
+    assert list((tmp_path / "fpr-harness").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_what_another_user_remembers_of_a_qemu_and_of_kvm_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    qemu = a_qemu(path=Path("/bin/true"))
+    KvmMemory(qemu).remember("it crawls")
+    assert KvmMemory(qemu).failure()
+    os.chown(tmp_path / "fpr-harness", 65534, 65534)
+    assert KvmMemory(qemu).failure() is None
+    assert _shelf(qemu.path) is None

@@ -197,3 +197,13 @@ def test_memory_is_locked_touched_and_more_is_said_only_where_it_is_asked_for() 
     assert after("-overcommit", argv) == ["mem-lock=on"]
     assert all("prealloc=on" in word for word in after("-object", argv) if "memory-backend" in word)
     assert "virtio-rng-pci" in after("-device", argv)
+
+
+def test_qemu_filters_its_own_system_calls_as_far_as_it_can() -> None:
+    files = replace(FILES, denied=("obsolete", "spawn"))
+    for argv in (
+        qemu_command(PLAIN, files, accel="tcg", cpu="max", name="fpr-1"),
+        command_by_hand(PLAIN, files, accel="tcg", cpu="max"),
+    ):
+        assert after("-sandbox", argv) == ["on,obsolete=deny,spawn=deny"]
+    assert "-sandbox" not in words(PLAIN)

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from machine_fakes import Bench
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import InterruptedRunError, LaunchError
+from harness.machine.owned import OWNER_FILE
 from harness.machine.process import (
-    OWNER_FILE,
     QemuProcess,
     RuntimeDirectory,
     kill_all,
@@ -112,7 +113,7 @@ def test_qemu_of_a_harness_killed_before_it_asked_for_the_signal_ends_with_the_n
     base: Path,
 ) -> None:
     directory = RuntimeDirectory()
-    (directory.path / OWNER_FILE).write_text("1 0", encoding="ascii")
+    directory._ownership.release()
     orphan = subprocess.Popen(
         ["sh", "-c", "read line", f"guest={directory.vm_id}"], stdin=subprocess.PIPE
     )
@@ -127,6 +128,28 @@ def test_directory_of_a_living_harness_is_not_cleared_up(base: Path) -> None:
     assert sorted(base.iterdir()) == sorted([first.path, second.path])
     first.remove()
     second.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a PID namespace with a /proc")
+def test_a_harness_in_another_pid_namespace_clears_up_no_living_ones_directory(base: Path) -> None:
+    """A container that shares /tmp; there this process has no number, or somebody else's."""
+    directory = RuntimeDirectory()
+    code = "import harness.machine.process as p; p.RuntimeDirectory().remove(); print('swept')"
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc"]
+    done = subprocess.run([*unshare, sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.stdout == b"swept\n", done.stderr
+    assert list(base.iterdir()) == [directory.path]
+    directory.remove()
+
+
+def test_an_owner_file_that_is_a_link_is_not_followed(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").touch()
+    planted = base / "fpr-0123456789ab"
+    planted.mkdir()
+    (planted / OWNER_FILE).symlink_to(tmp_path / "elsewhere")
+    RuntimeDirectory().remove()
+    assert (planted / OWNER_FILE).is_symlink()
+    shutil.rmtree(planted)
 
 
 def test_foreign_directories_are_not_cleared_up(base: Path) -> None:

@@ -29,7 +29,16 @@ REFUSED = QemuEnd(status=1)
         (replace(BUS, backend="hugetlb"), "huge pages was empty", "vm.nr_hugepages"),
         (replace(BUS, backend="memfd-shared"), "no shared memory left", "control group"),
         (BUS, "could not access a page", "hardware"),
-        (QemuEnd(status=-signal.SIGSYS), "sandbox", "-sandbox"),
+        (
+            QemuEnd(
+                status=-signal.SIGABRT,
+                words="qemu: qemu_thread_create: Resource temporarily unavailable",
+            ),
+            "SIGABRT",
+            "ulimit -u",
+        ),
+        (QemuEnd(status=-signal.SIGXFSZ), "too large", "ulimit -f"),
+        (QemuEnd(status=-signal.SIGSYS), "seccomp filter", "another version"),
         (QemuEnd(status=-signal.SIGSEGV), "SIGSEGV", "QEMU itself failed"),
         (QemuEnd(-signal.SIGABRT, "failed to set MSR 0x10a"), "SIGABRT", "--accel tcg"),
         (QemuEnd(status=-signal.SIGTERM), "SIGTERM", "time limit"),

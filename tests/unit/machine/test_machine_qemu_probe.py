@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from machine_fakes import Bench
+from qemus import a_qemu
 
 from harness.errors import LaunchError
 from harness.machine import qemu_ask
+from harness.machine.qemu import DENIED
 from harness.machine.qemu_probe import find_qemu
 
 
@@ -33,7 +35,27 @@ def test_a_qemu_says_what_it_is(bench: Bench) -> None:
     assert (qemu.path, qemu.version, qemu.major) == (bench.qemu, "9.1.2", 9)
     assert qemu.discard_event == "ram_block_discard_range"
     assert {"pc", "pc-i440fx-9.1", "microvm"} <= qemu.machines
-    assert (qemu.package, qemu.kvm, qemu.sandbox) == ("fake", True, True)
+    assert (qemu.package, qemu.kvm) == ("fake", True)
+    assert (qemu.denied, qemu.unconfined) == (DENIED, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "denied", "why"),
+    [
+        (set(), (), "built without a seccomp filter"),
+        (
+            {"obsolete", "spawn", "unheard-of"},
+            ("obsolete", "spawn"),
+            "cannot deny elevateprivileges, resourcecontrol",
+        ),
+    ],
+)
+def test_a_qemu_is_told_to_deny_what_its_filter_can(
+    settings: set[str], denied: tuple[str, ...], why: str
+) -> None:
+    qemu = a_qemu(sandbox=frozenset(settings))
+    assert qemu.denied == denied
+    assert why in qemu.unconfined
 
 
 def test_the_event_of_a_newer_qemu_is_taken_by_its_own_name(bench: Bench) -> None:

@@ -408,3 +408,13 @@ def test_nothing_is_printed_when_a_guest_dies(
         with pytest.raises(QemuGoneError):
             vm.shell.run("true")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_qemu_that_complains_without_end_is_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.machine.end_watch.LOG_BYTES", 1000)
+    with bench.launch("tcg") as vm:
+        vm.qemu_log.write_text("qemu-system-x86_64: warning: no\n" * 100)
+        with pytest.raises(QemuGoneError, match="messages to its log"):
+            vm.sleep_alive(10.0)

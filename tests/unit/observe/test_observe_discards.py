@@ -225,3 +225,18 @@ def test_what_is_followed_is_told_once_and_with_its_time(log: Path) -> None:
         more.write(line(4 * MIB, PAGE_SIZE))
     reader.read()
     assert reader.followed() == []
+
+
+def test_a_trace_that_has_reached_its_limit_is_stopped_and_no_longer_believed(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.observe.discards.TRACE_BYTES", 1000)
+    stopped: list[str] = []
+    reader = DiscardLog(log, LAYOUT, stop=lambda: stopped.append("once"))
+    log.write_text(line(0, 2 * MIB))
+    assert reader.read().calls == 1
+    log.write_text(line(0, 2 * MIB) * 20)
+    for _ in range(2):
+        with pytest.raises(ObserveError, match="the limit of QEMU's trace of discards"):
+            reader.read()
+    assert stopped == ["once"]

@@ -203,6 +203,18 @@ def test_raw_frames_are_kept(bench: Bench) -> None:
     assert (bench.directory / "guest-counters.bin").read_bytes() == b"onetwo"
 
 
+def test_a_guest_that_floods_its_counters_fills_no_disk(bench: Bench) -> None:
+    sampler = bench.sampler()
+    for _ in range(500):
+        bench.frames.put(Frame(time.monotonic(), b"x" * 100, 0))
+    sampler.start()
+    wait_for(lambda: sampler.failures or None, Deadline(10.0, "the flood to be noticed"))
+    bench.wait_for_samples(1)
+    sampler.stop()
+    assert "counters over 4 times as often as asked for" in str(sampler.failures[0])
+    assert (bench.directory / "guest-counters.bin").stat().st_size < 500 * 100
+
+
 def test_an_old_guest_counter_is_no_sample_of_now(bench: Bench) -> None:
     bench.frames.put(Frame(time.monotonic() - 5.0, b"", 77 * MIB))
     bench.sampler().start()

@@ -15,6 +15,7 @@ from harness.record.events import Judged
 from harness.record.facts import Verdict
 from harness.record.recorder import Recorder
 from harness.record.results_directory import make_results_directory, write_whole
+from harness.record.run_directory import RunDirectory
 from harness.report.junit import write_junit
 from harness.report.summary import build_summary, exit_status, write_summary
 from harness.units import MIB
@@ -197,3 +198,24 @@ def test_results_are_for_their_owner_alone(tmp_path: Path) -> None:
     directory = make_results_directory(tmp_path / "results")
     with Recorder(directory):
         assert stat.S_IMODE((directory / "results.jsonl").stat().st_mode) == 0o600
+
+
+def test_directory_that_any_user_may_write_to_is_refused(tmp_path: Path) -> None:
+    explicit = tmp_path / "r"
+    explicit.mkdir()
+    explicit.chmod(0o777)
+    with pytest.raises(UsageError, match="any user may write to the results directory"):
+        make_results_directory(explicit)
+    explicit.chmod(0o1777)  # as /tmp: what is one's own stays
+    assert make_results_directory(explicit) == explicit
+
+
+@pytest.mark.parametrize("plant", ["link", "directory"])
+def test_a_planted_directory_of_a_run_is_not_written_into(tmp_path: Path, plant: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run = tmp_path / "a-run"
+    run.symlink_to(elsewhere) if plant == "link" else run.mkdir()
+    with pytest.raises(RecordError, match="cannot make the results directory"):
+        RunDirectory(run, 1).create()
+    assert list(elsewhere.iterdir()) == []

@@ -6,31 +6,25 @@ import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from run_fakes import FakeBench, planned
 
+from harness.errors import InterruptedRunError
 from harness.image.definition import ImageDefinition, load_definitions
 from harness.record.events import Event, Judged, PhaseStarted, RunStarted
 from harness.record.facts import Verdict
 from harness.record.reader import read_events
 from harness.record.recorder import Recorder
 from harness.report.summary import Summary
-from harness.run.invocation import conclude, prepare_images, run_pool, stopping_on_signals
+from harness.run.invocation import conclude, prepare_images, run_pool
 from harness.run.plan import RunOptions, distinct
 from harness.run.pool import RunPool
+from harness.run.stop_request import StopRequest, stopping_on_signals
+from harness.stopping import check_stop
 
 PHASE = PhaseStarted(0.0, "boot", "")
-
-
-class Pool:
-    """Counts how often it was asked to stop."""
-
-    stops = 0
-
-    def stop(self) -> None:
-        self.stops += 1
 
 
 def test_display_that_breaks_is_said_once_and_breaks_no_run(
@@ -68,20 +62,25 @@ def hangup() -> Iterator[None]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_that_stop_the_runs(number: signal.Signals) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    pool, then = Pool(), []
-    with stopping_on_signals(cast(RunPool, pool), lambda: then.append(number)):
+    request, then = StopRequest(), []
+    with stopping_on_signals(request, lambda: then.append(number)):
+        check_stop("nothing was asked")
         os.kill(os.getpid(), number)
-    assert (pool.stops, then) == (1, [number])
+        with pytest.raises(InterruptedRunError, match="asked to stop while it worked"):
+            check_stop("it worked")
+    assert request.cancelled.is_set()
+    assert then == [number]
+    check_stop("the block is over")
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 @pytest.mark.usefixtures("hangup")
 def test_hangup_stays_ignored_under_nohup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    pool = Pool()
-    with stopping_on_signals(cast(RunPool, pool), lambda: None):
+    request = StopRequest()
+    with stopping_on_signals(request, lambda: None):
         os.kill(os.getpid(), signal.SIGHUP)
-    assert pool.stops == 0
+    assert not request.cancelled.is_set()
 
 
 def test_every_descriptor_that_may_be_had_is_taken(tmp_path: Path) -> None:

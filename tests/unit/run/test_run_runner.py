@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of a run when something breaks: its boot, its guest, a look at it, the harness."""
 
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -93,10 +94,54 @@ def test_crash_before_a_launch_that_fails_is_not_a_second_one(
 def test_crash_of_a_run_that_was_stopped_is_not_tried_again(
     bench: FakeBench, tmp_path: Path
 ) -> None:
-    bench.cancelled.set()
-    bench.boots = [crash()]
+    def stopped_and_crashed() -> None:
+        bench.cancelled.set()
+        crash()()
+
+    bench.boots = [stopped_and_crashed]
     bench.run(planned(tmp_path))
     assert bench.boots == []
+
+
+def test_run_that_was_stopped_before_its_turn_has_a_verdict_and_no_directory(
+    bench: FakeBench, tmp_path: Path
+) -> None:
+    bench.cancelled.set()
+    judged = bench.run(planned(tmp_path))
+    assert (judged.verdict, judged.reason) == (
+        Verdict.MISS,
+        "asked to stop while the run waited for its turn",
+    )
+    assert not bench.results.exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"),
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        OSError(errno.EMFILE, "Too many open files"),
+    ],
+)
+def test_what_the_host_refuses_for_its_limits_is_a_miss_that_says_which(
+    bench: FakeBench, tmp_path: Path, error: Exception
+) -> None:
+    bench.boots = [failing(error)]
+    judged = bench.run(planned(tmp_path))
+    assert judged.verdict is Verdict.MISS
+    assert "the host refused what it takes to go on" in judged.reason
+    assert "ulimit" in judged.reason
+    assert not (bench.results / "a-run" / "bug-report.txt").exists()
+
+
+def test_memory_that_a_limit_refuses_is_no_defect(
+    bench: FakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _kind: (1 << 30, 1 << 30))
+    bench.boots = [failing(MemoryError())]
+    judged = bench.run(planned(tmp_path))
+    assert judged.verdict is Verdict.MISS
+    assert "ulimit -v" in judged.reason
 
 
 def test_guest_too_small_to_unpack_its_kernel_is_told_so(bench: FakeBench, tmp_path: Path) -> None:
