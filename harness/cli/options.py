@@ -79,9 +79,16 @@ def declare_directory_option(add: Callable[..., Any]) -> None:
     )
 
 
+def _named(text: str) -> Path:
+    """A path; an empty word, as of a variable that is not set, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("names no directory: the word is empty")
+    return Path(text)
+
+
 def declare_run_options(add: Callable[..., Any]) -> None:
     """Declare what to run and how often, and where the results go."""
-    add("--results", type=Path, metavar="DIR", help="directory of results (default: results/UTC)")
+    add("--results", type=_named, metavar="DIR", help="directory of results (default: results/UTC)")
     add("--jobs", type=int, metavar="N", help="guests at once (default: as many as fit the host)")
     add("--repeat", type=int, default=1, metavar="N", help="run everything N times (default: 1)")
     add(
@@ -151,12 +158,18 @@ def scenarios_directory(options: Any) -> Path:
     return directory
 
 
+MOST_REPEATS = 100_000
+MOST_MINUTES = 7 * 24 * 60
+
+
 def check_run_options(options: Any) -> None:
     """Refuse options that make no sense, before anything is created. Raises `UsageError`."""
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("--repeat and --jobs take a number of at least 1")
-    if options.keep_failed < 0:
-        raise UsageError("--keep-failed takes minutes, 0 or more")
+    if options.repeat > MOST_REPEATS:
+        raise UsageError(f"--repeat takes at most {MOST_REPEATS}")
+    if not 0 <= options.keep_failed <= MOST_MINUTES:
+        raise UsageError(f"--keep-failed takes minutes, 0 to {MOST_MINUTES} (a week)")
     images = {name for group in options.image for name in group.split(",") if name}
     if options.kernel is not None and (len(images) > 1 or "all" in images):
         raise UsageError(

@@ -34,6 +34,9 @@ class TextSink(Protocol):
     def flush(self) -> None: ...
 
 
+LEAST_WIDTH = 20
+
+
 def make_console(file: TextSink | None = None) -> Console:
     """Make a console on `file` (None: standard output).
 
@@ -44,6 +47,8 @@ def make_console(file: TextSink | None = None) -> Console:
     )
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
+    # COLUMNS may hold any number, and a terminal report none; with 0 nothing would be shown.
+    console.width = max(console.width, LEAST_WIDTH)
     return console
 
 

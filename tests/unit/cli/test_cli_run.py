@@ -20,6 +20,9 @@ from harness.cli.main import main
         (["--kernel", "/", "--image", "all"], "all images would run the same kernel"),
         (["--kernel", "/", "--image", "bookworm,trixie"], "all images would run the same kernel"),
         (["--keep-failed", "-1"], "--keep-failed takes minutes"),
+        (["--keep-failed", "nan"], "--keep-failed takes minutes"),
+        (["--keep-failed", "inf"], "--keep-failed takes minutes"),
+        (["--repeat", "99999999999"], "--repeat takes at most"),
     ],
 )
 def test_bad_usage(
@@ -29,6 +32,12 @@ def test_bad_usage(
     assert main(["run", "reclaim-basic", "--results", str(results), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not results.exists()
+
+
+def test_an_empty_word_is_no_results_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "reclaim-basic", "--results", ""])
+    assert "names no directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--kernel", "--modules"])

@@ -16,6 +16,7 @@ from harness.deadline import Deadline, wait_for
 from harness.record.events import ConsoleFinding, Judged, PhaseStarted, Sample
 from harness.record.facts import Cause, Verdict
 from harness.report.progress import ProgressView
+from harness.report.screen import make_console
 from harness.report.summary import RunSummary, Summary, build_summary
 from harness.report.terminal import _WHERE_TO_LOOK, print_table
 from harness.resources import SCENARIOS_DIR
@@ -180,6 +181,14 @@ def test_the_document_on_fails_says_the_same_of_every_cause() -> None:
     told = {row[0].removeprefix("| "): row[2] for row in rows if len(row) == 3}
     for cause, where in _WHERE_TO_LOOK.items():
         assert told[cause].startswith(where.replace("`", ""))
+
+
+@pytest.mark.parametrize("width", ["0", "1"])
+def test_a_width_of_nothing_hides_nothing(monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    output = io.StringIO()
+    make_console(output).print("three words here")
+    assert output.getvalue().split() == ["three", "words", "here"]
 
 
 def test_colour_is_for_terminals_that_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
