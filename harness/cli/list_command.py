@@ -4,11 +4,10 @@
 import argparse
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
-
 from harness.act.discover import VERBS
 from harness.cli.options import scenarios_directory
 from harness.machine.needs import NEEDS, PREFIX
+from harness.report.screen import ScreenConsole
 from harness.safe_text import safe_text
 from harness.scenario.load import DEFAULT_TAG, load_all
 from harness.scenario.model import Scenario
@@ -31,7 +30,7 @@ def execute(options: argparse.Namespace) -> int:
 
     Raises `UsageError`, and `ScenarioFileError` if a file is broken.
     """
-    console = Console(markup=False, highlight=False)
+    console = ScreenConsole(markup=False, highlight=False)
     for line in lines(load_all(sorted(scenarios_directory(options).glob("*.yaml")), VERBS)):
         console.print(safe_text(line), soft_wrap=True)
     return 0

@@ -17,7 +17,6 @@ from harness.cli import bisect_rule
 from harness.cli.options import add_boot_options, add_directory_option, add_run_options
 from harness.cli.streams import ensure_streams
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
-from harness.host_refusal import check_memory_limit
 from harness.image.cache import cache_directory
 from harness.run_log import log_to_terminal
 from harness.safe_text import safe_text
@@ -179,7 +178,6 @@ def _execute(options: argparse.Namespace) -> int:
     log_to_terminal(getattr(options, "verbose", 0))
     module = options.command.replace("-", "_")
     try:
-        check_memory_limit()
         command = importlib.import_module(f"harness.cli.{module}_command")
         status = int(command.execute(options))
         sys.stdout.flush()

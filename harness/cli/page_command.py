@@ -21,6 +21,7 @@ from harness.record.page_life import (
 )
 from harness.record.recorded_run import RecordedRun, read_runs
 from harness.record.run_directory import audit_path
+from harness.regular_file import open_regular
 from harness.report.page_table import PageLife, print_page
 from harness.report.sink import LastingSink
 from harness.units import PAGE_SIZE
@@ -168,5 +169,5 @@ def _lines(run: RecordedRun, file: str) -> Iterator[bytes]:
             f"an audit of run {run.run_id} names a discard log outside the run's directory: "
             f"{file!r}"
         )
-    with (run.directory / file).open("rb") as lines:
+    with open_regular(run.directory / file) as lines:
         yield from iter(lambda: lines.readline(MOST_BYTES), b"")

@@ -26,6 +26,7 @@ from harness.kernel.oracle import reduce_audit
 from harness.kernel.pages import AuditReport, GuestState, HostState, Seen, StateArray
 from harness.kernel.zones import Zone
 from harness.record.address_map import RamPiece
+from harness.regular_file import open_regular
 
 MOST_PAGES = 1 << 28
 """Upper bound of page frames, those of 1 TiB; a file that claims more is refused."""
@@ -170,7 +171,7 @@ def load_audit(path: Path, sha256: str | None = None) -> AuditInputs:
                 hint="copy the results again from where they were recorded, or rerun the scenario",
                 evidence=(path,),
             )
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             return _read(archive)
     except _OlderFileError as error:
         raise ObserveError(
@@ -189,7 +190,7 @@ def load_audit(path: Path, sha256: str | None = None) -> AuditInputs:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

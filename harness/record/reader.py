@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.errors import RecordError
 from harness.record.event_lines import SchemaError, decode
 from harness.record.events import Event
+from harness.regular_file import open_regular
 
 RESULTS_NAME = "results.jsonl"
 
@@ -34,7 +35,7 @@ def read_numbered(path: Path) -> Iterator[tuple[int, bytes, tuple[str, Event] | 
     Raises like `read_events`.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(iter(lambda: file.readline(MOST_BYTES), b""), 1):
                 yield number, line, _decode(path, number, line)
     except OSError as error:
@@ -64,7 +65,7 @@ def tail_events(path: Path, stop: threading.Event) -> Iterator[tuple[str, Event]
 
 def _read_from(path: Path, offset: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(offset)
             return file.read()
     except FileNotFoundError:

@@ -37,12 +37,19 @@ class TextSink(Protocol):
 LEAST_WIDTH = 20
 
 
+class ScreenConsole(Console):
+    """rich's own ends the process with status 1, which says FAIL, when nobody reads its output."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
 def make_console(file: TextSink | None = None) -> Console:
     """Make a console on `file` (None: standard output).
 
     It has no colour if the file is not a terminal or NO_COLOR is set.
     """
-    console = Console(
+    console = ScreenConsole(
         file=cast(IO[str], file) if file is not None else None, highlight=False, emoji=False
     )
     if not console.is_terminal and "COLUMNS" not in os.environ:
