@@ -58,6 +58,7 @@ def limited(limit: str, *words: str) -> "subprocess.CompletedProcess[str]":
         ("--fsize=0", "temporary directory"),
     ],
 )
+@pytest.mark.whole_command
 @AS_ROOT
 def test_one_message_names_the_limit(
     limit: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from harness.act.discover import VERBS
 from harness.cli.list_command import lines
 from harness.machine.needs import NEEDS
@@ -52,6 +54,7 @@ def test_the_whole_catalogue_is_listed_with_every_tag_and_need_explained() -> No
         assert any(tag.removeprefix("needs-") in line and need.about in line for line in told)
 
 
+@pytest.mark.whole_command
 def test_output_that_nobody_reads_is_no_failure() -> None:
     """rich would end the process with 1, which says FAIL."""
     command = f"{sys.executable} -m harness list | true; echo ${{PIPESTATUS[0]}}"

@@ -16,6 +16,8 @@ import pytest
 from harness.deadline import Deadline, wait_for
 from harness.machine.pace import slowness
 
+pytestmark = pytest.mark.whole_command
+
 SECONDS = 3.0
 """From the signal to the end, on a usual machine."""
 
