@@ -50,14 +50,14 @@ test-installed: $(INSTALLED)
 # on where an interrupted run stopped, and writes docs/detection.md.
 test-faults: $(INSTALLED)
 	FPR_FAULTS_RESUME=1 $(BIN)/pytest tests/faults -n 2 $(ARGS); status=$$?; \
-	$(BIN)/python tests/faults/detection.py && exit $$status
+	PYTHONPATH=tests/support $(BIN)/python tests/faults/detection.py && exit $$status
 
 # Guest kernels broken on purpose, built from Debian's source with objects kept in the cache, and the
 # clean one; goes on where an interrupted run stopped, and writes its part of docs/detection.md.
 test-kernels: $(INSTALLED)
 	$(BIN)/python tests/kernels/kernel_tree.py
 	$(BIN)/pytest tests/kernels -n 2 $(ARGS); status=$$?; \
-	$(BIN)/python tests/kernels/kernel_detection.py && exit $$status
+	PYTHONPATH=tests/support $(BIN)/python tests/kernels/kernel_detection.py && exit $$status
 
 # Real guests that mean harm: endless answers, false claims, a flooded console.
 test-hostile: $(INSTALLED)
@@ -92,7 +92,7 @@ test-kvm: $(INSTALLED)
 
 # docs/detection.md again, from what test-faults, test-qemu-faults and test-kvm have seen of faults.
 detection: $(INSTALLED)
-	$(BIN)/python tests/faults/detection.py
+	PYTHONPATH=tests/support $(BIN)/python tests/faults/detection.py
 
 # The generated documents, with what RESULTS="results/... ..." say of each scenario on each image,
 # and the JSON Schemas.

@@ -42,11 +42,14 @@ def clean(trials: Sequence[Trial]) -> Iterator[str]:
         yield f"| {one.scenario} | {seen} | {one.seconds:.0f} |"
 
 
-def section(broken: Sequence[Trial], whole: Sequence[Trial], missing: Sequence[str]) -> str:
+def section(
+    broken: Sequence[Trial], whole: Sequence[Trial], missing: Sequence[str], stale: Sequence[str]
+) -> str:
     """The section, from its heading on."""
     on = ", ".join(sorted({f"{t.kernel} under {t.accel}, QEMU {t.qemu}" for t in broken}))
     found = sum(one.right for one in broken)
-    absent = f"\n\nNot run with these sources: {', '.join(missing)}." if missing else ""
+    lists = (("Not run", missing), ("Run before the latest change of the sources", stale))
+    remarks = "".join(f"\n\n{words}: {', '.join(names)}." for words, names in lists if names)
     unseen = "".join(f"\n- {d.name}: {d.about}. {d.unseen}" for d in DEFECTS if d.unseen)
     unseen = f"\n\nNot to be seen from outside:\n{unseen}" if unseen else ""
     return f"""\
@@ -55,7 +58,7 @@ def section(broken: Sequence[Trial], whole: Sequence[Trial], missing: Sequence[s
 Written by `make test-kernels`. Each kernel is Debian's source with one change
 (`tests/kernels/defects/`), built and booted ({on}), and judged by the scenario whose question it
 is. Of {len(broken)} runs {found} ended with the right verdict, cause and words; others are in
-bold.{absent}{unseen}
+bold.{remarks}{unseen}
 
 {chr(10).join(table(broken))}
 
@@ -67,31 +70,33 @@ The kernel of the same configuration without a defect, on the default scenarios:
 
 def main() -> int:
     wanted = [(defect.name, question) for defect in DEFECTS for question in defect.questions]
-    broken, missing = _kept(wanted)
-    whole, more = _kept([(CLEAN, question) for question in clean_questions()])
-    missing += more
+    broken, missing, stale = _kept(wanted)
+    whole, *more = _kept([(CLEAN, question) for question in clean_questions()])
+    missing, stale = missing + more[0], stale + more[1]
     kept = [asdict(one) for one in (*broken, *whole)]
     (DOCS / "detection-kernels.json").write_text(json.dumps(kept, indent=1) + "\n")
     document = DOCS / "detection.md"
     before = document.read_text().partition(HEADING)[0].rstrip()
-    document.write_text(f"{before}\n\n{section(broken, whole, missing)}")
+    document.write_text(f"{before}\n\n{section(broken, whole, missing, stale)}")
     wrong = [one for one in (*broken, *whole) if not one.right]
     print(f"{sum(t.right for t in broken)} of {len(wanted)} kernels judged rightly; see {document}")
     for one in wrong:
         print(f"{one.defect} on {one.scenario}: {one.seen}, not {one.expected}")
-    return 1 if wrong or missing else 0
+    return 1 if wrong or missing or stale else 0
 
 
-def _kept(wanted: Sequence[tuple[str, Question]]) -> tuple[list[Trial], list[str]]:
-    """What is kept of these trials with the sources as they are, and the names of the others."""
-    found, missing = [], []
+def _kept(wanted: Sequence[tuple[str, Question]]) -> tuple[list[Trial], list[str], list[str]]:
+    """What is kept of these trials; those of which nothing is; those that the sources outdate."""
+    found, missing, stale = [], [], []
     for defect, question in wanted:
-        trial = load_trial(defect, question.scenario)
-        if trial is not None and trial.key == trial_key(defect, question):
-            found.append(trial)
-        else:
-            missing.append(f"{defect} on {question.scenario}")
-    return found, missing
+        trial, name = load_trial(defect, question.scenario), f"{defect} on {question.scenario}"
+        if trial is None:
+            missing.append(name)
+            continue
+        found.append(trial)
+        if trial.key != trial_key(defect, question):
+            stale.append(name)
+    return found, missing, stale
 
 
 if __name__ == "__main__":
