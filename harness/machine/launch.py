@@ -9,8 +9,8 @@ from pathlib import Path
 from harness.errors import BootError, GuestBootError, HarnessError, InterruptedRunError, LaunchError
 from harness.machine.accel import KvmMemory, kvm_unusable
 from harness.machine.qemu_probe import find_qemu
-from harness.machine.spec import Accelerator, BootLike, GuestSpec
-from harness.machine.vm import Launch, VirtualMachine
+from harness.machine.spec import Accelerator, BootLike, GuestSpec, Launch
+from harness.machine.vm import VirtualMachine
 
 
 def launch(

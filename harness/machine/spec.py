@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The specification of a guest's machine."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+
+from harness.machine.keys import RunKeys
+from harness.machine.qemu import Qemu
 
 Accelerator = Literal["auto", "kvm", "tcg"]
 Backend = Literal[
@@ -75,3 +79,21 @@ class BootLike(Protocol):
     @property
     def more(self) -> tuple[Path, ...]:
         """Archives to append to the initramfs."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The parameters of a launch, apart from the accelerator."""
+
+    spec: GuestSpec
+    boot: BootLike
+    qemu: Qemu
+    artefacts: Path
+    cancelled: threading.Event
+    boot_deadline: float | None = None
+    keys: RunKeys | None = None
+    """SSH keys; if None, they are generated for this guest."""
+    start: Literal["boot", "incoming", "stopped"] = "boot"
+    """Whether it boots, waits for a migration (`incoming`), or stays stopped."""
+    disk: Path | None = None
+    """The disk of a guest that arrives; None: the guest gets an empty one."""

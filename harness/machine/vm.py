@@ -3,9 +3,8 @@
 
 import contextlib
 import logging
-import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -38,33 +37,15 @@ from harness.machine.interposer import check_preloaded, discard_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory
-from harness.machine.qemu import Qemu
 from harness.machine.qmp import QmpMonitor
-from harness.machine.spec import BootLike, GuestSpec
+from harness.machine.spec import Launch
 from harness.machine.ssh import SshShell
+from harness.machine.ssh_login import ssh_command, write_ssh_files
 from harness.machine.uname import ANSWER_BYTES, parse_release
 
 CONNECT_SECONDS = 20.0
-SSH_KEY, KNOWN_HOSTS, DISK = "ssh_key", "known_hosts", "disk"
+DISK = "disk"
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Launch:
-    """The parameters of a launch, apart from the accelerator."""
-
-    spec: GuestSpec
-    boot: BootLike
-    qemu: Qemu
-    artefacts: Path
-    cancelled: threading.Event
-    boot_deadline: float | None = None
-    keys: RunKeys | None = None
-    """SSH keys; if None, they are generated for this guest."""
-    start: Literal["boot", "incoming", "stopped"] = "boot"
-    """Whether it boots, waits for a migration (`incoming`), or stays stopped."""
-    disk: Path | None = None
-    """The disk of a guest that arrives; None: the guest gets an empty one."""
 
 
 class VirtualMachine:
@@ -140,7 +121,7 @@ class VirtualMachine:
             if self.spec.disk and given.disk is None:
                 with (runtime / DISK).open("wb") as disk:
                     disk.truncate(self.spec.disk)
-            self._write_ssh_files()
+            write_ssh_files(self._runtime.path, self._keys, self._runtime.vm_id)
         except OSError as error:
             raise LaunchError(
                 f"cannot write the VM's files: {error}", hint=refusal_hint(error)
@@ -189,13 +170,6 @@ class VirtualMachine:
             self.monitor.execute("qom-set", {**path, "value": 1})
         if given.start == "boot":
             self.monitor.execute("cont")
-
-    def _write_ssh_files(self) -> None:
-        """Write the key and known_hosts for `ssh_argv`; the harness itself needs neither."""
-        key, known = self._runtime.path / SSH_KEY, self._runtime.path / KNOWN_HOSTS
-        key.write_text(self._keys.client_pem, encoding="ascii")
-        key.chmod(0o600)
-        known.write_text(self._keys.known_hosts(self._runtime.vm_id), encoding="ascii")
 
     def _enter_memory_group(self) -> None:
         try:
@@ -301,19 +275,7 @@ class VirtualMachine:
     @property
     def ssh_argv(self) -> list[str]:
         """The ssh(1) command that logs in to this guest, whose host key it checks."""
-        options = {
-            "IdentitiesOnly": "yes",
-            "HostKeyAlias": self._runtime.vm_id,
-            "UserKnownHostsFile": str(self.directory / KNOWN_HOSTS),
-            "GlobalKnownHostsFile": "none",
-            "StrictHostKeyChecking": "yes",
-            "BatchMode": "yes",
-            "ConnectTimeout": "30",
-            "LogLevel": "ERROR",
-        }
-        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        key = str(self.directory / SSH_KEY)
-        return ["ssh", "-F", "none", "-i", key, "-p", str(self._port), *words, "root@127.0.0.1"]
+        return ssh_command(self.directory, self._runtime.vm_id, self._port)
 
     def argv_by_hand(self) -> list[str]:
         """Return the command that boots the same guest on a terminal, without SSH keys."""

@@ -144,6 +144,7 @@ class LocalShell:
         return result
 
     def start(self, command: str) -> LocalProcess:
-        name, *arguments = shlex.split(command)
+        # What the guest's shell does before it becomes the tool is for a guest only.
+        name, *arguments = shlex.split(command.rpartition("exec ")[2])
         assert name == "fpr-guest", command
         return LocalProcess([str(self._tool), *arguments], command, self._user)

@@ -13,8 +13,8 @@ from qemus import a_qemu
 
 from harness.errors import BootError, HarnessError, InterruptedRunError, LaunchError
 from harness.machine import launch as subject
-from harness.machine.spec import GuestSpec
-from harness.machine.vm import Launch, VirtualMachine
+from harness.machine.spec import GuestSpec, Launch
+from harness.machine.vm import VirtualMachine
 from harness.units import MIB
 
 MSR = "QEMU was killed by SIGABRT: error: failed to set MSR 0x10a"
