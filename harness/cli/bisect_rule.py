@@ -13,7 +13,10 @@ GOOD, BAD, SKIP = 0, 1, 125
 """As git-bisect(1) has them."""
 
 STOP = 128
-"""Above 127 ends the bisection: the command line is wrong, so that every commit would be."""
+"""Above 127 ends the bisection: what is wrong is so for every commit, or somebody stopped it."""
+
+MOST_RUNS = 10_000
+"""The most runs of one commit, weeks of them, that a confidence may ask for."""
 
 ABOUT = """\
 One step of `git bisect run fpr-harness bisect-step SCENARIO ...`: builds (--build), runs the
@@ -22,7 +25,7 @@ scenario and says what to think of the commit.
   0    good: every run passed
   1    bad: a run failed
   125  skip: it does not build or boot, has no free page reporting, or the infrastructure broke
-  128  stop: the command line is wrong, whatever the commit
+  128  stop: the command line is wrong, results cannot be written, or somebody pressed Ctrl-C
 
 A bug that shows now and then: --repeat N wants N good runs for a good commit;
 --until-confident 0.95 --fails-in 0.33 wants as many as make it 95 % certain that a bug which
@@ -55,7 +58,7 @@ def runs_for_confidence(confidence: float, fails_in: float) -> int:
     """
     if not 0 < confidence < 1 or not 0 < fails_in < 1:
         raise ValueError("the confidence and the part of the runs must lie between 0 and 1")
-    return math.ceil(math.log(1 - confidence) / math.log(1 - fails_in))
+    return math.ceil(math.log1p(-confidence) / math.log1p(-fails_in))
 
 
 def failed(run: RunSummary) -> bool:
@@ -71,17 +74,25 @@ def says_nothing(run: RunSummary) -> bool:
 
 def answer(runs: Sequence[RunSummary], wanted: int) -> Answer:
     """Judge a commit by its runs, of which `wanted` must have passed for a good one."""
-    stopped = next((run for run in runs if run.interrupted), None)
     shown = next((run for run in runs if failed(run)), None)
     if shown is not None:
         return Answer(BAD, f"FAIL {shown.cause}: {shown.reason}")
     passed = sum(run.verdict is Verdict.PASS for run in runs)
     if passed >= wanted:
         return Answer(GOOD, f"{passed} of {len(runs)} runs passed")
-    if stopped is not None:
+    # A FAIL interrupts the other runs, so that only without one somebody else stopped them.
+    broken = next((run for run in runs if run.verdict is Verdict.FAIL), None)
+    if broken is None and any(run.interrupted for run in runs):
         return Answer(STOP, "stopped on request")
-    other = next(run for run in runs if run.verdict is not Verdict.PASS)
+    other = broken or next(run for run in runs if run.verdict is not Verdict.PASS)
     if other.verdict is Verdict.DONE:
         return Answer(STOP, f"{other.scenario} measures and judges nothing: it has no `expect`")
     what = f"{other.verdict} {other.cause}" if other.cause else str(other.verdict)
     return Answer(SKIP, f"{passed} of the {wanted} runs wanted passed; {what}: {other.reason}")
+
+
+def may_say_more(runs: Sequence[RunSummary], wanted: int) -> bool:
+    """Tell whether other runs in place of those that say nothing may decide about the commit."""
+    undecided = answer(runs, wanted).status == SKIP
+    no_fail = all(run.verdict is not Verdict.FAIL for run in runs)
+    return undecided and no_fail and any(says_nothing(run) for run in runs)

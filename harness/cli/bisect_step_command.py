@@ -2,19 +2,40 @@
 """`fpr-harness bisect-step`: one commit, built and run, for `git bisect run`."""
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 
 from harness.act.discover import VERBS
-from harness.cli.bisect_rule import SKIP, STOP, answer, runs_for_confidence, says_nothing
+from harness.cli.bisect_rule import (
+    MOST_RUNS,
+    SKIP,
+    STOP,
+    answer,
+    may_say_more,
+    runs_for_confidence,
+    says_nothing,
+)
+from harness.cli.build_step import BuildFailedError, run_build
 from harness.cli.carry_out import carry_out
-from harness.cli.options import check_run_options, scenarios_directory
-from harness.errors import HarnessError, ScenarioFileError, UsageError
+from harness.cli.options import check_paths, check_run_options, scenarios_directory
+from harness.errors import (
+    HarnessError,
+    InterruptedRunError,
+    RecordError,
+    ScenarioFileError,
+    UsageError,
+)
+from harness.image.definition import load_definitions
+from harness.image.qemu_definition import load_qemus
+from harness.record.results_directory import check_default_base
 from harness.report.summary import RunSummary
+from harness.run.host_paths import check_host_paths
+from harness.run.plan import choose_images
+from harness.run.qemus import choose_one_qemu
 from harness.safe_text import safe_text
 from harness.scenario.load import find_scenarios
 from harness.scenario.model import Scenario
+from harness.scenario.permission import refuse_unallowed
 
 TRIES = 3
 """How often runs that say nothing (MISS, ERROR) are made up for before the commit is skipped."""
@@ -24,16 +45,18 @@ def execute(options: argparse.Namespace) -> int:
     """Build, run, and return what `git bisect run` understands."""
     try:
         wanted, scenarios = _plan(options)
-    except (UsageError, ScenarioFileError) as error:
+    except (UsageError, ScenarioFileError, RecordError) as error:
         return _say(STOP, "stop", str(error))
-    if options.build is not None:
-        status = subprocess.run(options.build, shell=True, check=False).returncode
-        if status:
-            return _say(SKIP, "skip", f"the build exited with {status}: {options.build}")
     try:
-        check_run_options(options)
+        if options.build is not None:
+            run_build(options.build)
+        check_paths(options)
         runs = _runs(options, scenarios, wanted)
-    except HarnessError as error:
+    except (InterruptedRunError, RecordError) as error:
+        return _say(STOP, "stop", str(error))
+    except KeyboardInterrupt:
+        return _say(STOP, "stop", "interrupted")
+    except (BuildFailedError, HarnessError) as error:
         # A tree that was not built, modules of another version: it may be so for this commit alone.
         return _say(SKIP, "skip", str(error))
     found = answer(runs, wanted)
@@ -41,26 +64,55 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> tuple[int, Sequence[Scenario]]:
-    """How many runs must pass, and the scenario. Raises `UsageError`, `ScenarioFileError`."""
-    if (options.until_confident is None) != (options.fails_in is None):
-        raise UsageError("--until-confident and --fails-in go together")
-    if options.until_confident is not None:
-        try:
-            options.repeat = runs_for_confidence(options.until_confident, options.fails_in)
-        except ValueError as error:
-            raise UsageError(f"--until-confident, --fails-in: {error}") from error
+    """Return how many runs must pass, and the scenario.
+
+    Refuses everything that would be wrong for any commit. Raises `UsageError`,
+    `ScenarioFileError`, and `RecordError` if results cannot be written.
+    """
     if options.results is not None:
         raise UsageError(
             "--results names one directory, and a bisection runs many times",
             hint="leave it out: each step has a directory of its own in results/",
         )
+    options.repeat = _wanted(options)
+    check_run_options(options, paths=False)
     directory = scenarios_directory(options)
     scenarios = find_scenarios([options.scenario], VERBS, options.overrides, directory, tags=[])
-    if options.repeat < 1:
-        raise UsageError("--repeat takes a number of at least 1")
-    if len(options.image) > 1 or len(options.qemu) > 1:
-        raise UsageError("a step is of one guest under one QEMU: give --image and --qemu once")
+    if len(scenarios) > 1:
+        raise UsageError(
+            f"{options.scenario} is {len(scenarios)} scenarios, and a step runs one",
+            hint=f"name one of {', '.join(scenario.name for scenario in scenarios)}",
+        )
+    refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
+    if len(choose_images(load_definitions(), options.image)) > 1:
+        raise UsageError("--image names several images; a step runs on one")
+    choose_one_qemu(load_qemus(), options.qemu)
+    check_host_paths(None, scenarios)
+    check_default_base()
     return options.repeat, scenarios
+
+
+def _wanted(options: argparse.Namespace) -> int:
+    """Return how many runs must pass. Raises `UsageError`."""
+    if (options.until_confident is None) != (options.fails_in is None):
+        raise UsageError("--until-confident and --fails-in go together")
+    if options.until_confident is None:
+        return int(options.repeat)
+    if options.repeat != 1:
+        raise UsageError(
+            "--repeat and --until-confident both say how many runs it takes",
+            hint="give one of them",
+        )
+    try:
+        runs = runs_for_confidence(options.until_confident, options.fails_in)
+    except ValueError as error:
+        raise UsageError(f"--until-confident, --fails-in: {error}") from error
+    if runs > MOST_RUNS:
+        raise UsageError(
+            f"a bug that shows in {options.fails_in:g} of the runs takes {runs:,} runs a commit",
+            hint="make it show more often, or run a part of that with --repeat",
+        )
+    return runs
 
 
 def _runs(
@@ -72,8 +124,7 @@ def _runs(
         runs = [run for run in runs if not says_nothing(run)]
         options.repeat = wanted - len(runs)
         runs += carry_out(options, scenarios, until_fail=True).summary.runs
-        undecided = answer(runs, wanted).status == SKIP
-        if not undecided or not any(says_nothing(run) for run in runs):
+        if not may_say_more(runs, wanted):
             break
     return runs
 

@@ -162,8 +162,11 @@ MOST_REPEATS = 100_000
 MOST_MINUTES = 7 * 24 * 60
 
 
-def check_run_options(options: Any) -> None:
-    """Refuse options that make no sense, before anything is created. Raises `UsageError`."""
+def check_run_options(options: Any, *, paths: bool = True) -> None:
+    """Refuse options that make no sense, before anything is created. Raises `UsageError`.
+
+    `paths`: whether the kernel and the modules must already be there.
+    """
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
         raise UsageError("--repeat and --jobs take a number of at least 1")
     if options.repeat > MOST_REPEATS:
@@ -178,10 +181,11 @@ def check_run_options(options: Any) -> None:
         )
     if options.modules is not None and options.kernel is None:
         raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")
-    _check_paths(options)
+    if paths:
+        check_paths(options)
 
 
-def _check_paths(options: Any) -> None:
+def check_paths(options: Any) -> None:
     """Raise `UsageError` if a path does not exist or is of the wrong kind."""
     if options.kernel is not None and not options.kernel.exists():
         raise UsageError(

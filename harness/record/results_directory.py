@@ -2,6 +2,7 @@
 """Makes results directories, and writes files atomically."""
 
 import datetime
+import errno
 import os
 import stat
 import tempfile
@@ -42,6 +43,19 @@ def _refuse_if_anybodys(directory: Path) -> None:
             f"any user may write to the results directory {directory}, and exchange files in it",
             hint=f"chmod o-w {directory}, or name another with --results",
         )
+
+
+def check_default_base() -> None:
+    """Raise `RecordError` if no results can be made in the current directory."""
+    try:
+        DEFAULT_BASE.mkdir(exist_ok=True)
+        if not os.access(DEFAULT_BASE, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), DEFAULT_BASE)
+    except OSError as error:
+        raise RecordError(
+            f"cannot make the results directory {error.filename}: {error.strerror}",
+            hint="run it in a directory in which you can create results/",
+        ) from error
 
 
 def _claim(directory: Path) -> None:

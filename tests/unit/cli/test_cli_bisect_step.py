@@ -2,8 +2,12 @@
 """`fpr-harness bisect-step` tells git what it may believe, and never calls a good commit bad."""
 
 import argparse
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +15,8 @@ import pytest
 from harness.cli import bisect_step_command
 from harness.cli.bisect_rule import BAD, GOOD, SKIP, STOP, answer, runs_for_confidence
 from harness.cli.main import main
-from harness.errors import ImageError
+from harness.deadline import Deadline, wait_for
+from harness.errors import ImageError, RecordError
 from harness.record.facts import Cause, Verdict
 from harness.report.summary import RunSummary
 
@@ -59,6 +64,8 @@ MEASURED = run(Verdict.DONE)
         ([FAIL, STOPPED], BAD),
         ([PASS, MISS], SKIP),
         ([PASS, NO_BOOT], SKIP),
+        ([NO_BOOT, STOPPED], SKIP),
+        ([STOPPED, NO_REPORTING], SKIP),
     ],
 )
 def test_what_a_commit_is(runs: list[RunSummary], status: int) -> None:
@@ -121,6 +128,15 @@ def test_a_guest_that_does_not_boot_is_not_booted_again(given: Callable[..., Fak
     assert fake.asked == [1]
 
 
+def test_a_guest_that_does_not_boot_ends_the_other_runs_and_the_step(
+    given: Callable[..., FakeRuns],
+) -> None:
+    """Those that it ended were not interrupted by a person, and are not made up for."""
+    fake = given([NO_BOOT, STOPPED, STOPPED])
+    assert step("--repeat", "3") == SKIP
+    assert fake.asked == [3]
+
+
 def test_a_bug_in_a_third_of_the_runs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 300 bad commits at most 5 % pass for good ones, and no good one for a bad one."""
     dice = random.Random(20261126)
@@ -143,6 +159,102 @@ def test_a_failed_build_skips_the_commit_and_runs_nothing(
     assert "the build exited with 3: exit 3" in capsys.readouterr().err
 
 
+def test_a_build_that_was_killed_skips_the_commit_and_says_by_what(
+    given: Callable[..., FakeRuns], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given()
+    assert step("--build", "kill -KILL $$") == SKIP
+    assert "the build was killed by SIGKILL: kill -KILL $$" in capsys.readouterr().err
+
+
+def test_a_build_that_asks_a_question_gets_no_answer(given: Callable[..., FakeRuns]) -> None:
+    """Nobody sits at a bisection: `make` with new options would wait for ever."""
+    given()
+    terminal, answers = os.pipe()
+    stdin = os.dup(0)
+    os.write(answers, b"y\n")
+    try:
+        os.dup2(terminal, 0)
+        assert step("--build", "read answer") == SKIP
+    finally:
+        os.dup2(stdin, 0)
+        for descriptor in (terminal, answers, stdin):
+            os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_build_that_hangs_with_its_children_and_stops_the_bisection(
+    given: Callable[..., FakeRuns],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    number: signal.Signals,
+) -> None:
+    fake = given()
+    pid_file = tmp_path / "pid"
+
+    def interrupt() -> None:
+        wait_for(
+            lambda: (pid_file.exists() and pid_file.read_text().strip()) or None,
+            Deadline(20, "the build to start"),
+        )
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    status = step("--build", f"sleep 300 & echo $! >{pid_file}; trap '' INT; wait")
+    thread.join()
+    assert status == STOP
+    assert fake.asked == []
+    assert f"{number.name} ended the build" in capsys.readouterr().err
+    child = Path(f"/proc/{pid_file.read_text().strip()}/stat")
+    wait_for(
+        lambda: True if not child.exists() or child.read_text().split()[2] == "Z" else None,
+        Deadline(10, "the build's child to end"),
+    )
+
+
+def test_ctrl_c_while_the_guest_is_prepared_stops_the_bisection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bisect_step_command, "carry_out", interrupt)
+    assert step() == STOP
+
+
+def test_a_directory_that_takes_no_results_stops_the_bisection_before_the_build(
+    given: Callable[..., FakeRuns],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fake = given()
+    monkeypatch.chdir(tmp_path)
+    Path("results").write_text("a file")
+    assert step("--build", "touch built") == STOP
+    assert fake.asked == []
+    assert not Path("built").exists()
+    assert "cannot make the results directory results" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_stop_the_bisection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise RecordError("cannot write results.jsonl: No space left on device")
+
+    monkeypatch.setattr(bisect_step_command, "carry_out", full)
+    assert step() == STOP
+
+
+def test_a_kernel_that_the_build_did_not_make_skips_the_commit(
+    given: Callable[..., FakeRuns],
+) -> None:
+    given()
+    assert step("--build", "true", "--kernel", "arch/x86/boot/bzImage") == SKIP
+
+
 def test_a_tree_that_cannot_be_booted_skips_the_commit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +275,18 @@ def test_a_tree_that_cannot_be_booted_skips_the_commit(
         ["--repeat", "0"],
         ["--set", "guest.bogus=1"],
         ["--qemu", "a", "--qemu", "b"],
+        ["--qemu", "bookworm,trixie"],
+        ["--qemu", "no-such-build"],
+        ["--image", "all"],
+        ["--image", "bookworm,trixie"],
+        ["--image", "no-such-image"],
+        ["--jobs", "0"],
+        ["--keep-failed", "-1"],
+        ["--modules", "."],
+        ["--set", "host.qemu_args=['-S']"],
+        ["--repeat", "3", "--until-confident", "0.95", "--fails-in", "0.3"],
+        ["--until-confident", "0.95", "--fails-in", "1e-9"],
+        ["--until-confident", "0.95", "--fails-in", "1e-17"],
     ],
     ids=" ".join,
 )
@@ -170,8 +294,18 @@ def test_a_wrong_command_line_stops_the_bisection(
     given: Callable[..., FakeRuns], words: list[str]
 ) -> None:
     fake = given()
-    assert step(*words) == STOP
+    assert step("--build", "exit 3", *words) == STOP, "before the build"
     assert fake.asked == []
+
+
+def test_a_step_is_of_one_scenario(
+    given: Callable[..., FakeRuns], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One variant that passed would say nothing of the others."""
+    fake = given()
+    assert main(["bisect-step", "suspend-resume"]) == STOP
+    assert fake.asked == []
+    assert "suspend-resume is 4 scenarios" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--no-such-option"], ["--repeat", "many"]], ids=" ".join)
