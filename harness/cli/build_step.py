@@ -5,8 +5,8 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from types import FrameType
+from typing import Any, Self
 
 from harness.errors import InterruptedRunError
 
@@ -19,7 +19,41 @@ class BuildFailedError(Exception):
 
 
 class _StoppedError(Exception):
-    """A signal arrived."""
+    """A signal arrived; the message is its name."""
+
+
+class _Signals:
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a `_StoppedError`; ignores further ones.
+
+    SIGHUP stays ignored if it was, as under nohup(1).
+    """
+
+    def __init__(self) -> None:
+        self._met = ""
+        self._armed = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def arm(self) -> None:
+        """Raise on a signal from here on, and for one that came before."""
+        self._armed = True
+        if self._met:
+            raise _StoppedError(self._met)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if not self._met:
+            self._met = _signal_name(number)
+            if self._armed:
+                raise _StoppedError(self._met)
 
 
 def run_build(command: str) -> None:
@@ -28,12 +62,13 @@ def run_build(command: str) -> None:
     SIGINT, SIGTERM and SIGHUP end the build with all its processes. Raises `BuildFailedError`, or
     `InterruptedRunError` after such a signal.
     """
-    with _stopped_by_signals():
+    with _Signals() as signals:
         # Without an answer, a configuration that asks a question fails instead of waiting.
         build = subprocess.Popen(
             command, shell=True, stdin=subprocess.DEVNULL, start_new_session=True
         )
         try:
+            signals.arm()
             status = build.wait()
         except _StoppedError as error:
             _end(build)
@@ -42,31 +77,6 @@ def run_build(command: str) -> None:
         raise BuildFailedError(f"the build was killed by {_signal_name(-status)}: {command}")
     if status:
         raise BuildFailedError(f"the build exited with {status}: {command}")
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Raise `_StoppedError` in the block on the first SIGINT, SIGTERM or SIGHUP.
-
-    Further ones are ignored while the build is ended. SIGHUP stays ignored if it was, as under
-    nohup(1).
-    """
-    stopped = False
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        if not stopped:
-            stopped = True
-            raise _StoppedError(_signal_name(number))
-
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _end(build: subprocess.Popen[bytes]) -> None:

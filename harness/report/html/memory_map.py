@@ -75,6 +75,7 @@ _KIND_OF_CELL = {
 }
 _KINDS = tuple(Kind)
 _KIND_NUMBER = np.array([_KINDS.index(_KIND_OF_CELL[name]) for name in CELLS], np.uint8)
+_NOTHING = _KINDS.index(Kind.NOTHING)
 _ALARMING = (_KINDS.index(Kind.LOST), _KINDS.index(Kind.REPORTED_RESIDENT))
 """Kinds of which a single page colours its whole cell; the first takes precedence."""
 
@@ -184,7 +185,12 @@ def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
     row = 0
     for zone in sorted((zone for zone in zones if zone.spanned), key=lambda zone: zone.start_pfn):
         end = min(zone.start_pfn + zone.spanned, len(kinds))
-        own = list(_cells(kinds, zone.start_pfn, end, order, row))
+        if zone.start_pfn >= end:
+            continue
+        # Spans of interleaved nodes overlap; each page is drawn in its own zone.
+        in_zone = classes.zones[zone.start_pfn : end] == zones.index(zone) + 1
+        own_kinds = np.where(in_zone, kinds[zone.start_pfn : end], np.uint8(_NOTHING))
+        own = list(_cells(own_kinds, zone.start_pfn, order, row))
         if not own:
             continue
         rows = own[-1].row + 1 - row
@@ -204,25 +210,27 @@ def _cell_order(zones: Sequence[Zone], reporting_order: int) -> int:
 
 
 def _cells(
-    kinds: npt.NDArray[np.uint8], start: int, end: int, order: int, first_row: int
+    kinds: npt.NDArray[np.uint8], start: int, order: int, first_row: int
 ) -> Iterator[MapCell]:
-    """Yield the cells of the page frames from `start` up to `end`, without rows that are holes."""
+    """Yield the cells of the page frames from `start` on, without rows that are holes."""
     size = 1 << order
+    first = start >> order
+    lows = np.arange(first, -(-(start + len(kinds)) >> order), dtype=np.int64) * size - start
+    lows[0] = 0
+    filled = np.flatnonzero(np.logical_or.reduceat(kinds != _NOTHING, lows))
     row, last_of_row = first_row - 1, -1
-    for block in range(start >> order, -(-end >> order)):
-        low, high = max(block * size, start), min((block + 1) * size, end)
-        counts = np.bincount(kinds[low:high], minlength=len(_KINDS))
-        counts[_KINDS.index(Kind.NOTHING)] = 0
-        if not counts.any():
-            continue
+    for number in filled.tolist():
+        block, low = first + number, int(lows[number])
+        counts = np.bincount(kinds[low : (block + 1) * size - start], minlength=len(_KINDS))
+        counts[_NOTHING] = 0
         if block // COLUMNS != last_of_row:
             row, last_of_row = row + 1, block // COLUMNS
-        alarming = [number for number in _ALARMING if counts[number]]
+        alarming = [kind for kind in _ALARMING if counts[kind]]
         most = np.argsort(-counts, kind="stable")
         yield MapCell(
             column=block % COLUMNS,
             row=row,
             kind=_KINDS[alarming[0] if alarming else int(most[0])],
-            pfn=low,
+            pfn=start + low,
             pages=tuple((_KINDS[n], int(counts[n])) for n in most if counts[n]),
         )

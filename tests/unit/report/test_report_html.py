@@ -7,7 +7,9 @@ import tarfile
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from recorded_runs import FREED, READY
 from results_builders import Recorded, inputs_of, write_results
@@ -88,6 +90,49 @@ def test_a_hole_between_zones_takes_no_rows() -> None:
         ("node0/Normal", 1, 1),
     ]
     assert (len(drawn.tops), drawn.height) == (2, 2 * 10 + 2 * 16)
+
+
+def test_pages_of_interleaved_nodes_are_drawn_once_and_in_their_own_zone() -> None:
+    """Node 1 lies in a hole of node 0."""
+    (zone,) = Guest().zones
+    outer = replace(zone, name="Normal", present=96 * BLOCK)
+    inner = replace(outer, node=1, start_pfn=32 * BLOCK, spanned=32 * BLOCK, present=32 * BLOCK)
+    drawn = draw_map(inputs_of(Guest(zones=(outer, inner))))
+    assert [(band.name, band.first_row, band.rows) for band in drawn.bands] == [
+        ("node0/Normal", 0, 2),
+        ("node1/Normal", 2, 1),
+    ]
+    places = [(cell.row, cell.pfn // BLOCK) for cell in drawn.cells]
+    assert places == [
+        *((0, block) for block in range(32)),
+        *((1, block) for block in range(64, 128)),
+        *((2, block) for block in range(32, 64)),
+    ]
+
+
+def test_memory_plugged_far_away_costs_what_it_holds_and_not_what_lies_between() -> None:
+    """A gibibyte 64 GiB above the first: the hole between has 32,256 blocks."""
+    end = 65 << 18
+    states = np.full(end, GuestState.NO_PAGE, np.uint8)
+    states[: 1 << 18] = GuestState.USED
+    states[-(1 << 18) :] = GuestState.OFFLINE
+    (zone,) = Guest().zones
+    far = replace(zone, name="Normal", spanned=end, present=2 << 18)
+    inputs = inputs_of(Guest(states=states, host=np.ones(end, np.uint8), zones=(far,)))
+    counted = 0
+    bincount = np.bincount
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        nonlocal counted
+        counted += 1
+        return bincount(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "bincount", counting)
+        drawn = draw_map(inputs)
+    assert len(drawn.cells) == 1024
+    assert drawn.cells[-1].pfn == end - BLOCK
+    assert counted < 1100
 
 
 def test_a_large_guest_gets_larger_cells() -> None:
