@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.record.reader import RESULTS_NAME
 from harness.report.html.document import REPORT_NAME, write_report
 
 
@@ -15,7 +16,27 @@ def execute(options: argparse.Namespace) -> int:
             f"the report of {len(options.directories)} directories needs a file to write to",
             hint="name it with --output FILE",
         )
+    # A directory that is named twice, or by a link, is shown once.
+    directories = list({path.resolve(): path for path in reversed(options.directories)}.values())
     path: Path = options.output or options.directories[0] / REPORT_NAME
-    write_report(options.directories, path)
+    _check_output(path)
+    write_report(directories[::-1], path)
     print(path)
     return 0
+
+
+def _check_output(path: Path) -> None:
+    """Raise `UsageError` if no page can be at `path`, or a record is there."""
+    if path.is_dir():
+        raise UsageError(
+            f"--output {path} is a directory", hint=f"name a file, such as {path / REPORT_NAME}"
+        )
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"there is no directory {path.parent}", hint="create it, or name a file elsewhere"
+        )
+    if path.name == RESULTS_NAME:
+        raise UsageError(
+            f"--output {path} would replace a record",
+            hint=f"name another file, such as {path.with_name(REPORT_NAME)}",
+        )

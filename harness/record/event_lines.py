@@ -2,6 +2,7 @@
 """Encodes events as lines of results.jsonl, and decodes them."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -35,9 +36,11 @@ def decode(line: bytes) -> tuple[str, Event] | None:
     `ValueError` for any other complete line that is not an event.
     """
     try:
-        fields = json.loads(line)
+        fields = json.loads(line, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         return None
+    except OverflowError as error:
+        raise ValueError(str(error)) from error
     if not isinstance(fields, dict) or not isinstance(fields.get("run"), str):
         raise ValueError("not an event of a run")  # noqa: TRY004 - one kind of wrong line
     if fields.get("kind") == "run-started":
@@ -48,6 +51,14 @@ def decode(line: bytes) -> tuple[str, Event] | None:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{place}: {first['msg']}") from error
+
+
+def _finite(text: str) -> float:
+    """Read a number; NaN and infinities, which `encode` never writes, are no measurement."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise OverflowError(f"{text} is not a finite number")
+    return value
 
 
 def _check_schema(fields: dict[str, Any]) -> None:

@@ -105,5 +105,6 @@ def write_whole(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise RecordError(
             f"cannot write {path}: {error.strerror}",
-            hint="free space there; results.jsonl holds everything that was measured",
+            hint="free space there, or make the directory writable; nothing that was measured is "
+            "lost: results.jsonl holds it",
         ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import __version__
+from harness.errors import UsageError
 from harness.record.facts import Verdict
 from harness.record.recorded_run import read_runs
 from harness.record.results_directory import write_whole
@@ -26,8 +27,10 @@ class ReportPage:
     """The contents of the page."""
 
     results: str
-    """The directory's name, shown as the page's title."""
+    """The directories' names, shown as the page's title."""
     runs: tuple[RunView, ...]
+    several: bool
+    """Whether the runs are of several directories, which may have runs of the same name."""
     matrix: Matrix | None
     """Scenario x kernel x QEMU; None if all runs used the same kernel and QEMU."""
 
@@ -39,11 +42,20 @@ class ReportPage:
 
 
 def build_page(directories: Sequence[Path]) -> ReportPage:
-    """Read results directories. Raises `UsageError`, `RecordError` as `read_runs` does."""
+    """Read results directories.
+
+    Raises `UsageError` if there is no run in them, and `UsageError`, `RecordError` as `read_runs`.
+    """
     runs = tuple(view_run(run) for directory in directories for run in read_runs(directory))
+    if not runs:
+        raise UsageError(
+            f"{', '.join(map(str, directories))} holds no run",
+            hint="its results.jsonl is empty; was it stopped before the first run began?",
+        )
     return ReportPage(
         results=", ".join(str(directory) for directory in directories),
         runs=runs,
+        several=len(directories) > 1,
         matrix=build_matrix(Summary(tuple(run.summary for run in runs))),
     )
 

@@ -90,6 +90,8 @@ class RunView:
     """One run."""
 
     summary: RunSummary
+    results: str
+    """The results directory."""
     title: str
     about: str
     facts: tuple[tuple[str, str], ...]
@@ -110,6 +112,7 @@ def view_run(run: RecordedRun) -> RunView:
     scenario: Mapping[str, object] = run.started.plan.scenario if run.started.plan else {}
     return RunView(
         summary=summary,
+        results=str(run.directory.parent),
         title=str(scenario.get("title", "")),
         about=str(scenario.get("about", "")).strip(),
         facts=tuple(_facts(run, summary)),

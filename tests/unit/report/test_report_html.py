@@ -320,6 +320,60 @@ def test_several_directories_need_a_place_and_share_a_page(
     assert (tmp_path / "both.html").read_text().count('<section class="run"') == 2
 
 
+def test_runs_of_the_same_name_are_told_apart_by_their_directories(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [str(write_results(tmp_path / name, {"a-run": Recorded()})) for name in ("one", "two")]
+    output = tmp_path / "both.html"
+    assert main(["report", *both, *both, "--output", str(output)]) == 0
+    assert capsys.readouterr().out == f"{output}\n"
+    text = output.read_text()
+    for number, directory in enumerate(both, 1):
+        assert f'<a href="#run-{number}">a-run</a></td><td>{directory}</td>' in text
+        assert f'a-run <span class="soft">in {directory}</span></h2>' in text
+        assert f"{directory}/a-run/repro.sh" in text
+    assert text.count('<section class="run"') == 2, "a directory named twice is shown once"
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("missing/report.html", "there is no directory"),
+        (".", "is a directory"),
+        ("results.jsonl", "would replace a record"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str, said: str
+) -> None:
+    results = write_results(tmp_path / "results", {"a-run": Recorded()})
+    before = (results / "results.jsonl").read_bytes()
+    assert main(["report", str(results), "--output", str(results / output)]) == 2
+    assert said in capsys.readouterr().err
+    assert (results / "results.jsonl").read_bytes() == before
+    assert not list(results.glob("*.html"))
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999"])
+def test_a_number_that_nobody_measures_is_a_damaged_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    results = record(
+        tmp_path / "results", RunStarted(0.0, "a-run", "bookworm", 1, "", {}), READY, sample(5.0)
+    )
+    lines = (results / "results.jsonl").read_text().replace('"t": 5.0', f'"t": {number}')
+    (results / "results.jsonl").write_text(lines)
+    assert main(["report", str(results)]) == 69
+    assert f"results.jsonl:3: {number} is not a finite number" in capsys.readouterr().err
+
+
+def test_a_record_without_runs_makes_no_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(record(tmp_path / "results"))]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
 def test_what_is_no_results_directory_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
