@@ -178,7 +178,7 @@ def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
     zones, order = facts.zones, facts.reporting_order
     classes = classify(reading.before, reading.host, reading.after, zones, order)
     kinds = _KIND_NUMBER[classes.cells]
-    kinds[[pfn for pfn in lost_pfns if pfn < len(kinds)]] = _ALARMING[0]
+    kinds[[pfn for pfn in lost_pfns if 0 <= pfn < len(kinds)]] = _ALARMING[0]
     order = _cell_order(zones, order)
     bands: list[ZoneBand] = []
     cells: list[MapCell] = []

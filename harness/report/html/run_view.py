@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
-from harness.errors import ObserveError
+from harness.errors import ObserveError, RecordError
 from harness.kernel.pages import AuditReport, CellTotals
 from harness.record.audit_file import load_audit
 from harness.record.events import (
@@ -173,9 +173,9 @@ def _audits(run: RecordedRun) -> Iterator[AuditView]:
     for number, event in enumerate(audits, 1):
         drawn, trouble = None, ""
         try:
-            inputs = load_audit(audit_path(run.directory, number, event.name))
+            inputs = load_audit(audit_path(run.directory, number, event.name), event.sha256)
             drawn = draw_map(inputs, (*event.report.lost_pfns, *event.report.held_absent_pfns))
-        except ObserveError as error:
+        except (ObserveError, RecordError) as error:
             trouble = error.message
         yield AuditView(
             name=event.name,

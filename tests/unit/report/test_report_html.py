@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """report.html shows what the record says, in one file that loads nothing else."""
 
+import hashlib
 import html
 import re
 import tarfile
@@ -18,9 +19,11 @@ from run_builders import BLOCK, BLOCKS, Guest
 from harness.cli.main import main
 from harness.kernel.pages import GuestState, HostState
 from harness.kernel.zones import blocks_per_pass
+from harness.record.audit_file import save_audit
 from harness.record.events import ConsoleFinding, Event, Judged, PhaseStarted, RunStarted, Sample
 from harness.record.facts import Cause, Verdict
 from harness.record.recorder import Recorder
+from harness.record.run_directory import audit_path
 from harness.report.html.document import build_page, write_report
 from harness.report.html.memory_map import COLUMNS, MOST_CELLS, Kind, draw_map
 from harness.report.html.timeline import HEIGHT, MOST_POINTS, WIDTH, draw_timeline
@@ -289,6 +292,19 @@ def test_an_audit_whose_file_is_lost_has_no_map_and_says_why(tmp_path: Path) -> 
     assert [audit.map is None for audit in cut.audits] == [True]
     text, _parser = page_of(results)
     assert "No map: cannot read the audit&#39;s file: " in text
+
+
+def test_an_audit_with_another_run_s_file_has_no_map_and_says_why(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "results", {"one": Recorded(), "two": Recorded()})
+    other = Guest().blocks(0, 64, GuestState.REPORTED, HostState.ABSENT)
+    written = audit_path(results / "one", 1, "final").read_bytes()
+    save_audit(audit_path(results / "two", 1, "final"), inputs_of(other))
+    path = results / "results.jsonl"
+    checksum = f'"sha256": "{hashlib.sha256(written).hexdigest()}"'
+    path.write_text(path.read_text().replace('"sha256": null', checksum))
+    one, two = build_page([results]).runs
+    assert [audit.map is None for audit in (*one.audits, *two.audits)] == [False, True]
+    assert "the audit's file is not the one that the run wrote" in two.audits[0].trouble
 
 
 def test_a_run_that_was_killed_is_shown_as_a_miss(tmp_path: Path) -> None:
