@@ -21,6 +21,7 @@ from harness.cli.options import (
     check_run_options,
     declare_boot_options,
     declare_directory_option,
+    declare_results_option,
     declare_run_options,
     run_options,
     scenarios_directory,
@@ -59,6 +60,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fpr-harness", "free page reporting scenarios")
     declare_directory_option(group.addoption)
     declare_boot_options(group.addoption)
+    declare_results_option(group.addoption)
     declare_run_options(group.addoption)
 
 

@@ -69,11 +69,6 @@ def _plan(options: argparse.Namespace) -> tuple[int, Sequence[Scenario]]:
     Refuses everything that would be wrong for any commit. Raises `UsageError`,
     `ScenarioFileError`, and `RecordError` if results cannot be written.
     """
-    if options.results is not None:
-        raise UsageError(
-            "--results names one directory, and a bisection runs many times",
-            hint="leave it out: each step has a directory of its own in results/",
-        )
     options.repeat = _wanted(options)
     check_run_options(options, paths=False)
     directory = scenarios_directory(options)

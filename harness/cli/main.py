@@ -14,7 +14,12 @@ from types import FrameType
 from harness import __version__
 from harness.bug_report import internal_error
 from harness.cli import bisect_rule
-from harness.cli.options import add_boot_options, add_directory_option, add_run_options
+from harness.cli.options import (
+    add_boot_options,
+    add_directory_option,
+    add_run_options,
+    declare_results_option,
+)
 from harness.cli.streams import ensure_streams
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
 from harness.image.cache import cache_directory
@@ -30,7 +35,7 @@ take too much? fpr-harness boots real guests under QEMU, churns memory in them, 
 the guest says is free with what the host really holds, page by page."""
 
 EXIT_STATUS = """\
-exit status:
+exit status (bisect-step has its own, see its --help):
   0   nothing failed and something passed
   1   a FAIL
   2   bad usage or a bad scenario file
@@ -58,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_directory_option(run)
     add_boot_options(run)
+    declare_results_option(run.add_argument)
     add_run_options(run)
     run.add_argument(
         "--tag", action="append", default=[], help="run all scenarios with this tag: --tag full"
@@ -71,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     bisect.add_argument("scenario", metavar="SCENARIO", help="a scenario's name or file")
     add_directory_option(bisect)
     add_boot_options(bisect)
+    # Each step makes a directory of its own.
+    bisect.set_defaults(results=None)
     add_run_options(bisect)
     bisect.add_argument(
         "--build",
@@ -135,26 +143,45 @@ def build_parser() -> argparse.ArgumentParser:
     image = commands.add_parser("image", help="build or list guest images")
     verbs = image.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="build images (default: the default ones)")
-    build.add_argument("--image", action="append", default=[], metavar="NAME")
+    build.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an image, a comma-separated list, or `all`",
+    )
     build.add_argument("--refresh", action="store_true", help="look for newer packages first")
     verbs.add_parser("list", help="list the images, and which are built")
 
     kernel = commands.add_parser("kernel", help="check a kernel tree, for --kernel DIR")
     verbs = kernel.add_subparsers(dest="verb", required=True, metavar="VERB")
     check = verbs.add_parser("check", help="say what a built tree lacks, and what each costs")
-    check.add_argument("directory", type=Path, metavar="DIR", help="where it was built")
+    check.add_argument(
+        "directory", type=Path, metavar="DIR", help="a directory in which a kernel was built"
+    )
 
     qemu = commands.add_parser("qemu", help="fetch or list builds of QEMU, for --qemu NAME")
     verbs = qemu.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="fetch builds into the cache (default: all)")
-    build.add_argument("names", nargs="*", default=["all"], metavar="NAME")
+    build.add_argument(
+        "names", nargs="*", default=["all"], metavar="NAME", help="a build, as `qemu list` shows it"
+    )
     build.add_argument("--refresh", action="store_true", help="look for a newer build first")
     verbs.add_parser("list", help="list the builds, and which are fetched")
 
     shell = commands.add_parser("shell", help="boot a guest and open a terminal in it")
-    shell.add_argument("guest_command", nargs="*", metavar="COMMAND", help="run this instead")
-    shell.add_argument("--memory", default="1GiB", metavar="SIZE")
-    shell.add_argument("--vcpus", type=int, default=2, metavar="N")
+    shell.add_argument(
+        "guest_command",
+        nargs="*",
+        metavar="COMMAND",
+        help="run this in the guest instead of a shell; put `--` before it if it has options",
+    )
+    shell.add_argument(
+        "--memory", default="1GiB", metavar="SIZE", help="the guest's memory (default: 1GiB)"
+    )
+    shell.add_argument(
+        "--vcpus", type=int, default=2, metavar="N", help="the guest's vCPUs (default: 2)"
+    )
     add_boot_options(shell)
     return parser
 

@@ -86,9 +86,18 @@ def _named(text: str) -> Path:
     return Path(text)
 
 
+def declare_results_option(add: Callable[..., Any]) -> None:
+    """Declare where the results go."""
+    add(
+        "--results",
+        type=_named,
+        metavar="DIR",
+        help="new directory for the results (default: results/<UTC time>)",
+    )
+
+
 def declare_run_options(add: Callable[..., Any]) -> None:
-    """Declare what to run and how often, and where the results go."""
-    add("--results", type=_named, metavar="DIR", help="directory of results (default: results/UTC)")
+    """Declare how to run scenarios, and how often."""
     add("--jobs", type=int, metavar="N", help="guests at once (default: as many as fit the host)")
     add("--repeat", type=int, default=1, metavar="N", help="run everything N times (default: 1)")
     add(
@@ -96,7 +105,7 @@ def declare_run_options(add: Callable[..., Any]) -> None:
         type=float,
         default=0.0,
         metavar="MINUTES",
-        help="keep a guest that did not pass up for this long",
+        help="keep the guest of a run that did not pass up for this long, to log in to it",
     )
     add(
         "--allow-qmp",

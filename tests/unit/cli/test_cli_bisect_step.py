@@ -199,10 +199,15 @@ def test_a_signal_ends_a_build_that_hangs_with_its_children_and_stops_the_bisect
         )
         os.kill(os.getpid(), number)
 
+    # A test that runs in the background has these signals ignored.
+    before = signal.signal(number, signal.SIG_DFL)
     thread = threading.Thread(target=interrupt)
     thread.start()
-    status = step("--build", f"sleep 300 & echo $! >{pid_file}; trap '' INT; wait")
-    thread.join()
+    try:
+        status = step("--build", f"sleep 60 & echo $! >{pid_file}; trap '' INT; wait")
+    finally:
+        thread.join()
+        signal.signal(number, before)
     assert status == STOP
     assert fake.asked == []
     assert f"{number.name} ended the build" in capsys.readouterr().err
@@ -271,7 +276,6 @@ def test_a_tree_that_cannot_be_booted_skips_the_commit(
     [
         ["--until-confident", "0.95"],
         ["--until-confident", "1.5", "--fails-in", "0.3"],
-        ["--results", "there"],
         ["--repeat", "0"],
         ["--set", "guest.bogus=1"],
         ["--qemu", "a", "--qemu", "b"],
@@ -308,7 +312,11 @@ def test_a_step_is_of_one_scenario(
     assert "suspend-resume is 4 scenarios" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--no-such-option"], ["--repeat", "many"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [["--no-such-option"], ["--repeat", "many"], ["--results", "one-for-many-steps"]],
+    ids=" ".join,
+)
 def test_so_does_one_that_cannot_be_parsed(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         step(*words)
