@@ -52,7 +52,7 @@ def discard_environment(discard: Discard, directory: Path) -> dict[str, str]:
 
 
 def slow_from(directory: Path) -> Path:
-    """Return the file that makes discards slow once it exists, in a machine's directory."""
+    """Return the file that makes discards slow while it exists, in a machine's directory."""
     return directory / "slow-from"
 
 

@@ -67,19 +67,24 @@ class Race(Verb):
         # A batch, and what was free besides.
         away = 2 * REPORTING_CAPACITY * SLOW_SECONDS if slow else 0.0
         seconds = PASSES * guest.pass_seconds + GRACE_SECONDS + away
-        report = run_race(
-            shell,
-            cushion=_cushion(zones),
-            window=_whole_huge_pages(REPORTING_CAPACITY * block_size(order)),
-            rounds=self.rounds,
-            wait_seconds=seconds,
-            hold_seconds=HOLD_SECONDS + away,
-            pass_seconds=guest.pass_seconds,
-            slow_seconds=SLOW_SECONDS if slow else 0.0,
-            begin=slow_from(guest.vm.directory).touch if slow else lambda: None,
-            fill_timeout=FILL_SECONDS,
-            round_timeout=seconds + ROUND_SECONDS,
-        )
+        slowly = slow_from(guest.vm.directory)
+        try:
+            report = run_race(
+                shell,
+                cushion=_cushion(zones),
+                window=_whole_huge_pages(REPORTING_CAPACITY * block_size(order)),
+                rounds=self.rounds,
+                wait_seconds=seconds,
+                hold_seconds=HOLD_SECONDS + away,
+                pass_seconds=guest.pass_seconds,
+                slow_seconds=SLOW_SECONDS if slow else 0.0,
+                begin=slowly.touch if slow else lambda: None,
+                fill_timeout=FILL_SECONDS,
+                round_timeout=seconds + ROUND_SECONDS,
+            )
+        finally:
+            # All that the tool held is reported next, and nothing more is to be learnt from that.
+            slowly.unlink(missing_ok=True)
         now, verified = guest.record.now(), report.verified
         guest.record.add(
             ChurnVerified(

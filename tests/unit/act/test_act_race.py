@@ -2,8 +2,9 @@
 """`race`: blocks are taken again in the moment in which they have been reported."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from fake_guest import FakeGuest
@@ -13,7 +14,9 @@ from run_builders import zone
 
 from harness.act.verbs.race import SLACK, Race
 from harness.errors import GuestError, PreconditionError
+from harness.guest.race_client import RaceReport, run_race
 from harness.kernel.zones import Zone
+from harness.machine.interposer import slow_from
 from harness.record.events import ChurnVerified, Raced
 from harness.units import MIB, PAGE_SIZE
 
@@ -65,17 +68,31 @@ def test_nearly_all_is_held_and_a_batch_of_it_raced_for(guest: FakeGuest) -> Non
     assert wait == 7000, "two passes of 2 s and some"
 
 
-def test_a_slow_host_becomes_slow_when_all_is_held(guest: FakeGuest) -> None:
-    """And is given the time: a batch that is away takes longer than a pass."""
+def test_a_slow_host_is_slow_from_when_all_is_held_to_the_last_check(
+    guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is reported once the tool has ended would only keep the host busy."""
     guest.vm.spec = replace(guest.vm.spec, discard="slow")
+    seen: list[bool] = []
+
+    def watched(*arguments: Any, begin: Callable[[], None], **options: Any) -> RaceReport:
+        def begun() -> None:
+            begin()
+            seen.append(slow_from(guest.vm.directory).exists())
+
+        seen.append(slow_from(guest.vm.directory).exists())
+        return run_race(*arguments, begin=begun, **options)
+
+    monkeypatch.setattr("harness.act.verbs.race.run_race", watched)
     race(guest, said())
-    assert (guest.vm.directory / "slow-from").exists()
+    assert seen == [False, True]
+    assert not slow_from(guest.vm.directory).exists()
     assert guest.vm.commands[-1].endswith("--pass-ms 2000 --slow-ms 150")
 
 
 def test_a_host_that_is_not_slow_stays_so(guest: FakeGuest) -> None:
     race(guest, said())
-    assert not (guest.vm.directory / "slow-from").exists()
+    assert not slow_from(guest.vm.directory).exists()
 
 
 def test_what_was_raced_for_and_verified_is_recorded(guest: FakeGuest) -> None:
