@@ -133,7 +133,7 @@ class Recorder:
         if number in (errno.ENOSPC, errno.EDQUOT):
             hint = "free space there, or put the results elsewhere with --results DIR"
         elif number == errno.EFBIG:
-            hint = "allow larger files (ulimit -f)"
+            hint = "allow larger files (ulimit -f), or put the results elsewhere with --results DIR"
         return RecordError(
             f"cannot write {self.path}: {reason}",
             hint=hint,
