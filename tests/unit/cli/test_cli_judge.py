@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -159,6 +160,20 @@ def test_damage_before_a_torn_line_is_still_a_fail(
     rewrite(results, [*lines[:-2], lines[-2][:30] + "\n", lines[-1]])
     status, said = judge(capsys, results)
     assert (status, "FAIL data-loss" in said) == (1, True)
+
+
+def test_what_an_older_version_did_not_report_is_no_difference(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results = write_results(tmp_path / "results", {"good": Recorded()})
+    old = [
+        re.sub(r'"(withheld|free_undiscarded)": \d+', r'"\1": null', line)
+        for line in lines_of(results)
+    ]
+    assert old != lines_of(results)
+    rewrite(results, old)
+    status, said = judge(capsys, results)
+    assert (status, "differs" in said) == (0, False), said
 
 
 def test_audits_are_made_anew_and_a_report_that_differs_is_told(
