@@ -38,7 +38,7 @@ CHUNKS = (
 """The default set without reclaim-basic, which has a test of its own; so many as end in some
 minutes each. How many guests run at once is the harness's own to decide there."""
 
-FAULTS = (ELSEWHERE[1:4], ELSEWHERE[4:])
+FAULTS = (ELSEWHERE[1:3], ELSEWHERE[3:5], ELSEWHERE[5:])
 """Without the clean run; so many as end in some minutes each."""
 
 ENDINGS = ("qemu_killed", "guest_panic", "stops_answering", "second_ctrl_c", "killed_outright")
