@@ -54,15 +54,15 @@ def main(name: str, directory: Path) -> None:
     scenarios = load_scenarios(VICTIM, VERBS, [f"guest.cmdline=fpr.misbehave={name}"])
     (run,) = plan_runs(scenarios, [image], repeat=1)
     began = time.monotonic()
-    phase, waited = began, 0.0
+    phase, waited, pace = began, 0.0, 1.0
 
     boots = vars(runner)["launch"]
 
     def launch(*arguments: Any, **options: Any) -> VirtualMachine:
         """The wait for what is asked first begins when the guest is up; no event says so."""
-        nonlocal phase
+        nonlocal phase, pace
         vm: VirtualMachine = boots(*arguments, **options)
-        phase = time.monotonic()
+        phase, pace = time.monotonic(), vm.pace
         return vm
 
     vars(runner)["launch"] = launch
@@ -84,6 +84,7 @@ def main(name: str, directory: Path) -> None:
                 "verdict": str(judged.verdict),
                 "reason": judged.reason,
                 "waited": waited,
+                "pace": pace,
                 "seconds": time.monotonic() - began,
                 "held": held,
             }
