@@ -55,23 +55,6 @@ class _Header:
     runs: int
 
 
-def decode_pages(data: bytes, pfn_end: int) -> PageReading:
-    """Decode one complete reading of a guest with about `pfn_end` page frames (see `PageReader`).
-
-    Raises `ObserveError` if the data is truncated or damaged.
-    """
-    if len(data) < _HEADER.size:
-        raise ObserveError(f"the guest's page states are truncated after {len(data)} bytes")
-    header = _read_header(data[: _HEADER.size], pfn_end)
-    runs = data[_HEADER.size :]
-    if len(runs) != header.runs * _RUN_BYTES:
-        raise ObserveError(
-            f"the guest's page states have {len(runs)} bytes of runs, "
-            f"not {header.runs * _RUN_BYTES}: truncated or damaged"
-        )
-    return _decode(header, runs)
-
-
 def _read_header(data: bytes, pfn_end: int) -> _Header:
     """Read the header, and check its sizes before anything is allocated by them."""
     magic, version, page_bytes, pages, start_ns, end_ns, runs = _HEADER.unpack(data)

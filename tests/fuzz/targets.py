@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from page_rounds import decode_pages
 from scripted_guest import LineGuest, ScriptedGuest
 
 from harness.act.discover import VERBS
 from harness.errors import HarnessError
 from harness.guest.churn_client import ChurnSession
 from harness.guest.counter_stream import read_counters
-from harness.guest.page_stream import decode_pages
 from harness.guest.proc_text import parse_buddyinfo, parse_meminfo, parse_vmstat, parse_zones
 from harness.image.archive import choose_archive, signed_by
 from harness.image.cache import is_intact

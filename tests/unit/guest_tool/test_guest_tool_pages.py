@@ -23,9 +23,10 @@ from churn_memory import (
     start_churn,
 )
 from local_guest import LocalShell
+from page_rounds import decode_pages
 
 from harness.errors import ObserveError
-from harness.guest.page_stream import PageReader, decode_pages
+from harness.guest.page_stream import PageReader
 from harness.kernel.pages import GuestState
 from harness.observe.ram_layout import parse_system_ram
 from harness.units import PAGE_SIZE
