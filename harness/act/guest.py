@@ -89,6 +89,10 @@ class Machine(Protocol):
     def sleep_alive(self, seconds: float) -> None:
         """Sleep; raises at once if QEMU ends or the run is stopped (`InterruptedRunError`)."""
 
+    def reset(self, deadline: Deadline) -> None:
+        """Reset the machine and log in to the guest that boots again. Raises `QmpError`,
+        `SshError`, `DeadlineError`."""
+
     def arrive(self, deadline: Deadline) -> None:
         """Log in to a guest that continues in this QEMU. Raises `SshError`, `DeadlineError`."""
 
@@ -158,6 +162,10 @@ class Guest(Watched, Protocol):
 
     def reopen_instruments(self) -> None:
         """Reopen the instruments on a changed memory layout. Raises what they raise."""
+
+    def reboot(self, deadline: Deadline) -> None:
+        """Reset the machine and record the guest that boots again. Raises what `Machine.reset` and
+        the instruments raise."""
 
     def another(self, number: int) -> Watched:
         """Boot a further guest like this one, which ends with it. Raises what `launch` raises."""

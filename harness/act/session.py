@@ -10,10 +10,11 @@ from typing import Literal, Self
 
 from harness.act.guest import K, Kept
 from harness.act.run_record import RunRecord
+from harness.deadline import Deadline
 from harness.errors import InterruptedRunError
 from harness.guest.kernel_build import read_build
 from harness.machine.vm import VirtualMachine
-from harness.observe.features import read_balloon_state
+from harness.observe.features import BalloonState, read_balloon_state
 from harness.observe.host_noise import HostNoiseReader
 from harness.observe.instruments import Instruments
 from harness.observe.sampler import Sampler
@@ -74,27 +75,7 @@ class GuestSession:
         With `detached`, processes started in the guest must outlive the SSH connection. Raises
         what the instruments raise.
         """
-        balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
-        record.add(
-            GuestReady(
-                t=record.now(),
-                kernel=vm.kernel_release,
-                accel=vm.accel,
-                qemu=vm.qemu_version,
-                boot_seconds=vm.boot_seconds,
-                page_reporting_order=balloon.page_reporting_order,
-                memory=vm.spec.memory,
-                offered=balloon.offered,
-                negotiated=balloon.negotiated,
-                features=balloon.features,
-                discard=vm.spec.discard,
-                memory_limit=vm.spec.memory_limit,
-                pass_seconds=balloon.pass_seconds,
-                untraced=vm.untraced,
-                unconfined=vm.unconfined,
-                build=read_build(vm.shell),
-            )
-        )
+        balloon = _record_ready(vm, record)
         session = cls(
             vm=vm,
             record=record,
@@ -109,6 +90,21 @@ class GuestSession:
         session.read_noise()
         session._start_sampler()
         return session
+
+    def reboot(self, deadline: Deadline) -> None:
+        """Reset the machine, and observe the guest that boots again.
+
+        Raises what `VirtualMachine.reset` and the instruments raise.
+        """
+        self._stop_sampler()
+        try:
+            self.vm.reset(deadline)
+            balloon = _record_ready(self.vm, self.record)
+            self.reporting_order = balloon.page_reporting_order
+            self.pass_seconds = balloon.pass_seconds
+            self.instruments = Instruments.open(self.vm)
+        finally:
+            self._start_sampler()
 
     def reopen_instruments(self) -> None:
         """Reopen the instruments on a changed memory layout. Raises what they raise."""
@@ -204,3 +200,29 @@ class GuestSession:
         for kept in reversed(self._kept.values()):
             kept.close()
         self._stop_sampler()
+
+
+def _record_ready(vm: VirtualMachine, record: RunRecord) -> BalloonState:
+    """Record the properties of a guest that has booted, and return its balloon's state."""
+    balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
+    record.add(
+        GuestReady(
+            t=record.now(),
+            kernel=vm.kernel_release,
+            accel=vm.accel,
+            qemu=vm.qemu_version,
+            boot_seconds=vm.boot_seconds,
+            page_reporting_order=balloon.page_reporting_order,
+            memory=vm.spec.memory,
+            offered=balloon.offered,
+            negotiated=balloon.negotiated,
+            features=balloon.features,
+            discard=vm.spec.discard,
+            memory_limit=vm.spec.memory_limit,
+            pass_seconds=balloon.pass_seconds,
+            untraced=vm.untraced,
+            unconfined=vm.unconfined,
+            build=read_build(vm.shell),
+        )
+    )
+    return balloon

@@ -44,6 +44,9 @@ from harness.machine.ssh_login import ssh_command, write_ssh_files
 from harness.machine.uname import ANSWER_BYTES, parse_release
 
 CONNECT_SECONDS = 20.0
+READY_LINE = "fpr-init: ready"
+"""What the guest's init prints when it is ready."""
+RESET_LOOK_SECONDS = 0.1
 DISK = "disk"
 LOG = logging.getLogger(__name__)
 
@@ -248,6 +251,22 @@ class VirtualMachine:
         )
         self._end.callback(other.end)
         return other
+
+    def reset(self, deadline: Deadline) -> None:
+        """Reset the machine, and log in to the guest that boots in it again.
+
+        Raises `QmpError`, `SshError`, `DeadlineError`, and what says that QEMU has ended.
+        """
+        boots = self.console.count(READY_LINE)
+        # A guest that resets itself ends QEMU at all other times.
+        self.monitor.execute("set-action", {"reboot": "reset"})
+        self.shell.close()
+        self.monitor.execute("system_reset")
+        while self.console.count(READY_LINE) <= boots:
+            deadline.check()
+            self.sleep_alive(RESET_LOOK_SECONDS)
+        self.monitor.execute("set-action", {"reboot": "shutdown"})
+        self._connect(deadline)
 
     def arrive(self, deadline: Deadline) -> None:
         """Log in to a guest that continues in this QEMU. Raises `SshError`, `DeadlineError`."""

@@ -61,6 +61,14 @@ MEASURES = (
         compute=_batch,
     ),
     Measure(
+        name="boots",
+        unit=Unit.COUNT,
+        meaning="how many times the guest has booted",
+        means_when_low=not_as_written("the guest booted fewer times than the scenario asks for"),
+        means_when_high=not_as_written("the guest booted more often than the scenario asks for"),
+        compute=lambda history: len(history.boots) or None,
+    ),
+    Measure(
         name="boot_seconds",
         unit=Unit.SECONDS,
         meaning="time from launch to the guest's first answer over SSH",

@@ -83,7 +83,18 @@ def _(event: AttemptCrashed, history: History) -> History:
 
 @_after.register
 def _(event: GuestReady, history: History) -> History:
-    return replace(history, boots=(*history.boots, event), order=event.page_reporting_order)
+    there = replace(history, boots=(*history.boots, event), order=event.page_reporting_order)
+    if not history.boots:
+        return there
+    # Nothing that the guest held or did before it booted again is still so.
+    return replace(
+        _round_ended(there),
+        driver=None,
+        held_by_churn=0,
+        settle=None,
+        audit=None,
+        trace_broken=True,
+    )
 
 
 @_after.register

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import pytest
 from fake_instruments import FakeInstruments
 from fake_process import FakeProcess
+from run_builders import ready
 
 from harness.act.guest import Kept
 from harness.act.run_record import RunRecord
@@ -149,6 +150,9 @@ class FakeMachine:
         deadline.check()
         self.arrived = True
 
+    def reset(self, deadline: Deadline) -> None:
+        deadline.check()
+
     def end(self) -> None:
         self.ended = True
 
@@ -173,6 +177,7 @@ class FakeGuest:
         self.phases = 0
         self.reopened = 0
         """How often the instruments were reopened."""
+        self.reboots = 0
         self.twins: list[FakeMachine] = []
         self.others: list[Any] = []
         """What each call of `another` returns or raises."""
@@ -201,6 +206,11 @@ class FakeGuest:
     def reopen_instruments(self) -> None:
         self.reopened += 1
         self.instruments = self.host.opened()
+
+    def reboot(self, deadline: Deadline) -> None:
+        deadline.check()
+        self.reboots += 1
+        self.record.add(ready(t=self.record.now()))
 
     def another(self, number: int) -> Any:
         del number

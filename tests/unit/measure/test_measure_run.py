@@ -54,6 +54,7 @@ def test_a_healthy_run() -> None:
         "memory_bytes": 256 * MIB,
         "guest_free_bytes": 43008 * 4096,
         "boot_seconds": 3.5,
+        "boots": 1,
         "block_bytes": 2 * MIB,
         "batch_bytes": 64 * MIB,
         "freed_bytes": FREED,
@@ -137,6 +138,7 @@ def test_nothing_is_measured_of_a_guest_that_never_ran() -> None:
     assert measure(started()[:2]) == {}
     assert set(measure(started())) == {
         "memory_bytes",
+        "boots",
         "boot_seconds",
         "block_bytes",
         "batch_bytes",
