@@ -156,7 +156,8 @@ class GuestSession:
     def _stop_sampler(self) -> None:
         self.sampler.stop()
         failures = tuple(failure.message for failure in self.sampler.failures)
-        self.record.add(SamplingEnded(self.record.now(), self.sampler.lost, failures))
+        blind = tuple(failure.message for failure in self.sampler.blind)
+        self.record.add(SamplingEnded(self.record.now(), self.sampler.lost, failures, blind))
 
     def phase(self, name: str, detail: str = "") -> None:
         """Record that a phase begins, after reading the console.

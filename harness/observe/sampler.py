@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 
+_ON_THE_HOST = _DISCARDS, _MAPPING = "discards", "mapping"
+
 
 class Sampler:
     """Calls `sink` with a `Sample` `hz` times a second, from `start` to `stop`.
@@ -86,6 +88,12 @@ class Sampler:
         with self._lock:
             return tuple(self._failures.values())
 
+    @property
+    def blind(self) -> tuple[HarnessError, ...]:
+        """The failures of the instruments on the host, which audits read too."""
+        with self._lock:
+            return tuple(self._failures[name] for name in _ON_THE_HOST if name in self._failures)
+
     def start(self) -> None:
         """Begin sampling; returns at once."""
         LOG.debug("sampling %g times a second", self._hz)
@@ -132,8 +140,8 @@ class Sampler:
     def _sample(self) -> Sample:
         at = time.monotonic()
         guest_at, guest_free = self._guest_free
-        discards = self._look("discards", self._discards.read)
-        held, rss, lazyfree = self._look("mapping", self._host) or (None, None, None)
+        discards = self._look(_DISCARDS, self._discards.read)
+        held, rss, lazyfree = self._look(_MAPPING, self._host) or (None, None, None)
         return Sample(
             t=self._relative(at),
             held=held,

@@ -190,6 +190,8 @@ class SamplingEnded:
     """Number of samples left out because they were late."""
     failures: tuple[str, ...]
     """The first error of each instrument that failed."""
+    blind: tuple[str, ...] = ()
+    """Those of the instruments on the host, which audits read too."""
     kind: Literal["sampling-ended"] = "sampling-ended"
 
 

@@ -46,11 +46,13 @@ def what_was_not_checked(history: History) -> str | None:
 def blind_spot(history: History) -> str | None:
     """Say what kept the run's instruments from looking; None if nothing did.
 
-    The sampler uses the same instruments as audits do, although no verdict depends on its samples.
+    The sampler uses the instruments on the host that audits use, although no verdict depends on its
+    samples. The guest's counters are no such instrument: a guest that was stopped for a while does
+    not send them in time.
     """
     for ended in history.sampled:
-        if ended.failures:
-            return f"an instrument failed while the run was sampled: {ended.failures[0]}"
+        if ended.blind:
+            return f"an instrument failed while the run was sampled: {ended.blind[0]}"
     lost = sum(ended.lost for ended in history.sampled)
     if history.schema >= COMPLETE_SCHEMA and lost > history.samples:
         return f"{lost} samples came too late to be taken, and {history.samples} were taken"

@@ -70,7 +70,7 @@ class Bench:
 
     def _sampler(self, **given: Any) -> SimpleNamespace:
         sampler = SimpleNamespace(
-            **given, lost=2, failures=(GuestError("no counters"),), running=False
+            **given, lost=2, failures=(GuestError("no counters"),), blind=(), running=False
         )
         sampler.start = lambda: sampler.__dict__.update(running=True)
         sampler.stop = lambda: sampler.__dict__.update(running=False)

@@ -54,7 +54,6 @@ def test_a_healthy_run() -> None:
         "memory_bytes": 256 * MIB,
         "guest_free_bytes": 43008 * 4096,
         "boot_seconds": 3.5,
-        "boots": 1,
         "block_bytes": 2 * MIB,
         "batch_bytes": 64 * MIB,
         "freed_bytes": FREED,

@@ -17,6 +17,7 @@ from harness.record.events import (
     ChurnVerified,
     Event,
     RunStarted,
+    Sample,
     SamplingEnded,
     StepsDone,
     Witnessed,
@@ -163,7 +164,10 @@ def test_a_second_boot_without_the_feature_is_not_made_up_for_by_the_first(featu
 @pytest.mark.parametrize(
     ("ended", "words"),
     [
-        (SamplingEnded(56.0, 0, ("discards.log has shrunk",)), "discards.log has shrunk"),
+        (
+            SamplingEnded(56.0, 0, ("no frame", "it has shrunk"), ("it has shrunk",)),
+            "an instrument failed while the run was sampled: it has shrunk",
+        ),
         (SamplingEnded(56.0, 70, ()), "70 samples came too late"),
     ],
 )
@@ -173,6 +177,12 @@ def test_a_run_whose_instruments_could_not_look_is_no_pass(
     verdict, _cause, reason = check(a_run(earlier=[ended]))
     assert verdict is Verdict.MISS
     assert words in reason
+
+
+def test_a_guest_that_sent_no_counters_for_a_while_is_still_judged() -> None:
+    """As one whose QEMU was stopped: what is judged does not come from its stream of counters."""
+    ended = SamplingEnded(56.0, 3, ("waited 20.0 s for a frame of `fpr-guest counters`",))
+    assert check(a_run(earlier=[ended, *[Sample(30.0, 1, 1, 0, 0, 0)] * 3]))[0] is Verdict.PASS
 
 
 def test_older_records_may_lack_what_nobody_counted() -> None:
