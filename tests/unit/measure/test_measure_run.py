@@ -52,6 +52,7 @@ def test_a_healthy_run() -> None:
         "free_drift_bytes": 0,
         "unreportable_zone_bytes": 0,
         "memory_bytes": 256 * MIB,
+        "boots": 1,
         "guest_free_bytes": 43008 * 4096,
         "boot_seconds": 3.5,
         "block_bytes": 2 * MIB,
