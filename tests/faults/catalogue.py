@@ -193,7 +193,7 @@ FAULTS = (
             "still-charged",
             scenario=scenario,
             discard="keep-elsewhere",
-            says="QEMU holds it elsewhere",
+            says="QEMU grew elsewhere",
         )
         for scenario in ("reclaim-basic", "reclaim-partial")
     ),
