@@ -38,15 +38,13 @@ from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory
 from harness.machine.qmp import QmpMonitor
+from harness.machine.reset import reset_machine
 from harness.machine.spec import Launch
 from harness.machine.ssh import SshShell
 from harness.machine.ssh_login import ssh_command, write_ssh_files
 from harness.machine.uname import ANSWER_BYTES, parse_release
 
 CONNECT_SECONDS = 20.0
-READY_LINE = "fpr-init: ready"
-"""What the guest's init prints when it is ready."""
-RESET_LOOK_SECONDS = 0.1
 DISK = "disk"
 LOG = logging.getLogger(__name__)
 
@@ -253,19 +251,10 @@ class VirtualMachine:
         return other
 
     def reset(self, deadline: Deadline) -> None:
-        """Reset the machine, and log in to the guest that boots in it again.
-
-        Raises `QmpError`, `SshError`, `DeadlineError`, and what says that QEMU has ended.
-        """
-        boots = self.console.count(READY_LINE)
-        # A guest that resets itself ends QEMU at all other times.
-        self.monitor.execute("set-action", {"reboot": "reset"})
+        """Reset the machine, and log in to the guest that boots again. Raises `QmpError`,
+        `SshError`, `DeadlineError`, and QEMU's end."""
         self.shell.close()
-        self.monitor.execute("system_reset")
-        while self.console.count(READY_LINE) <= boots:
-            deadline.check()
-            self.sleep_alive(RESET_LOOK_SECONDS)
-        self.monitor.execute("set-action", {"reboot": "shutdown"})
+        reset_machine(self.monitor, self.console, self.sleep_alive, deadline)
         self._connect(deadline)
 
     def arrive(self, deadline: Deadline) -> None:
