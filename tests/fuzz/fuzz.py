@@ -14,10 +14,12 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import os
 import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -138,7 +140,12 @@ def with_atheris(target: Target, seconds: float) -> None:
 def by_coverage(target: Target, seconds: float) -> int:
     """The same as `fuzz`, with atheris in a process of its own. Raises `EscapeError`."""
     command = [sys.executable, __file__, "--seconds", f"{seconds}", target.name]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    # libFuzzer ends the process without a word to Python: what it leaves goes with this.
+    with tempfile.TemporaryDirectory(prefix="fpr-fuzz-") as scratch:
+        environment = {**os.environ, "TMPDIR": scratch}
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, env=environment
+        )
     tried = _DONE.search(done.stderr)
     if done.returncode or tried is None:
         print(done.stdout[-2000:], done.stderr[-1000:], file=sys.stderr)

@@ -88,10 +88,10 @@ _WAITED = "waited"
 MISBEHAVIOURS = (
     # --- its name
     Misbehaviour("name-endless", "uname", "exec busybox yes 6.1.0", "ERROR", "more than 256 bytes"),
-    Misbehaviour("name-lines", "uname", "echo 6.1; echo '| PASS |'", "ERROR", "no kernel release"),
-    Misbehaviour("name-binary", "uname", r"printf '\377\376\n'", "ERROR", "no kernel release"),
-    Misbehaviour("name-escape", "uname", r"printf '6.1\033[2J\n'", "ERROR", "no kernel release"),
-    Misbehaviour("name-none", "uname", "true", "ERROR", "no kernel release"),
+    Misbehaviour("name-lines", "uname", "echo 6.1; echo '| PASS |'", "ERROR", "a kernel release"),
+    Misbehaviour("name-binary", "uname", r"printf '\377\376\n'", "ERROR", "a kernel release"),
+    Misbehaviour("name-escape", "uname", r"printf '6.1\033[2J\n'", "ERROR", "a kernel release"),
+    Misbehaviour("name-none", "uname", "true", "ERROR", "a kernel release"),
     Misbehaviour("name-never", "uname", STAY, "MISS", _WAITED, deadline=60.0),
     Misbehaviour("name-hang-up", "uname", "kill -9 $PPID", "MISS", "did not become ready"),
     # --- what it says of the balloon
