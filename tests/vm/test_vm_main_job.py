@@ -73,6 +73,7 @@ def test_the_files_are_those_of_the_contract(results: Path) -> None:
         "results.jsonl",
         "summary.json",
         "junit.xml",
+        "report.html",
     }
     for name in NAMES:
         assert {path.name for path in (results / name).iterdir()} == {
