@@ -120,7 +120,6 @@ FAULTS = (
         discard=f"neighbour={4 * KIB}",
         where="held",
         churn=2,
-        quick=True,
     ),
     *(
         _discards(
@@ -148,6 +147,7 @@ FAULTS = (
         deed="zero_a_held_page",
         at="hold",
         churn=2,
+        quick=True,
     ),
     *(
         _discards(

@@ -138,15 +138,15 @@ def test_a_guest_that_does_not_boot_ends_the_other_runs_and_the_step(
 
 
 def test_a_bug_in_a_third_of_the_runs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 300 bad commits at most 5 % pass for good ones, and no good one for a bad one."""
+    """Of 100 bad commits at most 5 % pass for good ones, and no good one for a bad one."""
     dice = random.Random(20261126)
 
     def rounds(repeat: int) -> list[RunSummary]:
         return [FAIL if dice.random() < 1 / 3 else PASS for _ in range(repeat)]
 
     monkeypatch.setattr(bisect_step_command, "carry_out", FakeRuns(rounds).carry_out)
-    steps = [step("--until-confident", "0.95", "--fails-in", "0.3333") for _ in range(300)]
-    assert steps.count(GOOD) <= 0.05 * 300
+    steps = [step("--until-confident", "0.95", "--fails-in", "0.3333") for _ in range(100)]
+    assert steps.count(GOOD) <= 0.05 * 100
     assert set(steps) == {GOOD, BAD}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.machine.interposer import build_interposer
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.more_faults]
 
 CLEAN = 'exec {real} "$@"'
 BROKEN = 'LD_PRELOAD={interposer} FPR_DISCARD=swallow exec {real} "$@"'
