@@ -2,6 +2,7 @@
 """`fpr-harness bisect-step` tells git what it may believe, and never calls a good commit bad."""
 
 import argparse
+import functools
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.act.discover import VERBS
 from harness.cli import bisect_step_command
 from harness.cli.bisect_rule import BAD, GOOD, SKIP, STOP, answer, runs_for_confidence
 from harness.cli.main import main
@@ -19,6 +21,7 @@ from harness.deadline import Deadline, wait_for
 from harness.errors import ImageError, RecordError
 from harness.record.facts import Cause, Verdict
 from harness.report.summary import RunSummary
+from harness.scenario.load import find_scenarios
 
 
 def run(
@@ -138,15 +141,17 @@ def test_a_guest_that_does_not_boot_ends_the_other_runs_and_the_step(
 
 
 def test_a_bug_in_a_third_of_the_runs_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 100 bad commits at most 5 % pass for good ones, and no good one for a bad one."""
+    """Of 300 bad commits at most 5 % pass for good ones, and no good one for a bad one."""
     dice = random.Random(20261126)
 
     def rounds(repeat: int) -> list[RunSummary]:
         return [FAIL if dice.random() < 1 / 3 else PASS for _ in range(repeat)]
 
     monkeypatch.setattr(bisect_step_command, "carry_out", FakeRuns(rounds).carry_out)
-    steps = [step("--until-confident", "0.95", "--fails-in", "0.3333") for _ in range(100)]
-    assert steps.count(GOOD) <= 0.05 * 100
+    loaded = functools.cache(lambda: find_scenarios(["reclaim-basic"], VERBS))
+    monkeypatch.setattr(bisect_step_command, "find_scenarios", lambda *_a, **_k: loaded())
+    steps = [step("--until-confident", "0.95", "--fails-in", "0.3333") for _ in range(300)]
+    assert steps.count(GOOD) <= 0.05 * 300
     assert set(steps) == {GOOD, BAD}
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from dead_qemu import make_dead_qemu
 
+pytestmark = pytest.mark.whole_command
+
 ROOT = Path(__file__).parents[3]
 FOLDERS = {"scenarios": "harness/data/scenarios", "guest-images": "harness/data/guest-images"}
 
