@@ -198,7 +198,7 @@ class ScenarioSession:
         boots = prepare_images(images.values(), chosen, note)
         jobs = 1 if self._is_worker else options.jobs
         self._pool = self._resources.enter_context(
-            run_pool(results, chosen, boots, qemus, jobs, observers, request)
+            run_pool(results, chosen, boots, qemus, jobs, observers, request, note)
         )
         if not self._is_worker:
             for run in longest_first(runs):

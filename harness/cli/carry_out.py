@@ -52,7 +52,9 @@ def carry_out(
         results = make_results_directory(options.results)
         boots = prepare_images(images, chosen, view.note)
         observers = [view.feed, stop_on_fail] if until_fail else [view.feed]
-        with run_pool(results, chosen, boots, qemus, options.jobs, observers, request) as pool:
+        with run_pool(
+            results, chosen, boots, qemus, options.jobs, observers, request, view.note
+        ) as pool:
             for future in [pool.submit(run) for run in longest_first(runs)]:
                 future.result()
     ended = conclude(results, lambda summary: print_table(summary, results, output))

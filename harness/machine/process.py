@@ -75,7 +75,12 @@ class RuntimeDirectory:
             raise OSError(errno.ENOSPC, f"no room for {format_size(ram_files)} of guest memory")
         _sweep(self.path.parent)
         self.path.mkdir(mode=0o700)
-        self._ownership = Ownership.claim(self.path)
+        try:
+            self._ownership = Ownership.claim(self.path)
+        except OSError:
+            # Nobody owns it, so that no sweep would ever remove it.
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
 
     def remove(self) -> None:
         """Remove the directory with its contents, once."""

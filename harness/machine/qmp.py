@@ -97,9 +97,12 @@ class QmpMonitor:
 
     async def _collect(self) -> None:
         async for message in self._listener:
-            with self._heard:
-                self._events.append(dict(message))
-                self._heard.notify_all()
+            self._take(message)
+
+    def _take(self, message: Message) -> None:
+        with self._heard:
+            self._events.append(dict(message))
+            self._heard.notify_all()
 
     def accept(self, deadline: Deadline) -> None:
         """Wait for QEMU to connect and greet. Raises `QmpError`, `QemuGoneError`."""
@@ -165,16 +168,16 @@ class QmpMonitor:
         return heard() or ""
 
     def _collect_rest(self, deadline: Deadline) -> None:
-        """Let the loop do what was due before now: what was read is then among the events."""
-
+        """Collect what was read before the connection ended and still waits in the queue."""
         if not self._thread.is_alive():
             return  # closed: nothing more is read
 
-        async def turn() -> None:
-            for _ in range(3):  # the listener's queue, its reader, the collector
-                await asyncio.sleep(0)
+        async def rest() -> None:
+            # On the loop, where neither the reader nor the collector is half-way through an event.
+            for message in self._listener.clear():
+                self._take(message)
 
-        future = asyncio.run_coroutine_threadsafe(turn(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(rest(), self._loop)
         with contextlib.suppress(concurrent.futures.TimeoutError):
             future.result(deadline.remaining)
 

@@ -29,6 +29,9 @@ from harness.units import PAGE_SIZE, format_size
 LOOK_SECONDS = 0.25
 """Between looks while the guests of another invocation fill the host."""
 
+WAIT_SECONDS = 3600.0
+"""For the guests before this one; each has its own end, most within minutes."""
+
 LOG = logging.getLogger(__name__)
 
 LOCK_SECONDS = 10.0
@@ -53,17 +56,24 @@ class _Guest:
 class HostMemory:
     """Lets guests in, first come, first served, while what all may still take is available."""
 
-    def __init__(self, available: Callable[[], int], directory: Path | None = None) -> None:
-        """`available`: bytes that guests may fill now, beyond what is in use."""
+    def __init__(
+        self,
+        available: Callable[[], int],
+        directory: Path | None = None,
+        note: Callable[[str], None] = LOG.info,
+    ) -> None:
+        """`available`: bytes that guests may fill now, beyond what is in use; `note`: takes what
+        the user should know of a wait."""
         self._available = available
         self._given = directory
+        self._note = note
 
     @contextmanager
     def reserve(self, size: int, cancelled: threading.Event) -> Iterator[None]:
         """Wait until `size` bytes fit, or nobody else is in, and keep them until the block ends.
 
         Goes on at once when `cancelled` is set. A host that lets nobody share a file is none to
-        wait on.
+        wait on. Raises `DeadlineError`.
         """
         with contextlib.ExitStack() as end:
             try:
@@ -71,21 +81,27 @@ class HostMemory:
                 ticket = end.enter_context(_Ticket.taken(directory, size))
                 self._wait(directory, ticket, size, cancelled)
             except OSError as error:
-                LOG.warning("guests of other invocations are not reckoned with: %s", error)
+                self._note(f"guests of other invocations are not reckoned with: {error}")
             yield
 
     def _wait(
         self, directory: Path, ticket: "_Ticket", size: int, cancelled: threading.Event
     ) -> None:
+        what = f"{format_size(size)} that other guests on this host hold"
+        deadline = Deadline(WAIT_SECONDS, what)
         told = False
         while not cancelled.is_set():
             with _locked(directory):
-                if self._fits(ticket, size, _guests(directory)):
+                guests = _guests(directory)
+                if self._fits(ticket, size, guests):
                     ticket.enter()
                     return
+            before = sorted({guest.pid for guest in guests if guest.path != ticket.path})
+            holders = f"harnesses with guests: {', '.join(map(str, before))}"
             if not told:
                 told = True
-                LOG.info("waiting for %s that other guests on this host hold", format_size(size))
+                self._note(f"waiting for {what}; {holders}")
+            deadline.check(holders)
             cancelled.wait(LOOK_SECONDS)
 
     def _fits(self, ticket: "_Ticket", size: int, guests: list[_Guest]) -> bool:

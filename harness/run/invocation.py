@@ -2,6 +2,7 @@
 """One invocation, from the chosen scenarios to results on disk; used by the CLI and pytest."""
 
 import contextlib
+import logging
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from harness.run.plan import RunOptions
 from harness.run.pool import RunPool
 from harness.run.runner import Bench
 from harness.run.stop_request import StopRequest
+
+LOG = logging.getLogger(__name__)
 
 FAILED = 1
 """Exit status of a FAIL."""
@@ -59,10 +62,12 @@ def run_pool(
     jobs: int | None,
     observers: Sequence[Callable[[str, Event], None]] = (),
     request: StopRequest | None = None,
+    note: Callable[[str], None] = LOG.info,
 ) -> Iterator[RunPool]:
     """Open a pool that records into `results` and passes each event to the observers.
 
-    An observer that raises is dropped; the runs go on. Raises `RecordError`.
+    `note` takes what the user should know of runs that have not begun. An observer that raises is
+    dropped; the runs go on. Raises `RecordError`.
     """
     _allow_descriptors()
     recorder = Recorder(results)
@@ -82,7 +87,7 @@ def run_pool(
     bench = Bench(
         options=options, results=results, qemus=qemus, emit=emit, cancelled=request.cancelled
     )
-    with recorder, RunPool(bench, boots, jobs) as pool:
+    with recorder, RunPool(bench, boots, jobs, note) as pool:
         yield pool
 
 

@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass
 from types import TracebackType
 from typing import Self
 
-from harness.errors import HarnessError, RecordError
+from harness.errors import DeadlineError, HarnessError, RecordError
 from harness.host_refusal import refusal
 from harness.image.build import BootFiles
 from harness.machine.cgroup import group_room, memory_file
@@ -127,12 +127,18 @@ class RunPool:
     """Runs scenarios in threads of this process; leaving the block ends every guest."""
 
     def __init__(
-        self, bench: Bench, boots: Mapping[str, BootFiles | HarnessError], jobs: int | None
+        self,
+        bench: Bench,
+        boots: Mapping[str, BootFiles | HarnessError],
+        jobs: int | None,
+        note: Callable[[str], None] = LOG.info,
     ) -> None:
+        """`note`: takes what the user should know of runs that wait."""
         self._bench = bench
         self._boots = boots
         self._admission = Admission(Room.of_host())
-        self._host = HostMemory(lambda: Room.of_host().memory)
+        self._host = HostMemory(lambda: Room.of_host().memory, note=note)
+        self._note = note
         self._most = guests_at_once(jobs)
         self._threads: list[threading.Thread] = []
         self._queue: queue.SimpleQueue[tuple[PlannedRun, Future[Judged]] | None] = (
@@ -158,7 +164,7 @@ class RunPool:
             refused = refusal(error, "starting a thread for the runs")
             if refused is None or not self._threads:
                 raise refused or error from error
-            LOG.warning("guests at once: only %d: %s", len(self._threads), refused.message)
+            self._note(f"guests at once: only {len(self._threads)}: {refused.message}")
             self._most = len(self._threads)
         else:
             self._threads.append(thread)
@@ -172,12 +178,15 @@ class RunPool:
                 future.set_exception(error)
 
     def _run(self, run: PlannedRun) -> Judged:
+        boot = self._boots[run.image.name]
+        size = Room.for_scenario(run.scenario).memory
         try:
-            with (
-                self._admission.admit(run.scenario),
-                self._host.reserve(Room.for_scenario(run.scenario).memory, self._bench.cancelled),
-            ):
-                return run_scenario(run, self._boots[run.image.name], self._bench)
+            with self._admission.admit(run.scenario), contextlib.ExitStack() as end:
+                try:
+                    end.enter_context(self._host.reserve(size, self._bench.cancelled))
+                except DeadlineError as error:
+                    boot = error
+                return run_scenario(run, boot, self._bench)
         except RecordError:
             raise
         except Exception as error:  # noqa: BLE001 - the other runs go on

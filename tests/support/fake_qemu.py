@@ -133,18 +133,12 @@ def serve_monitor(kvm: bool, behaviour: str) -> None:
             case "cont":
                 port = run_guest(behaviour, event)
             case "nonsense":
-                send(
-                    {
-                        "error": {
-                            "class": "CommandNotFound",
-                            "desc": "The command nonsense has not been found",
-                        },
-                        **_id(command),
-                    }
-                )
+                desc = "The command nonsense has not been found"
+                send({"error": {"class": "CommandNotFound", "desc": desc}, **_id(command)})
                 continue
         send({"return": answer, **_id(command)})
         if command["execute"] == "quit" and behaviour != "stubborn":
+            event("SHUTDOWN", guest=False, reason="host-qmp-quit")
             os._exit(0)
 
 

@@ -47,6 +47,20 @@ def is_gone(pid: int) -> bool | None:
     return True if stat.rpartition(")")[2].split()[0] == "Z" else None
 
 
+def test_a_directory_that_cannot_be_owned_is_not_left(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems have no locks; and what nobody owns, no later sweep would remove."""
+
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("harness.machine.owned.fcntl.flock", refuse)
+    with pytest.raises(LaunchError, match="No locks available"):
+        RuntimeDirectory()
+    assert list(base.iterdir()) == []
+
+
 # --- the harness dies ---------------------------------------------------------------------------
 
 HARNESS = """

@@ -228,6 +228,15 @@ def test_why_qemu_ended_is_heard_however_long_that_takes(bench: Bench) -> None:
         bench.launch("tcg", tcg="triple-fault")
 
 
+def test_what_was_read_and_not_yet_collected_is_heard(bench: Bench) -> None:
+    """The collector may be behind when the connection ends: here it is not there at all."""
+    with bench.launch("tcg") as vm:
+        monitor = vm.monitor
+        monitor._loop.call_soon_threadsafe(monitor._collector.cancel)
+        monitor.execute("quit")
+        assert monitor.shutdown_reason() == "host-qmp-quit"
+
+
 def test_a_monitor_that_is_closed_has_nothing_more_to_say(bench: Bench) -> None:
     with bench.launch("tcg") as vm:
         pass

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests run together while the host holds them all; one too large for it runs alone."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from entrant import Entrant
 
 from harness.act.discover import VERBS
 from harness.run.pool import QEMU_OVERHEAD, Admission, Room, workers_at_once
@@ -36,44 +36,15 @@ def guest(tmp_path: Path) -> MakeGuest:
     return make
 
 
-class Run:
-    """A run that wants to be let in, in a thread of its own."""
-
-    def __init__(self, admission: Admission, scenario: Scenario) -> None:
-        self.entered = threading.Event()
-        self._leaves = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(admission, scenario))
-        self._thread.start()
-
-    def _run(self, admission: Admission, scenario: Scenario) -> None:
-        with admission.admit(scenario):
-            self.entered.set()
-            self._leaves.wait(10.0)
-
-    @property
-    def is_in(self) -> bool:
-        """Let in within a time that is ample for it."""
-        return self.entered.wait(5.0)
-
-    @property
-    def waits(self) -> bool:
-        """Still not let in after a time in which it would have been."""
-        return not self.entered.wait(0.2)
-
-    def leave(self) -> None:
-        self._leaves.set()
-        self._thread.join(10.0)
-
-
-Arrive = Callable[[Admission, Scenario], Run]
+Arrive = Callable[[Admission, Scenario], Entrant]
 
 
 @pytest.fixture
 def arrive() -> Iterator[Arrive]:
-    runs = []
+    runs: list[Entrant] = []
 
-    def one_more(admission: Admission, scenario: Scenario) -> Run:
-        runs.append(Run(admission, scenario))
+    def one_more(admission: Admission, scenario: Scenario) -> Entrant:
+        runs.append(Entrant(admission.admit(scenario)))
         return runs[-1]
 
     yield one_more

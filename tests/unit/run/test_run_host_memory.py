@@ -2,6 +2,7 @@
 """Several invocations at once never promise more memory than the host has."""
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -10,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from entrant import Entrant
 
 from harness.deadline import Deadline, wait_for
+from harness.errors import DeadlineError
 from harness.run import host_memory as subject
 from harness.run.host_memory import HostMemory
 from harness.units import GIB
@@ -54,35 +57,13 @@ def memory(tmp_path: Path) -> HostMemory:
     return HostMemory(lambda: 4 * GIB, tmp_path / "shared")
 
 
-class Guest:
-    """One that wants in, in a thread of its own."""
-
-    def __init__(self, memory: HostMemory, size: int, cancelled: threading.Event = NEVER) -> None:
-        self.entered = threading.Event()
-        self._leaves = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(memory, size, cancelled))
-        self._thread.start()
-
-    def _run(self, memory: HostMemory, size: int, cancelled: threading.Event) -> None:
-        with memory.reserve(size, cancelled):
-            self.entered.set()
-            self._leaves.wait(30.0)
-
-    @property
-    def is_in(self) -> bool:
-        return self.entered.wait(5.0)
-
-    @property
-    def waits(self) -> bool:
-        return not self.entered.wait(0.2)
-
-    def leave(self) -> None:
-        self._leaves.set()
-        self._thread.join(10.0)
+def guest_of(memory: HostMemory, size: int, cancelled: threading.Event = NEVER) -> Entrant:
+    """A guest that wants in."""
+    return Entrant(memory.reserve(size, cancelled))
 
 
 @contextlib.contextmanager
-def leaving(*guests: Guest) -> Iterator[None]:
+def leaving(*guests: Entrant) -> Iterator[None]:
     try:
         yield
     finally:
@@ -107,11 +88,11 @@ def test_three_invocations_at_once_never_overcommit(tmp_path: Path) -> None:
 
 def test_first_come_first_served(memory: HostMemory) -> None:
     """Else small guests could keep a large one out for ever."""
-    small = Guest(memory, GIB)
+    small = guest_of(memory, GIB)
     assert small.is_in
-    large = Guest(memory, 4 * GIB)
+    large = guest_of(memory, 4 * GIB)
     assert large.waits
-    another = Guest(memory, GIB)
+    another = guest_of(memory, GIB)
     with leaving(large, another):
         assert another.waits
         small.leave()
@@ -122,7 +103,7 @@ def test_first_come_first_served(memory: HostMemory) -> None:
 
 
 def test_one_too_large_for_the_host_is_let_in_alone(memory: HostMemory) -> None:
-    with leaving(guest := Guest(memory, 64 * GIB)):
+    with leaving(guest := guest_of(memory, 64 * GIB)):
         assert guest.is_in
 
 
@@ -132,13 +113,13 @@ def test_what_a_guest_holds_already_is_reckoned_once(
     """Available memory is without it."""
     available = 4 * GIB
     memory = HostMemory(lambda: available, tmp_path / "shared")
-    first = Guest(memory, 3 * GIB)
+    first = guest_of(memory, 3 * GIB)
     assert first.is_in
     monkeypatch.setattr(subject, "_held_below", lambda _pid: 2 * GIB)
     available -= 2 * GIB
-    with leaving(first, second := Guest(memory, GIB)):
+    with leaving(first, second := guest_of(memory, GIB)):
         assert second.is_in  # 2 GiB are there, of which the first may take 1
-        third = Guest(memory, GIB)
+        third = guest_of(memory, GIB)
         assert third.waits
     third.leave()
 
@@ -151,7 +132,7 @@ def test_a_harness_that_was_killed_keeps_nothing(memory: HostMemory, tmp_path: P
     wait_for(
         lambda: True if len(list(shared.iterdir())) == 4 else None, Deadline(30.0, "its guests")
     )
-    with leaving(guest := Guest(memory, 3 * GIB)):
+    with leaving(guest := guest_of(memory, 3 * GIB)):
         assert guest.waits
         killed.kill()
         killed.wait(10.0)
@@ -161,9 +142,9 @@ def test_a_harness_that_was_killed_keeps_nothing(memory: HostMemory, tmp_path: P
 
 def test_a_request_to_stop_ends_the_wait(memory: HostMemory) -> None:
     cancelled = threading.Event()
-    first = Guest(memory, 4 * GIB)
+    first = guest_of(memory, 4 * GIB)
     assert first.is_in
-    with leaving(first, guest := Guest(memory, GIB, cancelled)):
+    with leaving(first, guest := guest_of(memory, GIB, cancelled)):
         assert guest.waits
         cancelled.set()
         assert guest.is_in
@@ -172,13 +153,13 @@ def test_a_request_to_stop_ends_the_wait(memory: HostMemory) -> None:
 @pytest.mark.parametrize("spoil", ["a-file", "not-there"])
 def test_a_host_without_a_place_to_share_delays_nobody(tmp_path: Path, spoil: str) -> None:
     (tmp_path / "a-file").touch()
-    with leaving(guest := Guest(HostMemory(lambda: 0, tmp_path / spoil), GIB)):
+    with leaving(guest := guest_of(HostMemory(lambda: 0, tmp_path / spoil), GIB)):
         assert guest.is_in
 
 
 def test_a_lock_that_is_a_link_is_not_followed(memory: HostMemory, tmp_path: Path) -> None:
     (tmp_path / "shared" / "lock").symlink_to(tmp_path / "elsewhere")
-    with leaving(guest := Guest(memory, GIB)):
+    with leaving(guest := guest_of(memory, GIB)):
         assert guest.is_in
     assert not (tmp_path / "elsewhere").exists()
 
@@ -188,6 +169,25 @@ def test_a_holder_that_is_stopped_stops_nobody(
 ) -> None:
     monkeypatch.setattr(subject, "LOCK_SECONDS", 0.2)
     began = time.monotonic()
-    with subject._locked(tmp_path / "shared"), leaving(guest := Guest(memory, GIB)):
+    with subject._locked(tmp_path / "shared"), leaving(guest := guest_of(memory, GIB)):
         assert guest.is_in
     assert time.monotonic() - began < subject.LOCK_SECONDS + 10.0
+
+
+def test_a_wait_is_told_once_and_ends_at_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another harness may be stopped for good, with its guests."""
+    monkeypatch.setattr(subject, "WAIT_SECONDS", 0.5)
+    told: list[str] = []
+    memory = HostMemory(lambda: 4 * GIB, tmp_path / "shared", told.append)
+    first = guest_of(memory, 4 * GIB)
+    assert first.is_in
+    with leaving(first, guest := guest_of(memory, GIB)):
+        refused = wait_for(lambda: guest.refused, Deadline(5.0, "the wait to end"))
+    assert isinstance(refused, DeadlineError)
+    assert "waited 0.5 s for 1GiB that other guests on this host hold" in refused.message
+    holders = f"harnesses with guests: {os.getpid()}"
+    assert holders in refused.message
+    assert told == [f"waiting for 1GiB that other guests on this host hold; {holders}"]
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["lock"]

@@ -4,20 +4,23 @@
 import os
 import resource
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_fakes import FakeBench, planned
 
-from harness.errors import InterruptedRunError
+from harness.errors import DeadlineError, InterruptedRunError, LaunchError
 from harness.image.definition import ImageDefinition, load_definitions
 from harness.record.events import Event, Judged, PhaseStarted, RunStarted
 from harness.record.facts import Verdict
 from harness.record.reader import read_events
 from harness.record.recorder import Recorder
 from harness.report.summary import Summary
+from harness.run.host_memory import HostMemory
 from harness.run.invocation import conclude, prepare_images, run_pool
 from harness.run.plan import RunOptions, distinct
 from harness.run.pool import RunPool
@@ -174,3 +177,20 @@ def test_image_that_breaks_the_harness_is_its_runs_error_alone(
 def test_scenarios_of_one_name_keep_their_runs_apart(tmp_path: Path) -> None:
     runs = [planned(tmp_path / name) for name in "abc"]
     assert [run.run_id for run in distinct(runs)] == ["a-run", "a-run~2", "a-run~3"]
+
+
+def test_a_run_that_waits_too_long_for_memory_is_a_miss_and_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: HostMemory, _size: int, _cancelled: threading.Event) -> ExitStack:
+        raise DeadlineError("waited 3600.0 s for 1GiB that other guests on this host hold")
+
+    monkeypatch.setattr(HostMemory, "reserve", refuse)
+    run = planned(tmp_path)
+    boots: Any = {run.image.name: "boot"}
+    qemus: Any = {run.qemu.name: LaunchError("no QEMU is asked for")}
+    (tmp_path / "results").mkdir()
+    with run_pool(tmp_path / "results", RunOptions(), boots, qemus, 1) as pool:
+        judged = pool.submit(run).result(10.0)
+    assert judged.verdict is Verdict.MISS
+    assert judged.reason.startswith("waited 3600.0 s for 1GiB")
