@@ -43,7 +43,7 @@ test: $(INSTALLED)
 
 # What needs no guest and starts no second process of ours: at most two minutes.
 test-quick: $(INSTALLED)
-	$(BIN)/pytest tests/unit -m "not whole_command" -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest tests/unit -m "not whole_command" -n 3 --dist worksteal $(ARGS)
 
 # A wheel, installed into an environment of its own and run outside the checkout, with a guest.
 test-installed: $(INSTALLED)
