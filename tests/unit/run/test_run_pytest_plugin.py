@@ -18,7 +18,8 @@ from dead_qemu import make_dead_qemu
 pytestmark = pytest.mark.whole_command
 
 ROOT = Path(__file__).parents[3]
-DEAD_QEMU = make_dead_qemu(Path(tempfile.mkdtemp(prefix="fpr-test-")))
+PLACE = tempfile.TemporaryDirectory(prefix="fpr-test-")
+DEAD_QEMU = make_dead_qemu(Path(PLACE.name))
 
 
 def scenarios(
