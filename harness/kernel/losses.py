@@ -47,6 +47,8 @@ class Looked:
     used: BoolArray
     free: BoolArray
     """Free and not reported."""
+    reportable: BoolArray
+    """The part of `free` in blocks that could be reported."""
     written: BoolArray
     """Used and certainly written."""
     resident: BoolArray
@@ -98,6 +100,8 @@ def seen_after(looked: Looked) -> StateArray:
     seen[looked.used & seen_used] = Seen.RESIDENT_EARLIER
     seen[looked.used & looked.resident] = Seen.RESIDENT
     seen[looked.free & looked.resident] = Seen.FREE_RESIDENT
+    seen[looked.reportable & looked.resident] = Seen.REPORTABLE_RESIDENT
+    seen[looked.reportable & ~looked.resident] = Seen.REPORTABLE_ABSENT
     return seen
 
 
@@ -109,7 +113,9 @@ def undiscarded(reported: BoolArray, looked: Looked, discards: DiscardCoverage) 
     """
     pages = len(reported)
     never = reported & ~padded_mask(discards.ever, pages)
-    held_before = (looked.seen == Seen.RESIDENT) | (looked.seen == Seen.FREE_RESIDENT)
+    held_before = np.isin(
+        looked.seen, (Seen.RESIDENT, Seen.FREE_RESIDENT, Seen.REPORTABLE_RESIDENT)
+    )
     still = reported & looked.resident & held_before
     again = padded_mask(discards.since_earlier, pages)
     found: BoolArray = never | (still & ~again)

@@ -47,11 +47,15 @@ from harness.kernel.zones import (
 )
 from harness.units import PAGE_SIZE
 
+NEW_PASSES = 2.0
+"""A free block may have missed this many passes: a pass that runs when the block is freed, and the
+time until the next (page_reporting_process(), mm/page_reporting.c)."""
+
 SHOWN_PFNS = 16
 """The most example PFNs that a report keeps of each kind of fault."""
 
 # A page's class in the guest and on the host; the pair selects its cell.
-_NONE, _USED, _HELD, _SMALL, _LARGE, _REPORTED, _OFFLINE, _UNSTABLE = range(8)
+_NONE, _USED, _HELD, _SMALL, _LARGE, _NEW, _REPORTED, _OFFLINE, _UNSTABLE = range(9)
 _ABSENT, _RESIDENT, _UNKNOWN, _ZERO = range(4)
 
 CELLS = (
@@ -62,6 +66,8 @@ CELLS = (
     "free_small_absent",
     "free_large_resident",
     "free_large_absent",
+    "free_new_resident",
+    "free_new_absent",
     "reported_resident",
     "reported_absent",
     "held_absent",
@@ -80,6 +86,7 @@ _CELL_OF = np.array(
             ("held_absent", "used_resident", "unknown", "used_absent"),
             ("free_small_absent", "free_small_resident", "unknown", "free_small_absent"),
             ("free_large_absent", "free_large_resident", "unknown", "free_large_absent"),
+            ("free_new_absent", "free_new_resident", "unknown", "free_new_absent"),
             ("reported_absent", "reported_resident", "unknown", "reported_absent"),
             ("offline_absent", "offline_resident", "unknown", "offline_absent"),
             ("unstable", "unstable", "unstable", "unstable"),
@@ -121,6 +128,7 @@ def classify(
     after: StateArray,
     zones: Sequence[Zone],
     reporting_order: int,
+    recent: StateArray | None = None,
 ) -> PageClasses:
     """Find the cell of every page. Arguments as for `reduce_audit`."""
     pages = max(len(before), len(host), len(after))
@@ -133,6 +141,10 @@ def classify(
         index,
         reporting_order,
     )
+    if recent is not None:
+        was = _padded(recent, pages, Seen.NOTHING)
+        reportable = (was == Seen.REPORTABLE_RESIDENT) | (was == Seen.REPORTABLE_ABSENT)
+        guest_class[(guest_class == _LARGE) & ~reportable] = _NEW
     cells = _CELL_OF[guest_class * np.uint8(4) + host_class]
     return PageClasses(cells, orders, index, guest_class, host_class)
 
@@ -146,6 +158,7 @@ def reduce_audit(
     reporting_order: int,
     seen: StateArray | None,
     discards: DiscardCoverage | None,
+    recent: StateArray | None = None,
     moved: bool = False,
     at: float,
     guest_seconds: float,
@@ -158,11 +171,12 @@ def reduce_audit(
     guest's list is NO_PAGE, one missing from the host's is UNKNOWN.
     `seen`: `Seen` by PFN, as the previous audit returned it; None for the first audit.
     `discards`: None without QEMU's trace.
+    `recent`: same as `seen` if the previous audit is less than two reporting passes old, else None.
     `moved`: the guest was migrated to this QEMU. Migration does not send pages of zeros, so that
     absence alone proves nothing.
     `at`, `guest_seconds`, `host_seconds`: copied into the report.
     """
-    classes = classify(before, host, after, zones, reporting_order)
+    classes = classify(before, host, after, zones, reporting_order, recent)
     cells, orders, index = classes.cells, classes.orders, classes.zones
     guest_class, host_class = classes.guest, classes.host
     pages = len(cells)
@@ -173,10 +187,12 @@ def reduce_audit(
     used = (guest_class == _USED) | (guest_class == _HELD)
     resident = host_class == _RESIDENT
     reported = guest_class == _REPORTED
-    free = (guest_class == _SMALL) | (guest_class == _LARGE)
+    reportable = (guest_class == _LARGE) | (guest_class == _NEW)
+    free = (guest_class == _SMALL) | reportable
     looked = Looked(
         used=used,
         free=free,
+        reportable=reportable,
         written=padded_mask(_in_both(_has_content, before, after), pages),
         resident=resident,
         absent=host_class == _ABSENT,

@@ -40,6 +40,10 @@ class Seen(IntEnum):
     """Used and resident at the latest audit."""
     FREE_RESIDENT = 3
     """Free, not reported and resident at the latest audit."""
+    REPORTABLE_RESIDENT = 4
+    """The same, in a block that could be reported."""
+    REPORTABLE_ABSENT = 5
+    """Free, not reported and absent at the latest audit, in a block that could be reported."""
 
 
 class HostState(IntEnum):
@@ -78,6 +82,10 @@ class CellTotals:
     """In the balloon or hot-plugged but not online, yet resident; None in records of older
     versions, which lack this cell."""
     offline_absent: int | None = None
+    free_new_resident: int = 0
+    """As free_large_resident, but the block was not yet free at an audit less than two reporting
+    passes before: no pass may have had time for it. Older versions counted it there."""
+    free_new_absent: int = 0
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,8 @@ MEASURES = (
         name="unreported_free_bytes",
         unit=Unit.BYTES,
         meaning="bytes that are free in blocks of at least the reporting order, in zones above "
-        "their watermark, not reported, and still held by the host",
+        "their watermark, not reported, and still held by the host; without what was not yet free "
+        "at an audit less than two passes before",
         taken_by=TakenBy.AUDIT,
         means_when_low=_CAME_BACK,
         means_when_high=Means(Rule.UNREPORTED),

@@ -117,7 +117,8 @@ MEASURES = (
         name="reclaimable_bytes",
         unit=Unit.BYTES,
         meaning="the part of `freed_bytes` that can be reported: all except the growth of free "
-        "memory below the reporting order, below the watermark, and on the per-CPU lists",
+        "memory below the reporting order, below the watermark, and on the per-CPU lists, and what "
+        "has been free for less than two passes",
         taken_by=TakenBy.AUDIT,
         means_when_low=Means(Rule.RETAINED),
         means_when_high=not_as_written(

@@ -37,10 +37,12 @@ class Kept:
     """In blocks below the reporting order, in the other zones."""
     listed: int
     """On the per-CPU lists."""
+    new: int = 0
+    """Free for less than two reporting passes, and held by the host."""
 
     @property
     def total(self) -> int:
-        return self.under + self.small + self.listed
+        return self.under + self.small + self.listed + self.new
 
 
 def kept_since(freed: ChurnFreed, audit: Audited, reporting_order: int) -> Kept:
@@ -61,7 +63,8 @@ def kept_since(freed: ChurnFreed, audit: Audited, reporting_order: int) -> Kept:
         else:
             under += max(0, grown)
     listed = percpu_free(audit.counters.zones) - percpu_free(freed.zones_before)
-    return Kept(under * PAGE_SIZE, small * PAGE_SIZE, max(0, listed))
+    new = audit.report.total.free_new_resident
+    return Kept(under * PAGE_SIZE, small * PAGE_SIZE, max(0, listed), new)
 
 
 def percpu_free(zones: Sequence[Zone]) -> int:

@@ -40,6 +40,7 @@ def take_audit(
         after=_extend(after.states, length, GuestState.NO_PAGE),
         guest_seconds=nanoseconds / 1e9,
         host_seconds=host_seconds,
+        guest_at=before.start_ns / 1e9,
     )
 
 

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from harness.errors import ObserveError, RecordError
 from harness.kernel.blocks import BoolArray
 from harness.kernel.losses import DiscardCoverage
-from harness.kernel.oracle import reduce_audit
+from harness.kernel.oracle import NEW_PASSES, PageClasses, classify, reduce_audit
 from harness.kernel.pages import AuditReport, GuestState, HostState, Seen, StateArray
 from harness.kernel.zones import Zone
 from harness.record.address_map import RamPiece
@@ -67,6 +67,8 @@ class AuditReading:
     guest_seconds: float
     """Duration of both guest readings together."""
     host_seconds: float
+    guest_at: float | None = None
+    """When it began, on the guest's monotonic clock in seconds; None in older files."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ class AuditFacts:
     """Guest process ids whose pages read HELD."""
     discard_log: str
     """QEMU's trace of discards, relative to the run's directory."""
+    passes_since_earlier: float | None = None
+    """Reporting passes that the guest had time for since the previous audit began; None if that is
+    not known, as without a previous audit."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,21 @@ class AuditInputs:
     """Coverage at the time of the audit; None without a trace."""
     facts: AuditFacts
 
+    @property
+    def recent(self) -> StateArray | None:
+        """`seen` if the previous audit is so recent that memory freed since may not have been
+        reported yet, else None."""
+        passes = self.facts.passes_since_earlier
+        return self.seen if passes is not None and 0 <= passes < NEW_PASSES else None
+
+    def classify(self) -> PageClasses:
+        """Find the cell of every page."""
+        reading, facts = self.reading, self.facts
+        return classify(
+            *(reading.before, reading.host, reading.after),
+            *(facts.zones, facts.reporting_order, self.recent),
+        )
+
     def reduce(self) -> tuple[AuditReport, StateArray]:
         """Compute the report and the `seen` of the next audit."""
         return reduce_audit(
@@ -108,6 +128,7 @@ class AuditInputs:
             reporting_order=self.facts.reporting_order,
             seen=self.seen,
             discards=self.discards,
+            recent=self.recent,
             moved=self.facts.moved,
             at=self.facts.at,
             guest_seconds=self.reading.guest_seconds,
@@ -125,6 +146,7 @@ class _Stored:
     has_seen: bool
     """Whether the file has this array: a lost array must not read as one never written."""
     has_discards: bool
+    guest_at: float | None = None
 
 
 _STORED: TypeAdapter[_Stored] = TypeAdapter(_Stored)
@@ -146,6 +168,7 @@ def save_audit(path: Path, inputs: AuditInputs) -> str:
         inputs.facts,
         has_seen=inputs.seen is not None,
         has_discards=inputs.discards is not None,
+        guest_at=reading.guest_at,
     )
     arrays["facts"] = np.frombuffer(_STORED.dump_json(stored), dtype=np.uint8)
     try:
@@ -209,7 +232,10 @@ def _read(archive: zipfile.ZipFile) -> AuditInputs:
     if not len(before) == pages == len(after):
         raise ValueError(f"before, host and after have {len(before)}, {pages}, {len(after)} pages")
     return AuditInputs(
-        reading=AuditReading(before, host, after, stored.guest_seconds, stored.host_seconds),
+        reading=AuditReading(
+            *(before, host, after),
+            *(stored.guest_seconds, stored.host_seconds, stored.guest_at),
+        ),
         seen=_states(archive, "seen", max(Seen), pages) if stored.has_seen else None,
         discards=DiscardCoverage(*(_mask(archive, name, pages) for name in _COVERAGE))
         if stored.has_discards

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from harness.kernel.blocks import NO_ORDER, block_structure
-from harness.kernel.oracle import CELLS, classify
+from harness.kernel.oracle import CELLS
 from harness.kernel.pages import GuestState, HostState, Seen
 from harness.kernel.zones import Zone, above_watermark, zone_cuts
 from harness.record.address_map import AddressMap, RamPiece
@@ -81,9 +81,7 @@ def look_up(audit: str, inputs: AuditInputs, pfn: int) -> PageAtAudit | None:
         return None
     cuts = zone_cuts(facts.zones)
     start, end = block_structure(reading.before, cuts), block_structure(reading.after, cuts)
-    classes = classify(
-        reading.before, reading.host, reading.after, facts.zones, facts.reporting_order
-    )
+    classes = inputs.classify()
     before, after = GuestState(int(start.states[pfn])), GuestState(int(end.states[pfn]))
     order = next((int(b.orders[pfn]) for b in (end, start) if b.orders[pfn] != NO_ORDER), None)
     number = int(classes.zones[pfn])

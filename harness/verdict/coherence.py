@@ -129,6 +129,7 @@ def _parts(report: AuditReport) -> Iterator[str]:
     reported = cells.reported_resident + cells.reported_absent
     free = cells.free_small_resident + cells.free_small_absent
     free += cells.free_large_resident + cells.free_large_absent
+    free += cells.free_new_resident + cells.free_new_absent
     parts = (
         ("held_absent", cells.held_absent, cells.used_absent),
         ("lost_bytes", report.lost_bytes or 0, cells.used_absent),

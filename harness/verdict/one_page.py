@@ -119,6 +119,13 @@ _SENTENCES: dict[str, Story] = {
         "it is free and not reported, and the host does not hold it: it was given back earlier, or "
         "never touched"
     ),
+    "free_new_resident": _says(
+        "it is free in a block of at least the reporting order, in a zone above its watermark, but "
+        "was not yet free at an audit less than two passes before: no pass may have had time for it"
+    ),
+    "free_new_absent": _says(
+        "it is free since an audit less than two passes before, and the host does not hold it"
+    ),
     "reported_resident": _reported_resident,
     "reported_absent": _reported_absent,
     "offline_resident": _says("it is in the balloon or unplugged, but the host still holds it"),

@@ -55,7 +55,8 @@ def _free(history: History, audit: Audited) -> list[Retained]:
         free, since = kept_since(history.rounds[-1].freed, audit, order), " of what was freed"
     else:
         under, small = _free_by_watermark(audit, order)
-        free, since = Kept(under, small, percpu_free(audit.counters.zones)), ""
+        listed, new = percpu_free(audit.counters.zones), audit.report.total.free_new_resident
+        free, since = Kept(under, small, listed, new), ""
     return [
         Retained(
             free.small,
@@ -72,6 +73,10 @@ def _free(history: History, audit: Audited) -> list[Retained]:
             free.listed,
             f"{format_size(free.listed)}{since} are free on the guest's per-CPU lists, which "
             "return blocks to the buddy allocator only when full (zoneinfo: pagesets, count)",
+        ),
+        Retained(
+            free.new,
+            f"{format_size(free.new)} were freed less than two reporting passes before the audit",
         ),
     ]
 

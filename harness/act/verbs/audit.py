@@ -87,6 +87,7 @@ class Audit(Verb):
         audits = guest.kept(Audits)
         audits.taken += 1
         audits.seen = look.seen
+        audits.guest_at = look.inputs.reading.guest_at
         audits.began = (guest.instruments.discards, look.mark)
         sha256 = save_audit(audit_path(guest.directory, audits.taken, self.name), look.inputs)
         guest.record.add(
@@ -113,6 +114,8 @@ class Audits(Kept):
         """What audits saw of each page (`harness.kernel.pages.Seen`); None without a valid one."""
         self.moved = False
         """Whether the guest came from another QEMU."""
+        self.guest_at: float | None = None
+        """When the latest audit began, on the guest's clock."""
         self.began: tuple[DiscardReader, int] | None = None
         """The discard log that was open at the latest audit, and its mark just before it."""
 
@@ -121,6 +124,12 @@ class Audits(Kept):
         if self.began is None or self.began[0] is not discards:
             return 0
         return self.began[1]
+
+    def passes_until(self, guest_at: float | None, pass_seconds: float) -> float | None:
+        """Return the passes the guest had time for from the latest audit to `guest_at`."""
+        if self.guest_at is None or guest_at is None:
+            return None
+        return (guest_at - self.guest_at) / pass_seconds
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,7 @@ def _look(guest: Guest) -> _Look:
             pieces=instruments.layout.pieces,
             held_by=held_by,
             discard_log=os.path.relpath(log.path, guest.directory),
+            passes_since_earlier=audits.passes_until(reading.guest_at, guest.pass_seconds),
         ),
     )
     report, seen = inputs.reduce()

@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from harness.kernel.oracle import CELLS, classify
+from harness.kernel.oracle import CELLS
 from harness.kernel.zones import MAX_ORDER, Zone, effective_order, zone_name
 from harness.record.audit_file import AuditInputs
 from harness.units import PAGE_SIZE, format_size
@@ -65,6 +65,8 @@ _KIND_OF_CELL = {
     "free_small_absent": Kind.FREE_ABSENT,
     "free_large_resident": Kind.WAITING,
     "free_large_absent": Kind.FREE_ABSENT,
+    "free_new_resident": Kind.WAITING,
+    "free_new_absent": Kind.FREE_ABSENT,
     "reported_resident": Kind.REPORTED_RESIDENT,
     "reported_absent": Kind.REPORTED_ABSENT,
     "held_absent": Kind.LOST,
@@ -174,9 +176,8 @@ def _first_of_each_row(cells: Iterable[MapCell]) -> list[int]:
 
 def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
     """Compute the map of an audit; `lost_pfns` are the pages that its report calls lost."""
-    facts, reading = inputs.facts, inputs.reading
-    zones, order = facts.zones, facts.reporting_order
-    classes = classify(reading.before, reading.host, reading.after, zones, order)
+    zones, order = inputs.facts.zones, inputs.facts.reporting_order
+    classes = inputs.classify()
     kinds = _KIND_NUMBER[classes.cells]
     kinds[[pfn for pfn in lost_pfns if 0 <= pfn < len(kinds)]] = _ALARMING[0]
     order = _cell_order(zones, order)

@@ -36,7 +36,8 @@ _LEDGERS = (
 _SHOWN_CELLS = {
     "used_resident": "used",
     "free_small_resident": "free, below order or watermark",
-    "free_large_resident": "free, not reported yet",
+    "free_large_resident": "free, not reported",
+    "free_new_resident": "free for less than two passes",
     "reported_absent": "reported, given back",
     "reported_resident": "reported, still held",
     "held_absent": "held, lost",

@@ -195,3 +195,21 @@ def test_pages_that_a_migration_did_not_send_are_not_lost(guest: FakeGuest) -> N
     pages[:BLOCK] = GuestState.CONTENT
     say(guest, [pages])
     assert suspected(guest) == (0, 0)
+
+
+@pytest.mark.parametrize(("passes", "due"), [(0.5, 0), (1.9, 0), (2.1, 20 * MIB)])
+def test_memory_freed_since_an_audit_is_due_after_two_passes_of_the_guest(
+    guest: FakeGuest, passes: float, due: int
+) -> None:
+    """By the guest's clock: while it stands still, no pass can run."""
+    say(guest, [states(0)])
+    Audit.model_validate({"name": "before"}).perform(guest)
+    say(guest, [states(10)])
+    audits = guest.kept(Audits)
+    assert audits.guest_at is not None
+    audits.guest_at -= passes * guest.pass_seconds
+    Audit.model_validate({"name": "after"}).perform(guest)
+    after = guest.recorded(Audited)[-1].report.total
+    assert (after.free_large_resident, after.free_new_resident) == (due, 20 * MIB - due)
+    kept = load_audit(guest.directory / "audits" / "02-after.npz")
+    assert kept.reduce()[0].total == after, "its file says the same"

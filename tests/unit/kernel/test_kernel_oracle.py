@@ -330,3 +330,33 @@ def test_an_audit_of_six_gibibytes_stays_below_64_mebibytes() -> None:
 
 def test_fragments_have_no_block_worth_reporting() -> None:
     assert Guest().fragments(0, 1).report().free_by_order == {0: MIB}
+
+
+def since(then: Any, now: Any, *, recent: bool) -> CellTotals:
+    """The cells of a guest at an audit after another; the host holds all of it."""
+    host = np.full(len(now), S.RESIDENT, np.uint8)
+    _report, seen = reduced(then, host)
+    return audit(now, host, seen=seen, recent=seen if recent else None).total
+
+
+def test_what_was_in_use_at_an_audit_a_moment_ago_is_not_due_to_be_reported() -> None:
+    """The guest's per-CPU lists may give back whole huge pages at any time."""
+    cells = since(block_of(G.USED), block_of(G.FREE), recent=True)
+    assert only(cells) == {"free_new_resident": 2 * MIB}
+
+
+def test_after_two_passes_it_is_due() -> None:
+    cells = since(block_of(G.USED), block_of(G.FREE), recent=False)
+    assert only(cells) == {"free_large_resident": 2 * MIB}
+
+
+def test_what_could_be_reported_then_is_due_however_short_the_time() -> None:
+    cells = since(block_of(G.FREE), block_of(G.FREE), recent=True)
+    assert only(cells) == {"free_large_resident": 2 * MIB}
+
+
+def test_a_block_that_lacked_a_page_then_is_not_due() -> None:
+    nearly = block_of(G.FREE)
+    nearly[7] = G.USED
+    cells = since(nearly, block_of(G.FREE), recent=True)
+    assert only(cells) == {"free_new_resident": 2 * MIB}
