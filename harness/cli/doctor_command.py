@@ -122,7 +122,8 @@ class _Doctor:
             return None
         kernel = f" with {self._options.kernel}" if self._options.kernel is not None else ""
         how = "built just now" if news else "built"
-        self._show(Finding(name, "ok", f"{how}{kernel}: Linux {boot.release}"))
+        build = f" ({boot.build})" if boot.build else ""
+        self._show(Finding(name, "ok", f"{how}{kernel}: Linux {boot.release}{build}"))
         return boot
 
     def _accelerators(self) -> tuple[Accel, ...]:

@@ -143,15 +143,21 @@ def build_parser() -> argparse.ArgumentParser:
     image = commands.add_parser("image", help="build or list guest images")
     verbs = image.add_subparsers(dest="verb", required=True, metavar="VERB")
     build = verbs.add_parser("build", help="build images (default: the default ones)")
-    build.add_argument(
-        "--image",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="an image, a comma-separated list, or `all`",
+    built = verbs.add_parser("list", help="list the images, and which are built")
+    for verb in (build, built):
+        verb.add_argument(
+            "--image",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="an image, SUITE=VERSION, a comma-separated list, or `all`",
+        )
+        verb.add_argument("--refresh", action="store_true", help="look for newer packages first")
+    built.add_argument(
+        "--builds",
+        action="store_true",
+        help="list the builds of their kernels that the archive holds, for --image SUITE=VERSION",
     )
-    build.add_argument("--refresh", action="store_true", help="look for newer packages first")
-    verbs.add_parser("list", help="list the images, and which are built")
 
     kernel = commands.add_parser("kernel", help="check a kernel tree, for --kernel DIR")
     verbs = kernel.add_subparsers(dest="verb", required=True, metavar="VERB")

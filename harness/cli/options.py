@@ -36,7 +36,8 @@ def declare_boot_options(add: Callable[..., Any]) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="guest image, a comma-separated list, or `all` (default: the default image)",
+        help="guest image, SUITE=VERSION for another build of its kernel (`fpr-harness image list "
+        "--builds`), a comma-separated list, or `all` (default: the default image)",
     )
     add(
         "--kernel",
@@ -187,6 +188,10 @@ def check_run_options(options: Any, *, paths: bool = True) -> None:
         raise UsageError(
             "--kernel replaces the kernel of the image, so all images would run the same kernel",
             hint="name one image with --image, or none",
+        )
+    if options.kernel is not None and any("=" in name for name in images):
+        raise UsageError(
+            "--kernel and --image SUITE=VERSION each name a kernel", hint="leave one of them out"
         )
     if options.modules is not None and options.kernel is None:
         raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")

@@ -11,7 +11,7 @@ import re
 import shutil
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from debian.deb822 import Deb822
@@ -20,9 +20,17 @@ from harness.errors import DeadlineError, ImageError, PreconditionError
 from harness.host_refusal import refusal_hint
 from harness.image.cache import is_intact, seal
 from harness.image.host_program import run_program
+from harness.image.kernel_builds import (
+    KernelBuild,
+    flavour,
+    is_build,
+    missing_parts,
+    parse_madison,
+)
 
 APT_SECONDS = 300.0
-_SIDE_SUITES = ("-security", "-updates", "-backports", "-proposed")
+_SECURITY = "-security"
+_SIDE_SUITES = (_SECURITY, "-updates", "-backports", "-proposed", "-proposed-updates")
 _RELEASE_ABSENT = "does not have a Release file"
 
 # Clear the host's hooks, which would change its own apt, and its pins, which could hide packages;
@@ -83,7 +91,7 @@ class AptRoot:
 
         Raises `PreconditionError` if the archive does not serve the suite, and `ImageError`.
         """
-        mirror = host_mirror()
+        mirror = host_mirror(self._suite)
         self._progress(f"reading the package lists of {self._suite}")
         root = self._directory
         with self._lists_anew():
@@ -154,6 +162,31 @@ class AptRoot:
             *names,
         )
         return sorted(set(re.findall(r"^([a-z0-9][a-z0-9+.-]*)(?::\S+)?$", text, re.MULTILINE)))
+
+    def kernel_builds(self, package: str) -> list[KernelBuild]:
+        """List the builds of a kernel package that the suite holds.
+
+        Of a package that stands for the newest build of a flavour, all builds of that flavour.
+        """
+        wanted = flavour(package)
+        names = [package]
+        if wanted is not None:
+            known = self._apt("apt-cache", "pkgnames", "linux-image-").split()
+            names = sorted(name for name in known if is_build(name, wanted))
+        builds = self._madison(names)
+        if not builds:
+            return []
+        needed = self._apt("apt-cache", "depends", *(build.package for build in builds))
+        missing = missing_parts(needed)
+        return [replace(build, missing=missing.get(build.package, ())) for build in builds]
+
+    def versions(self, package: str) -> list[KernelBuild]:
+        """List the versions of one package that the suite holds."""
+        return self._madison([package])
+
+    def _madison(self, names: Sequence[str]) -> list[KernelBuild]:
+        text = self._apt("apt-cache", "madison", *names) if names else ""
+        return parse_madison(text, self._suite)
 
     def download(self, names: Sequence[str]) -> list[tuple[Package, Path]]:
         """Make sure the packages are on disk, as the signed lists describe them.
@@ -227,8 +260,12 @@ def run_tool(command: Sequence[str], *, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def host_mirror() -> Mirror:
-    """Find the Debian archive in the host's apt configuration. Raises `ImageError` if none."""
+def host_mirror(suite: str) -> Mirror:
+    """Find the archive of a Debian suite in the host's apt configuration.
+
+    Debian serves security updates apart. Raises `ImageError` if there is no archive;
+    `PreconditionError` if only that of security updates is missing.
+    """
     text = run_tool(
         [
             "apt-get",
@@ -238,7 +275,13 @@ def host_mirror() -> Mirror:
             "Created-By: Packages",
         ]
     )
-    chosen = choose_archive(text)
+    security = suite.endswith(_SECURITY)
+    chosen = choose_archive(text, security=security)
+    if chosen is None and security:
+        raise PreconditionError(
+            "this host's apt has no archive of security updates configured",
+            hint="add one to /etc/apt/sources.list.d and run `apt-get update` once",
+        )
     if chosen is None:
         raise ImageError(
             "this host's apt has no package archive configured",
@@ -256,16 +299,17 @@ def host_mirror() -> Mirror:
     return Mirror(uri, signed_by(text, uri))
 
 
-def choose_archive(index_targets: str) -> tuple[str, Path] | None:
+def choose_archive(index_targets: str, *, security: bool = False) -> tuple[str, Path] | None:
     """Choose the archive to use: its URI and sources file; None if there is none.
 
     `index_targets`: lines `ORIGIN|RELEASE|FILE:ENTRY|URI`. Prefers Debian's own archive, whose
-    origin apt knows after its first update; otherwise takes the first.
+    origin apt knows after its first update; otherwise takes the first. `security`: the archive of
+    security updates instead.
     """
     known: list[tuple[bool, str, Path]] = []
     for line in index_targets.splitlines():
         origin, release, entry, uri = line.split("|", 3)
-        if not release.endswith(_SIDE_SUITES):
+        if release.endswith(_SECURITY) if security else not release.endswith(_SIDE_SUITES):
             known.append((origin != "Debian", uri, Path(entry.rpartition(":")[0])))
     if not known:
         return None

@@ -20,7 +20,7 @@ from harness.image.cache import (
     seal,
 )
 from harness.image.compile import COMPILER, STATIC, compile_c, tool_sources
-from harness.image.definition import ImageDefinition
+from harness.image.definition import ImageDefinition, pinned
 from harness.image.initramfs import build_initramfs, program_archive
 from harness.image.sources import Archive, Kernel, Progress, given_kernel
 from harness.resources import IMAGES_DIR
@@ -46,6 +46,8 @@ class BootFiles:
     """Identifies the inputs: definition, given kernel and project files."""
     more: tuple[Path, ...] = field(default=(), kw_only=True)
     """Archives to append to the initramfs; see `with_packages`."""
+    build: str = field(default="", kw_only=True)
+    """The kernel's package version and suite; empty for one given by path."""
     manifest: Path
     """JSON: every package with version and SHA-256, modules in load order, files with SHA-256."""
 
@@ -129,8 +131,18 @@ def find_built(definition: ImageDefinition) -> BootFiles | None:
     return _read_built(definition.name, _target(definition, None))
 
 
+def find_pinned(definition: ImageDefinition) -> list[ImageDefinition]:
+    """List the builds of an image (`NAME=VERSION`) that were asked for and are in the cache."""
+    names = (path.name for path in _images().glob(f"{definition.name}=*"))
+    return [pinned(definition, name.partition("=")[2]) for name in sorted(names)]
+
+
+def _images() -> Path:
+    return cache_directory() / "images"
+
+
 def _target(definition: ImageDefinition, given: Kernel | None) -> Path:
-    return cache_directory() / "images" / definition.name / _digest(definition, given)
+    return _images() / definition.name / _digest(definition, given)
 
 
 def _build(
@@ -172,6 +184,7 @@ def _build(
         "image": definition.name,
         "digest": digest,
         "release": kernel.release,
+        "build": f"{kernel.build.version} of {kernel.build.suite}" if kernel.build else "",
         "files": {path.name: _file_facts(path) for path in sorted(directory.iterdir())},
         "modules": [name for name, _data in order],
         "packages": [asdict(package) for package in (*kernel.packages, *userland)],
@@ -209,15 +222,19 @@ def _read_built(name: str, target: Path) -> BootFiles | None:
             return None
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         os.utime(manifest)
-        release, digest = facts["release"], facts["digest"]
+        release, digest, build = facts["release"], facts["digest"], facts["build"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return BootFiles(name, target / _KERNEL, target / _INITRAMFS, release, digest, manifest)
+    return BootFiles(
+        name, target / _KERNEL, target / _INITRAMFS, release, digest, manifest, build=build
+    )
 
 
 def _prune(newest: Path) -> None:
-    """Remove other builds of the same image that were not used for `KEPT_SECONDS`."""
-    for manifest in newest.parent.glob(f"*/{_MANIFEST}"):
+    """Remove what was not used for `KEPT_SECONDS`: builds of the same image, and pinned images."""
+    images = newest.parent.parent
+    same, other = f"{newest.parent.name}/*/{_MANIFEST}", f"*=*/*/{_MANIFEST}"
+    for manifest in {*images.glob(same), *images.glob(other)}:
         unused = time.time() - manifest.stat().st_mtime
         if manifest.parent != newest and unused > KEPT_SECONDS:
             shutil.rmtree(manifest.parent, ignore_errors=True)

@@ -4,9 +4,9 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from harness.errors import ScenarioFileError
+from harness.errors import ScenarioFileError, UsageError
 from harness.resources import IMAGES_DIR
 from harness.yamlfile import load_model
 
@@ -14,6 +14,7 @@ PackageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 """Debian policy, section 5.6.7."""
 
 SuiteName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+KernelVersion = Annotated[str, Field(pattern=r"^[0-9][A-Za-z0-9.+~-]{0,63}$")]
 ModuleName = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
@@ -22,10 +23,17 @@ class _Part(BaseModel):
 
 
 class KernelSource(_Part):
-    """A kernel package; a meta-package stands for the newest kernel it depends on."""
+    """A kernel package; a meta-package stands for the newest kernel it depends on.
+
+    The newest of a released suite is looked for in its `-updates` and `-security` too.
+    """
 
     suite: SuiteName
     package: PackageName
+    version: KernelVersion | None = None
+    """A build to stay with, instead of the newest: of the kernel (`6.12.105`), of the package
+    (`6.12.105-1`), or as `uname -r` prints it. `-backports` and `-proposed-updates` of the suite
+    are searched too."""
 
 
 class UserlandSource(_Part):
@@ -68,3 +76,42 @@ def load_definitions(directory: Path = IMAGES_DIR) -> dict[str, ImageDefinition]
     if not definitions:
         raise ScenarioFileError(f"{directory} holds no image definition (*.yaml)")
     return definitions
+
+
+def pinned(definition: ImageDefinition, version: str) -> ImageDefinition:
+    """Return the image with another build of its kernel, named `NAME=VERSION`.
+
+    Raises `UsageError` if that cannot be a version.
+    """
+    try:
+        kernel = KernelSource.model_validate(
+            {**definition.kernel.model_dump(), "version": version}, strict=True
+        )
+    except ValidationError as error:
+        raise UsageError(
+            f"--image {definition.name}={version}: {version!r} is not the version of a kernel",
+            hint="give it like 6.12.105, 6.12.105-1 or 6.12.105+deb13-cloud-amd64",
+        ) from error
+    return definition.model_copy(
+        update={
+            "name": f"{definition.name}={version}",
+            "title": f"kernel {version} of {kernel.suite}",
+            "default": False,
+            "kernel": kernel,
+        }
+    )
+
+
+def of_suite(definition: ImageDefinition, suite: str) -> ImageDefinition:
+    """Return the image with the newest kernel of another suite, and named after it.
+
+    Raises `UsageError` if that cannot be a suite.
+    """
+    try:
+        kernel = KernelSource(suite=suite, package=definition.kernel.package)
+    except ValidationError as error:
+        raise UsageError(
+            f"--image: {suite!r} is neither an image nor the name of a suite",
+            hint="`fpr-harness image list` names the images",
+        ) from error
+    return definition.model_copy(update={"name": suite, "default": False, "kernel": kernel})

@@ -11,7 +11,7 @@ from typing import Literal
 from harness.errors import HarnessError, ImageError, UsageError
 from harness.image.build import BootFiles
 from harness.image.build_tree import describe, is_build_tree, read_config, tree_of
-from harness.image.definition import ImageDefinition
+from harness.image.definition import ImageDefinition, of_suite, pinned
 from harness.record.run_plan import RunPlan
 from harness.run.qemus import QemuChoice
 from harness.scenario.model import Scenario
@@ -159,18 +159,31 @@ def choose_images(
 ) -> list[ImageDefinition]:
     """Return the images that `--image` names, or the default images if it names none.
 
-    Each of `names` may be a comma-separated list; `all` stands for every image. Raises
-    `UsageError` for an unknown name.
+    Each of `names` may be a comma-separated list; `all` stands for every image, and `NAME=VERSION`
+    for an image, or for any suite, with that build of its kernel. Raises `UsageError` for an
+    unknown name.
     """
     wanted = [name for group in names for name in group.split(",") if name]
     if not wanted:
         return [definition for definition in definitions.values() if definition.default]
     if "all" in wanted:
-        return list(definitions.values())
-    unknown = [name for name in wanted if name not in definitions]
+        wanted = [*definitions, *(name for name in wanted if "=" in name)]
+    unknown = [name for name in wanted if name not in definitions and "=" not in name]
     if unknown:
         raise UsageError(
             f"no image is called {', '.join(unknown)}",
-            hint=f"images are: {', '.join(definitions)}, or all",
+            hint=f"images are: {', '.join(definitions)}, or all; an older kernel is SUITE=VERSION",
         )
-    return [definitions[name] for name in dict.fromkeys(wanted)]
+    return [
+        definitions[name] if name in definitions else _pinned(definitions, name)
+        for name in dict.fromkeys(wanted)
+    ]
+
+
+def _pinned(definitions: Mapping[str, ImageDefinition], asked: str) -> ImageDefinition:
+    """Return the image that `SUITE=VERSION` stands for."""
+    name, _, version = asked.partition("=")
+    if name in definitions:
+        return pinned(definitions[name], version)
+    default = next(definition for definition in definitions.values() if definition.default)
+    return pinned(of_suite(default, name), version)

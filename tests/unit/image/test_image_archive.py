@@ -87,3 +87,13 @@ def test_debians_own_archive_is_taken_before_others_and_without_side_suites() ->
     sources = Path("/etc/apt/sources.list.d/debian.sources")
     assert choose_archive(targets) == ("http://deb.example/debian/", sources)
     assert choose_archive("") is None
+
+
+def test_security_updates_come_from_an_archive_of_their_own() -> None:
+    targets = (
+        "Debian|bookworm|/etc/apt/sources.list.d/debian.sources:1|http://deb.example/debian/\n"
+        "Debian|bookworm-security|/etc/apt/sources.list.d/sec.sources:2|http://sec.example/\n"
+    )
+    sources = Path("/etc/apt/sources.list.d/sec.sources")
+    assert choose_archive(targets, security=True) == ("http://sec.example/", sources)
+    assert choose_archive(targets.splitlines()[0], security=True) is None

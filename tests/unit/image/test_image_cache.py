@@ -17,7 +17,7 @@ from harness.image import build
 from harness.image.archive import AptRoot, Mirror
 from harness.image.build import BootFiles, ensure_image, with_packages
 from harness.image.cache import cache_directory, check_own, is_intact, made_whole, seal
-from harness.image.definition import ImageDefinition, load_definitions
+from harness.image.definition import ImageDefinition, load_definitions, pinned
 from harness.image.qemu_build import ensure_qemu
 from harness.image.qemu_definition import load_qemus
 from harness.image.sources import Suites
@@ -139,7 +139,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         builds.append(digest)
         (at / "vmlinuz").write_bytes(b"kernel")
         (at / "initramfs").write_bytes(b"initramfs")
-        manifest = {"release": "6.1.0", "digest": digest, "files": {}}
+        manifest = {"release": "6.1.0", "digest": digest, "build": "6.1.176-1", "files": {}}
         (at / "manifest.json").write_text(json.dumps(manifest))
 
     monkeypatch.setattr(build, "_build", fake)
@@ -162,6 +162,16 @@ def test_a_damaged_image_is_built_again(
     assert build.ensure_image(definition(), progress=said.append) == boot
     assert len(built) == 2
     assert "damaged" in said[0]
+
+
+def test_pinned_images_are_listed_until_nobody_has_used_them_for_a_week(built: list[str]) -> None:
+    old = build.ensure_image(pinned(definition(), "6.1.180"))
+    pinned_images = [image.name for image in build.find_pinned(definition())]
+    assert pinned_images == ["bookworm=6.1.180"]
+    os.utime(old.manifest, (0, 0))
+    assert build.ensure_image(definition()).build == "6.1.176-1"
+    assert len(built) == 2
+    assert build.find_built(pinned(definition(), "6.1.180")) is None
 
 
 # --- the package lists --------------------------------------------------------------------------
@@ -191,7 +201,7 @@ class FakeApt:
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApt:
     fake = FakeApt(tmp_path / "apt")
     monkeypatch.setattr(archive_module, "run_tool", fake)
-    monkeypatch.setattr(archive_module, "host_mirror", lambda: Mirror("http://archive/debian", ""))
+    monkeypatch.setattr(archive_module, "host_mirror", lambda _suite: Mirror("http://a/", ""))
     return fake
 
 
