@@ -76,7 +76,11 @@ class Machine(Protocol):
 
     @property
     def directory(self) -> Path:
-        """Directory for sockets and temporary files, removed with the machine."""
+        """Directory for temporary files, removed with the machine."""
+
+    @property
+    def qemu_directory(self) -> Path:
+        """Directory in it, in which QEMU may make sockets and files."""
 
     @property
     def memory_group(self) -> MemoryGroup | None:

@@ -107,6 +107,8 @@ def judge_qemu(qemu: Qemu, accelerators: tuple[Accel, ...]) -> Finding:
     defects = {
         accel: known for accel in accelerators for known in known_defects(qemu, accel)
     }.items()
+    if qemu.user is not None:
+        seen += f" runs as {qemu.user.name}"
     if qemu.unconfined:
         seen += f" ({qemu.unconfined}: a guest that takes QEMU over can do more)"
     if not defects:

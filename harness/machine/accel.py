@@ -22,6 +22,7 @@ from typing import Literal
 from harness.image.cache import another_users, cache_directory
 from harness.machine.pace import slowness
 from harness.machine.qemu import Qemu
+from harness.machine.qemu_user import QemuUser
 
 KVM_DEVICE = Path("/dev/kvm")
 
@@ -144,6 +145,24 @@ def kvm_remedy(device: Path = KVM_DEVICE) -> str:
         f"its group has no access to it: as root, chgrp kvm {device} && chmod g+rw {device}, and "
         "add a udev rule to make that permanent; in a container, pass in the device and its group"
     )
+
+
+def user_under(
+    user: QemuUser | None, accel: Literal["kvm", "tcg"], device: Path = KVM_DEVICE
+) -> tuple[QemuUser | None, str]:
+    """Return the user that QEMU runs as under this accelerator, and why that is root, if it is.
+
+    Raises `LaunchError` if it cannot be the user that was asked for.
+    """
+    if user is None or accel != "kvm":
+        return user, ""
+    try:
+        allowed = user.with_access(device)
+    except OSError as error:
+        return None, user.refused(f"{device}: {error.strerror}")
+    if allowed is None:
+        return None, user.refused(f"{device} is for root only (as root: chgrp kvm, chmod g+rw)")
+    return allowed, ""
 
 
 class KvmMemory:

@@ -32,6 +32,15 @@ def launch(
     `InterruptedRunError`; nothing is left running then.
     """
     given = Launch(spec, boot, find_qemu(qemu), artefacts, cancelled, boot_deadline)
+    vm = _boot(given, accel, progress)
+    if vm.as_root:
+        progress(f"QEMU runs as root: {vm.as_root}")
+    return vm
+
+
+def _boot(given: Launch, accel: Accelerator, progress: Callable[[str], None]) -> VirtualMachine:
+    """See `launch`."""
+    artefacts, cancelled = given.artefacts, given.cancelled
     if accel != "auto":
         if accel == "kvm" and (why := kvm_unusable()):
             raise LaunchError(f"--accel kvm: {why}", hint="fix it, or use --accel auto or tcg")

@@ -16,13 +16,14 @@ import signal
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, HarnessError, LaunchError
 from harness.host_refusal import refusal_hint
 from harness.machine.owned import Ownership, is_abandoned
+from harness.machine.qemu_user import QemuUser
 from harness.units import format_size
 
 LOG = logging.getLogger(__name__)
@@ -31,7 +32,10 @@ QUIT_SECONDS = 5.0
 TERM_SECONDS = 5.0
 KILL_SECONDS = 10.0
 
-LONGEST_SOCKET = "debug.sock"
+QEMU_DIRECTORY = "qemu"
+"""In a VM's directory, for what QEMU makes."""
+
+LONGEST_SOCKET = f"{QEMU_DIRECTORY}/debug.sock"
 SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket: 108 bytes of `sun_path` less the final zero (unix(7))."""
 
@@ -44,15 +48,53 @@ so that a signal handler may read it without a lock."""
 
 
 class RuntimeDirectory:
-    """A directory of mode 0700 for one VM's sockets, keys and RAM files.
+    """A directory for one VM's keys, with one in it for QEMU's sockets and RAM files.
 
-    It is made in `$XDG_RUNTIME_DIR`, or in the directory for temporary files if the former is not
-    usable or, as it is usually a small tmpfs, has no room for `ram_files` bytes. There is no
-    directory with a known name in between, because another user could create that first.
+    Nobody else may enter either, but that a QEMU that runs as another user passes the outer one,
+    and owns the inner one. They are made in `$XDG_RUNTIME_DIR`, or in the directory for temporary
+    files if the former is not usable or, as it is usually a small tmpfs, has no room for
+    `ram_files` bytes. There is no directory with a known name in between, because another user
+    could create that first.
     """
 
-    def __init__(self, ram_files: int = 0) -> None:
+    def __init__(self, ram_files: int = 0, user: QemuUser | None = None) -> None:
+        """Raises `LaunchError`."""
         self.vm_id = f"fpr-{uuid.uuid4().hex[:12]}"
+        self.user = user
+        """Whom QEMU runs as; None: as this process."""
+        self.as_root = ""
+        """Why it is not the user that was given; empty if it is."""
+        refused = self._make_somewhere(ram_files)
+        if refused and user is not None:
+            self.user = None
+            why, refused = "; ".join(refused), self._make_somewhere(ram_files)
+            if not refused:
+                self._be_root(user, why)
+        if refused:
+            raise LaunchError(
+                f"cannot make a directory for the VM ({'; '.join(refused)})",
+                hint="set TMPDIR to a directory that you own, with a short path and enough room",
+            )
+
+    def _be_root(self, user: QemuUser, why: str) -> None:
+        try:
+            self.as_root = user.refused(why)
+        except LaunchError:
+            self.remove()
+            raise
+
+    @property
+    def qemu(self) -> Path:
+        """The directory in which QEMU makes sockets and files."""
+        return self.path / QEMU_DIRECTORY
+
+    @property
+    def uids(self) -> frozenset[int]:
+        """The users that processes of this VM may have."""
+        return frozenset({os.geteuid()} | ({self.user.uid} if self.user is not None else set()))
+
+    def _make_somewhere(self, ram_files: int) -> list[str]:
+        """Return an empty list, or why no base is usable."""
         refused = []
         for base in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()):
             if base:
@@ -62,24 +104,33 @@ class RuntimeDirectory:
                 except OSError as error:
                     refused.append(f"{base}: {error.strerror or error}")
                 else:
-                    return
-        raise LaunchError(
-            f"cannot make a directory for the VM ({'; '.join(refused)})",
-            hint="set TMPDIR to a directory that you own, with a short path and enough room",
-        )
+                    return []
+        return refused
 
     def _make(self, ram_files: int) -> None:
+        base = self.path.parent
         if len(os.fsencode(self.path / LONGEST_SOCKET)) > SOCKET_PATH_BYTES:
             raise OSError(errno.ENAMETOOLONG, "the path is too long for a socket")
-        if ram_files and shutil.disk_usage(self.path.parent).free < ram_files:
+        if ram_files and shutil.disk_usage(base).free < ram_files:
             raise OSError(errno.ENOSPC, f"no room for {format_size(ram_files)} of guest memory")
-        _sweep(self.path.parent)
+        if self.user is not None and not self.user.reaches(base):
+            raise OSError(errno.EACCES, f"{self.user.name} may not enter it")
+        _sweep(base)
         self.path.mkdir(mode=0o700)
         try:
             self._ownership = Ownership.claim(self.path)
         except OSError:
             # Nobody owns it, so that no sweep would ever remove it.
             shutil.rmtree(self.path, ignore_errors=True)
+            raise
+        try:
+            self.qemu.mkdir(mode=0o700)
+            if self.user is not None:
+                self.user.own(self.qemu, 0o700)
+                os.chown(self.path, -1, self.user.gid)
+                self.path.chmod(0o710)
+        except OSError:
+            self.remove()
             raise
 
     def remove(self) -> None:
@@ -93,8 +144,16 @@ def _sweep(base: Path) -> None:
     for directory in base.glob("fpr-" + "[0-9a-f]" * 12):
         if is_abandoned(directory):
             # The harness may have died before setpriv requested the death signal.
-            _kill_processes(processes_of(directory.name))
+            _kill_processes(processes_of(directory.name, _uids(directory)))
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _uids(directory: Path) -> frozenset[int]:
+    """Return the users that processes of the VM with this directory, of this user, may have."""
+    uids = {os.geteuid()}
+    with contextlib.suppress(OSError):
+        uids.add((directory / QEMU_DIRECTORY).lstat().st_uid)
+    return frozenset(uids)
 
 
 class QemuProcess:
@@ -106,14 +165,17 @@ class QemuProcess:
         directory: RuntimeDirectory,
         log: Path,
         environment: Mapping[str, str],
+        descriptors: Collection[int] = (),
     ) -> None:
-        """Start QEMU with `environment` added to this process's. Raises `LaunchError`."""
+        """Start QEMU as the directory's user, with `environment` added to this process's, and with
+        these descriptors. Raises `LaunchError`."""
         self.argv = list(argv)
         self.log = log
         self._directory = directory
-        # setpriv (util-linux) sets the death signal and executes QEMU; a preexec_fn would not be
-        # safe in a process with threads.
-        command = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
+        # setpriv (util-linux) sets the death signal after it has become the user, which clears it,
+        # and executes QEMU; a preexec_fn would not be safe in a process with threads.
+        user = directory.user.words if directory.user is not None else ()
+        command = ["setpriv", "--pdeathsig", "KILL", *user, "--", *self.argv]
         added = [f"{name}={value}" for name, value in environment.items()]
         LOG.debug("starting QEMU: %s", shlex.join([*added, *command]))
         try:
@@ -125,6 +187,7 @@ class QemuProcess:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                     env={**os.environ, **environment},
+                    pass_fds=tuple(descriptors),
                 )
         except OSError as error:
             raise LaunchError(f"cannot start QEMU: {error}", hint=refusal_hint(error)) from error
@@ -186,11 +249,11 @@ class QemuProcess:
         if self.alive:
             LOG.debug("QEMU still runs: SIGKILL")
         self.signal(signal.SIGKILL)
-        _kill_processes(pid for pid in processes_of(self._directory.vm_id) if pid != self.pid)
+        _kill_processes(pid for pid in self._family() if pid != self.pid)
         try:
             self._wait(KILL_SECONDS)
             wait_for(
-                lambda: None if processes_of(self._directory.vm_id) else True,
+                lambda: None if self._family() else True,
                 Deadline(KILL_SECONDS, "QEMU's other processes to end"),
             )
         except DeadlineError as error:
@@ -200,20 +263,25 @@ class QemuProcess:
             ) from error
         _live.pop(self._directory.vm_id, None)
 
+    def _family(self) -> list[int]:
+        return processes_of(self._directory.vm_id, self._directory.uids)
+
     def _wait(self, seconds: float) -> None:
         wait_for(
             lambda: None if self.alive else True, Deadline(seconds, "QEMU to end"), interval=0.01
         )
 
 
-def processes_of(vm_id: str) -> list[int]:
-    """List the processes of this user whose command line names this VM."""
+def processes_of(vm_id: str, uids: Collection[int] | None = None) -> list[int]:
+    """List the processes of these users, by default of this one, whose command line names this
+    VM."""
+    users = {os.geteuid()} if uids is None else uids
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if f"guest={vm_id}".encode() in words and entry.stat().st_uid == os.geteuid():
+                if f"guest={vm_id}".encode() in words and entry.stat().st_uid in users:
                     found.append(int(entry.name))
     return found
 

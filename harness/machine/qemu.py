@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.machine.qemu_user import QemuUser
+
 ARCHITECTURE = "x86_64"
 DEFAULT_MACHINE = "pc"
 
@@ -43,6 +45,10 @@ class Qemu:
     """The trace event of discards; None if it cannot trace them."""
     untraced: str = ""
     """Why it cannot trace discards; empty if it can."""
+    user: QemuUser | None = None
+    """Whom it runs as; None: as the user of the harness."""
+    as_root: str = ""
+    """Why it runs as root where the harness does; empty if it does not."""
 
     @property
     def denied(self) -> tuple[str, ...]:
@@ -51,11 +57,16 @@ class Qemu:
 
     @property
     def unconfined(self) -> str:
-        """What its filter cannot deny, as a sentence; empty: it can deny all of `DENIED`."""
-        if not self.sandbox:
-            return "it is built without a seccomp filter (-sandbox)"
+        """What its filter cannot deny of `DENIED`, and why it runs as root; empty: neither."""
+        found = []
         allowed = [name for name in DENIED if name not in self.sandbox]
-        return f"its seccomp filter cannot deny {', '.join(allowed)}" if allowed else ""
+        if not self.sandbox:
+            found.append("it is built without a seccomp filter (-sandbox)")
+        elif allowed:
+            found.append(f"its seccomp filter cannot deny {', '.join(allowed)}")
+        if self.as_root:
+            found.append(f"it runs as root: {self.as_root}")
+        return "; ".join(found)
 
     @property
     def major(self) -> int:

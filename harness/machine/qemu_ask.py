@@ -26,11 +26,12 @@ HINT = "give --qemu the path of a qemu-system-x86_64, or a build of `fpr-harness
 _ELF, _ELF_CLASS, _ELF_32 = b"\x7fELF", 4, 1  # elf(5): EI_CLASS, ELFCLASS32
 
 # TCG first, so that the probe does not depend on the host's KVM.
-_OPTIONS = (
+BARE_OPTIONS = (
     *("-machine", "none,accel=tcg:kvm"),
     *("-nodefaults", "-no-user-config", "-display", "none", "-S"),
     *("-qmp", "stdio"),
 )
+"""Of a QEMU that starts without a guest and answers on its standard output."""
 
 _TRACED = "*qmp*"
 """Trace events of QMP itself, which the next command triggers, to see whether they are logged."""
@@ -102,7 +103,7 @@ def ask(path: Path) -> Answers:
     with tempfile.TemporaryFile() as words:
         try:
             process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", str(path), *_OPTIONS],
+                ["setpriv", "--pdeathsig", "KILL", "--", str(path), *BARE_OPTIONS],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=words,
@@ -121,7 +122,7 @@ def ask(path: Path) -> Answers:
                     process.communicate(_command("quit", "quit", {}), timeout=END_SECONDS)
             ended = _end_of(process, deadline)
         finally:
-            _end(process)
+            end_probe(process)
         words.seek(0)
         said = words.read(MOST_BYTES).decode("utf-8", "replace")
     if not talk.whole or not talk.answers:
@@ -168,7 +169,7 @@ def _converse(process: "subprocess.Popen[bytes]", deadline: Deadline) -> _Talk:
         process.stdin.write(b"".join(_command(*question) for question in _QUESTIONS))
         process.stdin.flush()
     talk = _Talk()
-    for line in _lines(process.stdout, deadline):
+    for line in read_lines(process.stdout, deadline):
         try:
             message = json.loads(line)
         except ValueError:
@@ -185,7 +186,7 @@ def _converse(process: "subprocess.Popen[bytes]", deadline: Deadline) -> _Talk:
     return talk
 
 
-def _lines(pipe: IO[bytes], deadline: Deadline) -> Iterator[bytes]:
+def read_lines(pipe: IO[bytes], deadline: Deadline) -> Iterator[bytes]:
     """Yield complete lines until the pipe ends, the deadline passes or `MOST_BYTES` are read."""
     text, taken = b"", 0
     while not deadline.passed and taken < MOST_BYTES:
@@ -214,7 +215,8 @@ def _check_process(path: Path, pid: int) -> None:
     check_elf(path, Path(f"/proc/{pid}/exe"))
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end_probe(process: "subprocess.Popen[bytes]") -> None:
+    """End a QEMU without a guest, and close its pipes."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, 9)
     for pipe in (process.stdin, process.stdout):

@@ -20,6 +20,8 @@ from harness.image.cache import another_users, cache_directory
 from harness.machine import qemu_ask
 from harness.machine.qemu import DISCARD_EVENTS, Qemu, lacking
 from harness.machine.qemu_ask import HINT, Answers, check_elf, is_elf
+from harness.machine.qemu_user import wanted_user
+from harness.machine.user_trial import trouble_as
 
 _probing = threading.Lock()
 
@@ -27,14 +29,28 @@ _probing = threading.Lock()
 def find_qemu(given: Path | None) -> Qemu:
     """Find and probe the QEMU to use; None stands for the installed one.
 
-    Raises `LaunchError` that lists everything it lacks to run the harness's guests.
+    Raises `LaunchError` that lists everything it lacks to run the harness's guests, or says why
+    it cannot run as the user that `FPR_QEMU_USER` names; `UsageError` if there is no such user.
     """
     qemu = probe(_program(given))
     if lacks := lacking(qemu):
         raise LaunchError(
             f"QEMU {qemu.version} ({qemu.path}) cannot be used: {'; '.join(lacks)}", hint=HINT
         )
-    return qemu
+    return _with_user(qemu)
+
+
+def _with_user(qemu: Qemu) -> Qemu:
+    """Choose whom it runs as; not kept in the cache, since it depends on this process's rights."""
+    user = wanted_user()
+    if isinstance(user, str):
+        return dataclasses.replace(qemu, as_root=user)
+    trouble = trouble_as(user, qemu.path)
+    return (
+        dataclasses.replace(qemu, as_root=user.refused(trouble))
+        if trouble
+        else dataclasses.replace(qemu, user=user)
+    )
 
 
 def _program(given: Path | None) -> Path:

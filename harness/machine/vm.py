@@ -26,26 +26,27 @@ from harness.machine.accel import (
     cpu_model,
     host_khz,
     known_defects,
+    user_under,
 )
 from harness.machine.boot import BootWatch, check_cancelled
-from harness.machine.command import BALLOON_PATH, LaunchFiles, command_by_hand, qemu_command
+from harness.machine.command import BALLOON_PATH, command_by_hand, qemu_command
 from harness.machine.confirm import confirm_accelerator, forwarded_port
 from harness.machine.console import ConsoleWatcher
 from harness.machine.end_watch import EndWatch
 from harness.machine.host_pressure import MemoryGroup
-from harness.machine.interposer import check_preloaded, discard_environment
-from harness.machine.keys import RunKeys, write_keyed_initramfs
+from harness.machine.interposer import check_preloaded
+from harness.machine.keys import RunKeys
 from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory
+from harness.machine.qemu_files import CONSOLE_LOG, DISCARD_LOG, DISK, QemuFiles
 from harness.machine.qmp import QmpMonitor
 from harness.machine.reset import reset_machine
 from harness.machine.spec import Launch
 from harness.machine.ssh import SshShell
-from harness.machine.ssh_login import ssh_command, write_ssh_files
+from harness.machine.ssh_login import ssh_command
 from harness.machine.uname import ANSWER_BYTES, parse_release
 
 CONNECT_SECONDS = 20.0
-DISK = "disk"
 LOG = logging.getLogger(__name__)
 
 
@@ -67,12 +68,11 @@ class VirtualMachine:
         self.boot_seconds = 0.0
         self.pace = slowness()
         """How many times longer than usual whatever is asked of it may take, as measured."""
-        self.discard_log = given.artefacts / "discards.log"
+        self.console_log = given.artefacts / CONSOLE_LOG
+        self.discard_log = given.artefacts / DISCARD_LOG
         self.qemu_log = given.artefacts / "qemu.log"
         self.untraced = given.qemu.untraced
         """Why this QEMU's discards cannot be traced; empty if they are."""
-        self.unconfined = given.qemu.unconfined
-        """What this QEMU's seccomp filter cannot deny; empty: nothing."""
         self.memory_group = None
         self.no_memory_group = ""
         """Why QEMU has no control group of its own."""
@@ -81,11 +81,13 @@ class VirtualMachine:
         self._began = time.monotonic()
         self._end = contextlib.ExitStack()
         ram_files = self.spec.memory if self.spec.backend.startswith("file-") else 0
-        self._runtime = RuntimeDirectory(ram_files)
+        user, root_for_kvm = user_under(given.qemu.user, accel)
+        self._runtime = RuntimeDirectory(ram_files, user)
         self._end.callback(self._runtime.remove)
-        self._environment = discard_environment(given.spec.discard, self._runtime.path)
+        self.as_root = root_for_kvm or self._runtime.as_root
+        """Why this QEMU runs as root, though it could run as another user; empty if it does not."""
         self._process: QemuProcess | None = None
-        self._watch = EndWatch(given.spec, self._runtime.path)
+        self._watch = EndWatch(given.spec, self._runtime.qemu)
 
     @classmethod
     def boot(cls, given: Launch, accel: Literal["kvm", "tcg"]) -> Self:
@@ -109,38 +111,18 @@ class VirtualMachine:
 
     def _launch(self) -> None:
         self._check_cancelled()
-        given, runtime = self._given, self._runtime.path
+        given, socket = self._given, self._runtime.qemu / "qmp.sock"
         self._keys = given.keys or RunKeys.generate()
         try:
-            given.artefacts.mkdir(parents=True, exist_ok=True)
-            # An attempt with another accelerator may have left these files.
-            for name in ("console.log", "discards.log"):
-                (given.artefacts / name).unlink(missing_ok=True)
-            write_keyed_initramfs(
-                given.boot.initramfs, self._keys, runtime / "initramfs", given.boot.more
-            )
-            if self.spec.disk and given.disk is None:
-                with (runtime / DISK).open("wb") as disk:
-                    disk.truncate(self.spec.disk)
-            write_ssh_files(self._runtime.path, self._keys, self._runtime.vm_id)
+            self._files = QemuFiles(given, self._runtime, self._keys)
         except OSError as error:
             raise LaunchError(
                 f"cannot write the VM's files: {error}", hint=refusal_hint(error)
             ) from error
-        self._files = LaunchFiles(
-            qemu=given.qemu.path,
-            kernel=given.boot.kernel,
-            initramfs=runtime / "initramfs",
-            runtime=runtime,
-            disk=given.disk or runtime / DISK,
-            console_log=given.artefacts / "console.log",
-            discard_log=self.discard_log,
-            discard_event=given.qemu.discard_event,
-            denied=given.qemu.denied,
-        )
+        self._end.callback(self._files.close)
         self.argv = qemu_command(
             self.spec,
-            self._files,
+            self._files.launch,
             accel=self.accel,
             cpu=cpu_model(self.accel, given.qemu),
             name=self._runtime.vm_id,
@@ -148,22 +130,30 @@ class VirtualMachine:
             tsc_khz=host_khz(),
         )
         try:
-            self.monitor = QmpMonitor(runtime / "qmp.sock", given.artefacts / "qmp.log", self._gone)
+            self.monitor = QmpMonitor(socket, given.artefacts / "qmp.log", self._gone)
+            self._end.callback(self.monitor.close)
+            if self._runtime.user is not None:
+                self._runtime.user.own(socket, 0o600)
         except OSError as error:
             raise LaunchError(
                 f"cannot open QEMU's monitor: {error}", hint=refusal_hint(error)
             ) from error
-        self._end.callback(self.monitor.close)
         self._end.callback(self._leave_memory_group)
         # Check again: a request to stop ends only QEMUs that already run.
         self._check_cancelled()
-        self.console = ConsoleWatcher(self._files.console_log, self._gone)
-        self._process = QemuProcess(self.argv, self._runtime, self.qemu_log, self._environment)
+        self.console = ConsoleWatcher(self.console_log, self._gone)
+        self._process = QemuProcess(
+            self.argv,
+            self._runtime,
+            self.qemu_log,
+            self._files.environment,
+            self._files.descriptors,
+        )
         self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
         self._watch.watch(self._process, self.monitor, self.console, lambda: self.memory_group)
         self.monitor.accept(Deadline(CONNECT_SECONDS * self.pace, "QEMU to open its monitor"))
         confirm_accelerator(self.monitor, self.accel)
-        check_preloaded(self.pid, self._environment)
+        check_preloaded(self.pid, self._files.environment)
         if self.spec.under_pressure or self.spec.memory_limit:
             self._enter_memory_group()
         if self.spec.balloon.statistics:
@@ -229,7 +219,7 @@ class VirtualMachine:
         """
         artefacts = self._given.artefacts / "destination"
         artefacts.mkdir(exist_ok=True)
-        disk = self._files.disk
+        disk = self._files.launch.disk
         given = replace(self._given, artefacts=artefacts, keys=self._keys, start=start, disk=disk)
         twin = VirtualMachine(given, self.accel)
         self._end.callback(twin.end)
@@ -276,9 +266,20 @@ class VirtualMachine:
         return self._process is not None and self._process.alive
 
     @property
+    def unconfined(self) -> str:
+        """What this QEMU's seccomp filter cannot deny, and why it runs as root; empty: neither."""
+        as_root = f"it runs as root: {self.as_root}" if self.as_root else ""
+        return "; ".join(filter(None, (self._given.qemu.unconfined, as_root)))
+
+    @property
     def directory(self) -> Path:
-        """The VM's own directory, with its sockets and keys."""
+        """The VM's own directory, with its keys."""
         return self._runtime.path
+
+    @property
+    def qemu_directory(self) -> Path:
+        """Where QEMU may make sockets and files, in `directory`."""
+        return self._runtime.qemu
 
     @property
     def ssh_argv(self) -> list[str]:
@@ -287,19 +288,17 @@ class VirtualMachine:
 
     def argv_by_hand(self) -> list[str]:
         """Return the command that boots the same guest on a terminal, without SSH keys."""
-        files = LaunchFiles(
-            qemu=self._files.qemu,
-            kernel=self._files.kernel,
-            initramfs=self._given.boot.initramfs,
+        boot = self._given.boot
+        files = replace(
+            self._files.launch,
+            qemu=self._given.qemu.path,
+            kernel=boot.kernel,
+            initramfs=boot.initramfs,
             runtime=Path(),
             disk=Path(DISK),
-            console_log=self._files.console_log,
-            discard_log=self.discard_log,
-            discard_event=self._given.qemu.discard_event,
-            denied=self._given.qemu.denied,
         )
         cpu = cpu_model(self.accel, self._given.qemu)
-        words = [f"{name}={value}" for name, value in self._environment.items()]
+        words = [f"{name}={value}" for name, value in self._files.by_hand.items()]
         command = command_by_hand(self.spec, files, accel=self.accel, cpu=cpu, tsc_khz=host_khz())
         return ["env", *words, *command] if words else command
 

@@ -163,8 +163,8 @@ class GuestReady:
     build: str = ""
     """The guest kernel's build, from `uname -v`."""
     unconfined: str = ""
-    """What QEMU's seccomp filter cannot deny; empty: nothing, or the record is of an older
-    version."""
+    """What QEMU's seccomp filter cannot deny, and why it runs as root; empty: neither, or the
+    record is of an older version."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 

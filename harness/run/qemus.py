@@ -12,6 +12,7 @@ from harness.image.qemu_build import ensure_qemu
 from harness.image.qemu_definition import ALL, HOST, QemuDefinition
 from harness.machine.qemu import Qemu
 from harness.machine.qemu_probe import find_qemu
+from harness.machine.qemu_user import AS_ROOT
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,17 @@ def choose_one_qemu(definitions: Mapping[str, QemuDefinition], words: Sequence[s
 
 
 def prepare_qemu(choice: QemuChoice, progress: Callable[[str], None]) -> Qemu:
-    """Fetch the QEMU if needed, and probe its version and features.
+    """Fetch the QEMU if needed, and probe its version and features; say if it has to run as root.
 
     Raises `LaunchError` if it cannot run the harness's guests, and what `ensure_qemu` raises.
     """
     path = choice.path
     if choice.definition is not None:
         path = ensure_qemu(choice.definition, progress=progress)
-    return find_qemu(path)
+    qemu = find_qemu(path)
+    if qemu.as_root and qemu.as_root != AS_ROOT:
+        progress(f"QEMU runs as root: {qemu.as_root}")
+    return qemu
 
 
 def prepare_qemus(

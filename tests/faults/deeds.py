@@ -15,6 +15,7 @@ from leftovers import qmp, vm_directories
 from running import Running
 from small_disk import fill
 
+from harness.machine.process import QEMU_DIRECTORY
 from harness.observe.ram_layout import RamLayout
 from harness.units import GIB, MIB, PAGE_SIZE
 
@@ -159,7 +160,7 @@ def stop_qemu(running: Running) -> None:
 
 def close_qmp(running: Running) -> None:
     """Shut the harness's own end of the connection down, through a copy of its descriptor."""
-    path = str(_vm(running) / "qmp.sock")
+    path = str(_vm(running) / QEMU_DIRECTORY / "qmp.sock")
     inodes = {
         words[6]
         for line in Path("/proc/net/unix").read_text().splitlines()

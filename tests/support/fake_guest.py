@@ -75,6 +75,7 @@ class FakeMachine:
     def __init__(self, directory: Path, clock: Clock, spec: GuestSpec) -> None:
         self.spec = spec
         self.directory = directory
+        self.qemu_directory = directory / "qemu"
         self.kernel_release = "6.1.0-test"
         self.balloon_path = "/machine/peripheral/balloon0"
         self.pid = 4711

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.machine.owned import OWNER_FILE
+from harness.machine.process import QEMU_DIRECTORY
 
 BASES = tuple(Path(p) for p in (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir()) if p)
 
@@ -32,7 +33,7 @@ def qmp(directory: Path, command: str, **arguments: Any) -> Any:
     """Send a QMP command to the QEMU of a VM's directory."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10.0)
-        connection.connect(str(directory / "debug.sock"))
+        connection.connect(str(directory / QEMU_DIRECTORY / "debug.sock"))
         lines = connection.makefile("rw")
         assert "QMP" in json.loads(lines.readline())
         answer: dict[str, Any] = {}
@@ -50,3 +51,12 @@ def qmp(directory: Path, command: str, **arguments: Any) -> Any:
             assert "return" in answer, answer
             result, answer = answer["return"], {}
         return result
+
+
+def is_gone(pid: int) -> bool | None:
+    """For `wait_for`: a process has ended, be it not yet waited for by its new parent."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return True if stat.rpartition(")")[2].split()[0] == "Z" else None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures that several modules of tests share."""
 
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,14 @@ from machine_fakes import Bench
 from harness.image.compile import compile_c, tool_sources
 
 IMAGES = Path(__file__).parents[2] / "guest-images"
+
+
+@pytest.fixture(autouse=True)
+def own_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake QEMU runs as this process does, be it root: its sources may be where no other user
+    reaches. The tests of other users choose their own."""
+    if os.geteuid() == 0:
+        monkeypatch.setenv("FPR_QEMU_USER", "root")
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ class Migrate(Verb):
         start = guest.record.now()
         deadline = Deadline(self.deadline * guest.vm.pace, "the migration to end")
         source, twin = guest.vm, guest.twin("incoming")
-        address = f"unix:{twin.directory}/migration.sock"
+        address = f"unix:{twin.qemu_directory}/move.sock"
         if self.postcopy:
             _set_postcopy(source, twin)
         twin.monitor.execute("migrate-incoming", {"uri": address})
@@ -109,7 +109,7 @@ class Snapshot(Verb):
         start = guest.record.now()
         deadline = Deadline(self.deadline * guest.vm.pace, "the snapshot to be saved and loaded")
         source = guest.vm
-        path = f"{source.directory}/snapshot.qcow2"
+        path = f"{source.qemu_directory}/snapshot.qcow2"
         source.monitor.execute("stop")
         _run_job(source, deadline, "blockdev-create", options=_file(path) | {"size": 0})
         source.monitor.execute("blockdev-add", _file(path) | {"node-name": _FILE})

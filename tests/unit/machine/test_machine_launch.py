@@ -27,6 +27,12 @@ class Boot:
     more: tuple[Path, ...] = ()
 
 
+class Guest(str):
+    """What `boot` returns."""
+
+    as_root = ""
+
+
 @dataclass
 class Host:
     """A host whose accelerators fail as told; `launch` on it."""
@@ -34,16 +40,19 @@ class Host:
     directory: Path
     failures: dict[str, HarnessError] = field(default_factory=dict)
     on_boot: Callable[[], None] = lambda: None
+    as_root: str = ""
     booted: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def boot(self, _given: Launch, accel: str) -> str:
+    def boot(self, _given: Launch, accel: str) -> Guest:
         self.booted.append(accel)
         self.on_boot()
         if error := self.failures.get(accel):
             raise error
-        return f"guest under {accel}"
+        guest = Guest(f"guest under {accel}")
+        guest.as_root = self.as_root
+        return guest
 
     def launch(self, accel: Any = "auto") -> object:
         return subject.launch(
@@ -77,6 +86,12 @@ def test_auto_takes_a_kvm_under_which_the_guest_becomes_ready(host: Host) -> Non
     assert host.launch() == "guest under kvm"
     assert host.said == ["accelerator KVM: the guest became ready under it"]
     assert not host.memory.exists()
+
+
+def test_a_qemu_that_has_to_run_as_root_is_told(host: Host) -> None:
+    host.as_root = "/dev/kvm is for root only"
+    host.launch("kvm")
+    assert host.said == ["QEMU runs as root: /dev/kvm is for root only"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from leftovers import is_gone
 from machine_fakes import Bench
 
 from harness.deadline import Deadline, wait_for
@@ -36,15 +37,6 @@ def sleeper(directory: RuntimeDirectory, log: Path, script: str = "sleep 60") ->
     return QemuProcess(
         ["sh", "-c", f"{script}; true", "-name", f"guest={directory.vm_id}"], directory, log, {}
     )
-
-
-def is_gone(pid: int) -> bool | None:
-    """For `wait_for`: a process has ended, be it not yet waited for by its new parent."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return True if stat.rpartition(")")[2].split()[0] == "Z" else None
 
 
 def test_a_directory_that_cannot_be_owned_is_not_left(
@@ -192,7 +184,7 @@ def test_base_too_long_for_a_socket_is_passed_over(
 def test_no_usable_base_is_told_with_each_reason(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "absent"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/absent")
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / ("y" * 100)))
     with pytest.raises(LaunchError, match=r"No such file.*the path is too long"):
         RuntimeDirectory()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that one QEMU reads and writes, whichever user it runs as.
+
+Another user than root can often pass neither root's directory of results nor its cache. It gets
+copies of what it reads, in the VM's own directory, and its logs as open descriptors: a file that is
+opened again through /proc/self/fd is looked up by no path (proc(5)).
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from harness.machine.command import LaunchFiles
+from harness.machine.interposer import LIBRARY, discard_environment
+from harness.machine.keys import RunKeys, write_keyed_initramfs
+from harness.machine.process import RuntimeDirectory
+from harness.machine.qemu_user import QemuUser
+from harness.machine.reached_program import reached_program
+from harness.machine.spec import Launch
+from harness.machine.ssh_login import write_ssh_files
+
+CONSOLE_LOG, DISCARD_LOG, DISK = "console.log", "discards.log", "disk"
+
+
+class QemuFiles:
+    """The files of one launch, made by the constructor; `close` them when QEMU has ended."""
+
+    def __init__(self, given: Launch, runtime: RuntimeDirectory, keys: RunKeys) -> None:
+        """Raises `OSError`, `ImageError`."""
+        self._user = runtime.user
+        self._logs: dict[Path, int] = {}
+        self._reach: tuple[int, ...] = ()
+        self._end = contextlib.ExitStack()
+        boot, directory = given.boot, runtime.path
+        given.artefacts.mkdir(parents=True, exist_ok=True)
+        # An attempt with another accelerator may have left these files.
+        for name in (CONSOLE_LOG, DISCARD_LOG):
+            (given.artefacts / name).unlink(missing_ok=True)
+        kernel, initramfs = boot.kernel, directory / "initramfs"
+        write_keyed_initramfs(boot.initramfs, keys, initramfs, boot.more)
+        write_ssh_files(directory, keys, runtime.vm_id)
+        disk = given.disk or runtime.qemu / DISK
+        if given.spec.disk and given.disk is None:
+            with disk.open("wb") as file:
+                file.truncate(given.spec.disk)
+        self.by_hand: Mapping[str, str] = discard_environment(given.spec.discard, directory)
+        """What the environment adds for a QEMU that this process's user starts by hand."""
+        self.environment = dict(self.by_hand)
+        """What the environment adds for this QEMU."""
+        if self._user is not None:
+            kernel = directory / "kernel"
+            shutil.copyfile(boot.kernel, kernel)
+            if "LD_PRELOAD" in self.environment:
+                shutil.copyfile(self.environment["LD_PRELOAD"], directory / LIBRARY)
+                (directory / LIBRARY).chmod(0o644)
+                self.environment["LD_PRELOAD"] = str(directory / LIBRARY)
+            for path in (kernel, initramfs, disk):
+                if path.exists():
+                    self._user.own(path, 0o600)
+        self.launch = LaunchFiles(
+            qemu=given.qemu.path,
+            kernel=kernel,
+            initramfs=initramfs,
+            runtime=runtime.qemu,
+            disk=disk,
+            console_log=given.artefacts / CONSOLE_LOG,
+            discard_log=given.artefacts / DISCARD_LOG,
+            discard_event=given.qemu.discard_event,
+            denied=given.qemu.denied,
+        )
+        if self._user is not None:
+            try:
+                program = reached_program(self._user, given.qemu.path)
+                path, self._reach = self._end.enter_context(program)
+                self.launch = replace(self.launch, qemu=path)
+                self._give_logs(self._user)
+            except OSError:
+                self.close()
+                raise
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What QEMU must be started with."""
+        return (*self._reach, *self._logs.values())
+
+    def _give_logs(self, user: QemuUser) -> None:
+        """Make the logs the user's, to be opened by their descriptors."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        paths = self.launch.console_log, self.launch.discard_log
+        for path in paths:
+            self._logs[path] = os.open(path, flags, 0o644)
+            os.fchown(self._logs[path], user.uid, user.gid)
+        console, discards = (Path(f"/proc/self/fd/{self._logs[path]}") for path in paths)
+        self.launch = replace(self.launch, console_log=console, discard_log=discards)
+
+    def close(self) -> None:
+        """Take the logs back from QEMU's user."""
+        for descriptor in self._logs.values():
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, os.geteuid(), os.getegid())
+            os.close(descriptor)
+        self._logs.clear()
+        self._end.close()
