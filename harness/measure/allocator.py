@@ -33,9 +33,14 @@ def withheld(history: History) -> int | None:
 
 
 def _missing(audit: Audited) -> int:
-    """Bytes that are in no account of /proc/meminfo, nor on the per-CPU lists, nor compressed."""
+    """Bytes that are in no account of /proc/meminfo, nor on the per-CPU lists, nor compressed.
+
+    VmallocUsed counts the pages of vmalloc() (vmalloc_nr_pages(), mm/vmalloc.c, from 5.3), those of
+    kernel stacks once more.
+    """
     now = audit.counters
-    return unaccounted(now) - percpu_free(now.zones) - compressed(now)
+    known = percpu_free(now.zones) + compressed(now) + now.meminfo.get("VmallocUsed", 0)
+    return unaccounted(now) - known
 
 
 def free_drift(zones: Sequence[Zone]) -> int:

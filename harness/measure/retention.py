@@ -121,10 +121,10 @@ def _deferred_split(now: GuestCounters, base: GuestCounters | None) -> int:
     neither AnonPages nor MemFree.
     """
     queued = now.vmstat.get("thp_deferred_split_page", 0)
-    hidden = unaccounted(now)
+    hidden = unaccounted(now) - compressed(now)
     if base is not None:
         queued -= base.vmstat.get("thp_deferred_split_page", 0)
-        hidden -= unaccounted(base)
+        hidden -= unaccounted(base) - compressed(base)
     return max(0, min(queued * HUGE_PAGE, hidden))
 
 

@@ -219,3 +219,10 @@ def test_growth_is_told_by_who_keeps_it() -> None:
         "deferred_split_bytes": 32 * MIB,
     }
     assert retained(before.counters, after.counters)["page_cache_bytes"] == 0
+
+
+def test_compressed_pages_are_no_huge_pages_whose_split_is_deferred() -> None:
+    meminfo = {"MemTotal": 900 * MIB, "MemFree": 790 * MIB}
+    vmstat = {"thp_deferred_split_page": 61, "nr_zspages": 100 * 256}
+    kept = retained(GuestCounters(1.0, meminfo, vmstat, (zone(),)), None)
+    assert (kept["compressed_bytes"], kept["deferred_split_bytes"]) == (100 * MIB, 10 * MIB)
