@@ -265,6 +265,15 @@ FAULTS = (
         "FAIL",
         "guest-retained",
     ),
+    Fault(
+        "compressed-swap",
+        "guest",
+        "freed memory becomes compressed swap (zram)",
+        "compressed-swap",
+        "FAIL",
+        "guest-retained",
+        says="compressed swap",
+    ),
     Fault("panic", "guest", "sysrq c", "panic", "FAIL", "guest-crash"),
     Fault(
         "hang",
