@@ -166,16 +166,20 @@ class QemuProcess:
         log: Path,
         environment: Mapping[str, str],
         descriptors: Collection[int] = (),
+        launcher: Sequence[str] = (),
     ) -> None:
         """Start QEMU as the directory's user, with `environment` added to this process's, and with
-        these descriptors. Raises `LaunchError`."""
+        these descriptors. Raises `LaunchError`.
+
+        `launcher`: a command that executes, as this process's user, the one appended to it.
+        """
         self.argv = list(argv)
         self.log = log
         self._directory = directory
         # setpriv (util-linux) sets the death signal after it has become the user, which clears it,
         # and executes QEMU; a preexec_fn would not be safe in a process with threads.
         user = directory.user.words if directory.user is not None else ()
-        command = ["setpriv", "--pdeathsig", "KILL", *user, "--", *self.argv]
+        command = [*launcher, "setpriv", "--pdeathsig", "KILL", *user, "--", *self.argv]
         added = [f"{name}={value}" for name, value in environment.items()]
         LOG.debug("starting QEMU: %s", shlex.join([*added, *command]))
         try:

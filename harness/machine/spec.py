@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from harness.machine.huge_pages import HugePages
 from harness.machine.keys import RunKeys
 from harness.machine.qemu import Qemu
 
@@ -61,6 +62,8 @@ class GuestSpec:
     """Whether QEMU locks all its memory."""
     prealloc: bool = False
     """Whether QEMU touches all of the guest's memory before the guest boots."""
+    thp: HugePages = "host"
+    """Whether QEMU gets transparent huge pages as the host is set up, or never."""
     qemu_args: tuple[str, ...] = ()
     """Further words of QEMU's command line."""
 

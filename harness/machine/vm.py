@@ -34,6 +34,7 @@ from harness.machine.confirm import confirm_accelerator, forwarded_port
 from harness.machine.console import ConsoleWatcher
 from harness.machine.end_watch import EndWatch
 from harness.machine.host_pressure import MemoryGroup
+from harness.machine.huge_pages import check_huge_pages, launcher
 from harness.machine.interposer import check_preloaded
 from harness.machine.keys import RunKeys
 from harness.machine.pace import guest_slowness, slowness
@@ -148,12 +149,14 @@ class VirtualMachine:
             self.qemu_log,
             self._files.environment,
             self._files.descriptors,
+            launcher(self.spec.thp),
         )
         self._end.callback(self._process.end, lambda: self.monitor.execute("quit", timeout=2.0))
         self._watch.watch(self._process, self.monitor, self.console, lambda: self.memory_group)
         self.monitor.accept(Deadline(CONNECT_SECONDS * self.pace, "QEMU to open its monitor"))
         confirm_accelerator(self.monitor, self.accel)
         check_preloaded(self.pid, self._files.environment)
+        check_huge_pages(self.pid, self.spec.thp)
         if self.spec.under_pressure or self.spec.memory_limit:
             self._enter_memory_group()
         if self.spec.balloon.statistics:

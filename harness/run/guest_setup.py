@@ -26,6 +26,7 @@ def guest_spec(scenario: Scenario) -> GuestSpec:
         memory_limit=scenario.host.memory_limit,
         mem_lock=scenario.host.mem_lock,
         prealloc=scenario.host.prealloc,
+        thp=scenario.host.thp,
         qemu_args=scenario.host.qemu_args,
     )
 

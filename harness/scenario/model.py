@@ -151,6 +151,9 @@ class Host(Part):
     """Whether QEMU locks all its memory: the kernel refuses to discard what is locked."""
     prealloc: StrictBool = False
     """Whether QEMU touches all of the guest's memory before the guest boots."""
+    thp: Literal["host", "never"] = "host"
+    """Whether QEMU gets transparent huge pages: as the host is set up, or `never`. If the guest
+    gives back less than a huge page, the host's khugepaged may fill it up again."""
     qemu_args: tuple[Annotated[str, Field(min_length=1, max_length=1024)], ...] = ()
     """Further words of QEMU's command line, which can reach files and programs of the host: they
     need `--allow-qemu-args` from whoever runs the scenario."""

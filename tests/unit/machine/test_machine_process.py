@@ -16,6 +16,7 @@ from machine_fakes import Bench
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import InterruptedRunError, LaunchError
+from harness.machine.huge_pages import HugePages, check_huge_pages, launcher
 from harness.machine.owned import OWNER_FILE
 from harness.machine.process import (
     QemuProcess,
@@ -51,6 +52,27 @@ def test_a_directory_that_cannot_be_owned_is_not_left(
     with pytest.raises(LaunchError, match="No locks available"):
         RuntimeDirectory()
     assert list(base.iterdir()) == []
+
+
+@pytest.mark.usefixtures("base")
+@pytest.mark.parametrize(("thp", "enabled"), [("never", 0), ("host", 1)])
+def test_a_process_gets_no_huge_pages_if_the_host_must_give_it_none(
+    thp: HugePages, enabled: int, tmp_path: Path
+) -> None:
+    """Not even those it asks for: the kernel says so of the program that the launcher executes."""
+    directory, log = RuntimeDirectory(), tmp_path / "log"
+    words = ["grep", "THP_enabled", "/proc/self/status"]
+    process = QemuProcess(words, directory, log, {}, launcher=launcher(thp))
+    wait_for(lambda: None if process.alive else True, Deadline(20.0, "grep to end"))
+    process.end(None)
+    directory.remove()
+    assert log.read_text() == f"THP_enabled:\t{enabled}\n"
+
+
+def test_huge_pages_that_cannot_be_kept_away_are_no_launch() -> None:
+    check_huge_pages(os.getpid(), "host")
+    with pytest.raises(LaunchError, match="THP_enabled: 0"):
+        check_huge_pages(os.getpid(), "never")
 
 
 # --- the harness dies ---------------------------------------------------------------------------
