@@ -13,6 +13,7 @@ from harness.act.run_record import RunRecord
 from harness.deadline import Deadline
 from harness.errors import InterruptedRunError
 from harness.guest.kernel_build import read_build
+from harness.kernel.zones import HUGE_PAGE
 from harness.machine.vm import VirtualMachine
 from harness.observe.features import BalloonState, read_balloon_state
 from harness.observe.host_noise import HostNoiseReader
@@ -25,6 +26,7 @@ from harness.record.events import (
     PhaseStarted,
     SamplingEnded,
 )
+from harness.units import PAGE_SIZE
 
 SAMPLE_HZ = 5.0
 """Samples per second, enough to time the bursts of reporting passes, which are 2 s apart."""
@@ -224,6 +226,7 @@ def _record_ready(vm: VirtualMachine, record: RunRecord) -> BalloonState:
             untraced=vm.untraced,
             unconfined=vm.unconfined,
             build=read_build(vm.shell),
+            host_page=HUGE_PAGE if vm.spec.backend == "hugetlb" else PAGE_SIZE,
         )
     )
     return balloon

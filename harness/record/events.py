@@ -165,6 +165,8 @@ class GuestReady:
     unconfined: str = ""
     """What QEMU's seccomp filter cannot deny, and why it runs as root; empty: neither, or the
     record is of an older version."""
+    host_page: int | None = None
+    """Size of the pages behind guest RAM: bytes; None in records of older versions."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 

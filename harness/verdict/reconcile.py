@@ -8,6 +8,7 @@ import errno
 import os
 from dataclasses import dataclass
 
+from harness.kernel.zones import block_size
 from harness.measure.usable import usable_audit
 from harness.record.facts import Cause
 from harness.record.history import History
@@ -36,6 +37,8 @@ class Ledgers:
     lazyfree: int
     """Lazily free bytes; stock QEMU never uses MADV_FREE."""
     swap_growth: int | None
+    skipped: str
+    """Why QEMU skips such reports, as far as the run knows."""
     moved: bool
     """The guest has come from another QEMU, whose discards are in no trace of this one."""
 
@@ -72,6 +75,7 @@ def ledgers_of(history: History) -> Ledgers | None:
         file_blocks_fall=blocks_fall,
         lazyfree=now.lazyfree,
         swap_growth=now.swap - before.swap if before else None,
+        skipped=_why_skipped(history),
         moved=any(move.how != "cancelled" for move in history.moves),
     )
 
@@ -109,9 +113,35 @@ def _guest_to_qemu(ledgers: Ledgers) -> Disagreement | None:
             undiscarded,
             f"{format_size(undiscarded)} the guest reported are still resident on the host: "
             "QEMU's trace shows no discard of them, so QEMU acknowledged the report and skipped it "
-            f"(discards inhibited by a device, or a poison value){_where(ledgers)}",
+            f"({ledgers.skipped}){_where(ledgers)}",
         )
     return None
+
+
+_PAGE_POISON = 4
+"""VIRTIO_BALLOON_F_PAGE_POISON, include/uapi/linux/virtio_balloon.h."""
+
+
+def _why_skipped(history: History) -> str:
+    """Say why virtio_balloon_handle_report() skips reports that it acknowledges.
+
+    It does so if discards are inhibited, if the guest announced a poison value other than zero, and
+    for what is not aligned to the pages of the memory (hw/virtio/virtio-balloon.c, QEMU 5.1 to 11).
+    """
+    boot = history.boots[-1] if history.boots else None
+    block = block_size(history.order)
+    page = boot.host_page if boot is not None and boot.host_page is not None else block
+    if block < page:
+        return (
+            f"a block of order {history.order} has {format_size(block)}, less than the pages of "
+            f"{format_size(page)} behind guest memory, of which QEMU discards no part"
+        )
+    poison = boot.features[_PAGE_POISON : _PAGE_POISON + 1] if boot is not None else ""
+    if poison == "1":
+        return "the guest announced a value that its free pages hold, which a discard would lose"
+    if poison == "0":
+        return "a device inhibits discards; the guest announced no poison value"
+    return "discards inhibited by a device, or a poison value"
 
 
 def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:

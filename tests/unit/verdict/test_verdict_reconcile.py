@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_builders import FREED, HELD_BEFORE, a_run, freed, healthy, mapping, started
+from run_builders import FREED, HELD_BEFORE, a_run, freed, healthy, mapping, ready, started
 
 from harness.kernel.pages import GuestState, HostState
 from harness.record.facts import Cause
@@ -27,6 +27,7 @@ AGREE = Ledgers(
     file_blocks_fall=None,
     lazyfree=0,
     swap_growth=0,
+    skipped="a device inhibits discards",
     moved=False,
 )
 
@@ -47,8 +48,32 @@ def test_the_ledgers_of_a_healthy_run() -> None:
         file_blocks_fall=None,
         lazyfree=0,
         swap_growth=0,
+        skipped="discards inhibited by a device, or a poison value",
         moved=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("of_the_guest", "words"),
+    [
+        (
+            {"host_page": 2 * MIB, "page_reporting_order": 5},
+            "a block of order 5 has 128KiB, less than the pages of 2MiB behind guest memory",
+        ),
+        ({"host_page": 2 * MIB, "features": "011101"}, "a device inhibits discards"),
+        ({"host_page": 4096, "features": "011111"}, "a value that its free pages hold"),
+        ({}, "inhibited by a device, or a poison value"),
+    ],
+)
+def test_what_is_known_of_a_report_that_qemu_skipped_is_said(
+    of_the_guest: dict[str, Any], words: str
+) -> None:
+    found = ledgers_of(fold(a_run(ready_as=ready(**of_the_guest))))
+    assert found is not None
+    skipped = replace(found, reported_undiscarded=4 * MIB, reported_resident=4 * MIB)
+    disagreement = reconcile(skipped, BLOCK)
+    assert disagreement is not None
+    assert words in disagreement.sentence
 
 
 def test_there_are_none_without_an_audit() -> None:
