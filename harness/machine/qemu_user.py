@@ -30,13 +30,17 @@ class QemuUser:
     """All its groups, `gid` among them."""
     asked: bool = False
     """Whether `FPR_QEMU_USER` names it, so that nobody else will do."""
+    locks: bool = False
+    """Whether it may lock memory beyond its limit (CAP_IPC_LOCK), which harms nobody else."""
 
     @property
     def words(self) -> tuple[str, ...]:
         """Options of setpriv(1): this user, no capabilities, and none by set-uid programs."""
         ids = ("--reuid", str(self.uid), "--regid", str(self.gid))
         groups = ("--groups", ",".join(map(str, self.groups)))
-        return (*ids, *groups, "--inh-caps=-all", "--no-new-privs")
+        kept = ",+ipc_lock" if self.locks else ""
+        capabilities = (f"--inh-caps=-all{kept}", f"--ambient-caps=-all{kept}")
+        return (*ids, *groups, *capabilities, "--no-new-privs")
 
     def refused(self, why: str) -> str:
         """Return why QEMU runs as root instead. Raises `LaunchError` if this user was asked for."""

@@ -83,6 +83,8 @@ class VirtualMachine:
         self._end = contextlib.ExitStack()
         ram_files = self.spec.memory if self.spec.backend.startswith("file-") else 0
         user, root_for_kvm = user_under(given.qemu.user, accel)
+        if user is not None:
+            user = replace(user, locks=given.spec.mem_lock)
         self._runtime = RuntimeDirectory(ram_files, user)
         self._end.callback(self._runtime.remove)
         self.as_root = root_for_kvm or self._runtime.as_root

@@ -69,7 +69,7 @@ def run_pool(
     `note` takes what the user should know of runs that have not begun. An observer that raises is
     dropped; the runs go on. Raises `RecordError`.
     """
-    _raise_limits()
+    _allow_descriptors()
     recorder = Recorder(results)
     audience = list(observers)
 
@@ -91,20 +91,11 @@ def run_pool(
         yield pool
 
 
-def _raise_limits() -> None:
-    """Raise the limits of open files, of which each guest needs about a dozen, and of locked
-    memory.
-
-    Root raises the latter beyond its maximum: it binds the user that QEMU runs as.
-    """
-    for kind, beyond in (
-        (resource.RLIMIT_NOFILE, ()),
-        (resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY,)),
-    ):
-        for limit in (*beyond, resource.getrlimit(kind)[1]):
-            with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(kind, (limit, limit))
-                break
+def _allow_descriptors() -> None:
+    """Raise the limit of open files to its maximum: each guest needs about a dozen."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from harness.act.verbs.audit import Audits
 from harness.act.verbs.churn import Held
 from harness.deadline import Deadline
 from harness.errors import PreconditionError, QmpError
+from harness.machine.qemu_user import VARIABLE
 from harness.record.events import GuestMoved
 from harness.scenario.fields import Seconds
 from harness.scenario.steps import Verb
@@ -161,7 +162,8 @@ def _set_postcopy(source: Machine, twin: Machine) -> None:
     except QmpError as error:
         raise PreconditionError(
             f"QEMU cannot migrate by postcopy here: {error.message}",
-            hint="it needs userfaultfd(2): as root, sysctl vm.unprivileged_userfaultfd=1",
+            hint="it needs userfaultfd(2): as root, sysctl vm.unprivileged_userfaultfd=1, or "
+            f"{VARIABLE}=root",
         ) from error
 
 

@@ -89,9 +89,13 @@ def test_limit_needs_a_control_group_whatever_the_tags_say(
 def test_memory_that_is_to_be_locked_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked of the field, since `--set` changes it and no tag."""
     locked = replace(GUEST, backend="anonymous", memory=GIB, mem_lock=True)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr("resource.getrlimit", lambda _which: (8 * MIB, 8 * MIB))
     lacking = missing_needs([], locked)
     assert lacking is not None
     assert lacking.startswith("needs-memlock: QEMU may lock 8MiB and the guest has 1GiB")
     monkeypatch.setattr("resource.getrlimit", lambda _which: (8 * MIB, 4 * GIB))
     assert missing_needs([], locked) is None
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("resource.getrlimit", lambda _which: (8 * MIB, 8 * MIB))
+    assert missing_needs([], locked) is None, "root has CAP_IPC_LOCK"

@@ -28,6 +28,7 @@ from harness.machine.qemu_user import AS_ROOT, VARIABLE, QemuUser, wanted_user
 from harness.machine.spec import Launch
 from harness.machine.user_trial import trouble_as
 
+CAP_IPC_LOCK = 1 << 14
 OTHER = QemuUser("other", 54321, 54322, (54322,))
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -312,9 +313,12 @@ def test_it_reads_copies_and_writes_logs_where_it_reaches_no_path(tmp_path: Path
 
 
 @as_root
+@pytest.mark.parametrize(("locks", "capabilities"), [(False, 0), (True, CAP_IPC_LOCK)])
 @pytest.mark.usefixtures("open_place")
-def test_it_has_no_capabilities_and_gets_none(tmp_path: Path) -> None:
-    runtime, log = RuntimeDirectory(user=OTHER), tmp_path / "log"
+def test_it_has_no_capabilities_but_that_to_lock_memory_where_it_is_to(
+    tmp_path: Path, locks: bool, capabilities: int
+) -> None:
+    runtime, log = RuntimeDirectory(user=replace(OTHER, locks=locks)), tmp_path / "log"
     words = ["sh", "-c", "echo up; sleep 60; true", f"guest={runtime.vm_id}"]
     process = QemuProcess(words, runtime, log, {})
     wait_for(lambda: log.read_text() or None, Deadline(5.0, "setpriv to have become QEMU"))
@@ -322,7 +326,7 @@ def test_it_has_no_capabilities_and_gets_none(tmp_path: Path) -> None:
     assert (status["Uid"], status["Gid"]) == (["54321"] * 4, ["54322"] * 4)
     assert status["Groups"] == ["54322"]
     for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
-        assert int(status[kind][0], 16) == 0, kind
+        assert int(status[kind][0], 16) == capabilities, kind
     assert status["NoNewPrivs"] == ["1"]
     process.end(None)
     assert not process.alive
