@@ -103,16 +103,17 @@ class Running:
         return run
 
 
-def qemus_of(results: Path) -> list[int]:
-    """List processes whose command line names the results directory, except the harness."""
+def qemus_of(directory: Path) -> list[int]:
+    """List the QEMUs whose messages go to a file below a directory of results or logs."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
+                name = (entry / "cmdline").read_bytes().split(b"\0")[0]
+                messages = (entry / "fd" / "1").readlink()
             except OSError:
                 continue
-            if b"qemu" in words[0] and any(str(results).encode() in word for word in words):
+            if b"qemu" in name and messages.is_relative_to(directory):
                 found.append(int(entry.name))
     return found
 

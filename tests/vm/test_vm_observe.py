@@ -102,7 +102,7 @@ def test_every_instrument_agrees_on_a_guest_at_rest(
     assert resident == pytest.approx(held.held, abs=4 * MIB)
 
     # Whoever reads what was given back is shown zero pages, which both ways to read pages know.
-    dump = {"val": 0, "size": GIB // 2, "filename": str(tmp_path / "dump")}
+    dump = {"val": 0, "size": GIB // 2, "filename": str(vm.qemu_directory / "dump")}
     vm.monitor.execute("pmemsave", dump, timeout=60.0)
     by_scan = residency.read()
     monkeypatch.setattr(residency_module, "scan_support", lambda: ScanSupport.NONE)
