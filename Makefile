@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: setup test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile fuzz soak docs lint bench clean system
+.PHONY: setup test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile fuzz soak load docs lint bench clean system
 
 setup: $(INSTALLED)
 	$(BIN)/fpr-harness image build $(image_options)
@@ -108,6 +108,12 @@ N ?= 100
 soak: $(INSTALLED)
 	$(BIN)/python tests/soak/soak.py -n $(N) $(image_options) \
 		--results results/soak-$$(date -u +%Y-%m-%dT%H-%M-%SZ) $(ARGS)
+
+# Three invocations at once, with as many guests as the machine admits.
+load: N = 200
+load: $(INSTALLED)
+	$(BIN)/python tests/soak/load.py -n $(N) $(image_options) \
+		--results results/load-$$(date -u +%Y-%m-%dT%H-%M-%SZ) $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
