@@ -43,7 +43,7 @@ from harness.record.events import (
     Suspended,
     Witnessed,
 )
-from harness.record.history import History, Round, Trouble
+from harness.record.history import History, Round, Trouble, Waited
 from harness.units import format_size
 
 BOOT_PHASES = frozenset({"boot"})
@@ -71,9 +71,13 @@ def _(event: RunStarted, history: History) -> History:
 
 @_after.register
 def _(event: PhaseStarted, history: History) -> History:
-    if history.in_steps or event.phase in BOOT_PHASES:
-        return history
-    return replace(history, in_steps=True)
+    settles = event if event.phase == "settle" else None
+    return replace(
+        history,
+        in_steps=history.in_steps or event.phase not in BOOT_PHASES,
+        phase=settles,
+        watched=(),
+    )
 
 
 @_after.register
@@ -150,9 +154,12 @@ def _(event: ChurnVerified, history: History) -> History:
 
 @_after.register
 def _(event: Settled, history: History) -> History:
+    began = None if history.phase is None else history.phase.t
     return replace(
         history,
         settle=event,
+        waits=(*history.waits, Waited(event, began, history.watched)),
+        phase=None,
         settles=(*history.settles, event) if history.rounds else (),
         rounds=_seen_in_round(history, event.held, settled=event),
     )
@@ -268,8 +275,12 @@ def _(event: ConsoleFinding, history: History) -> History:
 
 
 @_after.register
-def _(_event: Sample, history: History) -> History:
-    return replace(history, samples=history.samples + 1)
+def _(event: Sample, history: History) -> History:
+    waits = history.waits
+    if waits and waits[-1].after is None:
+        waits = (*waits[:-1], replace(waits[-1], after=event))
+    watched = history.watched if history.phase is None else (*history.watched, event)
+    return replace(history, samples=history.samples + 1, waits=waits, watched=watched)
 
 
 @_after.register

@@ -27,8 +27,10 @@ from harness.record.events import (
     Measured,
     NoiseRead,
     OrderRead,
+    PhaseStarted,
     Pressed,
     Raced,
+    Sample,
     SamplingEnded,
     Settled,
     Suspended,
@@ -60,6 +62,19 @@ class Round:
         if self.reclaimed is None or not self.freed.bytes:
             return None
         return self.reclaimed / self.freed.bytes
+
+
+@dataclass(frozen=True)
+class Waited:
+    """A settle, and what the sampler saw meanwhile."""
+
+    settled: Settled
+    began: float | None
+    """When its phase began; None if the record does not say."""
+    samples: tuple[Sample, ...]
+    """From then on."""
+    after: Sample | None = None
+    """The next one."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,12 @@ class History:
     """The latest settle; None if memory was filled or freed since."""
     settles: tuple[Settled, ...] = ()
     """All settles after the first free; earlier ones only settle what booting freed."""
+    waits: tuple[Waited, ...] = ()
+    """All settles."""
+    phase: PhaseStarted | None = None
+    """The latest phase of a settle, while it goes on."""
+    watched: tuple[Sample, ...] = ()
+    """The samples since it began."""
 
     audits: tuple[Audited, ...] = ()
     audit: Audited | None = None

@@ -13,14 +13,20 @@ from itertools import pairwise
 
 from harness.kernel.pages import AuditReport, CellTotals
 from harness.kernel.zones import Zone, zone_name
+from harness.measure.retention import compressed, percpu_free, unaccounted
 from harness.measure.usable import UNJUDGED_LIMIT, UNLISTED_LIMIT
 from harness.record.events import COMPLETE_SCHEMA, Audited
 from harness.record.facts import DiscardTotals
 from harness.record.history import History, Round
 from harness.units import PAGE_SIZE, format_size
+from harness.verdict.chronology import untimely
 
 MEMORY_LEFT_OUT = 0.02
 """Fraction of a guest's memory that its zones may lack, as firmware reserves some; seen: 0.1 %."""
+
+ACCOUNTS_LAG = 0.01
+"""Fraction of a guest's memory by which its accounts may lag; on real guests, at least 1 MiB more
+was in no account than on the per-CPU lists."""
 
 _CELLS = tuple(field.name for field in fields(CellTotals) if field.name != "held_absent")
 
@@ -70,6 +76,7 @@ def _contradictions(history: History) -> Iterator[str]:
             *_parts(audit.report),
             *_examples(audit.report),
             *_zones(audit),
+            *_listed(audit),
             *_memory(audit, history),
             *_host(audit),
         )
@@ -78,6 +85,7 @@ def _contradictions(history: History) -> Iterator[str]:
         yield from _before_a_free(round_, history)
     for then in history.at_audits:
         yield from _lost_to_the_host(then)
+    yield from untimely(history)
 
 
 def _missing(audit: Audited, schema: int) -> Iterator[str]:
@@ -193,6 +201,18 @@ def _zones(audit: Audited) -> Iterator[str]:
                 f"{field} is {'empty' if told is None else format_size(told)}, and the zones make "
                 f"{format_size(pages * PAGE_SIZE)}"
             )
+
+
+def _listed(audit: Audited) -> Iterator[str]:
+    """Check that the pages on the per-CPU lists are in no account of the guest's memory."""
+    counters = audit.counters
+    listed, total = percpu_free(counters.zones), counters.meminfo.get("MemTotal", 0)
+    rest = unaccounted(counters) - compressed(counters)
+    if listed > rest + ACCOUNTS_LAG * total:
+        yield (
+            f"the per-CPU lists hold {format_size(listed)}, but {format_size(max(0, rest))} of the "
+            "guest's memory are in no account"
+        )
 
 
 def _zone(zone: Zone) -> Iterator[str]:
