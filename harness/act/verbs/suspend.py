@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Suspend the guest, wake it, and check that it resumed."""
 
+import contextlib
 import re
 from typing import ClassVar, Literal
 
@@ -83,7 +84,10 @@ class Suspend(Verb):
         seen = len(guest.vm.monitor.events())
         entries = guest.vm.console.count(_ENTRY)
         alarm = f"echo 0 >{_WAKE_ALARM}; echo +{RTC_SECONDS} >{_WAKE_ALARM}"
-        shell.run(_SLEEP.format(alarm=alarm if self.wake == "rtc" else ":", state=self.state))
+        sleep = _SLEEP.format(alarm=alarm if self.wake == "rtc" else ":", state=self.state)
+        # A busy host may bring the command's answer only after the guest has fallen asleep.
+        with contextlib.suppress(DeadlineError):
+            shell.run(sleep, timeout=ANSWER_SECONDS)
         if self.wake == "qmp":
             if self.state == "mem":
                 _wake_deep(guest, seen, deadline)

@@ -96,6 +96,19 @@ def test_the_guests_own_clock_can_wake_it(guest: FakeGuest, state: str) -> None:
     assert guest.recorded(Suspended)[0].seconds >= 0.2
 
 
+@pytest.mark.parametrize("state", ["mem", "freeze"])
+def test_a_guest_that_sleeps_before_it_has_answered_is_woken_all_the_same(
+    guest: FakeGuest, state: str
+) -> None:
+    """On a busy host the command's answer is under way when the guest falls asleep."""
+    sleeper(guest)
+    guest.vm.says["modprobe button"] = DeadlineError("waited for the command to end")
+    guest.vm.meanwhile = lambda: guest.vm.happened.append(SUSPEND)
+    guest.vm.qmp["info registers"] = falls_asleep(guest, after=1)
+    suspend(guest, state=state)
+    assert guest.recorded(Suspended)[0].slept
+
+
 def test_a_kernel_without_such_a_sleep_is_a_skip(guest: FakeGuest) -> None:
     guest.vm.says["cat /sys/power/state"] = "freeze\n0\n"
     with pytest.raises(PreconditionError, match="has no sleep state 'mem', only: freeze"):
