@@ -235,16 +235,43 @@ static void start_ssh_server(void)
 		failed("start the SSH server: wait status %#x", (unsigned int)status);
 }
 
-static int wants_console_shell(void)
+static int is_told(const char *word)
 {
 	char cmdline[4096] = "";
 	FILE *file = fopen("/proc/cmdline", "re");
-	int found = file && fgets(cmdline, sizeof(cmdline), file) &&
-		    strstr(cmdline, "fpr.console_shell");
+	int found = file && fgets(cmdline, sizeof(cmdline), file) && strstr(cmdline, word);
 
 	if (file)
 		fclose(file);
 	return found;
+}
+
+/*
+ * Continues with the memory image on the disk, if it holds one; then this does not return
+ * (Documentation/admin-guide/pm/sleep-states.rst, /sys/power/resume).
+ */
+static void resume(void)
+{
+	char *const modprobe[] = { "/bin/modprobe", "virtio_blk", NULL };
+	char device[32] = "";
+	pid_t child = start(modprobe, "0");
+	int status, file;
+	FILE *disk;
+
+	while (waitpid(child, &status, 0) < 0)
+		if (errno != EINTR)
+			failed("wait for modprobe: %s", strerror(errno));
+	disk = fopen("/sys/block/vda/dev", "re");
+	if (!disk || !fgets(device, sizeof(device), disk))
+		failed("resume: there is no disk");
+	fclose(disk);
+	file = open("/sys/power/resume", O_WRONLY | O_CLOEXEC);
+	if (file < 0)
+		failed("open /sys/power/resume: %s", strerror(errno));
+	/* It fails if there is no image, as before the first hibernation. */
+	if (write(file, device, strlen(device)) < 0)
+		say("nothing to resume: %s", strerror(errno));
+	close(file);
 }
 
 /* Reaps orphans, and handles the signals that busybox's poweroff and reboot send to process 1. */
@@ -281,11 +308,13 @@ int main(void)
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	mount_all();
 	load_modules();
+	if (is_told("fpr.resume"))
+		resume();
 	if (bring_up_network()) {
 		start_ssh_server();
 		say("ready");
 	} else {
 		say("ready (no network device)");
 	}
-	serve(&signals, wants_console_shell());
+	serve(&signals, is_told("fpr.console_shell"));
 }

@@ -22,5 +22,8 @@ int main(int argc, char **argv)
 		return witness_main(argc - 2, argv + 2);
 	if (argc >= 2 && !strcmp(argv[1], "faults"))
 		return faults_main(argc - 2, argv + 2);
-	usage("expected a subcommand: pages, churn, counters, busy, race, witness, faults or starve");
+	if (argc >= 2 && !strcmp(argv[1], "kexec"))
+		return kexec_main(argc - 2, argv + 2);
+	usage("expected a subcommand: pages, churn, counters, busy, race, witness, faults, kexec or "
+	      "starve");
 }

@@ -58,6 +58,7 @@ int churn_main(int argc, char **argv);
 int counters_main(int argc, char **argv);
 int busy_main(int argc, char **argv);
 int race_main(int argc, char **argv);
+int kexec_main(int argc, char **argv);
 int witness_main(int argc, char **argv);
 int faults_main(int argc, char **argv);
 int starve_main(int argc, char **argv);

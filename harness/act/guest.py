@@ -4,13 +4,14 @@
 `harness.act.session.GuestSession` implements them, and tests/support/fake_guest.py fakes them.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from harness.act.run_record import RunRecord
 from harness.deadline import Deadline
 from harness.machine import interfaces
+from harness.machine.reset import Way
 from harness.machine.spec import GuestSpec
 from harness.observe.instruments import Instruments
 
@@ -83,6 +84,10 @@ class Machine(Protocol):
         """Directory in it, in which QEMU may make sockets and files."""
 
     @property
+    def boot_files(self) -> tuple[Path, Path]:
+        """The kernel and the initramfs that it boots."""
+
+    @property
     def memory_group(self) -> MemoryGroup | None:
         """QEMU's own memory control group; if None, `no_memory_group` says why."""
 
@@ -93,8 +98,16 @@ class Machine(Protocol):
     def sleep_alive(self, seconds: float) -> None:
         """Sleep; raises at once if QEMU ends or the run is stopped (`InterruptedRunError`)."""
 
-    def reset(self, deadline: Deadline) -> None:
-        """Reset the machine and log in to the guest that boots again. Raises `QmpError`,
+    def restart(
+        self,
+        deadline: Deadline,
+        *,
+        way: Way = "reset",
+        command: str = "",
+        leaving: Callable[[], None] = lambda: None,
+        away: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Restart the machine and log in to the guest that boots again. Raises `QmpError`,
         `SshError`, `DeadlineError`."""
 
     def arrive(self, deadline: Deadline) -> None:
@@ -138,6 +151,7 @@ class Guest(Watched, Protocol):
     """The guest under test, and the record of what happens to it."""
 
     reporting_order: int
+    pass_seconds: float
 
     @property
     def record(self) -> RunRecord:
@@ -167,9 +181,17 @@ class Guest(Watched, Protocol):
     def reopen_instruments(self) -> None:
         """Reopen the instruments on a changed memory layout. Raises what they raise."""
 
-    def reboot(self, deadline: Deadline) -> None:
-        """Reset the machine and record the guest that boots again. Raises what `Machine.reset` and
-        the instruments raise."""
+    def reboot(
+        self,
+        deadline: Deadline,
+        *,
+        way: Way = "reset",
+        command: str = "",
+        leaving: Callable[[], None] = lambda: None,
+        away: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Restart the machine and record the guest that boots again. Raises what `Machine.restart`
+        and the instruments raise."""
 
     def another(self, number: int) -> Watched:
         """Boot a further guest like this one, which ends with it. Raises what `launch` raises."""

@@ -2,7 +2,7 @@
 """A ready guest with its instruments and record, on which verbs are carried out."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +14,12 @@ from harness.deadline import Deadline
 from harness.errors import InterruptedRunError
 from harness.guest.kernel_build import read_build
 from harness.kernel.zones import HUGE_PAGE
+from harness.machine.reset import Way
 from harness.machine.vm import VirtualMachine
 from harness.observe.features import BalloonState, read_balloon_state
 from harness.observe.host_noise import HostNoiseReader
 from harness.observe.instruments import Instruments
+from harness.observe.reporting_capacity import read_capacity
 from harness.observe.sampler import Sampler
 from harness.record.events import (
     ConsoleFinding,
@@ -93,14 +95,22 @@ class GuestSession:
         session._start_sampler()
         return session
 
-    def reboot(self, deadline: Deadline) -> None:
-        """Reset the machine, and observe the guest that boots again.
+    def reboot(
+        self,
+        deadline: Deadline,
+        *,
+        way: Way = "reset",
+        command: str = "",
+        leaving: Callable[[], None] = lambda: None,
+        away: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Restart the machine, and observe the guest that boots again.
 
-        Raises what `VirtualMachine.reset` and the instruments raise.
+        Raises what `VirtualMachine.restart` and the instruments raise.
         """
         self._stop_sampler()
         try:
-            self.vm.reset(deadline)
+            self.vm.restart(deadline, way=way, command=command, leaving=leaving, away=away)
             balloon = _record_ready(self.vm, self.record)
             self.reporting_order = balloon.page_reporting_order
             self.pass_seconds = balloon.pass_seconds
@@ -208,6 +218,7 @@ class GuestSession:
 def _record_ready(vm: VirtualMachine, record: RunRecord) -> BalloonState:
     """Record the properties of a guest that has booted, and return its balloon's state."""
     balloon = read_balloon_state(vm.shell, vm.monitor, vm.balloon_path)
+    capacity = read_capacity(vm.monitor, vm.balloon_path, vm.kernel_release)
     record.add(
         GuestReady(
             t=record.now(),
@@ -223,6 +234,8 @@ def _record_ready(vm: VirtualMachine, record: RunRecord) -> BalloonState:
             discard=vm.spec.discard,
             memory_limit=vm.spec.memory_limit,
             pass_seconds=balloon.pass_seconds,
+            capacity=capacity.blocks,
+            capacity_from=capacity.source,
             untraced=vm.untraced,
             unconfined=vm.unconfined,
             build=read_build(vm.shell),

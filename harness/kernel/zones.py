@@ -17,7 +17,8 @@ MAX_ORDER = 10
 to 6.7, MAX_ORDER - 1 up to 6.3, where MAX_ORDER is the number of orders."""
 
 REPORTING_CAPACITY = 32
-"""Blocks reported in one call: PAGE_REPORTING_CAPACITY, include/linux/page_reporting.h."""
+"""Blocks reported in one call: PAGE_REPORTING_CAPACITY, include/linux/page_reporting.h. From
+7.2 the driver may set fewer, which `harness.observe.reporting_capacity` reads and refuses."""
 
 PASS_SECONDS = 2.0
 """Time between two passes, and from a free to the first pass: PAGE_REPORTING_DELAY,

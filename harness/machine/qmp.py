@@ -146,13 +146,13 @@ class QmpMonitor:
             return list(self._events)
 
     def shutdown_reason(self, seconds: float = SHUTDOWN_SECONDS) -> str:
-        """Return the reason in QEMU's SHUTDOWN event; empty if none arrives within `seconds`.
+        """Return the reason in QEMU's last SHUTDOWN event; empty if none arrives within `seconds`.
 
         Call it for a QEMU that has ended, whose last messages may still be unread.
         """
 
         def heard() -> str | None:
-            for event in self.events():
+            for event in reversed(self.events()):
                 if event["event"] == "SHUTDOWN":
                     return str(event.get("data", {}).get("reason", ""))
             return None

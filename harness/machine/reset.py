@@ -1,29 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reset a machine whose QEMU otherwise ends when its guest resets itself (`-no-reboot`)."""
+"""Restart a machine whose QEMU otherwise ends when its guest restarts itself (`-no-reboot`)."""
 
 from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 from harness.deadline import Deadline
-from harness.machine.console import ConsoleWatcher
-from harness.machine.interfaces import Monitor
+from harness.machine import interfaces
+
+Way = Literal["reset", "reboot", "poweroff", "kexec"]
 
 READY_LINE = "fpr-init: ready"
 """What the guest's init prints when it is ready."""
 
+KERNEL_LINE = "Linux version "
+"""What every kernel prints first (start_kernel(), init/main.c)."""
+
 LOOK_SECONDS = 0.1
 
 
-def reset_machine(
-    monitor: Monitor, console: ConsoleWatcher, sleep: Callable[[float], None], deadline: Deadline
-) -> None:
-    """Reset, and wait until the guest has booted again.
+class Monitor(interfaces.Monitor, Protocol):
+    """QMP with its events."""
 
-    Raises `QmpError`, `DeadlineError`, and what `sleep` raises when QEMU has ended.
+    def events(self) -> list[dict[str, Any]]:
+        """Return all events so far, oldest first."""
+
+
+class Console(Protocol):
+    """The guest's console."""
+
+    def count(self, words: str) -> int:
+        """Count the occurrences of a text on the console so far."""
+
+
+def restart_machine(
+    monitor: Monitor,
+    console: Console,
+    sleep: Callable[[float], None],
+    deadline: Deadline,
+    *,
+    way: Way = "reset",
+    order: Callable[[], None] = lambda: None,
+    leaving: Callable[[], None] = lambda: None,
+    away: Callable[[], None] = lambda: None,
+) -> None:
+    """Restart, and wait until the guest has booted again.
+
+    `order` tells the guest to go, except for a reset, which it does not hear of; after a power-off
+    the machine is switched on again. `leaving` is called again and again meanwhile, and `away` when
+    the next kernel prints its first line. Raises `QmpError`, `DeadlineError`, and what `order` and
+    `sleep` raise, the latter when QEMU has ended.
     """
-    boots = console.count(READY_LINE)
-    monitor.execute("set-action", {"reboot": "reset"})
-    monitor.execute("system_reset")
-    while console.count(READY_LINE) <= boots:
-        deadline.check()
-        sleep(LOOK_SECONDS)
-    monitor.execute("set-action", {"reboot": "shutdown"})
+    boots, kernels = console.count(READY_LINE), console.count(KERNEL_LINE)
+    seen = len(monitor.events())
+
+    def happened(event: str) -> bool:
+        return any(each["event"] == event for each in monitor.events()[seen:])
+
+    def wait(until: Callable[[], bool], what: str) -> None:
+        while not until():
+            deadline.check(what)
+            sleep(LOOK_SECONDS)
+            leaving()
+
+    monitor.execute("set-action", {"reboot": "reset", "shutdown": "pause"})
+    if way == "reset":
+        monitor.execute("system_reset")
+    else:
+        order()
+    if way == "poweroff":
+        wait(lambda: happened("SHUTDOWN"), "the machine has not switched off")
+        monitor.execute("system_reset")
+        wait(lambda: happened("RESET"), "QEMU has not reset the machine")
+        monitor.execute("cont")
+    wait(lambda: console.count(KERNEL_LINE) > kernels, "no kernel has started again")
+    away()
+    wait(lambda: console.count(READY_LINE) > boots, "the guest has not become ready again")
+    monitor.execute("set-action", {"reboot": "shutdown", "shutdown": "poweroff"})

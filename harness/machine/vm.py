@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -41,13 +42,14 @@ from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory
 from harness.machine.qemu_files import CONSOLE_LOG, DISCARD_LOG, DISK, QemuFiles
 from harness.machine.qmp import QmpMonitor
-from harness.machine.reset import reset_machine
+from harness.machine.reset import Way, restart_machine
 from harness.machine.spec import Launch
 from harness.machine.ssh import SshShell
 from harness.machine.ssh_login import ssh_command
 from harness.machine.uname import ANSWER_BYTES, parse_release
 
 CONNECT_SECONDS = 20.0
+ORDER_SECONDS = 3.0
 LOG = logging.getLogger(__name__)
 
 
@@ -245,11 +247,40 @@ class VirtualMachine:
         self._end.callback(other.end)
         return other
 
-    def reset(self, deadline: Deadline) -> None:
-        """Reset the machine, and log in to the guest that boots again. Raises `QmpError`,
-        `SshError`, `DeadlineError`, and QEMU's end."""
-        self.shell.close()
-        reset_machine(self.monitor, self.console, self.sleep_alive, deadline)
+    def restart(
+        self,
+        deadline: Deadline,
+        *,
+        way: Way = "reset",
+        command: str = "",
+        leaving: Callable[[], None] = lambda: None,
+        away: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Restart the machine, and log in to the guest that boots again.
+
+        `command` makes the guest go, in the background; `leaving` is called again and again until
+        it is ready again, `away` when the next kernel starts. Raises `QmpError`, `SshError`,
+        `DeadlineError`, and QEMU's end.
+        """
+
+        def order() -> None:
+            # A guest that goes at once does not answer any more.
+            with contextlib.suppress(SshError, DeadlineError):
+                self.shell.run(command, timeout=ORDER_SECONDS)
+            self.shell.close()
+
+        if way == "reset":
+            self.shell.close()
+        restart_machine(
+            self.monitor,
+            self.console,
+            self.sleep_alive,
+            deadline,
+            way=way,
+            order=order,
+            leaving=leaving,
+            away=away,
+        )
         self._connect(deadline)
 
     def arrive(self, deadline: Deadline) -> None:
@@ -285,6 +316,11 @@ class VirtualMachine:
     def qemu_directory(self) -> Path:
         """Where QEMU may make sockets and files, in `directory`."""
         return self._runtime.qemu
+
+    @property
+    def boot_files(self) -> tuple[Path, Path]:
+        """The kernel, and the initramfs with this run's keys."""
+        return self._files.launch.kernel, self._files.launch.initramfs
 
     @property
     def ssh_argv(self) -> list[str]:

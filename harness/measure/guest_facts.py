@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from harness.kernel.zones import MAX_ORDER, REPORTING_CAPACITY
+from harness.kernel.zones import MAX_ORDER
 from harness.measure.terms import Measure, Unit, not_as_written, overhead
 from harness.record.events import GuestReady
 from harness.record.history import History
@@ -22,7 +22,12 @@ def _block(history: History) -> int | None:
 
 def _batch(history: History) -> int | None:
     block = _block(history)
-    return None if block is None else REPORTING_CAPACITY * block
+    return None if block is None or history.ready is None else history.ready.capacity * block
+
+
+def _pass_seconds(history: History) -> float | None:
+    read = [order.pass_seconds for order in history.orders if order.pass_seconds is not None]
+    return read[-1] if read else _ready(lambda ready: ready.pass_seconds)(history)
 
 
 MEASURES = (
@@ -51,7 +56,7 @@ MEASURES = (
     Measure(
         name="batch_bytes",
         unit=Unit.BYTES,
-        meaning="size of 32 blocks of the reporting order, the most that one report carries",
+        meaning="the most that one report carries: 32 blocks of the reporting order",
         means_when_low=not_as_written(
             "the guest's reporting order is lower than the scenario is written for"
         ),
@@ -59,6 +64,18 @@ MEASURES = (
             "the guest's reporting order is higher than the scenario is written for"
         ),
         compute=_batch,
+    ),
+    Measure(
+        name="pass_seconds",
+        unit=Unit.SECONDS,
+        meaning="time between two reporting passes, as read from the guest (2 s before Linux 7.3)",
+        means_when_low=not_as_written(
+            "the guest reports more often than the scenario is written for"
+        ),
+        means_when_high=not_as_written(
+            "the guest reports less often than the scenario is written for"
+        ),
+        compute=_pass_seconds,
     ),
     Measure(
         name="boots",

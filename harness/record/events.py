@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
-from harness.kernel.zones import PASS_SECONDS
+from harness.kernel.zones import PASS_SECONDS, REPORTING_CAPACITY
 from harness.record.facts import Cause, HostNoise, Verdict
 from harness.record.run_plan import RunPlan
 from harness.record.step_events import (
@@ -156,6 +156,11 @@ class GuestReady:
     """How QEMU discards memory: MADV_DONTNEED, MADV_FREE, or slowly."""
     pass_seconds: float = PASS_SECONDS
     """Seconds between two reporting passes."""
+    capacity: int = REPORTING_CAPACITY
+    """Blocks that the guest reports in one call."""
+    capacity_from: Literal["kernel", "queue", "assumed"] = "assumed"
+    """Where that is known from: the constant of the kernel's version, the size of the reporting
+    queue, or nowhere."""
     memory_limit: int = 0
     """Limit of QEMU's cgroup in bytes; 0: no limit."""
     untraced: str = ""

@@ -137,6 +137,8 @@ class OrderRead:
     asked: int | None
     refused: bool
     read: int
+    pass_seconds: float | None = None
+    """Seconds between two reporting passes; None: the record is of an older version."""
     kind: Literal["order-read"] = "order-read"
 
 
@@ -178,11 +180,11 @@ class Suspended:
     """The guest was suspended and has resumed."""
 
     t: float
-    state: Literal["mem", "freeze"]
+    state: Literal["mem", "freeze", "disk"]
     seconds: float
     """From the command to suspend until the guest answered again."""
     slept: bool
-    """Whether the guest's own count of suspends confirms it."""
+    """Whether it really slept: by the guest's own count of suspends; of `disk`, by a reset."""
     kind: Literal["suspended"] = "suspended"
 
 

@@ -79,6 +79,7 @@ class FakeMachine:
         self.kernel_release = "6.1.0-test"
         self.balloon_path = "/machine/peripheral/balloon0"
         self.pid = 4711
+        self.boot_files = directory / "vmlinuz", directory / "initramfs"
         self.memory_group: Any = None
         self.no_memory_group = "no memory group here"
         self.shell = self.monitor = self.console = self
@@ -151,7 +152,7 @@ class FakeMachine:
         deadline.check()
         self.arrived = True
 
-    def reset(self, deadline: Deadline) -> None:
+    def restart(self, deadline: Deadline, **_how: Any) -> None:
         deadline.check()
 
     def end(self) -> None:
@@ -179,6 +180,8 @@ class FakeGuest:
         self.reopened = 0
         """How often the instruments were reopened."""
         self.reboots = 0
+        self.restarts: list[tuple[str, str]] = []
+        """How each reboot came about: the way, and the command in the guest."""
         self.twins: list[FakeMachine] = []
         self.others: list[Any] = []
         """What each call of `another` returns or raises."""
@@ -208,9 +211,21 @@ class FakeGuest:
         self.reopened += 1
         self.instruments = self.host.opened()
 
-    def reboot(self, deadline: Deadline) -> None:
+    def reboot(
+        self,
+        deadline: Deadline,
+        *,
+        way: str = "reset",
+        command: str = "",
+        leaving: Callable[[], None] = lambda: None,
+        away: Callable[[], None] = lambda: None,
+    ) -> None:
         deadline.check()
         self.reboots += 1
+        self.restarts.append((way, command))
+        self.vm.meanwhile()
+        leaving()
+        away()
         self.record.add(ready(t=self.record.now()))
 
     def another(self, number: int) -> Any:

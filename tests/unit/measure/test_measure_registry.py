@@ -27,7 +27,8 @@ EVERY: list[Measure | Family] = [*MEASURES.values(), *FAMILIES]
 
 PRECONDITIONS = {
     "ballooned_bytes", "batch_bytes", "block_bytes", "boots", "freed_bytes", "memory_bytes",
-    "moves", "order_read", "plugged_bytes", "raced_bytes", "rounds", "sleeps", "unslept",
+    "moves", "order_read", "pass_seconds", "plugged_bytes", "raced_bytes", "rounds", "sleeps",
+    "unslept",
 }  # fmt: skip
 """What the scenario itself did, and not how memory fared: too little and too much are both its own
 doing."""
