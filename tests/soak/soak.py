@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clean runs, many of them, on a busy host: nothing is broken, so nothing may FAIL.
 
-    make soak N=100                     runs: the scenarios below, on one guest image after another
+    make soak N=100                     runs: the default set and what frees lazily, on one guest
+                                        image after another
     make soak IMAGES=bookworm,trixie    only on these; none, or `all`: on every one
     ARGS="--accel kvm"                  passed on to `fpr-harness run`
+
+The host's CPUs, memory and disk are at work meanwhile, and now and then a QEMU is stopped for a
+second or two (SIGSTOP), as an overcommitted host stalls a guest's CPUs.
 
 Prints a line for each batch and a report at the end; ends with status 1 if any run was a FAIL.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import multiprocessing
 import os
+import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,21 +30,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from harness.act.discover import VERBS
 from harness.image.definition import load_definitions
+from harness.scenario.load import find_scenarios
 from harness.units import GIB, MIB
 
-SCENARIOS = (
-    "reclaim-basic",
-    "control-reporting-off",
-    "reclaim-partial",
-    "control-driver-unbound",
-    "madv-free-lazy",
-    "madv-free-pressure",
-    "dontneed-has-no-lazyfree",
-    "madv-free-retouch",
-)
+TAGS = ("default", "madv-free")
+IN_A_BATCH = 8
 JOBS = 2
+STALL_EVERY = (5.0, 15.0)
+STALL_SECONDS = (0.5, 2.0)
+"""Bounds of what is drawn at random: the time between two stalls, and that of one."""
 BATCH_SECONDS = 900.0
+GOOD = ("PASS", "DONE")
 
 
 def burn_cpu() -> None:
@@ -88,17 +93,46 @@ def busy_host() -> Iterator[None]:
                 work.join()
 
 
+def qemus_of(run: int) -> list[int]:
+    """The QEMUs whose harness is process `run`: they are its children."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            words = (entry / "cmdline").read_bytes()
+            if int(parent) == run and b"guest=fpr-" in words:
+                found.append(int(entry.name))
+    return found
+
+
+def stall(run: subprocess.Popen[bytes], deadline: float) -> int:
+    """Stop one QEMU of this run after another until it ends; returns how many were stopped."""
+    stalls = 0
+    while time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            run.wait(random.uniform(*STALL_EVERY))
+            return stalls
+        for qemu in random.sample(found := qemus_of(run.pid), min(1, len(found))):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(qemu, signal.SIGSTOP)
+                try:
+                    time.sleep(random.uniform(*STALL_SECONDS))
+                finally:
+                    os.kill(qemu, signal.SIGCONT)
+                stalls += 1
+    run.terminate()
+    run.wait(60.0)
+    return stalls
+
+
 def batch(names: Sequence[str], results: Path, options: Sequence[str]) -> list[dict[str, Any]]:
     """The runs of one invocation, from its summary.json."""
     words = [sys.executable, "-m", "harness", "run", *names, "--jobs", str(JOBS), *options]
-    with (results.parent / f"{results.name}.log").open("wb") as log:
-        subprocess.run(
-            [*words, "--results", str(results)],
-            stdout=log,
-            stderr=log,
-            timeout=BATCH_SECONDS,
-            check=False,
-        )
+    with (
+        (results.parent / f"{results.name}.log").open("wb") as log,
+        subprocess.Popen([*words, "--results", str(results)], stdout=log, stderr=log) as run,
+    ):
+        print(f"{stall(run, time.monotonic() + BATCH_SECONDS)} stalls", end=" ", flush=True)
     runs: list[dict[str, Any]] = json.loads((results / "summary.json").read_text())["runs"]
     return runs
 
@@ -112,7 +146,7 @@ def report(runs: Sequence[dict[str, Any]], seconds: float) -> str:
     for field in ("scenario", "kernel"):
         for name in sorted({str(run[field]) for run in runs}):
             of_it = [run for run in runs if str(run[field]) == name]
-            passed = sum(run["verdict"] == "PASS" for run in of_it)
+            passed = sum(run["verdict"] in GOOD for run in of_it)
             times = sorted(run["seconds"] for run in of_it)
             lines.append(
                 f"  {field} {name}: {passed} of {len(of_it)} passed, "
@@ -122,7 +156,7 @@ def report(runs: Sequence[dict[str, Any]], seconds: float) -> str:
         f"  {run['verdict']} {run['cause'] or ''} {run['scenario']} on {run['kernel']}: "
         f"{run['reason']}"
         for run in runs
-        if run["verdict"] != "PASS"
+        if run["verdict"] not in GOOD
     ]
     return "\n".join(lines)
 
@@ -134,14 +168,16 @@ def main() -> int:
     parser.add_argument("--image", default="all", metavar="NAME,...")
     arguments, options = parser.parse_known_args()
     arguments.results.mkdir(parents=True)
-    names = list(itertools.islice(itertools.cycle(SCENARIOS), arguments.n))
+    every_name = [scenario.name for scenario in find_scenarios([], VERBS, tags=TAGS)]
+    random.shuffle(every_name)
+    names = list(itertools.islice(itertools.cycle(every_name), arguments.n))
     every = list(load_definitions())
     images = itertools.cycle(every if arguments.image == "all" else arguments.image.split(","))
     runs: list[dict[str, Any]] = []
     start = time.monotonic()
     with busy_host():
-        for first in range(0, len(names), len(SCENARIOS)):
-            chosen = names[first : first + len(SCENARIOS)]
+        for first in range(0, len(names), IN_A_BATCH):
+            chosen = names[first : first + IN_A_BATCH]
             image = next(images)
             results = arguments.results / f"batch-{first:04}-{image}"
             runs += batch(chosen, results, ["--image", image, *options])
