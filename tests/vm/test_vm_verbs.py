@@ -58,7 +58,8 @@ MOVED = """\
 name: moved
 title: t
 guest: {memory: 512MiB, vcpus: 1}
-host: {qemu_args: [-device, virtio-rng-pci]}
+# What a move copies arrives page by page, which khugepaged may fill up to huge pages.
+host: {thp: never, qemu_args: [-device, virtio-rng-pci]}
 steps:
   # The device's number, which it has on both sides of a move.
   - run: {command: grep -q 0x1005 /sys/bus/pci/devices/*/device}
