@@ -76,3 +76,12 @@ def test_junit(tmp_path: Path) -> None:
 def test_messages_of_errors(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert is_harmless(capsys.readouterr().err)
+
+
+def test_names_of_fields_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text('name: a\ntitle: t\n"\\e[2Jfield": 1\nguest: {"\\e]0;x\\a": 1}\n')
+    assert main(["run", str(path)]) == 2
+    told = capsys.readouterr().err
+    assert "field" in told
+    assert is_harmless(told)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_fakes import FakeBench, planned
+from qemus import a_qemu
+from run_fakes import READY, FakeBench, planned
 
 from harness.errors import DeadlineError, InterruptedRunError, LaunchError
 from harness.image.definition import ImageDefinition, load_definitions
@@ -194,3 +195,32 @@ def test_a_run_that_waits_too_long_for_memory_is_a_miss_and_no_bug(
         judged = pool.submit(run).result(10.0)
     assert judged.verdict is Verdict.MISS
     assert judged.reason.startswith("waited 3600.0 s for 1GiB")
+
+
+def test_a_defect_that_one_run_meets_leaves_the_others_and_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its exit status was that of a FAIL, the others were cancelled, and nothing was written."""
+    monkeypatch.setattr("harness.run.host_memory._place", lambda: tmp_path)
+    bench = FakeBench(tmp_path / "results", monkeypatch)
+    bench.prepare()
+    defects = [KeyError("one"), LaunchError("no QEMU"), UnicodeDecodeError("utf-8", b"x", 0, 1, "")]
+
+    def boot() -> Any:
+        raise defects.pop(0)
+
+    bench.boots = [boot] * 3
+    runs = [planned(tmp_path / "files", name) for name in ("first", "second", "third")]
+    image, qemus = runs[0].image.name, {runs[0].qemu.name: a_qemu()}
+    bench.results.mkdir()
+    boots: Any = {image: READY}
+    with run_pool(bench.results, RunOptions(), boots, qemus, 1) as pool:
+        for future in [pool.submit(run) for run in runs]:
+            future.result()
+    ended = conclude(bench.results, lambda _summary: None)
+    assert [run.verdict for run in ended.summary.runs] == ["ERROR", "MISS", "ERROR"]
+    assert ended.status == 69
+    for name in ("first", "third"):
+        assert (bench.results / name / "bug-report.txt").exists()
+    for name in ("results.jsonl", "summary.json", "junit.xml", "report.html"):
+        assert (bench.results / name).stat().st_size, name

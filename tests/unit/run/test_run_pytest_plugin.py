@@ -166,3 +166,17 @@ def test_reruns_are_refused_because_they_hide_failures(tmp_path: Path) -> None:
     assert "--reruns cannot be used with scenarios" in output
     assert "--repeat" in output
     assert not (tmp_path / "results").exists()
+
+
+def test_what_a_qemu_or_guest_says_steers_no_terminal(tmp_path: Path) -> None:
+    """pytest itself prints what it is given."""
+    nasty = tmp_path / "nasty-qemu"
+    speak = "printf 'gone \\033[2J\\033]0;title\\007\\302\\2331m\\n' >&2; exit 1"
+    nasty.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-qmp stdio"*) exec "{DEAD_QEMU}" "$@" ;; esac\n{speak}\n'
+    )
+    nasty.chmod(0o755)
+    status, output = scenarios("--results", str(tmp_path / "results"), qemu=nasty)
+    assert status == 69
+    assert "gone" in output
+    assert {char for char in output if not char.isprintable()} <= {"\n"}
