@@ -47,12 +47,21 @@ class RunSummary:
     discard: str | None = None
     """The host's discard policy, `dontneed` or `free`. Not in summary.json."""
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether it was stopped before its guest was ready: there is nothing to show of it."""
+        return self.interrupted and self.verdict is Verdict.MISS and self.kernel is None
+
 
 @dataclass(frozen=True)
 class Summary:
     """All runs of an invocation, in the order in which they began."""
 
     runs: tuple[RunSummary, ...]
+
+
+MANY_STOPPED = 10
+"""Runs that were stopped early: so many have a row each, more are only counted."""
 
 
 def build_summary(events: Iterable[tuple[str, Event]]) -> Summary:

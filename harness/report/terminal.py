@@ -19,7 +19,7 @@ from harness.report.screen import (
     print_whole,
     short_release,
 )
-from harness.report.summary import RunSummary, Summary
+from harness.report.summary import MANY_STOPPED, RunSummary, Summary
 from harness.safe_text import safe_line, safe_text
 from harness.units import format_size
 from harness.verdict.expressions import format_measure
@@ -77,8 +77,10 @@ def print_table(summary: Summary, results: Path, file: TextSink | None = None) -
         table.add_column(name)
     for name in ("freed", "reclaimed", "settle"):
         table.add_column(name, justify="right")
+    early = sum(run.stopped_early for run in summary.runs)
     for run in summary.runs:
-        table.add_row(*_cells(run, several))
+        if early <= MANY_STOPPED or not run.stopped_early:
+            table.add_row(*_cells(run, several))
     print_whole(console, table)
     if any(run.measures.get("reclaimed_fraction", 0) > MUCH_MORE for run in summary.runs):
         console.print(_MORE_THAN_FREED, style="dim")
@@ -129,6 +131,9 @@ def _explain(console: Console, summary: Summary, results: Path) -> None:
     if stopped:
         console.print()
         what = f"{len(stopped)} run{'s'[: len(stopped) != 1]}: stopped on request"
+        early = sum(run.stopped_early for run in stopped)
+        if early > MANY_STOPPED:
+            what += f", {early} of them before their guests were ready and not in the table"
         console.print(Text.assemble(_styled(stopped[0]), " ", what))
     alike: dict[tuple[str, ...], list[RunSummary]] = {}
     told = {run.run_id for run in stopped}

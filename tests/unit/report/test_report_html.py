@@ -20,7 +20,15 @@ from harness.cli.main import main
 from harness.kernel.pages import GuestState, HostState
 from harness.kernel.zones import blocks_per_pass
 from harness.record.audit_file import save_audit
-from harness.record.events import ConsoleFinding, Event, Judged, PhaseStarted, RunStarted, Sample
+from harness.record.events import (
+    Broke,
+    ConsoleFinding,
+    Event,
+    Judged,
+    PhaseStarted,
+    RunStarted,
+    Sample,
+)
 from harness.record.facts import Cause, Verdict
 from harness.record.recorder import Recorder
 from harness.record.run_directory import audit_path
@@ -311,6 +319,27 @@ def test_a_run_that_was_killed_is_shown_as_a_miss(tmp_path: Path) -> None:
     results = record(tmp_path / "results", RunStarted(0.0, "a-run", "bookworm", 1, "", {}), READY)
     text, _parser = page_of(results)
     assert "the record ends before a verdict" in text
+
+
+@pytest.mark.parametrize(("waiting", "shown"), [(10, 11), (11, 1)])
+def test_runs_that_never_began_are_counted_where_they_are_many(
+    tmp_path: Path, waiting: int, shown: int
+) -> None:
+    begins = PhaseStarted(0.0, "boot", "")
+    stopped = (
+        Broke(0.1, "InterruptedRunError", Verdict.MISS, "stopped", ""),
+        Judged(0.2, Verdict.MISS, None, "stopped"),
+    )
+    with Recorder(tmp_path) as recorder:
+        for name in ("begun", *(f"waiting-{number}" for number in range(waiting))):
+            run = recorder.for_run(name)
+            run.emit(RunStarted(0.0, name, "bookworm", 1, "", {}))
+            for event in (begins, *stopped) if name == "begun" else stopped:
+                run.emit(event)
+    page = build_page([tmp_path])
+    assert (len(page.runs), page.left_out) == (shown, waiting + 1 - shown)
+    text, _parser = page_of(tmp_path)
+    assert ("11 more were stopped before they began" in text) == (shown == 1)
 
 
 # --- the command ---------------------------------------------------------------------------------

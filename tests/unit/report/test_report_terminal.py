@@ -171,6 +171,20 @@ def test_runs_that_somebody_stopped_are_one_block() -> None:
     assert "MISS 1 run: stopped on request" in table(Summary(stopped[:1]))
 
 
+def test_runs_that_never_came_to_anything_are_counted_where_they_are_many() -> None:
+    def stopped(number: int, kernel: str | None) -> RunSummary:
+        run = ended(f"r{number}", Verdict.MISS, reason="stopped", interrupted=True)
+        return replace(run, kernel=kernel)
+
+    few = table(Summary(tuple(stopped(number, None) for number in range(10))))
+    assert all(f"r{number} " in few for number in range(10))
+    many = [stopped(number, None) for number in range(11)]
+    text = table(Summary((*many, stopped(11, KERNEL))))
+    assert [line.split()[0] for line in text.splitlines() if line.startswith("r")] == ["r11"]
+    assert "MISS 12 runs: stopped on request, 11 of them before their guests were ready" in text
+    assert "12 MISS" in text
+
+
 def test_every_cause_has_a_place_to_look() -> None:
     assert set(_WHERE_TO_LOOK) == set(Cause)
 
