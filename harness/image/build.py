@@ -154,13 +154,14 @@ def _build(
 ) -> None:
     """Make the kernel, the initramfs, the tool, init and the manifest in a directory."""
     scratch = directory / "scratch"
-    tool = compile_c(tool_sources(IMAGES_DIR), directory / "fpr-guest")
-    init = compile_c([IMAGES_DIR / "init.c"], directory / "init")
-    userland = archive.userland(scratch / "userland")
+    # First, as it may be named and not there.
     if given is not None:
         kernel = archive.completed(given, scratch / "kernel")
     else:
         kernel = archive.kernel(scratch / "kernel")
+    tool = compile_c(tool_sources(IMAGES_DIR), directory / "fpr-guest")
+    init = compile_c([IMAGES_DIR / "init.c"], directory / "init")
+    userland = archive.userland(scratch / "userland")
     order: list[tuple[str, bytes]] = []
     needed = 0
     if kernel.modules is not None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded_archive import DATA, RecordedArchive
 
 from harness.errors import ImageError, UsageError
 from harness.image import archive as archive_module
-from harness.image.archive import Mirror
 from harness.image.definition import ImageDefinition, load_definitions, pinned
 from harness.image.kernel_builds import (
     KernelBuild,
@@ -25,8 +25,6 @@ from harness.image.kernel_builds import (
 )
 from harness.image.sources import Archive
 from harness.run.plan import choose_images
-
-DATA = Path(__file__).parents[2] / "data" / "image" / "archive"
 
 
 def recorded(suite: str) -> list[KernelBuild]:
@@ -158,42 +156,9 @@ def test_any_version_that_a_user_may_name_has_a_few_nearest(wanted: str) -> None
 # --- an image's kernel --------------------------------------------------------------------------
 
 
-class RecordedArchive:
-    """apt, as it answered for each suite."""
-
-    def __init__(self) -> None:
-        self.updates: list[str] = []
-        self.gone: set[str] = set()
-        self.suites = {path.stem.removeprefix("madison-") for path in DATA.glob("madison-*")}
-
-    def __call__(self, command: list[str], *, cwd: Path | None = None) -> str:
-        del cwd
-        root = Path(command[2]).parent
-        suite, verb, names = root.name, command[3], command[4:]
-        if verb == "update":
-            self.updates.append(suite)
-            if suite not in self.suites:
-                raise ImageError(f"The repository '{suite}' does not have a Release file.")
-            (root / "lists" / "archive_Packages").touch()
-            return ""
-        if verb == "autoclean":
-            return ""
-        if verb == "depends":
-            return (DATA / f"depends-{suite}.txt").read_text()
-        lines = (DATA / f"madison-{suite}.txt").read_text().splitlines()
-        if verb == "pkgnames":
-            return "\n".join(line.split()[0] for line in lines)
-        assert verb == "madison"
-        return "\n".join(line for line in lines if line.split()[0] in set(names) - self.gone)
-
-
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedArchive:
-    fake = RecordedArchive()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(archive_module, "run_tool", fake)
-    monkeypatch.setattr(archive_module, "host_mirror", lambda _suite: Mirror("http://archive", ""))
-    return fake
+    return RecordedArchive.in_place_of_apt(tmp_path, monkeypatch)
 
 
 def kernel_of(image: ImageDefinition, said: list[str] | None = None) -> KernelBuild:
@@ -268,13 +233,13 @@ def test_a_build_that_is_not_there_is_looked_for_in_new_lists_and_then_others_ar
 ) -> None:
     image = pinned(load_definitions()["trixie"], "6.12.102")
     kernel_of(pinned(load_definitions()["trixie"], "6.12.101"))
-    updates = len(apt.updates)
+    assert apt.updates.count("trixie-security") == 1
     with pytest.raises(ImageError) as refused:
         kernel_of(image)
     assert "no build 6.12.102" in refused.value.message
     assert "6.12.101, 6.12.105" in refused.value.message
     assert "image list --builds --image trixie`" in refused.value.hint
-    assert len(apt.updates) > updates
+    assert apt.updates.count("trixie-security") == 2
 
 
 @pytest.mark.usefixtures("apt")
