@@ -19,7 +19,7 @@ from typing import IO, Self
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, RecordError
 from harness.record.event_lines import encode
-from harness.record.events import Event, Judged, LastWords, RunStarted
+from harness.record.events import Event, Judged, LastWords, PhaseStarted, RunStarted
 from harness.record.reader import RESULTS_NAME
 from harness.units import PAGE_SIZE
 
@@ -39,6 +39,8 @@ class Recorder:
         self._thread_lock = threading.Lock()
         self._failure: RecordError | None = None
         self._told: set[str] = set()
+        self._begun: set[str] = set()
+        """Runs that have seen anything worth a sync of its own."""
         self._reserve: IO[bytes] | None = None
         try:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -55,7 +57,8 @@ class Recorder:
         return RunRecorder(self, run_id)
 
     def emit(self, run_id: str, event: Event) -> None:
-        """Append one event; after a `Judged`, the file is synced to disk before this returns.
+        """Append one event; after the verdict of a run that has begun, the file is synced to disk
+        before this returns, after all others when it is closed.
 
         Raises `RecordError` once for each run if the file cannot be written; from then on the run's
         events are dropped, except that writing its last words is still tried.
@@ -63,11 +66,13 @@ class Recorder:
         with self._thread_lock:
             if isinstance(event, RunStarted):
                 self._told.discard(run_id)
+            if isinstance(event, PhaseStarted):
+                self._begun.add(run_id)
             if self._failure is None or isinstance(event, LastWords):
                 self._try(
                     encode(run_id, event),
                     last_words=isinstance(event, LastWords),
-                    sync=isinstance(event, Judged),
+                    sync=isinstance(event, Judged) and run_id in self._begun,
                 )
             if self._failure is not None and run_id not in self._told:
                 self._told.add(run_id)
@@ -144,6 +149,8 @@ class Recorder:
         """Release the file and the reserve."""
         if self._reserve is not None:
             self._reserve.close()
+        with contextlib.suppress(OSError):
+            os.fsync(self._file)
         os.close(self._file)
 
     def __enter__(self) -> Self:

@@ -75,6 +75,9 @@ class HostMemory:
         Goes on at once when `cancelled` is set. A host that lets nobody share a file is none to
         wait on. Raises `DeadlineError`.
         """
+        if cancelled.is_set():
+            yield
+            return
         with contextlib.ExitStack() as end:
             try:
                 directory = self._given or _place()

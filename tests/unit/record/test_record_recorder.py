@@ -40,6 +40,22 @@ def test_each_line_is_an_object_that_names_its_run_and_kind_first(tmp_path: Path
     assert [list(json.loads(line))[:2] for line in lines] == [["run", "kind"]] * len(ALL)
 
 
+def test_verdicts_of_runs_that_have_begun_are_synced_at_once_and_all_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync takes milliseconds; a thousand runs that are stopped before they begin need one."""
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    with Recorder(tmp_path) as recorder:
+        for number in range(5):
+            recorder.for_run(f"waiting-{number}").emit(Judged(0.1, Verdict.MISS, None, "stopped"))
+        assert synced == []
+        recorder.for_run("begun").emit(PhaseStarted(0.1, "boot", ""))
+        recorder.for_run("begun").emit(Judged(0.2, Verdict.MISS, None, "stopped"))
+        assert len(synced) == 1
+    assert len(synced) == 2
+
+
 def test_nothing_but_results_is_left_in_the_directory(tmp_path: Path) -> None:
     record(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
