@@ -103,9 +103,13 @@ def _page_cache(counters: GuestCounters) -> int:
 
 
 def compressed(counters: GuestCounters) -> int:
-    """Return the bytes in pools of compressed pages (zsmalloc: zram, zswap), which no field of
-    /proc/meminfo counts."""
-    return counters.vmstat.get("nr_zspages", 0) * PAGE_SIZE
+    """Return the bytes in pools of compressed pages (zram, zswap).
+
+    vmstat counts those of zsmalloc, which zram uses. On older kernels a pool of zswap may be of
+    zbud or z3fold; /proc/meminfo counts it whatever it is made of, from 5.19.
+    """
+    zsmalloc = counters.vmstat.get("nr_zspages", 0) * PAGE_SIZE
+    return max(zsmalloc, counters.meminfo.get("Zswap", 0))
 
 
 def huge_pool(now: GuestCounters, _base: GuestCounters | None = None) -> int:

@@ -226,3 +226,10 @@ def test_compressed_pages_are_no_huge_pages_whose_split_is_deferred() -> None:
     vmstat = {"thp_deferred_split_page": 61, "nr_zspages": 100 * 256}
     kept = retained(GuestCounters(1.0, meminfo, vmstat, (zone(),)), None)
     assert (kept["compressed_bytes"], kept["deferred_split_bytes"]) == (100 * MIB, 10 * MIB)
+
+
+@pytest.mark.parametrize(("zsmalloc", "zswap"), [(0, 100), (100, 100), (100, 0)])
+def test_a_pool_of_zswap_counts_once_whatever_it_is_made_of(zsmalloc: int, zswap: int) -> None:
+    """One of zbud is not in vmstat's nr_zspages; one of zsmalloc is in both."""
+    counters = GuestCounters(1.0, {"Zswap": zswap * MIB}, {"nr_zspages": zsmalloc * 256}, (zone(),))
+    assert retained(counters, None)["compressed_bytes"] == 100 * MIB
