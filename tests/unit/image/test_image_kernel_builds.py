@@ -4,7 +4,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_archive import DATA, RecordedArchive
 
@@ -147,6 +147,7 @@ def test_the_nearest_builds_are_those_of_the_series() -> None:
     assert nearest_builds(builds, "5.4.1")[-3:] == ["7.1.13", "7.2.12", "7.3.4"]
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[0-9][A-Za-z0-9.+~-]{0,63}", fullmatch=True))
 def test_any_version_that_a_user_may_name_has_a_few_nearest(wanted: str) -> None:
     builds = recorded("trixie-security") + recorded("trixie-backports")
