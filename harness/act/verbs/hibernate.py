@@ -51,7 +51,7 @@ class Hibernate(Verb):
     verb: ClassVar[str] = "hibernate"
     moves_memory: ClassVar[bool] = True
     breaks_connection: ClassVar[bool] = True
-    deadline: Seconds = 180.0
+    deadline: Seconds = 300.0
     """If it passes, the run is a FAIL, `guest-hang`."""
 
     def expected_seconds(self, memory: int) -> float:
