@@ -34,6 +34,16 @@ def test_a_new_image_is_a_few_lines(tmp_path: Path) -> None:
     assert (definition.kernel.suite, definition.default) == ("trixie", False)
 
 
+def test_a_definition_may_stay_with_one_build(tmp_path: Path) -> None:
+    pinned = GOOD.replace("suite: trixie,", "suite: trixie, version: 6.12.105,")
+    (tmp_path / "other.yaml").write_text(pinned)
+    (definition,) = load_definitions(tmp_path).values()
+    assert definition.kernel.version == "6.12.105"
+    (tmp_path / "other.yaml").write_text(pinned.replace("6.12.105", "newest"))
+    with pytest.raises(ScenarioFileError, match=r"other.yaml:3: kernel.version"):
+        load_definitions(tmp_path)
+
+
 def test_every_mistake_of_every_definition_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text(GOOD.replace("suite: trixie", "suit: trixie"))
     (tmp_path / "third.yaml").write_text(GOOD.replace("[virtio_pci]", "[]"))
