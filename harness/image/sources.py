@@ -266,7 +266,10 @@ class Archive:
 
 
 def _kernel_packages(build: KernelBuild, root: AptRoot) -> list[str]:
-    return [name for name in root.closure([build.package]) if name.startswith("linux-")]
+    """List the packages of a build, without the empty one that stands for the newest: an archive
+    that is being wound up may list it and no longer have it (5.10.262-1 of bullseye-security)."""
+    names = [name for name in root.closure([build.package]) if name.startswith("linux-")]
+    return [name for name in names if flavour(name) is None] or names
 
 
 def _only(name: str, _root: AptRoot) -> list[str]:

@@ -2,6 +2,7 @@
 """Which build of a kernel an image boots: the newest with its fixes, or the one that is named."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from recorded_archive import DATA, RecordedArchive
 
 from harness.errors import ImageError, UsageError
 from harness.image import archive as archive_module
+from harness.image.archive import AptRoot
 from harness.image.definition import ImageDefinition, load_definitions, pinned
 from harness.image.kernel_builds import (
     KernelBuild,
@@ -23,7 +25,7 @@ from harness.image.kernel_builds import (
     parse_madison,
     shortest_name,
 )
-from harness.image.sources import Archive
+from harness.image.sources import Archive, _kernel_packages
 from harness.run.plan import choose_images
 
 
@@ -152,6 +154,26 @@ def test_the_nearest_builds_are_those_of_the_series() -> None:
 def test_any_version_that_a_user_may_name_has_a_few_nearest(wanted: str) -> None:
     builds = recorded("trixie-security") + recorded("trixie-backports")
     assert 1 <= len(nearest_builds(builds, wanted)) <= 12
+
+
+class Closure:
+    """A package root that knows what a package needs."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+
+    def closure(self, _names: list[str]) -> list[str]:
+        return self.names
+
+
+def test_the_package_that_stands_for_the_newest_build_is_not_fetched() -> None:
+    """bullseye-security lists it, and answers 404; the build that it stands for is there."""
+    build = KernelBuild("linux-image-cloud-amd64", "5.10.262-1", "bullseye-security")
+    whole = "linux-image-5.10.0-46-cloud-amd64"
+    root = cast(AptRoot, Closure("initramfs-tools", "linux-base", build.package, whole))
+    assert _kernel_packages(build, root) == ["linux-base", whole]
+    only = cast(AptRoot, Closure(build.package))
+    assert _kernel_packages(build, only) == [build.package]
 
 
 # --- an image's kernel --------------------------------------------------------------------------
