@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded_runs import started
+from recorded_runs import READY, started
 
 from harness.cli.main import main
 from harness.record.events import Broke, Event, Judged
@@ -47,6 +47,7 @@ def test_plain_text_stays_as_it_is() -> None:
 def nasty_run() -> list[tuple[str, Event]]:
     return [
         ("nasty" + NASTY, replace(started(NASTY), image=NASTY)),
+        ("nasty" + NASTY, replace(READY, kernel=NASTY, qemu=NASTY)),
         ("nasty" + NASTY, Broke(2.0, "GuestError", Verdict.ERROR, NASTY, NASTY)),
         ("nasty" + NASTY, Judged(3.0, Verdict.ERROR, None, NASTY, {})),
     ]
