@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 QUIT_SECONDS = 5.0
 TERM_SECONDS = 5.0
 KILL_SECONDS = 10.0
+REMOVE_SECONDS = 60.0
 
 QEMU_DIRECTORY = "qemu"
 """In a VM's directory, for what QEMU makes."""
@@ -135,7 +136,7 @@ class RuntimeDirectory:
 
     def remove(self) -> None:
         """Remove the directory with its contents, once."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         self._ownership.release()
 
 
@@ -145,7 +146,21 @@ def _sweep(base: Path) -> None:
         if is_abandoned(directory):
             # The harness may have died before setpriv requested the death signal.
             _kill_processes(processes_of(directory.name, _uids(directory)))
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory with whatever a QEMU may have made in it; never raises.
+
+    shutil.rmtree() calls itself for each level and keeps all of them open, so that it gives up some
+    levels down; rm(1) does not.
+    """
+    with contextlib.suppress(RecursionError):
+        shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        command = ["rm", "-rf", "--", str(directory)]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(command, check=False, capture_output=True, timeout=REMOVE_SECONDS)
 
 
 def _uids(directory: Path) -> frozenset[int]:

@@ -218,6 +218,20 @@ def test_ram_files_that_do_not_fit_are_refused_before_they_fill_the_disk(base: P
     assert list(base.iterdir()) == []
 
 
+def test_directories_that_a_qemu_has_nested_without_end_go_too(base: Path) -> None:
+    """Also one that a guest has taken over ends without a trace."""
+    directory = RuntimeDirectory()
+    here = os.open(directory.qemu, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    directory.remove()
+    assert list(base.iterdir()) == []
+
+
 # --- a host that refuses ------------------------------------------------------------------------
 
 
