@@ -12,6 +12,7 @@ from harness.errors import HarnessError, ImageError
 from harness.image.compile import compile_c
 from harness.machine.accel import known_defects
 from harness.machine.qemu import Qemu
+from harness.machine.qemu_user import AS_ROOT
 from harness.observe.host_report import Finding
 
 Accel = Literal["kvm", "tcg"]
@@ -28,6 +29,11 @@ PACKAGES = {
 _KVM_ABSENT = (
     "enable virtualization in the firmware (in a VM: enable nested virtualization on its host), "
     "then modprobe kvm_intel or kvm_amd (as root)"
+)
+
+_NOT_AS_ROOT = (
+    "start the harness as a user without rights; or let root's QEMU be another user (SECURITY.md): "
+    "keep it where every user reaches it, and give a container CAP_SYS_PTRACE"
 )
 
 _MSR = re.compile(r"failed to set MSR (0x[0-9a-f]+)")
@@ -111,6 +117,8 @@ def judge_qemu(qemu: Qemu, accelerators: tuple[Accel, ...]) -> Finding:
         seen += f" runs as {qemu.user.name}"
     if qemu.unconfined:
         seen += f" ({qemu.unconfined}: a guest that takes QEMU over can do more)"
+    if not defects and qemu.as_root and qemu.as_root != AS_ROOT:
+        return Finding("QEMU", "warn", f"{seen}, no known defects", _NOT_AS_ROOT)
     if not defects:
         return Finding("QEMU", "ok", f"{seen}, no known defects")
     titles = "; ".join(defect.title for _accel, defect in defects)

@@ -9,6 +9,7 @@ from qemus import a_qemu
 from harness.cli.doctor_findings import Trial, judge_accelerator, judge_programs, judge_qemu
 from harness.errors import ImageError
 from harness.machine.accel import kvm_unusable
+from harness.machine.qemu_user import AS_ROOT, QemuUser
 from harness.observe.host_report import (
     Finding,
     judge_cgroup,
@@ -151,6 +152,18 @@ def test_old_qemu_under_tcg_has_a_known_defect_and_a_remedy() -> None:
     assert "-cx16" in finding.advice
     assert found(judge_qemu(old, ("kvm",)))[0] == "ok"
     assert found(judge_qemu(new, ("kvm", "tcg")))[0] == "ok"
+
+
+def test_whose_rights_qemu_has_is_told() -> None:
+    nobody = a_qemu(user=QemuUser("nobody", 65534, 65534, (65534,)))
+    assert " runs as nobody, no known defects" in judge_qemu(nobody, ("tcg",)).seen
+    forced = judge_qemu(a_qemu(as_root="nobody cannot run it"), ("tcg",))
+    assert found(forced)[0] == "warn"
+    assert "it runs as root: nobody cannot run it" in forced.seen
+    assert "CAP_SYS_PTRACE" in forced.advice
+    asked = judge_qemu(a_qemu(as_root=AS_ROOT), ("tcg",))
+    assert found(asked)[0] == "ok"
+    assert "it runs as root: FPR_QEMU_USER asks for that" in asked.seen
 
 
 def test_programs() -> None:
