@@ -14,21 +14,28 @@
  * (/proc/kpageflags), or free memory fell while blocks were isolated for reporting and rose again.
  *
  * A guest that gives blocks back too early shows neither: they are free while the host is still at
- * them. Where the host takes its time (--slow-ms), the tool therefore takes blocks one by one from
- * just before a pass is due (--pass-ms), faster than the host discards them, as long as there are
- * any. From an honest guest it gets a few that are not reported yet; then none until the batch is
- * back. It waits by counting and not by the clock meanwhile: the devices of an emulated machine, its
- * timers among them, stand still while QEMU discards, and so does a CPU that asks one.
+ * them. Where the host takes its time (--slow-ms), the tool therefore watches the blocks in every
+ * second round: in an honest guest a block is off the free lists for at least that time before it
+ * bears the mark. In the other rounds it takes blocks one by one from just before a pass is due
+ * (--pass-ms), faster than the host discards them, as long as there are any. From an honest guest it
+ * gets a few that are not reported yet; then none until the batch is back. It neither sleeps nor
+ * reads the clock meanwhile: the devices of an emulated machine, its timers among them, stand still
+ * while QEMU discards, and so does a CPU that asks one. The kernel makes its pass on the CPU on which
+ * memory was freed (queue_delayed_work(), kernel/workqueue.c), so the tool frees on one CPU and
+ * watches on another.
  *
  *   race --cushion N --window N --rounds N --wait-ms N --hold-ms N --seed N [--pass-ms N --slow-ms N]
  *
  * Prints `filled ...` (see churn.c), then for each round `raced round=N waited_ns=N
- * reported_bytes=N reused_bytes=N taken_ns=N`: the bytes of the window seen reported, the part of
- * them that it allocated again, and the time that this took; `mismatch ...` for wrong pages; and
+ * reported_bytes=N reused_bytes=N taken_ns=N early_bytes=N`: the bytes of the window seen reported,
+ * the part of them that it allocated again, the time that this took, and the bytes in blocks marked
+ * too early to have been discarded; `mismatch ...` for wrong pages; and
  * `verified ...`, as churn does, for all checks together. --hold-ms: time from the last round to
  * the last check.
  */
 #define _GNU_SOURCE
+#include "buddy.h"
+#include "cpus.h"
 #include "hold.h"
 
 #include <errno.h>
@@ -38,7 +45,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,7 +52,6 @@
 #define KPF_UPTODATE (1ULL << 3)
 #define KPF_BUDDY (1ULL << 10)
 
-#define HUGE_ORDER 9U
 /* Free blocks to leave, so that the kernel need not compact memory for the last allocation. */
 #define SPARE_BLOCKS 3U
 #define POLL_NS 100000L
@@ -61,19 +66,10 @@
 /* Blocks of the window that are not taken early. */
 #define LEFT 4U
 
-/*
- * The setting for how many pages a per-CPU list may keep: by default up to a zone's low watermark,
- * including whole huge pages (zone_highsize(), mm/page_alloc.c, from 5.14). Pages on these lists
- * are not reported and are allocated first. The kernel rounds the shortest up to four batches, less
- * than a huge page.
- */
-#define LISTS "/proc/sys/vm/percpu_pagelist_high_fraction"
-#define SHORTEST "2147483647"
-
 struct race {
 	struct hold hold;
 	struct findings findings;
-	uint64_t window_pages, wait_ns, pass_ns, slow_ns, loops_in_ms, blocks_without;
+	uint64_t window_pages, wait_ns, pass_ns, slow_ns, blocks_without;
 	int kpageflags;
 	/* The window's blocks of a huge page's size: their first PFNs, and which were reported. */
 	uint64_t *blocks;
@@ -88,62 +84,6 @@ static void sleep_ns(long nanoseconds)
 	while (nanosleep(&left, &left))
 		if (errno != EINTR)
 			die("sleep");
-}
-
-/* Writes the setting and stores the old one; returns 0 if the kernel has none (before 5.14). */
-static int set_lists(const char *value, char *before, size_t size)
-{
-	int file = open(LISTS, O_RDWR | O_CLOEXEC);
-	ssize_t length;
-
-	if (file < 0) {
-		if (errno == ENOENT)
-			return 0;
-		die("open %s", LISTS);
-	}
-	length = pread(file, before, size - 1, 0);
-	if (length < 0)
-		die("read %s", LISTS);
-	before[length] = '\0';
-	if (pwrite(file, value, strlen(value), 0) < 0)
-		die("write %s to %s", value, LISTS);
-	close(file);
-	return 1;
-}
-
-/* Counts the free blocks of a huge page's size in the zone that has the most of them. */
-static uint64_t free_blocks(void)
-{
-	FILE *file = fopen("/proc/buddyinfo", "re");
-	char line[512];
-	uint64_t most = 0;
-
-	if (!file)
-		die("open /proc/buddyinfo");
-	while (fgets(line, sizeof(line), file)) {
-		/* Node 0, zone    DMA32      3      2 ...: a number for each order from 0 on */
-		char *next = strstr(line, "zone");
-		uint64_t blocks = 0;
-
-		if (!next || !(next = strpbrk(next + 4, "ADHMN")) || !(next = strchr(next, ' ')))
-			continue;
-		for (unsigned int order = 0;; order++) {
-			char *end;
-			uint64_t count = strtoull(next, &end, 10);
-
-			if (end == next)
-				break;
-			if (order >= HUGE_ORDER)
-				blocks += count << (order - HUGE_ORDER);
-			next = end;
-		}
-		if (blocks > most)
-			most = blocks;
-	}
-	if (ferror(file))
-		die("read /proc/buddyinfo");
-	fclose(file);
-	return most;
 }
 
 /*
@@ -163,23 +103,24 @@ static void make_cushion(uint64_t bytes)
 		    madvise(rest, HUGE_BYTES - PAGE_BYTES, MADV_DONTNEED))
 			die("free parts of huge pages");
 	}
+	/* khugepaged would fill them again, and leave nothing free. */
+	if (madvise(memory, bytes, MADV_NOHUGEPAGE))
+		die("keep khugepaged away");
 }
 
-static uint64_t free_bytes(void)
-{
-	struct sysinfo info;
-
-	if (sysinfo(&info))
-		die("sysinfo");
-	return (uint64_t)info.freeram * info.mem_unit;
-}
-
-static int is_marked(const struct race *race, uint64_t pfn)
+static uint64_t page_flags(const struct race *race, uint64_t pfn)
 {
 	uint64_t flags = 0;
 
 	read_at(race->kpageflags, &flags, sizeof(flags), pfn * 8, "/proc/kpageflags");
-	return (flags & (KPF_BUDDY | KPF_UPTODATE)) == (KPF_BUDDY | KPF_UPTODATE);
+	return flags;
+}
+
+static int is_marked(const struct race *race, uint64_t pfn)
+{
+	uint64_t marked = KPF_BUDDY | KPF_UPTODATE;
+
+	return (page_flags(race, pfn) & marked) == marked;
 }
 
 /* Returns whether the block, or the block of twice its size around it, has the mark. */
@@ -240,26 +181,6 @@ static int await_report(const struct race *race)
 	return 0;
 }
 
-static void spin(uint64_t loops)
-{
-	for (volatile uint64_t i = 0; i < loops; i++)
-		;
-}
-
-static uint64_t loops_in_ms(void)
-{
-	uint64_t loops = 1000, took;
-
-	for (;; loops *= 2) {
-		uint64_t start = monotonic_ns();
-
-		spin(loops);
-		took = monotonic_ns() - start;
-		if (took >= 20000000ULL)
-			return loops * 1000000ULL / took;
-	}
-}
-
 /*
  * There are no more free blocks than before the window was given back, but for one: it is away. Not
  * by free_bytes(): sysinfo() reads the clock, which a machine without a usable TSC has in a device.
@@ -297,12 +218,48 @@ static void stamp(struct race *race, uint64_t page, uint64_t count, uint64_t see
 }
 
 /*
+ * Waits until blocks bear the mark, and adds up the bytes of those that were still free without it
+ * less than half the time ago that the host takes for one. The mark comes on the free lists
+ * (page_reporting_drain(), mm/page_reporting.c) and does not survive a merge or a split, so an honest
+ * block has been off the lists in between. Blocks in the middle of larger ones show no mark of theirs.
+ */
+static uint64_t watch(struct race *race)
+{
+	uint64_t *free_at = allocate(race->block_count * sizeof(*free_at)), start = ticks_ms();
+	uint64_t early = 0;
+	int seen = 0, after = 0;
+
+	memset(free_at, 0, race->block_count * sizeof(*free_at));
+	memset(race->reported, 0, race->block_count);
+	/* All blocks of a report get their marks together: one more look sees the last. */
+	while (after < 2 && ticks_ms() - start < race->wait_ns / 1000000) {
+		after += seen;
+		for (size_t i = 0; i < race->block_count; i++) {
+			uint64_t before = ticks_ms(), flags = page_flags(race, race->blocks[i]);
+
+			if (race->reported[i] || !(flags & KPF_BUDDY))
+				continue;
+			if (!(flags & KPF_UPTODATE)) {
+				free_at[i] = before;
+				continue;
+			}
+			seen = race->reported[i] = 1;
+			if (free_at[i] && ticks_ms() - free_at[i] < race->slow_ns / 2000000)
+				early += HUGE_BYTES;
+		}
+	}
+	free(free_at);
+	return early;
+}
+
+/*
  * Takes the window but for a few blocks, one at a time, from just before the pass is due that was
  * asked for at `start`; stops once blocks are away or bear the mark. Returns the pages taken.
  */
 static uint64_t take_early(struct race *race, uint64_t page, uint64_t seed, uint64_t start)
 {
-	uint64_t taken = 0, most, end = race->pass_ns > LEAD_NS ? race->pass_ns - LEAD_NS : 0;
+	uint64_t taken = 0, most, pause = race->slow_ns / PACE / 1000000;
+	uint64_t end = race->pass_ns > LEAD_NS ? race->pass_ns - LEAD_NS : 0;
 
 	most = race->window_pages > LEFT * HUGE_PAGES ? race->window_pages - LEFT * HUGE_PAGES : 0;
 	while (monotonic_ns() - start < end)
@@ -310,7 +267,7 @@ static uint64_t take_early(struct race *race, uint64_t page, uint64_t seed, uint
 	while (taken < most && !any_reported(race) && !is_away(race)) {
 		stamp(race, page + taken, HUGE_PAGES, seed);
 		taken += HUGE_PAGES;
-		spin(race->loops_in_ms * (race->slow_ns / PACE / 1000000));
+		spin_ms(pause);
 	}
 	return taken;
 }
@@ -350,7 +307,7 @@ static uint64_t reused_bytes(struct race *race, uint64_t page)
 
 static void run_round(struct race *race, uint64_t round, uint64_t page, uint64_t seed)
 {
-	uint64_t count = race->window_pages, start, seen, reported, early = 0, next;
+	uint64_t count = race->window_pages, start, seen, reported, taken = 0, early = 0, next;
 	int came;
 
 	note_blocks(race, page);
@@ -358,19 +315,23 @@ static void run_round(struct race *race, uint64_t round, uint64_t page, uint64_t
 	race->blocks_without = free_blocks();
 	start = monotonic_ns();
 	hold_drop(&race->hold, page, count);
-	if (race->slow_ns)
-		early = take_early(race, page, seed, start);
+	run_on(1);
+	if (race->slow_ns && round % 2)
+		early = watch(race);
+	else if (race->slow_ns)
+		taken = take_early(race, page, seed, start);
 	came = await_report(race);
 	seen = monotonic_ns();
-	next = early + TAKEN_BLINDLY * HUGE_PAGES < count ? early + TAKEN_BLINDLY * HUGE_PAGES : count;
-	stamp(race, page + early, next - early, seed);
+	next = taken + TAKEN_BLINDLY * HUGE_PAGES < count ? taken + TAKEN_BLINDLY * HUGE_PAGES : count;
+	stamp(race, page + taken, next - taken, seed);
 	reported = note_reported(race);
 	stamp(race, page + next, count - next, seed);
+	run_on(0);
 	complete(race, page, count, seed);
 	say("raced round=%" PRIu64 " waited_ns=%" PRIu64 " reported_bytes=%" PRIu64
-	    " reused_bytes=%" PRIu64 " taken_ns=%" PRIu64,
+	    " reused_bytes=%" PRIu64 " taken_ns=%" PRIu64 " early_bytes=%" PRIu64,
 	    round, seen - start, came ? reported : 0, came ? reused_bytes(race, page) : 0,
-	    monotonic_ns() - seen);
+	    monotonic_ns() - seen, early);
 }
 
 int race_main(int argc, char **argv)
@@ -408,13 +369,14 @@ int race_main(int argc, char **argv)
 	race.wait_ns = wait_ms * 1000000;
 	race.pass_ns = pass_ms * 1000000;
 	race.slow_ns = slow_ms * 1000000;
-	race.loops_in_ms = loops_in_ms();
+	calibrate_ticks();
 	race.kpageflags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 	if (race.kpageflags < 0)
 		die("open /proc/kpageflags");
 	race.blocks = allocate(race.window_pages / HUGE_PAGES * sizeof(*race.blocks));
 	race.reported = allocate(race.window_pages / HUGE_PAGES);
-	had_lists = set_lists(SHORTEST, lists, sizeof(lists));
+	run_on(0);
+	had_lists = set_lists(SHORTEST_LISTS, lists, sizeof(lists));
 	make_cushion(cushion);
 	blocks = free_blocks();
 	if (blocks < SPARE_BLOCKS + window / HUGE_BYTES) {
@@ -430,6 +392,7 @@ int race_main(int argc, char **argv)
 		if (at + race.window_pages > race.hold.pages)
 			at = 0;
 	}
+	run_anywhere();
 	sleep_ns((long)(hold_ms * 1000000));
 	if (had_lists)
 		set_lists(lists, unused, sizeof(unused));

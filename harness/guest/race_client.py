@@ -23,6 +23,8 @@ class RaceRound:
     """The part of `reported_bytes` that the tool allocated."""
     taken_seconds: float
     """How long allocating and writing the whole window took."""
+    early_bytes: int
+    """Bytes in blocks that were marked as reported before the host can have discarded them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def run_race(
                     reported_bytes=int(line.value("reported_bytes")),
                     reused_bytes=int(line.value("reused_bytes")),
                     taken_seconds=line.value("taken_ns") / 1e9,
+                    early_bytes=int(line.value("early_bytes")),
                 )
             )
         verified = read_verified(lines, round_timeout, mismatches, held)

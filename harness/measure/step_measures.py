@@ -31,6 +31,11 @@ def _order_refused(history: History) -> float | None:
     return float(asked[-1].refused) if asked else None
 
 
+def _early(history: History) -> int | None:
+    known = [race.early for race in history.races if race.early is not None]
+    return sum(known) if known else None
+
+
 MEASURES = (
     Measure(
         name="sleeps",
@@ -110,6 +115,20 @@ MEASURES = (
             "more memory was allocated again just after it was reported than the scenario expects"
         ),
         compute=lambda history: sum(race.reused for race in history.races) or None,
+    ),
+    Measure(
+        name="given_back_early_bytes",
+        unit=Unit.BYTES,
+        meaning="bytes in blocks that the guest marked as reported, on its free lists, before the "
+        "host can have discarded them, as `race` saw under `host: {discard: slow}`; absent "
+        "otherwise",
+        means_when_low=not_as_written("no block was given back early, as the scenario expects"),
+        means_when_high=Means(
+            Rule.DAMAGE,
+            "the guest's kernel put blocks back on its free lists before the host had discarded "
+            "them: what is written to them in between is lost",
+        ),
+        compute=_early,
     ),
     Measure(
         name="moves",

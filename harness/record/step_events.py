@@ -172,6 +172,9 @@ class Raced:
     """The part of `reported` that was allocated."""
     slowest: float
     """The most seconds that allocating and writing one window took."""
+    early: int | None = None
+    """Bytes in blocks that were marked as reported before the host can have discarded them; None if
+    the host was not slowed down, or in records of older versions."""
     kind: Literal["raced"] = "raced"
 
 

@@ -256,7 +256,7 @@ def every_step() -> list[Event]:
         OrderRead(61.0, asked=9, refused=False, read=9),
         BusyStarted(62.0, MIB),
         BusyEnded(63.0, rounds=7),
-        Raced(63.5, rounds=4, reported=256 * MIB, reused=250 * MIB, slowest=0.4),
+        Raced(63.5, rounds=4, reported=256 * MIB, reused=250 * MIB, slowest=0.4, early=0),
         Suspended(64.0, "mem", 2.5, slept=True),
         Suspended(65.0, "freeze", 3.5, slept=False),
         DevicePlugged(66.0, "dimm", 128 * MIB, present=True, seconds=1.0),

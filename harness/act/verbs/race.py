@@ -104,6 +104,7 @@ class Race(Verb):
                 reported=sum(each.reported_bytes for each in report.rounds),
                 reused=sum(each.reused_bytes for each in report.rounds),
                 slowest=max(each.taken_seconds for each in report.rounds),
+                early=sum(each.early_bytes for each in report.rounds) if slow else None,
             )
         )
 

@@ -33,11 +33,13 @@ ZONES = (
 )
 
 
-def said(*, reused: Sequence[int] = (60, 64), checked: int = HELD, wrong: int = 0) -> str:
+def said(
+    *, reused: Sequence[int] = (60, 64), checked: int = HELD, wrong: int = 0, early: int = 0
+) -> str:
     """The words of a race of so many rounds; MiB that each took of 64 it saw reported."""
     rounds = "".join(
         f"raced round={number} waited_ns=2000000000 reported_bytes={64 * MIB} "
-        f"reused_bytes={mib * MIB} taken_ns={number}00000000 mono_ns=1\n"
+        f"reused_bytes={mib * MIB} taken_ns={number}00000000 early_bytes={early} mono_ns=1\n"
         for number, mib in enumerate(reused, 1)
     )
     return (
@@ -131,3 +133,14 @@ def test_a_kernel_without_huge_pages_cannot_be_raced(guest: FakeGuest) -> None:
     guest.vm.says["transparent_hugepage"] = 1
     with pytest.raises(PreconditionError, match="has no transparent huge pages"):
         race(guest, said())
+
+
+@pytest.mark.parametrize(("discard", "early"), [("slow", 8 * MIB), ("dontneed", None)])
+def test_blocks_marked_too_early_are_told_where_the_host_is_slow(
+    guest: FakeGuest, discard: Any, early: int | None
+) -> None:
+    """Where it is not, a discard takes no time that could be missed."""
+    guest.vm.spec = replace(guest.vm.spec, discard=discard)
+    race(guest, said(early=4 * MIB))
+    (raced,) = guest.recorded(Raced)
+    assert raced.early == early

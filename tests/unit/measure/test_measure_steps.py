@@ -48,6 +48,7 @@ def test_each_step_leaves_its_numbers() -> None:
             "cost_process_base_on_fraction": 1 - (0.98 + 100 / 102) / 2,
             "cost_process_base_on_ci_fraction": 12.7062 * abs(0.98 - 100 / 102) / 2,
             "raced_bytes": 250 * MIB,
+            "given_back_early_bytes": 0,
             "moves": 1,
             "slowest_move_seconds": 4.0,
             "crowd_guests": 2,

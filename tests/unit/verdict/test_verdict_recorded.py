@@ -72,7 +72,7 @@ TODAY = {
 }
 
 
-LATER = {"raced_bytes", "never_reported_bytes"}
+LATER = {"raced_bytes", "given_back_early_bytes", "never_reported_bytes"}
 """Measures that these records lack: of steps that the scenarios did not have then, or of audits
 that did not look for them."""
 
