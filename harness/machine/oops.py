@@ -66,6 +66,8 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
     ("warning", r"INFO: ((?:possible|inconsistent|trying|suspicious) .+)", r"INFO: \1"),
     ("warning", r"(UBSAN: .+)", r"\1"),
     ("warning", r"(list_(?:add|del)) (?:corruption|double add)", r"\1 corruption"),
+    # pud_ERROR() and the others, mm/pgtable-generic.c; pmd_ERROR() of arch/x86 names its caller.
+    ("warning", r"[\w./-]+:[0-9]{1,9}: (bad (?:pgd|p4d|pud|pmd|pte)) ", r"\1"),
     ("warning", r".*: (page allocation failure: order:\d+)", r"\1"),
     ("warning", r".* invoked oom-killer:", r"OOM kill"),
     (
@@ -79,7 +81,7 @@ _PATTERNS = tuple((severity, re.compile(words), title) for severity, words, titl
 # A quick check of a whole piece of text, for a console that is flooded with harmless lines.
 _SUSPICIOUS = re.compile(
     rb"BUG|WARNING|INFO:|UBSAN|panic|PANIC|\[#|LOCKUP|tried to execute|list_(?:add|del)"
-    rb"|allocation failure|oom-killer|ut of memory|fpr-init"
+    rb"|allocation failure|oom-killer|ut of memory|fpr-init|bad p[g4umt]"
     # A kernel message that interrupts a program's line, which may be one of the init's.
     rb"|\[(?<=[^\r\n]\[) {0,4}\d{1,9}\.\d{6}\]"
 )

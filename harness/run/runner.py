@@ -287,7 +287,7 @@ class _Attempt:
             error = examine(last, record, directory.path, error)
             found = [e for e in record.events if isinstance(e, ConsoleFinding)]
             crash = next((e for e in found if e.severity == "crash"), None)
-            if session is None and crash is not None:
+            if crash is not None and not fold(record.events).in_steps:
                 self._crashed(crash.title, crash.text, vm.defects, vm.accel)
             self._broke(error)
         except Exception as error:  # noqa: BLE001 - see `run`

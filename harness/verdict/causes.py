@@ -100,12 +100,30 @@ def _own(case: Case) -> Blame:
 
 def _shortfall(case: Case) -> Blame:
     history, missing = case.history, case.gap
+    if case.failed.measure == "reported_bytes" and (found := _unmarked(history)) is not None:
+        return found
     if case.failed.measure == "worst_reclaimed_fraction":
         worst = worst_round(history)
         history = history if worst is None else history.round_end(worst)
     if unit_of(case.failed.measure) is Unit.FRACTION:
         missing *= history.rounds[-1].freed.bytes
     return shortfall(history, missing)
+
+
+def _unmarked(history: History) -> Blame | None:
+    """Blame a guest that reports blocks and marks none, if that is what it does."""
+    discards, audit = history.discards_since_free, usable_audit(history)
+    if audit is None or discards is None or audit.report.reported_by_order:
+        return None
+    if discards.bytes < block_size(history.order):
+        return None
+    return Blame(
+        Cause.OVERHEAD,
+        f"the guest reported {format_size(discards.bytes)}, which QEMU discarded, but marks no "
+        "block as reported, and so reports them again and again",
+        discards.bytes,
+        explains=True,
+    )
 
 
 def _stayed(_case: Case) -> Blame:
@@ -193,7 +211,7 @@ def _lost(case: Case) -> Blame:
 
 def _console(case: Case) -> Blame:
     findings = [trouble.finding for trouble in case.history.troubles]
-    ours = [finding for finding in findings if _REPORTING_CODE.search(finding.text)]
+    ours = [finding for finding in findings if _EXPLAINS.search(finding.text)]
     found = next(iter((*ours, *findings)), None)
     shown = "trouble" if found is None else found.title
     # What a step ran into says so itself.
@@ -208,8 +226,11 @@ def _blind(case: Case) -> Blame:
     return Blame(None, sentence, verdict=Verdict.MISS)
 
 
-_REPORTING_CODE = re.compile(r"page_report|virtballoon|virtio_balloon|balloon_report")
-"""Names of mm/page_reporting.c and drivers/virtio/virtio_balloon.c in a trace of calls."""
+_EXPLAINS = re.compile(
+    r"page_report|virtballoon|virtio_balloon|balloon_report|Bad page (?:state|map)|bad p[g4um]d "
+)
+"""Functions of mm/page_reporting.c and drivers/virtio/virtio_balloon.c in a trace, and damage to
+pages and page tables (mm/page_alloc.c, mm/memory.c), which makes the guest's counters wrong."""
 
 _NEED_REPORTING = frozenset(
     {

@@ -16,6 +16,8 @@ class Question:
     """All that are right, where chance decides (what a stray discard hits)."""
     says: str = ""
     """Words that the verdict's reason must have."""
+    qemu: str = "host"
+    """The QEMU to run it on: the installed one, or a definition in `guest-images/qemu/`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ DEFECTS = (
     _defect(
         "last-block-of-zone",
         "the last block of each zone is never reported",
-        "odd-sizes-1001m",
+        "memory-hotplug-dimm",
         "not-reported",
     ),
     _defect(
@@ -110,12 +112,12 @@ DEFECTS = (
         for head, where in (("", "tail"), ("-to-head", "head"))
         for pause, when in (("", ""), ("-50ms", " 50 ms"))
     ),
-    _defect(
+    Defect(
         "host-not-awaited",
         "the driver does not wait for the host's answer",
-        "no-loss-isolated-plain",
-        "data-loss",
-        "guest-crash",
+        # Under TCG, QEMU before 8.1 discards while the guest's CPU notifies it, so that the answer
+        # is there at once (kvm_has_many_ioeventfds(), hw/virtio/virtio-pci.c).
+        (Question("no-loss-isolated-plain", ("data-loss", "guest-crash"), qemu="sid"),),
     ),
     _defect(
         "leaks-one-each-pass",
@@ -207,7 +209,7 @@ DEFECTS = (
     ),
     _defect(
         "wrong-pfn-later",
-        "the host is told of the block before each, from the 41st call on",
+        "the host is told of the block before each, from the 11th call on",
         "reclaim-repeat",
         "data-loss",
         "guest-crash",

@@ -45,7 +45,10 @@ class Trial:
 def attempt(defect: str, question: Question, directory: Path) -> Trial:
     """Run the question's scenario on the defect's kernel. Raises `ImageError`."""
     image = kernel_tree().image("" if defect == CLEAN else defect)
-    run = Running(directory / "results", ["run", question.scenario, "--kernel", str(image)])
+    words = ["run", question.scenario, "--kernel", str(image)]
+    if question.qemu != "host":
+        words += ["--qemu", question.qemu]
+    run = Running(directory / "results", words)
     status, output = run.end(RUN_SECONDS)
     print(output)
     summary = run.summary()

@@ -64,6 +64,19 @@ def test_recorded_trouble_is_one_finding(name: str, severity: str, title: str) -
     assert [(found.severity, found.title) for found in scan(recorded(name))] == [(severity, title)]
 
 
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        (b"mm/pgtable-generic.c:39: bad pud 0000000064cf4a3a(481a75000007bc1f)", "bad pud"),
+        (b"mm/pgtable-generic.c:51: bad pmd ffff888004c8e008(0000000000400063)", "bad pmd"),
+        (b"arch/x86/mm/pgtable.c:7: bad pte 00000000c0ffee00(1)", "bad pte"),
+    ],
+)
+def test_damaged_page_tables_are_trouble(line: bytes, title: str) -> None:
+    found = list(scan(b"[   14.099154] " + line + b"\n"))
+    assert [(each.severity, each.title) for each in found] == [("warning", title)]
+
+
 def test_two_warnings_one_after_the_other_are_two_findings() -> None:
     assert [found.title for found in scan(recorded("sleep-in-atomic"))] == [
         "BUG: scheduling while atomic",

@@ -185,6 +185,21 @@ def test_reset_after_a_panic_is_told_by_the_panic(bench: FakeBench, tmp_path: Pa
     assert [each.title for each in found] == [PANIC.title]
 
 
+@pytest.mark.parametrize(("boots", "verdict"), [(1, Verdict.MISS), (2, Verdict.FAIL)])
+def test_crash_between_the_boot_and_the_first_step_counts_like_one_of_the_boot(
+    bench: FakeBench, tmp_path: Path, boots: int, verdict: Verdict
+) -> None:
+    """The guest reports from its boot on, so a defect of its own may show as early."""
+    console = FakeConsole(findings=[PANIC])
+    crashed = [lambda: fake_vm(alive=False, console=console, defects=DEFECT)] * boots
+    bench.boots = [*crashed, failing(LaunchError("no memory"))]
+    bench.work = failing(QemuGoneError("the guest reset the machine", guest_reset=True))
+    judged = bench.run(planned(tmp_path))
+    assert judged.verdict is verdict
+    crashes = [event for event in bench.events if isinstance(event, AttemptCrashed)]
+    assert len([each for each in crashes if each.own]) == boots
+
+
 def test_what_was_known_survives_a_guest_that_dies_under_examination(
     bench: FakeBench, tmp_path: Path
 ) -> None:

@@ -478,6 +478,29 @@ def test_a_warning_of_the_code_that_reports_names_what_it_explains() -> None:
     assert judged(run_on(unreported, earlier=[warning()]), expect).cause is Cause.NOT_REPORTED
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BUG: Bad page state in process fpr-guest  pfn:02600",
+        "mm/pgtable-generic.c:39: bad pud 0000000064cf4a3a(481a75000007bc1f)",
+    ],
+)
+def test_damaged_pages_come_before_what_the_guests_counters_say_then(text: str) -> None:
+    damage = ConsoleFinding(30.0, "warning", text, text)
+    retained = healthy().blocks(26, 80, G.USED, S.RESIDENT)
+    expect = {"console_findings": "== 0"} | RECLAIM
+    assert judged(run_on(retained, earlier=[damage]), expect).cause is Cause.KERNEL_WARNING
+    assert judged(run_on(retained, earlier=[warning()]), expect).cause is Cause.GUEST_RETAINED
+
+
+def test_a_guest_that_marks_no_block_it_reports_is_told_so() -> None:
+    """All comes back, and is reported again in every pass."""
+    unmarked = healthy().blocks(26, 102, G.FREE, S.ABSENT)
+    found = judged(run_on(unmarked), {"reported_bytes": "> 0"})
+    assert found.cause is Cause.OVERHEAD
+    assert "marks no block as reported" in found.reason
+
+
 def test_every_failure_is_told_with_its_figures() -> None:
     held = swallowed().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
     events = run_on(swallowed(), earlier=[held])
