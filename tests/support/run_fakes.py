@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 from qemus import a_qemu
-from run_builders import ready
+from run_builders import noise, ready
 
 from harness.act.discover import VERBS
 from harness.act.run_record import RunRecord
@@ -122,8 +122,15 @@ class FakeBench:
 
     def _open(self, vm: Any, record: RunRecord, *_a: Any, **_k: Any) -> Any:
         record.add(ready())
+        record.add(noise(record.now()))
         guests = [("", vm)]
-        return _Boot(SimpleNamespace(vm=vm, read_noise=lambda: None, all_guests=lambda: guests))
+        return _Boot(
+            SimpleNamespace(
+                vm=vm,
+                read_noise=lambda: record.add(noise(record.now())),
+                all_guests=lambda: guests,
+            )
+        )
 
     def emit(self, run_id: str, event: Event) -> None:
         encode(run_id, event)  # it must be possible to write it

@@ -16,6 +16,9 @@ from harness.scenario.steps import Verb
 _NUMBER = re.compile(r"^([a-z][a-z0-9_]*)=(-?\d{1,20}(?:\.\d{1,20})?)$", re.MULTILINE)
 
 
+Causes = dict[MeasureName, Cause | None]
+
+
 def _without_causes(measures: Any) -> Any:
     return dict.fromkeys(measures) if isinstance(measures, list) else measures
 
@@ -32,9 +35,10 @@ class Run(Verb):
     """About how long it takes; `list` shows the sum over all steps."""
     deadline: Seconds = 60.0
     """If it passes, the run is a MISS, or `guest-hang` if the guest no longer answers."""
-    measures: Annotated[dict[MeasureName, Cause | None], BeforeValidator(_without_causes)] = Field(
-        default_factory=dict
-    )
+    measures: Annotated[
+        Causes,
+        BeforeValidator(_without_causes, json_schema_input_type=Causes | list[MeasureName]),
+    ] = Field(default_factory=dict)
     """Measures that it prints as lines `name=number`: their names (`[boot_ms]`), or each with the
     cause of a FAIL if it breaks an expectation (`{stuck: guest-hang}`; by default `overhead`)."""
 
