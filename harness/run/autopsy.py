@@ -55,6 +55,9 @@ def examine(
     unreachable = isinstance(error, SshError | DeadlineError | GuestError | ObserveError)
     if not unreachable or isinstance(error, InterruptedRunError) or not vm.alive:
         return error
+    if vm.console.overflow() is not None:
+        # Nothing more is asked of such a guest, which would look as if SSH had failed.
+        return error
     evidence = [f"after: {error}"]
     try:
         error = _look(vm, record, error, evidence)

@@ -15,6 +15,7 @@ from run_builders import noise, ready
 from harness.act.discover import VERBS
 from harness.act.run_record import RunRecord
 from harness.act.session import GuestSession
+from harness.errors import GuestError
 from harness.image.build import BootFiles
 from harness.image.definition import load_definitions
 from harness.machine.console import Finding
@@ -52,8 +53,13 @@ class FakeConsole:
         told, self.findings = self.findings, []
         return told
 
+    overflowed: GuestError | None = None
+
     def count(self, _words: str) -> int:
         return 1
+
+    def overflow(self) -> GuestError | None:
+        return self.overflowed
 
 
 def fake_vm(**changes: Any) -> Any:

@@ -9,7 +9,7 @@ from judging import check
 from run_builders import ready, started
 
 from harness.act.run_record import RunRecord
-from harness.errors import ToolCrashedError
+from harness.errors import GuestError, ToolCrashedError
 from harness.machine.vm import VirtualMachine
 from harness.record.events import Broke, Event
 from harness.record.facts import Cause, Verdict
@@ -28,3 +28,23 @@ def test_a_tool_that_crashed_fails_the_run_as_a_crash_of_the_guest(tmp_path: Pat
     verdict, cause, reason = check([*events, broke], {})
     assert (verdict, cause) == (Verdict.FAIL, Cause.GUEST_CRASH)
     assert "killed by signal 11" in reason
+
+
+def test_a_guest_that_floods_its_console_is_not_asked_why(tmp_path: Path) -> None:
+    """Each answer would be refused for the flood, as if SSH had failed: a MISS for an ERROR."""
+    flood = GuestError("the guest wrote more than 64MiB on its console")
+    console = SimpleNamespace(final_findings=list, overflow=lambda: flood)
+    monitor = SimpleNamespace(
+        execute=lambda *_a, **_k: {"status": "running"}, human=lambda *_a, **_k: ""
+    )
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise flood
+
+    shell = SimpleNamespace(run=refuse)
+    vm = SimpleNamespace(console=console, monitor=monitor, shell=shell, alive=True, pace=1.0)
+    events: list[Event] = []
+    assert examine(cast(VirtualMachine, vm), RunRecord(events.append), tmp_path, flood) is flood
+    assert events == []
+    assert verdict_of(flood) is Verdict.ERROR
+    assert not (tmp_path / "autopsy.txt").exists()
