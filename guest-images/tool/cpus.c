@@ -19,12 +19,14 @@ static uint64_t cycles(void)
 
 void calibrate_ticks(void)
 {
-	uint64_t start = monotonic_ns(), first = cycles(), took;
+	uint64_t start = monotonic_ns(), first = cycles(), counted, took;
 
-	do
+	/* A pause between two readings must only make ticks too short, and so times too long. */
+	do {
+		counted = cycles() - first;
 		took = monotonic_ns() - start;
-	while (took < CALIBRATION_NS);
-	cycles_in_ms = (cycles() - first) * 1000000 / took;
+	} while (took < CALIBRATION_NS);
+	cycles_in_ms = counted * 1000000 / took;
 }
 
 uint64_t ticks_ms(void)

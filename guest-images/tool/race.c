@@ -219,7 +219,7 @@ static void stamp(struct race *race, uint64_t page, uint64_t count, uint64_t see
 
 /*
  * Waits until blocks bear the mark, and adds up the bytes of those that were still free without it
- * less than half the time ago that the host takes for one. The mark comes on the free lists
+ * more recently than the host takes for one, less a tenth. The mark comes on the free lists
  * (page_reporting_drain(), mm/page_reporting.c) and does not survive a merge or a split, so an honest
  * block has been off the lists in between. Blocks in the middle of larger ones show no mark of theirs.
  */
@@ -244,7 +244,7 @@ static uint64_t watch(struct race *race)
 				continue;
 			}
 			seen = race->reported[i] = 1;
-			if (free_at[i] && ticks_ms() - free_at[i] < race->slow_ns / 2000000)
+			if (free_at[i] && ticks_ms() - free_at[i] < race->slow_ns / 10000000 * 9)
 				early += HUGE_BYTES;
 		}
 	}

@@ -125,8 +125,9 @@ MEASURES = (
         means_when_low=not_as_written("no block was given back early, as the scenario expects"),
         means_when_high=Means(
             Rule.DAMAGE,
-            "the guest's kernel put blocks back on its free lists before the host had discarded "
-            "them: what is written to them in between is lost",
+            "blocks were back on the guest's free lists before the host had discarded them: the "
+            "guest's kernel did not wait, or QEMU acknowledged them too early; what is written to "
+            "them in between is lost",
         ),
         compute=_early,
     ),

@@ -213,6 +213,7 @@ DEFECTS = (
         "reclaim-repeat",
         "data-loss",
         "guest-crash",
+        "acked-not-discarded",
     ),
     _defect("host-not-kicked", "the host is never notified", "reclaim-basic", "not-reported"),
     _defect(
