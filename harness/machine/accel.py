@@ -15,7 +15,7 @@ import os
 import platform
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -148,13 +148,21 @@ def kvm_remedy(device: Path = KVM_DEVICE) -> str:
 
 
 def user_under(
-    user: QemuUser | None, accel: Literal["kvm", "tcg"], device: Path = KVM_DEVICE
+    user: QemuUser | None,
+    accel: Literal["kvm", "tcg"],
+    device: Path = KVM_DEVICE,
+    *,
+    locks: bool = False,
 ) -> tuple[QemuUser | None, str]:
     """Return the user that QEMU runs as under this accelerator, and why that is root, if it is.
 
-    Raises `LaunchError` if it cannot be the user that was asked for.
+    `locks`: it is to lock its memory. Raises `LaunchError` if it cannot be the user that was asked
+    for.
     """
-    if user is None or accel != "kvm":
+    if user is None:
+        return None, ""
+    user = replace(user, locks=locks)
+    if accel != "kvm":
         return user, ""
     try:
         allowed = user.with_access(device)

@@ -96,6 +96,16 @@ def reclaim_v2(pid: int, size: int) -> None:
         raise PreconditionError(f"{path}: {error.strerror}") from error
 
 
+def own_group(name: str, pid: int, *, needed: bool) -> tuple["MemoryGroup | None", str]:
+    """Create a group for QEMU; without one, say why. Raises `PreconditionError` if it is needed."""
+    try:
+        return MemoryGroup.make(name, pid), ""
+    except PreconditionError as error:
+        if needed:
+            raise
+        return None, error.message
+
+
 class MemoryGroup:
     """A memory control group for QEMU alone, created before the guest's memory is touched.
 

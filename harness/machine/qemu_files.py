@@ -12,8 +12,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from harness.machine.command import LaunchFiles
+from harness.machine.accel import cpu_model, host_khz
+from harness.machine.command import LaunchFiles, command_by_hand
 from harness.machine.interposer import LIBRARY, discard_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.process import RuntimeDirectory
@@ -30,7 +32,7 @@ class QemuFiles:
 
     def __init__(self, given: Launch, runtime: RuntimeDirectory, keys: RunKeys) -> None:
         """Raises `OSError`, `ImageError`."""
-        self._user = runtime.user
+        self._given, self._user = given, runtime.user
         self._logs: dict[Path, int] = {}
         self._reach: tuple[int, ...] = ()
         self._end = contextlib.ExitStack()
@@ -46,9 +48,9 @@ class QemuFiles:
         if given.spec.disk and given.disk is None:
             with disk.open("wb") as file:
                 file.truncate(given.spec.disk)
-        self.by_hand: Mapping[str, str] = discard_environment(given.spec.discard, directory)
+        self._by_hand: Mapping[str, str] = discard_environment(given.spec.discard, directory)
         """What the environment adds for a QEMU that this process's user starts by hand."""
-        self.environment = dict(self.by_hand)
+        self.environment = dict(self._by_hand)
         """What the environment adds for this QEMU."""
         if self._user is not None:
             kernel = directory / "kernel"
@@ -85,6 +87,22 @@ class QemuFiles:
     def descriptors(self) -> tuple[int, ...]:
         """What QEMU must be started with."""
         return (*self._reach, *self._logs.values())
+
+    def argv_by_hand(self, accel: Literal["kvm", "tcg"]) -> list[str]:
+        """Return the command that boots the same guest on a terminal, without SSH keys."""
+        given = self._given
+        files = replace(
+            self.launch,
+            qemu=given.qemu.path,
+            kernel=given.boot.kernel,
+            initramfs=given.boot.initramfs,
+            runtime=Path(),
+            disk=Path(DISK),
+        )
+        cpu = cpu_model(accel, given.qemu)
+        words = [f"{name}={value}" for name, value in self._by_hand.items()]
+        command = command_by_hand(given.spec, files, accel=accel, cpu=cpu, tsc_khz=host_khz())
+        return ["env", *words, *command] if words else command
 
     def _give_logs(self, user: QemuUser) -> None:
         """Make the logs the user's, to be opened by their descriptors."""

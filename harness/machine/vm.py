@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -15,7 +16,6 @@ from harness.errors import (
     DeadlineError,
     HarnessError,
     LaunchError,
-    PreconditionError,
     QemuGoneError,
     QmpError,
     SshError,
@@ -30,17 +30,17 @@ from harness.machine.accel import (
     user_under,
 )
 from harness.machine.boot import BootWatch, check_cancelled
-from harness.machine.command import BALLOON_PATH, command_by_hand, qemu_command
+from harness.machine.command import BALLOON_PATH, qemu_command
 from harness.machine.confirm import confirm_accelerator, forwarded_port
 from harness.machine.console import ConsoleWatcher
 from harness.machine.end_watch import EndWatch
-from harness.machine.host_pressure import MemoryGroup
+from harness.machine.host_pressure import MemoryGroup, own_group
 from harness.machine.huge_pages import check_huge_pages, launcher
 from harness.machine.interposer import check_preloaded
 from harness.machine.keys import RunKeys
 from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory
-from harness.machine.qemu_files import CONSOLE_LOG, DISCARD_LOG, DISK, QemuFiles
+from harness.machine.qemu_files import CONSOLE_LOG, DISCARD_LOG, QemuFiles
 from harness.machine.qmp import QmpMonitor
 from harness.machine.reset import Way, restart_machine
 from harness.machine.spec import Launch
@@ -84,9 +84,7 @@ class VirtualMachine:
         self._began = time.monotonic()
         self._end = contextlib.ExitStack()
         ram_files = self.spec.memory if self.spec.backend.startswith("file-") else 0
-        user, root_for_kvm = user_under(given.qemu.user, accel)
-        if user is not None:
-            user = replace(user, locks=given.spec.mem_lock)
+        user, root_for_kvm = user_under(given.qemu.user, accel, locks=given.spec.mem_lock)
         self._runtime = RuntimeDirectory(ram_files, user)
         self._end.callback(self._runtime.remove)
         self.as_root = root_for_kvm or self._runtime.as_root
@@ -162,22 +160,16 @@ class VirtualMachine:
         check_preloaded(self.pid, self._files.environment)
         check_huge_pages(self.pid, self.spec.thp)
         if self.spec.under_pressure or self.spec.memory_limit:
-            self._enter_memory_group()
+            limit = self.spec.memory_limit
+            found = own_group(self._runtime.vm_id, self.pid, needed=limit > 0)
+            self.memory_group, self.no_memory_group = found
+            if self.memory_group is not None and limit:
+                self.memory_group.limit(limit)
         if self.spec.balloon.statistics:
             path = {"path": BALLOON_PATH, "property": "guest-stats-polling-interval"}
             self.monitor.execute("qom-set", {**path, "value": 1})
         if given.start == "boot":
             self.monitor.execute("cont")
-
-    def _enter_memory_group(self) -> None:
-        try:
-            self.memory_group = MemoryGroup.make(self._runtime.vm_id, self.pid)
-            if self.spec.memory_limit:
-                self.memory_group.limit(self.spec.memory_limit)
-        except PreconditionError as error:
-            if self.spec.memory_limit:
-                raise
-            self.no_memory_group = error.message
 
     def _leave_memory_group(self) -> None:
         if self.memory_group is not None:
@@ -197,25 +189,18 @@ class VirtualMachine:
         except (DeadlineError, SshError, QemuGoneError) as error:
             raise watch.explain(error) from error
         self.boot_seconds = time.monotonic() - self._began
-        self._set_pace(guest_slowness(self.boot_seconds, USUAL_BOOT_SECONDS[self.accel]))
-        LOG.info(
-            "the guest is ready under %s after %.1f s (deadlines %.1f times as long): Linux %s",
-            self.accel,
-            self.boot_seconds,
-            self.pace,
-            self.kernel_release,
-        )
+        pace = guest_slowness(self.boot_seconds, USUAL_BOOT_SECONDS[self.accel])
+        self.pace = self.monitor.pace = self.shell.pace = pace
+        words = "the guest is ready under %s after %.1f s (deadlines %.1f times as long): Linux %s"
+        LOG.info(words, self.accel, self.boot_seconds, self.pace, self.kernel_release)
 
     def _connect(self, deadline: Deadline) -> None:
         self._port = forwarded_port(self.monitor)
         self.shell = SshShell(self._port, self._keys, self._gone, deadline)
         self._end.callback(self.shell.close)
-        seconds = max(1.0, deadline.remaining)
-        answer = self.shell.run("uname -r", timeout=seconds, limit=ANSWER_BYTES)
+        left = max(1.0, deadline.remaining)
+        answer = self.shell.run("uname -r", timeout=left, limit=ANSWER_BYTES)
         self.kernel_release = parse_release(answer.stdout)
-
-    def _set_pace(self, pace: float) -> None:
-        self.pace = self.monitor.pace = self.shell.pace = pace
 
     # --- leaving and coming back -----------------------------------------------------------------
 
@@ -241,9 +226,8 @@ class VirtualMachine:
         """
         artefacts = self._given.artefacts / f"guest-{number}"
         artefacts.mkdir(exist_ok=True)
-        other = VirtualMachine.boot(
-            replace(self._given, artefacts=artefacts, disk=None), self.accel
-        )
+        given = replace(self._given, artefacts=artefacts, disk=None)
+        other = VirtualMachine.boot(given, self.accel)
         self._end.callback(other.end)
         return other
 
@@ -262,26 +246,18 @@ class VirtualMachine:
         it is ready again, `away` when the next kernel starts. Raises `QmpError`, `SshError`,
         `DeadlineError`, and QEMU's end.
         """
-
-        def order() -> None:
-            # A guest that goes at once does not answer any more.
-            with contextlib.suppress(SshError, DeadlineError):
-                self.shell.run(command, timeout=ORDER_SECONDS)
-            self.shell.close()
-
+        watching = self.monitor, self.console, self.sleep_alive, deadline
+        order = partial(self._last_command, command)
         if way == "reset":
             self.shell.close()
-        restart_machine(
-            self.monitor,
-            self.console,
-            self.sleep_alive,
-            deadline,
-            way=way,
-            order=order,
-            leaving=leaving,
-            away=away,
-        )
+        restart_machine(*watching, way=way, order=order, leaving=leaving, away=away)
         self._connect(deadline)
+
+    def _last_command(self, command: str) -> None:
+        # A guest that goes at once does not answer any more.
+        with contextlib.suppress(SshError, DeadlineError):
+            self.shell.run(command, timeout=ORDER_SECONDS)
+        self.shell.close()
 
     def arrive(self, deadline: Deadline) -> None:
         """Log in to a guest that continues in this QEMU. Raises `SshError`, `DeadlineError`."""
@@ -329,19 +305,7 @@ class VirtualMachine:
 
     def argv_by_hand(self) -> list[str]:
         """Return the command that boots the same guest on a terminal, without SSH keys."""
-        boot = self._given.boot
-        files = replace(
-            self._files.launch,
-            qemu=self._given.qemu.path,
-            kernel=boot.kernel,
-            initramfs=boot.initramfs,
-            runtime=Path(),
-            disk=Path(DISK),
-        )
-        cpu = cpu_model(self.accel, self._given.qemu)
-        words = [f"{name}={value}" for name, value in self._files.by_hand.items()]
-        command = command_by_hand(self.spec, files, accel=self.accel, cpu=cpu, tsc_khz=host_khz())
-        return ["env", *words, *command] if words else command
+        return self._files.argv_by_hand(self.accel)
 
     def sleep_alive(self, seconds: float) -> None:
         """Sleep; raises at once if QEMU ends (`QemuGoneError`) or the run is to stop.

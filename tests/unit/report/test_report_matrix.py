@@ -223,9 +223,3 @@ def test_the_document_of_the_code_has_every_room() -> None:
     assert named == {
         str(path.parent.relative_to(root)) for path in root.glob("harness/*/__init__.py")
     }
-
-
-def test_no_two_modules_of_different_rooms_have_one_name() -> None:
-    harness = SCENARIOS_DIR.parent / "harness"
-    names = [path.stem for path in harness.glob("**/*.py") if path.stem != "__init__"]
-    assert {name for name in names if names.count(name) > 1} == set()
