@@ -20,13 +20,18 @@ HEADING = "## Broken guest kernels"
 ABOUT = {defect.name: defect.about for defect in DEFECTS}
 
 
+def _first_line(reason: str) -> str:
+    """A cell has one line, whatever the guest's console has said."""
+    return reason.partition("\n")[0].replace("|", "\\|")
+
+
 def table(trials: Sequence[Trial]) -> Iterator[str]:
     """Defect, the scenario that asks, what was expected and what was seen."""
     yield "| defect | scenario | expected | seen | reason | s |"
     yield "|---|---|---|---|---|---:|"
     for one in trials:
         seen = one.seen if one.right else f"**{one.seen}**"
-        reason = one.reason.replace("|", "\\|")
+        reason = _first_line(one.reason)
         yield (
             f"| {one.defect}: {ABOUT[one.defect]} | {one.scenario} | {one.expected} | {seen} "
             f"| {reason} | {one.seconds:.0f} |"
@@ -38,7 +43,7 @@ def clean(trials: Sequence[Trial]) -> Iterator[str]:
     yield "| scenario | verdict | s |"
     yield "|---|---|---:|"
     for one in trials:
-        seen = one.seen if one.right else f"**{one.seen}**: {one.reason}"
+        seen = one.seen if one.right else f"**{one.seen}**: {_first_line(one.reason)}"
         yield f"| {one.scenario} | {seen} | {one.seconds:.0f} |"
 
 
