@@ -115,8 +115,8 @@ DEFECTS = (
     Defect(
         "host-not-awaited",
         "the driver does not wait for the host's answer",
-        # Under TCG, QEMU before 8.1 discards while the guest's CPU notifies it, so that the answer
-        # is there at once (kvm_has_many_ioeventfds(), hw/virtio/virtio-pci.c).
+        # QEMU 7.2 discards while the guest's CPU notifies it, so that the answer is there at once:
+        # without KVM it has no ioeventfd (kvm_has_many_ioeventfds(), hw/virtio/virtio-pci.c).
         (Question("no-loss-isolated-plain", ("data-loss", "guest-crash"), qemu="sid"),),
     ),
     _defect(
