@@ -4,14 +4,14 @@
 `harness.act.session.GuestSession` implements them, and tests/support/fake_guest.py fakes them.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from harness.act.run_record import RunRecord
 from harness.deadline import Deadline
 from harness.machine import interfaces
-from harness.machine.reset import Way
+from harness.machine.reset import Restart
 from harness.machine.spec import GuestSpec
 from harness.observe.instruments import Instruments
 
@@ -98,15 +98,7 @@ class Machine(Protocol):
     def sleep_alive(self, seconds: float) -> None:
         """Sleep; raises at once if QEMU ends or the run is stopped (`InterruptedRunError`)."""
 
-    def restart(
-        self,
-        deadline: Deadline,
-        *,
-        way: Way = "reset",
-        command: str = "",
-        leaving: Callable[[], None] = lambda: None,
-        away: Callable[[], None] = lambda: None,
-    ) -> None:
+    def restart(self, deadline: Deadline, how: Restart) -> None:
         """Restart the machine and log in to the guest that boots again. Raises `QmpError`,
         `SshError`, `DeadlineError`."""
 
@@ -181,15 +173,7 @@ class Guest(Watched, Protocol):
     def reopen_instruments(self) -> None:
         """Reopen the instruments on a changed memory layout. Raises what they raise."""
 
-    def reboot(
-        self,
-        deadline: Deadline,
-        *,
-        way: Way = "reset",
-        command: str = "",
-        leaving: Callable[[], None] = lambda: None,
-        away: Callable[[], None] = lambda: None,
-    ) -> None:
+    def reboot(self, deadline: Deadline, how: Restart) -> None:
         """Restart the machine and record the guest that boots again. Raises what `Machine.restart`
         and the instruments raise."""
 

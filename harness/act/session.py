@@ -2,7 +2,7 @@
 """A ready guest with its instruments and record, on which verbs are carried out."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ from harness.deadline import Deadline
 from harness.errors import InterruptedRunError
 from harness.guest.kernel_build import read_build
 from harness.kernel.zones import HUGE_PAGE
-from harness.machine.reset import Way
+from harness.machine.reset import Restart
 from harness.machine.vm import VirtualMachine
 from harness.observe.features import BalloonState, read_balloon_state
 from harness.observe.host_noise import HostNoiseReader
@@ -95,22 +95,14 @@ class GuestSession:
         session._start_sampler()
         return session
 
-    def reboot(
-        self,
-        deadline: Deadline,
-        *,
-        way: Way = "reset",
-        command: str = "",
-        leaving: Callable[[], None] = lambda: None,
-        away: Callable[[], None] = lambda: None,
-    ) -> None:
+    def reboot(self, deadline: Deadline, how: Restart) -> None:
         """Restart the machine, and observe the guest that boots again.
 
         Raises what `VirtualMachine.restart` and the instruments raise.
         """
         self._stop_sampler()
         try:
-            self.vm.restart(deadline, way=way, command=command, leaving=leaving, away=away)
+            self.vm.restart(deadline, how)
             balloon = _record_ready(self.vm, self.record)
             self.reporting_order = balloon.page_reporting_order
             self.pass_seconds = balloon.pass_seconds

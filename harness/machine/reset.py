@@ -2,6 +2,7 @@
 """Restart a machine whose QEMU otherwise ends when its guest restarts itself (`-no-reboot`)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from harness.deadline import Deadline
@@ -32,23 +33,35 @@ class Console(Protocol):
         """Count the occurrences of a text on the console so far."""
 
 
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Restart:
+    """How a guest goes, and what is done meanwhile."""
+
+    way: Way = "reset"
+    command: str = ""
+    """Makes the guest go, in the background; of a reset it does not hear."""
+    leaving: Callable[[], None] = _nothing
+    """Called again and again until the guest is ready again."""
+    away: Callable[[], None] = _nothing
+    """Called when the next kernel prints its first line."""
+
+
 def restart_machine(
     monitor: Monitor,
     console: Console,
     sleep: Callable[[float], None],
     deadline: Deadline,
-    *,
-    way: Way = "reset",
-    order: Callable[[], None] = lambda: None,
-    leaving: Callable[[], None] = lambda: None,
-    away: Callable[[], None] = lambda: None,
+    how: Restart,
+    order: Callable[[], None],
 ) -> None:
     """Restart, and wait until the guest has booted again.
 
-    `order` tells the guest to go, except for a reset, which it does not hear of; after a power-off
-    the machine is switched on again. `leaving` is called again and again meanwhile, and `away` when
-    the next kernel prints its first line. Raises `QmpError`, `DeadlineError`, and what `order` and
-    `sleep` raise, the latter when QEMU has ended.
+    `order` gives the guest its command; after a power-off the machine is switched on again. Raises
+    `QmpError`, `DeadlineError`, and what `order` and `sleep` raise, the latter when QEMU has ended.
     """
     boots, kernels = console.count(READY_LINE), console.count(KERNEL_LINE)
     seen = len(monitor.events())
@@ -60,19 +73,19 @@ def restart_machine(
         while not until():
             deadline.check(what)
             sleep(LOOK_SECONDS)
-            leaving()
+            how.leaving()
 
     monitor.execute("set-action", {"reboot": "reset", "shutdown": "pause"})
-    if way == "reset":
+    if how.way == "reset":
         monitor.execute("system_reset")
     else:
         order()
-    if way == "poweroff":
+    if how.way == "poweroff":
         wait(lambda: happened("SHUTDOWN"), "the machine has not switched off")
         monitor.execute("system_reset")
         wait(lambda: happened("RESET"), "QEMU has not reset the machine")
         monitor.execute("cont")
     wait(lambda: console.count(KERNEL_LINE) > kernels, "no kernel has started again")
-    away()
+    how.away()
     wait(lambda: console.count(READY_LINE) > boots, "the guest has not become ready again")
     monitor.execute("set-action", {"reboot": "shutdown", "shutdown": "poweroff"})

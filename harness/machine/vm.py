@@ -4,9 +4,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -42,7 +40,7 @@ from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory
 from harness.machine.qemu_files import CONSOLE_LOG, DISCARD_LOG, QemuFiles
 from harness.machine.qmp import QmpMonitor
-from harness.machine.reset import Way, restart_machine
+from harness.machine.reset import Restart, restart_machine
 from harness.machine.spec import Launch
 from harness.machine.ssh import SshShell
 from harness.machine.ssh_login import ssh_command
@@ -231,33 +229,20 @@ class VirtualMachine:
         self._end.callback(other.end)
         return other
 
-    def restart(
-        self,
-        deadline: Deadline,
-        *,
-        way: Way = "reset",
-        command: str = "",
-        leaving: Callable[[], None] = lambda: None,
-        away: Callable[[], None] = lambda: None,
-    ) -> None:
+    def restart(self, deadline: Deadline, how: Restart) -> None:
         """Restart the machine, and log in to the guest that boots again.
 
-        `command` makes the guest go, in the background; `leaving` is called again and again until
-        it is ready again, `away` when the next kernel starts. Raises `QmpError`, `SshError`,
-        `DeadlineError`, and QEMU's end.
+        Raises `QmpError`, `SshError`, `DeadlineError`, and QEMU's end.
         """
-        watching = self.monitor, self.console, self.sleep_alive, deadline
-        order = partial(self._last_command, command)
-        if way == "reset":
-            self.shell.close()
-        restart_machine(*watching, way=way, order=order, leaving=leaving, away=away)
-        self._connect(deadline)
 
-    def _last_command(self, command: str) -> None:
-        # A guest that goes at once does not answer any more.
-        with contextlib.suppress(SshError, DeadlineError):
-            self.shell.run(command, timeout=ORDER_SECONDS)
+        def order() -> None:
+            # A guest that goes at once does not answer any more.
+            with contextlib.suppress(SshError, DeadlineError):
+                self.shell.run(how.command, timeout=ORDER_SECONDS)
+
+        restart_machine(self.monitor, self.console, self.sleep_alive, deadline, how, order)
         self.shell.close()
+        self._connect(deadline)
 
     def arrive(self, deadline: Deadline) -> None:
         """Log in to a guest that continues in this QEMU. Raises `SshError`, `DeadlineError`."""
@@ -280,8 +265,8 @@ class VirtualMachine:
     @property
     def unconfined(self) -> str:
         """What this QEMU's seccomp filter cannot deny, and why it runs as root; empty: neither."""
-        as_root = f"it runs as root: {self.as_root}" if self.as_root else ""
-        return "; ".join(filter(None, (self._given.qemu.unconfined, as_root)))
+        qemu = self._given.qemu
+        return replace(qemu, as_root=self.as_root or qemu.as_root).unconfined
 
     @property
     def directory(self) -> Path:

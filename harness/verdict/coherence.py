@@ -254,7 +254,7 @@ def _host(audit: Audited) -> Iterator[str]:
     moved = min(UNJUDGED_LIMIT * _size(cells), max(resident, mapping.held) / 2)
     moved += cells.unstable + cells.unknown
     # A pass may take what is reportable between the two readings.
-    taken = cells.free_large_resident
+    taken = cells.free_large_resident + cells.free_new_resident
     if not resident - moved - taken <= mapping.held <= resident + moved:
         yield (
             f"the host holds {format_size(resident)} page by page, and {format_size(mapping.held)} "

@@ -5,9 +5,10 @@ import re
 
 import pytest
 from kernel_defects import DEFECTS, Defect
+from kernel_detection import clean
 from kernel_tree import DEFECTS as PATCHES
 from kernel_tree import TOUCHED, defect_names
-from kernel_trial import ROOT
+from kernel_trial import ROOT, Trial
 
 from harness.act.discover import VERBS
 from harness.record.facts import Cause
@@ -38,3 +39,10 @@ def test_a_patch_changes_only_files_that_can_be_restored(name: str) -> None:
     changed = re.findall(r"^\+\+\+ b/(\S+)$", (PATCHES / f"{name}.patch").read_text(), re.MULTILINE)
     assert changed
     assert all(path.startswith(TOUCHED) for path in changed)
+
+
+def test_an_outcome_takes_one_row_whatever_the_console_said() -> None:
+    words = "the guest did not become ready\nIts console ended with:\n[ 1.0] a | b"
+    one = Trial("clean", "reclaim-basic", "PASS", "MISS", words, False, 60.2, "", "", "", "")
+    *_head, row = clean([one])
+    assert row == "| reclaim-basic | **MISS**: the guest did not become ready | 60 |"

@@ -20,6 +20,7 @@ from harness.act.run_record import RunRecord
 from harness.deadline import Deadline
 from harness.errors import GuestError
 from harness.machine.interfaces import CommandResult
+from harness.machine.reset import Restart
 from harness.machine.spec import GuestSpec
 from harness.record.events import Event, PhaseStarted
 from harness.units import MIB, PAGE_SIZE
@@ -152,7 +153,8 @@ class FakeMachine:
         deadline.check()
         self.arrived = True
 
-    def restart(self, deadline: Deadline, **_how: Any) -> None:
+    def restart(self, deadline: Deadline, how: Restart) -> None:
+        del how
         deadline.check()
 
     def end(self) -> None:
@@ -211,21 +213,13 @@ class FakeGuest:
         self.reopened += 1
         self.instruments = self.host.opened()
 
-    def reboot(
-        self,
-        deadline: Deadline,
-        *,
-        way: str = "reset",
-        command: str = "",
-        leaving: Callable[[], None] = lambda: None,
-        away: Callable[[], None] = lambda: None,
-    ) -> None:
+    def reboot(self, deadline: Deadline, how: Restart) -> None:
         deadline.check()
         self.reboots += 1
-        self.restarts.append((way, command))
+        self.restarts.append((how.way, how.command))
         self.vm.meanwhile()
-        leaving()
-        away()
+        how.leaving()
+        how.away()
         self.record.add(ready(t=self.record.now()))
 
     def another(self, number: int) -> Any:

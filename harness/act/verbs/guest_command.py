@@ -15,7 +15,6 @@ from harness.scenario.steps import Verb
 
 _NUMBER = re.compile(r"^([a-z][a-z0-9_]*)=(-?\d{1,20}(?:\.\d{1,20})?)$", re.MULTILINE)
 
-
 Causes = dict[MeasureName, Cause | None]
 
 

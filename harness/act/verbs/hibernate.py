@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Save the guest's memory to its disk, reset the machine, and let the guest come back from it."""
 
+import contextlib
 from typing import ClassVar
 
 from harness.act.guest import Guest
 from harness.act.verbs.audit import Audits
 from harness.act.verbs.churn import Held
 from harness.deadline import Deadline
-from harness.errors import GuestError, GuestStuckError, PreconditionError, ScenarioError
+from harness.errors import (
+    DeadlineError,
+    GuestError,
+    GuestStuckError,
+    PreconditionError,
+    ScenarioError,
+    SshError,
+)
 from harness.machine.reset import READY_LINE
 from harness.record.events import Suspended
 from harness.scenario.fields import Seconds
@@ -17,6 +25,7 @@ RESUME_WORD = "fpr.resume"
 """On the kernel command line: init resumes from the disk (guest-images/init.c)."""
 
 LOOK_SECONDS = 0.1
+ANSWER_SECONDS = 3.0
 PAUSE_SECONDS = 0.2
 """Time for the command's SSH answer before the guest goes."""
 
@@ -104,7 +113,9 @@ def _leave_and_return(guest: Guest, deadline: Deadline) -> None:
     """Give the order, and wait until the kernel that was saved runs again."""
     console = guest.vm.console
     back, boots = console.count(_BACK), console.count(READY_LINE)
-    guest.vm.shell.run(_GO)
+    # A busy host may bring the command's answer only after the guest has gone.
+    with contextlib.suppress(SshError, DeadlineError):
+        guest.vm.shell.run(_GO, timeout=ANSWER_SECONDS)
     while console.count(_BACK) <= back:
         deadline.check()
         if console.count(READY_LINE) > boots:

@@ -12,7 +12,7 @@ from harness.act.verbs.load_kernel import LOADED
 from harness.deadline import Deadline
 from harness.errors import GuestStuckError
 from harness.machine.interposer import slow_from
-from harness.machine.reset import Way
+from harness.machine.reset import Restart, Way
 from harness.record.events import Measured
 from harness.record.facts import Cause
 from harness.scenario.fields import Seconds
@@ -87,9 +87,14 @@ class Reboot(Verb):
     def perform(self, guest: Guest) -> None:
         """Restart and wait. Raises `QmpError`, `SshError`, `GuestStuckError`."""
         guest.phase("reboot", self.way)
-        deadline = Deadline(self.deadline, "the guest to boot again", GuestStuckError)
+        seconds = self.deadline * guest.vm.pace
+        deadline = Deadline(seconds, "the guest to boot again", GuestStuckError)
         wait = guest.pass_seconds + INTO_PASS_SECONDS if self.reporting else 0.0
-        command = f"(sleep {wait:g}; exec {_COMMANDS.get(self.way)}) >/dev/null 2>&1 &"
+        command = (
+            ""
+            if self.way == "reset"
+            else f"(sleep {wait:g}; exec {_COMMANDS[self.way]}) >/dev/null 2>&1 &"
+        )
         slowly = slow_from(guest.vm.directory)
         start, ordered = _discarded(guest), guest.record.now()
 
@@ -109,7 +114,7 @@ class Reboot(Verb):
         if self.reporting and guest.vm.spec.discard == "slow":
             slowly.touch()
         try:
-            guest.reboot(deadline, way=self.way, command=command, leaving=leaving, away=away)
+            guest.reboot(deadline, Restart(self.way, command, leaving, away))
         finally:
             slowly.unlink(missing_ok=True)
         # What a page held before says nothing of what it must hold now.

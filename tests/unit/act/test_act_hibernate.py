@@ -9,7 +9,15 @@ from fake_guest import FakeGuest
 
 from harness.act.verbs.audit import Audits
 from harness.act.verbs.hibernate import Hibernate
-from harness.errors import GuestError, GuestStuckError, PreconditionError, ScenarioError
+from harness.errors import (
+    DeadlineError,
+    GuestError,
+    GuestStuckError,
+    HarnessError,
+    PreconditionError,
+    ScenarioError,
+    SshError,
+)
 from harness.kernel.pages import Seen
 from harness.machine.reset import READY_LINE
 from harness.record.events import Suspended
@@ -41,6 +49,16 @@ def test_the_guest_comes_back_over_a_new_connection_and_its_pages_are_news(
     (event,) = sleeper.recorded(Suspended)
     assert (event.state, event.slept) == ("disk", True)
     assert [asked[1] for asked in sleeper.vm.asked] == [{"reboot": "reset"}, {"reboot": "shutdown"}]
+
+
+@pytest.mark.parametrize("error", [DeadlineError("no answer"), SshError("it broke off")])
+def test_a_guest_that_is_gone_before_it_answers_is_waited_for(
+    sleeper: FakeGuest, error: HarnessError
+) -> None:
+    sleeper.vm.says["echo disk"] = error
+    sleeper.vm.meanwhile = lambda: comes_back(sleeper)
+    Hibernate().perform(sleeper)
+    assert sleeper.recorded(Suspended)[0].slept
 
 
 def test_a_hibernation_without_a_reset_is_none(sleeper: FakeGuest) -> None:

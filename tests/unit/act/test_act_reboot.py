@@ -38,6 +38,16 @@ def test_the_guests_own_kernel_goes_by_a_command_in_the_background(guest: FakeGu
     assert command == "(sleep 0; exec busybox poweroff -f) >/dev/null 2>&1 &"
 
 
+def test_a_guest_that_is_slow_as_a_whole_gets_longer_to_boot(
+    guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(guest.vm, "pace", 10.0)
+    monkeypatch.setattr(guest, "reboot", lambda deadline, _how: given.append(deadline.remaining))
+    Reboot.model_validate({"deadline": "7s"}).perform(guest)
+    assert given == pytest.approx([70.0], abs=1.0)
+
+
 def test_a_guest_that_reports_goes_within_the_next_pass_of_a_slow_host(guest: FakeGuest) -> None:
     guest.vm.spec = replace(guest.vm.spec, discard="slow")
     guest.pass_seconds = 10.0

@@ -332,9 +332,9 @@ def test_fragments_have_no_block_worth_reporting() -> None:
     assert Guest().fragments(0, 1).report().free_by_order == {0: MIB}
 
 
-def since(then: Any, now: Any, *, recent: bool) -> CellTotals:
-    """The cells of a guest at an audit after another; the host holds all of it."""
-    host = np.full(len(now), S.RESIDENT, np.uint8)
+def since(then: Any, now: Any, *, recent: bool, state: HostState = S.RESIDENT) -> CellTotals:
+    """The cells of a guest at an audit after another; all of it is in one state on the host."""
+    host = np.full(len(now), state, np.uint8)
     _report, seen = reduced(then, host)
     return audit(now, host, seen=seen, recent=seen if recent else None).total
 
@@ -350,9 +350,25 @@ def test_after_two_passes_it_is_due() -> None:
     assert only(cells) == {"free_large_resident": 2 * MIB}
 
 
-def test_what_could_be_reported_then_is_due_however_short_the_time() -> None:
-    cells = since(block_of(G.FREE), block_of(G.FREE), recent=True)
-    assert only(cells) == {"free_large_resident": 2 * MIB}
+@pytest.mark.parametrize(
+    ("state", "cell"),
+    [(S.RESIDENT, "free_large_resident"), (S.ABSENT, "free_large_absent")],
+)
+def test_what_could_be_reported_then_is_due_however_short_the_time(
+    state: HostState, cell: str
+) -> None:
+    cells = since(block_of(G.FREE), block_of(G.FREE), recent=True, state=state)
+    assert only(cells) == {cell: 2 * MIB}
+
+
+@pytest.mark.parametrize("then", [G.USED, G.FREE])
+def test_what_was_on_the_host_at_the_audit_before_needs_a_discard_since(then: GuestState) -> None:
+    """One of an earlier round does not vouch for it, whether the block was in use or reportable."""
+    host = np.full(BLOCK, S.RESIDENT, np.uint8)
+    _report, seen = reduced(block_of(then), host)
+    earlier = coverage(np.ones(BLOCK), np.zeros(BLOCK), np.zeros(BLOCK))
+    report = audit(block_of(G.REPORTED), host, seen=seen, discards=earlier)
+    assert report.reported_undiscarded == 2 * MIB
 
 
 def test_a_block_that_lacked_a_page_then_is_not_due() -> None:

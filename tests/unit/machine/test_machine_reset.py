@@ -8,7 +8,7 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineError
-from harness.machine.reset import KERNEL_LINE, READY_LINE, Way, restart_machine
+from harness.machine.reset import KERNEL_LINE, READY_LINE, Restart, Way, restart_machine
 
 
 class Machine:
@@ -56,9 +56,8 @@ def restart(machine: Machine, way: Way = "reset") -> list[str]:
         machine,
         machine.sleep,
         Deadline(5.0, "the guest to boot again"),
-        way=way,
+        Restart(way, away=lambda: told.append(f"away after {len(machine.prints.splitlines())}")),
         order=lambda: told.append("go"),
-        away=lambda: told.append(f"away after {len(machine.prints.splitlines())}"),
     )
     return told
 

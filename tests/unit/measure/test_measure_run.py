@@ -321,6 +321,12 @@ class TestReclaimable:
         assert found["percpu_free_bytes"] == 2 * MIB
         assert found["reclaimable_bytes"] == FREED - 2 * MIB
 
+    def test_what_no_pass_may_have_had_time_for_is_taken_off(self) -> None:
+        final = healthy().audited()
+        total = replace(final.report.total, free_new_resident=24 * MIB)
+        late = replace(final, report=replace(final.report, total=total))
+        assert measure(a_run(audits=[late]))["reclaimable_bytes"] == FREED - 28 * MIB
+
     def test_what_the_lists_had_at_an_audit_before_the_fill_excuses_nothing_and_hides_nothing(
         self,
     ) -> None:
