@@ -34,14 +34,6 @@ uint64_t ticks_ms(void)
 	return cycles() / cycles_in_ms;
 }
 
-void spin_ms(uint64_t milliseconds)
-{
-	uint64_t start = ticks_ms();
-
-	while (ticks_ms() - start < milliseconds)
-		;
-}
-
 void run_on(unsigned int number)
 {
 	cpu_set_t one;

@@ -11,13 +11,10 @@ void run_on(unsigned int number);
 /* Lets the caller use all of them again. */
 void run_anywhere(void);
 
-/* Compares the CPU's counter with the clock, once, before the two below. */
+/* Compares the CPU's counter with the clock, once, before ticks_ms(). */
 void calibrate_ticks(void);
 
 /* Milliseconds by the CPU's counter: a clock may be a device, which stands still with the others. */
 uint64_t ticks_ms(void);
-
-/* Waits without a timer. */
-void spin_ms(uint64_t milliseconds);
 
 #endif

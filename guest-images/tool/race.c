@@ -13,16 +13,13 @@
  * Two signs show that blocks are reported: a block of the window has the mark of a reported block
  * (/proc/kpageflags), or free memory fell while blocks were isolated for reporting and rose again.
  *
- * A guest that gives blocks back too early shows neither: they are free while the host is still at
- * them. Where the host takes its time (--slow-ms), the tool therefore watches the blocks in every
- * second round: in an honest guest a block is off the free lists for at least that time before it
- * bears the mark. In the other rounds it takes blocks one by one from just before a pass is due
- * (--pass-ms), faster than the host discards them, as long as there are any. From an honest guest it
- * gets a few that are not reported yet; then none until the batch is back. It neither sleeps nor
- * reads the clock meanwhile: the devices of an emulated machine, its timers among them, stand still
- * while QEMU discards, and so does a CPU that asks one. The kernel makes its pass on the CPU on which
- * memory was freed (queue_delayed_work(), kernel/workqueue.c), so the tool frees on one CPU and
- * watches on another.
+ * A guest that gives blocks back too early may do so while the host is still at them. Where the host
+ * takes its time (--slow-ms), the tool therefore watches the blocks: in an honest guest a block is off
+ * the free lists for at least that time before it bears the mark. It neither sleeps nor reads the
+ * clock meanwhile: the devices of an emulated machine, its timers among them, stand still while QEMU
+ * discards, and so does a CPU that asks one. The kernel makes its pass on the CPU on which memory was
+ * freed (queue_delayed_work(), kernel/workqueue.c), so the tool frees on one CPU and watches on
+ * another.
  *
  *   race --cushion N --window N --rounds N --wait-ms N --hold-ms N --seed N [--pass-ms N --slow-ms N]
  *
@@ -59,17 +56,11 @@
 #define AWAY_NS 200000000ULL
 /* Huge pages to allocate before looking at anything else. */
 #define TAKEN_BLINDLY 2U
-/* Before a pass is due: timers are late, never early. */
-#define LEAD_NS 300000000ULL
-/* Blocks taken while the host discards one, which may be twice as large. */
-#define PACE 6U
-/* Blocks of the window that are not taken early. */
-#define LEFT 4U
 
 struct race {
 	struct hold hold;
 	struct findings findings;
-	uint64_t window_pages, wait_ns, pass_ns, slow_ns, blocks_without;
+	uint64_t window_pages, wait_ns, pass_ms, slow_ms;
 	int kpageflags;
 	/* The window's blocks of a huge page's size: their first PFNs, and which were reported. */
 	uint64_t *blocks;
@@ -181,23 +172,6 @@ static int await_report(const struct race *race)
 	return 0;
 }
 
-/*
- * There are no more free blocks than before the window was given back, but for one: it is away. Not
- * by free_bytes(): sysinfo() reads the clock, which a machine without a usable TSC has in a device.
- */
-static int is_away(const struct race *race)
-{
-	return free_blocks() <= race->blocks_without + 1;
-}
-
-static int any_reported(const struct race *race)
-{
-	for (size_t i = 0; i < race->block_count; i++)
-		if (is_reported(race, race->blocks[i]))
-			return 1;
-	return 0;
-}
-
 static uint64_t note_reported(struct race *race)
 {
 	uint64_t count = 0;
@@ -218,58 +192,66 @@ static void stamp(struct race *race, uint64_t page, uint64_t count, uint64_t see
 }
 
 /*
- * Waits until blocks bear the mark, and adds up the bytes of those that were still free without it
- * more recently than the host takes for one, less a tenth. The mark comes on the free lists
- * (page_reporting_drain(), mm/page_reporting.c) and does not survive a merge or a split, so an honest
- * block has been off the lists in between. Blocks in the middle of larger ones show no mark of theirs.
+ * How a block of the window was seen: free without the mark, from and until when, and the longest
+ * time in between during which it may have been off the free lists.
  */
-static uint64_t watch(struct race *race)
+struct sight {
+	uint64_t since_ms, until_ms, longest_ms;
+};
+
+/* Takes in a look, which was made between the two times. */
+static void see_free(struct sight *sight, uint64_t after_ms, uint64_t before_ms)
 {
-	uint64_t *free_at = allocate(race->block_count * sizeof(*free_at)), start = ticks_ms();
-	uint64_t early = 0;
+	if (!sight->since_ms)
+		sight->since_ms = before_ms;
+	else if (before_ms - sight->until_ms > sight->longest_ms)
+		sight->longest_ms = before_ms - sight->until_ms;
+	sight->until_ms = after_ms;
+}
+
+/*
+ * Whether a block that bears the mark was never off the free lists for as long as the host takes for
+ * one, less a tenth. An honest block was: the mark comes when it is put back (page_reporting_drain(),
+ * mm/page_reporting.c), and does not survive a merge or a split. For an instant it is back without
+ * the mark, so it must have been seen free for longer than that.
+ */
+static int is_early(const struct race *race, const struct sight *sight)
+{
+	uint64_t long_ms = race->pass_ms / 4 > race->slow_ms ? race->pass_ms / 4 : race->slow_ms;
+
+	return sight->since_ms && sight->until_ms > sight->since_ms + long_ms &&
+	       sight->longest_ms < race->slow_ms / 10 * 9;
+}
+
+/*
+ * Waits until blocks bear the mark, and stores the bytes of those that bear it too early. Blocks in
+ * the middle of larger ones show no mark of theirs. Returns whether any did.
+ */
+static int watch(struct race *race, uint64_t *early)
+{
+	struct sight *sights = allocate(race->block_count * sizeof(*sights));
+	uint64_t start = ticks_ms();
 	int seen = 0, after = 0;
 
-	memset(free_at, 0, race->block_count * sizeof(*free_at));
-	memset(race->reported, 0, race->block_count);
+	memset(sights, 0, race->block_count * sizeof(*sights));
 	/* All blocks of a report get their marks together: one more look sees the last. */
 	while (after < 2 && ticks_ms() - start < race->wait_ns / 1000000) {
 		after += seen;
 		for (size_t i = 0; i < race->block_count; i++) {
-			uint64_t before = ticks_ms(), flags = page_flags(race, race->blocks[i]);
+			uint64_t at = ticks_ms(), flags = page_flags(race, race->blocks[i]);
 
 			if (race->reported[i] || !(flags & KPF_BUDDY))
 				continue;
-			if (!(flags & KPF_UPTODATE)) {
-				free_at[i] = before;
+			see_free(&sights[i], at, ticks_ms());
+			if (!(flags & KPF_UPTODATE))
 				continue;
-			}
 			seen = race->reported[i] = 1;
-			if (free_at[i] && ticks_ms() - free_at[i] < race->slow_ns / 10000000 * 9)
-				early += HUGE_BYTES;
+			if (is_early(race, &sights[i]))
+				*early += HUGE_BYTES;
 		}
 	}
-	free(free_at);
-	return early;
-}
-
-/*
- * Takes the window but for a few blocks, one at a time, from just before the pass is due that was
- * asked for at `start`; stops once blocks are away or bear the mark. Returns the pages taken.
- */
-static uint64_t take_early(struct race *race, uint64_t page, uint64_t seed, uint64_t start)
-{
-	uint64_t taken = 0, most, pause = race->slow_ns / PACE / 1000000;
-	uint64_t end = race->pass_ns > LEAD_NS ? race->pass_ns - LEAD_NS : 0;
-
-	most = race->window_pages > LEFT * HUGE_PAGES ? race->window_pages - LEFT * HUGE_PAGES : 0;
-	while (monotonic_ns() - start < end)
-		sleep_ns(POLL_NS);
-	while (taken < most && !any_reported(race) && !is_away(race)) {
-		stamp(race, page + taken, HUGE_PAGES, seed);
-		taken += HUGE_PAGES;
-		spin_ms(pause);
-	}
-	return taken;
+	free(sights);
+	return seen;
 }
 
 /* Writes the rest of each page, unless its first word is already lost: the check must find that. */
@@ -307,23 +289,18 @@ static uint64_t reused_bytes(struct race *race, uint64_t page)
 
 static void run_round(struct race *race, uint64_t round, uint64_t page, uint64_t seed)
 {
-	uint64_t count = race->window_pages, start, seen, reported, taken = 0, early = 0, next;
+	uint64_t count = race->window_pages, start, seen, reported, early = 0, next;
 	int came;
 
 	note_blocks(race, page);
 	hold_check(&race->hold, page, count, &race->findings);
-	race->blocks_without = free_blocks();
 	start = monotonic_ns();
 	hold_drop(&race->hold, page, count);
 	run_on(1);
-	if (race->slow_ns && round % 2)
-		early = watch(race);
-	else if (race->slow_ns)
-		taken = take_early(race, page, seed, start);
-	came = await_report(race);
+	came = race->slow_ms ? watch(race, &early) : await_report(race);
 	seen = monotonic_ns();
-	next = taken + TAKEN_BLINDLY * HUGE_PAGES < count ? taken + TAKEN_BLINDLY * HUGE_PAGES : count;
-	stamp(race, page + taken, next - taken, seed);
+	next = TAKEN_BLINDLY * HUGE_PAGES < count ? TAKEN_BLINDLY * HUGE_PAGES : count;
+	stamp(race, page, next, seed);
 	reported = note_reported(race);
 	stamp(race, page + next, count - next, seed);
 	run_on(0);
@@ -367,8 +344,8 @@ int race_main(int argc, char **argv)
 	work_in_a_child("race");
 	race.window_pages = window / PAGE_BYTES;
 	race.wait_ns = wait_ms * 1000000;
-	race.pass_ns = pass_ms * 1000000;
-	race.slow_ns = slow_ms * 1000000;
+	race.pass_ms = pass_ms;
+	race.slow_ms = slow_ms;
 	calibrate_ticks();
 	race.kpageflags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
 	if (race.kpageflags < 0)
