@@ -137,8 +137,10 @@ DEFECTS = (
         "slow-putback",
         "blocks are put back 5 s after the host's answer",
         "no-loss-isolated-plain",
-        "guest-crash",
+        "not-reported",
+        "guest-retained",
         "kernel-warning",
+        "guest-crash",
     ),
     _defect(
         "under-zone-lock",
