@@ -132,7 +132,9 @@ class HostMappingReader:
                 blocks = self._file_blocks()
             except OSError as error:
                 raise process_gone(self.pid, error) from error
-        held = rss + swap if blocks is None else blocks + last.anonymous + swap
+        held = rss + swap
+        if blocks is not None:
+            held = max(blocks, min(rss, last.anonymous) + swap)
         return QuickMapping(at=at, rss=rss, held=held)
 
     def _read(self) -> HostMapping:

@@ -74,14 +74,23 @@ class HostMapping:
 
     @property
     def held(self) -> int:
-        """Bytes that guest RAM costs the host, resident or swapped.
+        """Bytes of guest RAM that the host keeps, resident or swapped; each page counts once.
 
-        For a file or memfd, the file's blocks count: a mapping can drop its pages while the file
-        keeps them.
+        For a file or memfd, the file's blocks count, swapped ones included (mm/shmem.c): a mapping
+        can drop its pages while the file keeps them. A private mapping has a copy of each page that
+        was written, and the file keeps the page that the copy was made from (mm/memory.c,
+        do_cow_fault()).
         """
         if self.file_blocks is not None:
-            return self.file_blocks + self.anonymous + self.swap
+            return max(self.file_blocks, self.anonymous + self.swap)
         return self.rss + self.swap
+
+    @property
+    def twice(self) -> int:
+        """Bytes of `held` that the host may keep twice: in a file, and as a private copy."""
+        if self.file_blocks is None or not self.anonymous:
+            return 0
+        return min(self.file_blocks, self.anonymous + self.swap)
 
 
 @dataclass(frozen=True)

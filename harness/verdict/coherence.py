@@ -255,7 +255,9 @@ def _host(audit: Audited) -> Iterator[str]:
     moved += cells.unstable + cells.unknown
     # A pass may take what is reportable between the two readings.
     taken = cells.free_large_resident + cells.free_new_resident
-    if not resident - moved - taken <= mapping.held <= resident + moved:
+    # The pages of a file and the private copies, where they are not of the same pages.
+    lowest, most = mapping.held, mapping.held + mapping.twice
+    if not (lowest <= resident + moved and resident - moved - taken <= most):
         yield (
             f"the host holds {format_size(resident)} page by page, and {format_size(mapping.held)} "
             "by its accounts"

@@ -19,8 +19,9 @@ libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
 pages, fd, flags = int(sys.argv[1]), -1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 size = pages * PAGE
-if sys.argv[2] == "memfd":
-    fd, flags = os.memfd_create("ram"), mmap.MAP_SHARED
+if sys.argv[2] in ("memfd", "private-memfd"):
+    fd = os.memfd_create("ram")
+    flags = mmap.MAP_SHARED if sys.argv[2] == "memfd" else mmap.MAP_PRIVATE
     os.ftruncate(fd, size)
 if sys.argv[2] == "file":
     fd, flags = os.open("/var/tmp", os.O_TMPFILE | os.O_RDWR), mmap.MAP_SHARED
@@ -65,8 +66,8 @@ for line in sys.stdin:
 
 
 class GuestRamProcess:
-    """`kind`: `small-pages` or `huge-pages` (private, anonymous), `memfd`, `file`
-    or `shared` (without a file).
+    """`kind`: `small-pages` or `huge-pages` (private, anonymous), `memfd`, `private-memfd`,
+    `file` or `shared` (without a file).
 
     A child of root can become another `user`.
     """

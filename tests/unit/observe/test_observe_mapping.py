@@ -6,16 +6,20 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from guest_ram import GuestRamProcess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ObserveError
+from harness.kernel.pages import HostState
 from harness.machine.cgroup import candidates
 from harness.observe import guest_vmas
 from harness.observe.guest_vmas import Mapping, parse_mappings
 from harness.observe.mapping import HostMappingReader, outside_of, parse_smaps
+from harness.observe.residency import HostResidency
+from harness.record.facts import HostMapping
 from harness.units import KIB, MIB, PAGE_SIZE
 
 DATA = Path(__file__).parents[2] / "data" / "observe"
@@ -103,6 +107,32 @@ def test_a_memfd_is_charged_for_what_no_mapping_shows() -> None:
     assert full.shmem == full.file_blocks == 4000 * PAGE_SIZE
     assert after.rss == 1000 * PAGE_SIZE
     assert after.held == after.file_blocks == 4000 * PAGE_SIZE
+
+
+def test_a_private_page_counts_once_though_its_file_keeps_another() -> None:
+    """QEMU's memory-backend-memfd with share=off: each write copies a page that the memfd keeps."""
+    with GuestRamProcess(PAGES, "private-memfd") as child:
+        child.do("write(range(0, 4000))")
+        child.do("read(range(4000, 5000))")
+        reader = HostMappingReader(child.pid, child.layout)
+        full, quick = reader.read(), reader.read_quick()
+        states = HostResidency(child.pid, child.layout).read()
+        child.do("advise(0, 3000, mmap.MADV_DONTNEED)")
+        copies_dropped = reader.read()
+        child.do("libc.fallocate(fd, 3, ctypes.c_long(0), ctypes.c_long(3000 * PAGE))")
+        punched = reader.read()
+    assert (full.anonymous, full.file_blocks) == (4000 * PAGE_SIZE, 5000 * PAGE_SIZE)
+    assert full.held == quick.held == 5000 * PAGE_SIZE
+    assert full.twice == 4000 * PAGE_SIZE
+    assert np.count_nonzero(states == HostState.RESIDENT) == 5000
+    assert copies_dropped.held == full.held, "the memfd still keeps them"
+    assert (punched.held, punched.twice) == (2000 * PAGE_SIZE, 1000 * PAGE_SIZE)
+
+
+def test_swapped_pages_of_a_shared_file_are_in_its_blocks() -> None:
+    """Recorded on Linux 6.18: a memfd of 64 MiB, paged out with MADV_PAGEOUT."""
+    swapped = HostMapping(0.0, 0, 0, 0, 0, 0, swap=64 * MIB, file_blocks=64 * MIB)
+    assert (swapped.held, swapped.twice) == (64 * MIB, 0)
 
 
 def test_a_file_is_found_though_its_device_is_called_otherwise(

@@ -105,6 +105,27 @@ def test_an_audit_that_contradicts_itself_is_no_pass(audit: Audited, words: str)
     assert words in reason
 
 
+@pytest.mark.parametrize(
+    ("changes", "agrees"),
+    [
+        pytest.param({"file_blocks": RSS}, True, id="each page in the file and as a copy"),
+        pytest.param({"file_blocks": RSS, "anonymous": RSS // 2}, True, id="half of them copied"),
+        pytest.param(
+            {"file_blocks": RSS // 2, "anonymous": RSS // 2}, True, id="some here, some there"
+        ),
+        pytest.param({"file_blocks": RSS // 4, "anonymous": RSS // 4}, False, id="too few in all"),
+        pytest.param({"file_blocks": RSS * 2}, False, id="a file that keeps too much"),
+    ],
+)
+def test_private_copies_of_a_files_pages_contradict_nothing(
+    changes: dict[str, Any], agrees: bool
+) -> None:
+    both = {"anonymous": RSS} | changes
+    audit = mapped(**both, shmem=RSS - both["anonymous"])
+    reason = check(a_run(audits=[audit]), {"console_findings": "== 0"})[2]
+    assert ("page by page" in reason) is not agrees
+
+
 @pytest.mark.parametrize("cell", ["free_large_resident", "free_new_resident"])
 def test_a_pass_between_the_readings_of_an_audit_contradicts_nothing(cell: str) -> None:
     """A guest has just freed memory: its pages are read, then a pass goes."""
