@@ -13,10 +13,14 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: setup test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile fuzz soak load docs lint bench clean system
+.PHONY: help setup test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile fuzz soak load docs lint bench clean system
 
-setup: $(INSTALLED)
+setup: $(INSTALLED)  ## install what is missing, and build the guest image
 	$(BIN)/fpr-harness image build $(image_options)
+
+help:  ## list the targets
+	@echo "make TARGET [IMAGES=NAME,...] [ARGS='...']"
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 # Says what is missing, and installs it only as root or through sudo.
 system:
@@ -30,7 +34,7 @@ $(INSTALLED): requirements.lock pyproject.toml | system
 	@touch $@
 
 # make itself exits with 2 whatever a recipe's status was, so the status is said.
-test-vm: $(INSTALLED)
+test-vm: $(INSTALLED)  ## the main job: run the default scenarios
 	@$(BIN)/pytest scenarios -m default $(image_options) $(ARGS) || { status=$$?; \
 	echo "make $@: pytest exited with $$status (1 a FAIL, 2 bad usage, 69 an ERROR or a MISS, 77 all skipped); make exits with 2" >&2; \
 	exit $$status; }
@@ -38,90 +42,91 @@ test-vm: $(INSTALLED)
 # Guests first, and three at a time: they mostly wait for reporting passes, and the tests that need
 # none fill the gaps.
 TESTS := tests/faults tests/vm tests/unit tests/fuzz tests/kernels/test_kernels_catalogue.py
-test: $(INSTALLED)
+test: $(INSTALLED)  ## test the harness itself, with guests
 	$(BIN)/pytest $(TESTS) -m "not more_faults" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What needs no guest and starts no second process of ours: at most two minutes.
-test-quick: $(INSTALLED)
+test-quick: $(INSTALLED)  ## the tests that need no guest: two minutes
 	$(BIN)/pytest tests/unit -m "not whole_command" -n 3 --dist worksteal $(ARGS)
 
 # A wheel, installed into an environment of its own and run outside the checkout, with a guest.
-test-installed: $(INSTALLED)
+test-installed: $(INSTALLED)  ## use a wheel outside the checkout, with a guest
 	.ci/installed $(ARGS)
 
 # Every fault of the catalogue, also those that `make test` leaves out for the time they take; goes
 # on where an interrupted run stopped, and writes docs/detection.md.
-test-faults: $(INSTALLED)
+test-faults: $(INSTALLED)  ## break reclaim in every known way; each must be found
 	FPR_FAULTS_RESUME=1 $(BIN)/pytest tests/faults -n 2 $(ARGS); status=$$?; \
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/detection.py && exit $$status
 
 # Guest kernels broken on purpose, built from Debian's source with objects kept in the cache, and the
 # clean one; goes on where an interrupted run stopped, and writes its part of docs/detection.md.
-test-kernels: $(INSTALLED)
+test-kernels: $(INSTALLED)  ## build guest kernels with defects; each must be found
 	$(BIN)/python tests/kernels/kernel_tree.py
 	$(BIN)/pytest tests/kernels -n 2 $(ARGS); status=$$?; \
 	PYTHONPATH=tests/support $(BIN)/python tests/kernels/kernel_detection.py && exit $$status
 
 # Real guests that mean harm: endless answers, false claims, a flooded console.
-test-hostile: $(INSTALLED)
+test-hostile: $(INSTALLED)  ## boot guests that mean harm
 	$(BIN)/pytest tests/hostile -n 2 -rA $(ARGS)
 
 # What no honest guest, host or file says, for every reader: SECONDS each. With atheris installed in
 # the virtual environment, the mutations are guided by coverage.
 SECONDS ?= 20
-fuzz: $(INSTALLED)
+fuzz: $(INSTALLED)  ## feed malformed input to every reader, SECONDS= each
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) $(ARGS)
 
 # Every scenario with the fields that its file says it must not pass with.
-test-red: $(INSTALLED)
+test-red: $(INSTALLED)  ## run every scenario's negative control
 	$(BIN)/pytest tests/red -n 2 -rA $(ARGS)
 
 # The default scenarios on QEMUs of several Debian suites, fetched into the cache.
 QEMUS ?= bookworm,trixie,sid
-test-qemus: $(INSTALLED)
+test-qemus: $(INSTALLED)  ## run the default scenarios on QEMUS=
 	$(BIN)/pytest scenarios -m default --qemu $(QEMUS) $(image_options) $(ARGS)
 
 # Every kind of broken discard on QEMUs of other suites, an older one and the newest.
 FAULT_QEMUS ?= bullseye sid
-test-qemu-faults: $(INSTALLED)
+test-qemu-faults: $(INSTALLED)  ## break reclaim on FAULT_QEMUS=
 	status=0; for qemu in $(FAULT_QEMUS); do \
 		FPR_FAULTS_QEMU=$$qemu FPR_FAULTS_RESUME=1 $(BIN)/pytest tests/faults -m elsewhere -n 2 $(ARGS) \
 		|| status=$$?; done; exit $$status
 
 # The default scenarios, injected faults and endings under KVM, in a host that QEMU emulates;
 # ARGS="-k auto" is the part of it that CI runs.
-test-kvm: $(INSTALLED)
+test-kvm: $(INSTALLED)  ## KVM in a host that QEMU emulates
 	$(BIN)/pytest tests/kvm -rA $(ARGS)
 
 # docs/detection.md again, from what test-faults, test-qemu-faults and test-kvm have seen of faults.
-detection: $(INSTALLED)
+detection: $(INSTALLED)  ## write docs/detection.md from what was seen of faults
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/detection.py
 
 # The generated documents, with what RESULTS="results/... ..." say of each scenario on each image,
-# and the JSON Schemas.
-docs: $(INSTALLED)
+# the JSON Schemas, the man page and the shell completions.
+docs: $(INSTALLED)  ## write the generated documents, schemas, man page, completions
 	$(BIN)/python -m harness.cli.make_docs docs $(RESULTS)
 	$(BIN)/python -m harness.cli.make_schemas schemas
+	$(BIN)/python -m harness.cli.make_manual share
 
 # N clean runs on a busy host: what FAILs there is a false alarm.
 N ?= 100
-soak: $(INSTALLED)
+soak: $(INSTALLED)  ## look for false alarms in N= clean runs
 	$(BIN)/python tests/soak/soak.py -n $(N) $(image_options) \
 		--results results/soak-$$(date -u +%Y-%m-%dT%H-%M-%SZ) $(ARGS)
 
 # Three invocations at once, with as many guests as the machine admits.
 load: N = 200
-load: $(INSTALLED)
+load: $(INSTALLED)  ## run three invocations at once on a full machine
 	$(BIN)/python tests/soak/load.py -n $(N) $(image_options) \
 		--results results/load-$$(date -u +%Y-%m-%dT%H-%M-%SZ) $(ARGS)
 
-lint: $(INSTALLED)
+lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(INSTALLED)
+bench: $(INSTALLED)  ## measure how fast it is
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
-clean:
+clean:  ## remove what make and the tests have made here
 	rm -rf $(VENV) build results *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

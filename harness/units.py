@@ -51,3 +51,8 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise ValueError(f"{text!r} is not a duration; write a number and ms, s, m or h: 60s")
     return float(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a length of time, in minutes from 100 s on: `42 s`, `7 min`."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

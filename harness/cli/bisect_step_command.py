@@ -33,9 +33,9 @@ from harness.run.host_paths import check_host_paths
 from harness.run.plan import choose_images
 from harness.run.qemus import choose_one_qemu
 from harness.safe_text import safe_text
-from harness.scenario.load import find_scenarios
 from harness.scenario.model import Scenario
 from harness.scenario.permission import refuse_unallowed
+from harness.scenario.selection import find_scenarios
 
 TRIES = 3
 """How often runs that say nothing (MISS, ERROR) are made up for before the commit is skipped."""

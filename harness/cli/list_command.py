@@ -2,16 +2,19 @@
 """`fpr-harness list`: list the scenarios by tag, one line each, with duration and needs."""
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from harness.act.discover import VERBS
 from harness.cli.options import scenarios_directory
+from harness.errors import UsageError
 from harness.machine.needs import NEEDS, PREFIX
 from harness.report.screen import ScreenConsole
 from harness.safe_text import safe_text
-from harness.scenario.load import DEFAULT_TAG, load_all
 from harness.scenario.model import Scenario
-from harness.units import format_size
+from harness.scenario.selection import ALL_TAG, DEFAULT_TAG, find_scenarios
+from harness.units import format_seconds, format_size
 
 GROUPS = {
     DEFAULT_TAG: "what `run` runs by default",
@@ -25,15 +28,47 @@ CONTROL = "control"
 """Tag of scenarios in which memory must not come back."""
 
 
+SCHEMA = 1
+"""Version of what `--json` prints."""
+
+
 def execute(options: argparse.Namespace) -> int:
-    """Print every scenario of the catalogue.
+    """Print the chosen scenarios, or the whole catalogue.
 
     Raises `UsageError`, and `ScenarioFileError` if a file is broken.
     """
+    if options.scenarios and options.tag:
+        raise UsageError("scenarios and --tag cannot be given together")
+    scenarios = find_scenarios(
+        options.scenarios,
+        VERBS,
+        directory=scenarios_directory(options),
+        tags=options.tag or [ALL_TAG],
+    )
+    if options.json:
+        print(json.dumps({"schema": SCHEMA, "scenarios": [facts(each) for each in scenarios]}))
+        return 0
     console = ScreenConsole(markup=False, highlight=False)
-    for line in lines(load_all(sorted(scenarios_directory(options).glob("*.yaml")), VERBS)):
+    for line in lines(scenarios):
         console.print(safe_text(line), soft_wrap=True)
     return 0
+
+
+def facts(scenario: Scenario) -> dict[str, Any]:
+    """Return what `list --json` says of a scenario: sizes in bytes, times in seconds."""
+    return {
+        "name": scenario.name,
+        "title": scenario.title,
+        "tags": list(scenario.tags),
+        "needs": [tag for tag in scenario.tags if tag in NEEDS],
+        "reference": scenario.reference,
+        "guest_memory": scenario.guest.memory,
+        "host_memory": scenario.host_memory,
+        "vcpus": scenario.guest.vcpus,
+        "expected_seconds": round(scenario.expected_seconds, 1),
+        "expect": scenario.asked.conditions,
+        "answer": list(scenario.answer),
+    }
 
 
 def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
@@ -61,7 +96,7 @@ def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
             needs = [f"{size}{' x 2' if scenario.leaves_its_connection else ''}", *needs]
             needs += [CONTROL] if CONTROL in scenario.tags else []
             yield (
-                f"  {scenario.name:{wide}}  {_length(scenario.expected_seconds):>6}"
+                f"  {scenario.name:{wide}}  {format_seconds(scenario.expected_seconds):>6}"
                 f"  {' '.join(needs):16}  {shown}"
             )
         yield ""
@@ -74,9 +109,5 @@ def lines(scenarios: Sequence[Scenario]) -> Iterator[str]:
 
 
 def _amount(scenarios: Sequence[Scenario]) -> str:
-    total = _length(sum(each.expected_seconds for each in scenarios))
+    total = format_seconds(sum(each.expected_seconds for each in scenarios))
     return f"{len(scenarios)}, about {total} one after another"
-
-
-def _length(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

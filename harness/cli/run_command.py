@@ -7,7 +7,7 @@ from harness.act.discover import VERBS
 from harness.cli.carry_out import carry_out
 from harness.cli.options import check_run_options, scenarios_directory
 from harness.errors import UsageError
-from harness.scenario.load import find_scenarios
+from harness.scenario.selection import find_scenarios
 
 
 def execute(options: argparse.Namespace) -> int:

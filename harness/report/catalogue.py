@@ -18,14 +18,19 @@ from harness.record.reader import RESULTS_NAME, read_events
 from harness.report.documents import render
 from harness.report.matrix import oldest_first
 from harness.report.measures_document import measures_document
+from harness.report.scenario_words import (
+    expected_words,
+    guest_words,
+    invariants_words,
+    method_words,
+    red_words,
+)
 from harness.report.steps_document import steps_document
 from harness.report.summary import RunSummary, build_summary
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import Scenario
-from harness.scenario.steps import unrolled
 from harness.scenario.vocabulary import Verbs
-from harness.units import format_size
 from harness.verdict.expressions import format_measure
 
 Last = dict[str, dict[str, dict[str, Any]]]
@@ -116,11 +121,11 @@ def _chapter(scenarios: Sequence[Scenario], last: Last, images: Sequence[str]) -
     told = [
         line
         for what, words in (
-            ("Guest", _guest),
-            ("Method", _method),
-            ("Expected", _expected),
-            ("Invariants", _invariants),
-            ("Must not pass with", _red),
+            ("Guest", guest_words),
+            ("Method", method_words),
+            ("Expected", expected_words),
+            ("Invariants", invariants_words),
+            ("Must not pass with", red_words),
         )
         for line in _told_once(what, stem, scenarios, words)
     ]
@@ -163,27 +168,6 @@ def _told_once(
             yield Line(what, those if len(labels) > 1 else (), text)
 
 
-def _guest(scenario: Scenario) -> str:
-    guest, host, balloon = scenario.guest, scenario.host, scenario.balloon
-    words = [guest.summary, guest.machine if guest.machine != "pc" else ""]
-    words += [f"`{guest.cmdline}`" if guest.cmdline else ""]
-    words += [host.backend if host.backend != "anonymous" else ""]
-    words += [{"dontneed": "", "free": "MADV_FREE", "slow": "slow discards"}[host.discard]]
-    words += [f"limit {format_size(host.memory_limit)}" if host.memory_limit else ""]
-    words += ["" if balloon.free_page_reporting else "reporting off"]
-    words += [name for name in ("free_page_hint", "deflate_on_oom") if getattr(balloon, name)]
-    words += ["statistics"] if balloon.statistics else []
-    return ", ".join(word for word in words if word)
-
-
-def _method(scenario: Scenario) -> str:
-    return "; ".join(step.in_words() for step in scenario.steps)
-
-
-def _red(scenario: Scenario) -> str:
-    return ", ".join(f"`{field}: {json.dumps(value)}`" for field, value in scenario.red.items())
-
-
 def _common(scenarios: Sequence[Scenario]) -> str:
     """Return the common part of the variants' names, which is the stem of their file."""
     stems = [path.stem for path in SCENARIOS_DIR.glob("*.yaml")]
@@ -192,22 +176,6 @@ def _common(scenarios: Sequence[Scenario]) -> str:
         key=len,
         default=scenarios[0].name,
     )
-
-
-def _expected(scenario: Scenario) -> str:
-    found = [
-        f"at *{step.audit_name}* `{measure} {condition}`"
-        for _loc, step in unrolled(scenario.steps)
-        for measure, condition in step.checks.items()
-    ]
-    found += [f"`{measure} {condition}`" for measure, condition in scenario.expect.items()]
-    return ", ".join(dict.fromkeys(found)) or "nothing; the run only measures"
-
-
-def _invariants(scenario: Scenario) -> str:
-    """Format the invariants that it checks."""
-    kept = scenario.asked.conditions.items() - scenario.expect.items()
-    return ", ".join(f"`{measure} {condition}`" for measure, condition in sorted(kept))
 
 
 def catalogue(verbs: Verbs) -> list[list[Scenario]]:

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find and load scenario files, and apply `--set` to them."""
+"""Load scenario files, make their variants, and apply `--set` to them."""
 
 import copy
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ScenarioFileError, UsageError
-from harness.resources import SCENARIOS_DIR
 from harness.scenario.model import Scenario
 from harness.scenario.steps import unrolled
 from harness.scenario.vocabulary import Verbs
@@ -26,10 +25,6 @@ from harness.yamlfile import (
     read_document,
 )
 from harness.yamlwords import near_miss
-
-DEFAULT_TAG = "default"
-ALL_TAG = "all"
-"""As a tag on the command line, it selects every scenario."""
 
 PLAIN = "plain"
 """Label of the variant with all switches off."""
@@ -239,89 +234,6 @@ def _put(data: dict[str, Any], field: str, value: Any, path: Path) -> None:
             if here.get(part) is None:
                 here[part] = {}
             here = here[part]
-
-
-def find_scenarios(
-    names: Sequence[str],
-    verbs: Verbs,
-    overrides: Sequence[str] = (),
-    directory: Path = SCENARIOS_DIR,
-    *,
-    tags: Sequence[str] = (),
-) -> list[Scenario]:
-    """Load the named scenarios, or without names those with one of the tags.
-
-    A name is that of a scenario, of a variant, or a path. The tag `all` selects every scenario;
-    without names and tags, `default` is used. Raises `UsageError` that lists all unknown names,
-    and one `ScenarioFileError` with the mistakes of all broken files.
-    """
-    known = {path.stem: path for path in sorted(directory.glob("*.yaml"))}
-    if not names:
-        return _tagged(list(known.values()), verbs, tags or [DEFAULT_TAG], overrides)
-    paths: dict[str, Path] = {}
-    unknown: list[str] = []
-    for name in names:
-        file = _file_of(name, known)
-        if file is not None:
-            paths[name] = file
-        else:
-            unknown.append(f"{name!r}{near_miss(name, known)}")
-    found: dict[str, tuple[Path, Scenario]] = {}
-    told: dict[str, None] = {}
-    for name, path in paths.items():
-        variant = name not in known and path in known.values() and "/" not in name
-        try:
-            scenarios = load_scenarios(path, verbs, overrides, [name] if variant else None)
-        except ScenarioFileError as error:
-            told[error.message] = None
-            continue
-        if not scenarios:
-            labels = [scenario.name for scenario in load_scenarios(path, verbs)]
-            unknown.append(f"{name!r}{near_miss(name, [*labels, *known])}")
-        for scenario in scenarios:
-            other = found.setdefault(scenario.name, (path, scenario))[0]
-            if other != path:
-                raise UsageError(
-                    f"{other} and {path} both have a scenario called {scenario.name}",
-                    hint="run them one after the other, or rename one",
-                )
-    if told:
-        raise ScenarioFileError("\n".join(told))
-    if unknown:
-        raise UsageError(
-            f"no scenario is called {', '.join(unknown)}",
-            hint=f"scenarios are: {', '.join(known)} (`fpr-harness list`); or give a file's path",
-        )
-    return [scenario for _path, scenario in found.values()]
-
-
-def _file_of(name: str, known: Mapping[str, Path]) -> Path | None:
-    """Return the file of a scenario's name, a variant's name or a path."""
-    if "/" in name or name.endswith((".yaml", ".yml")):
-        return Path(name)
-    if name in known:
-        return known[name]
-    files = [path for stem, path in known.items() if name.startswith(f"{stem}-")]
-    # The longest stem: `numa-two-nodes.yaml` may exist besides `numa.yaml`.
-    return max(files, key=lambda path: len(path.stem), default=None)
-
-
-def _tagged(
-    paths: Sequence[Path], verbs: Verbs, tags: Sequence[str], overrides: Sequence[str]
-) -> list[Scenario]:
-    scenarios = load_all(paths, verbs)
-    known = {tag for scenario in scenarios for tag in scenario.tags}
-    for tag in tags:
-        if tag not in {ALL_TAG, *known}:
-            raise UsageError(
-                f"no scenario has the tag {tag!r}{near_miss(tag, known)}",
-                hint=f"tags are: {', '.join(sorted({ALL_TAG, *known}))}",
-            )
-    chosen = {each.name for each in scenarios if set(tags) & {ALL_TAG, *each.tags}}
-    # Overrides apply to the chosen scenarios only, since others may lack the field.
-    files = [path for path in paths if any(name.startswith(path.stem) for name in chosen)]
-    found = load_all(files, verbs, overrides, only=chosen)
-    return [each for each in found if each.name in chosen]
 
 
 def load_all(

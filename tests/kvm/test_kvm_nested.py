@@ -20,7 +20,7 @@ from l1_image import QEMU, HostImage, ensure_host_image
 from harness.act.discover import VERBS
 from harness.image.qemu_build import ensure_qemu
 from harness.image.qemu_definition import load_qemus
-from harness.scenario.load import find_scenarios
+from harness.scenario.selection import find_scenarios
 
 pytestmark = pytest.mark.vm
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from harness.act.discover import VERBS
 from harness.image.definition import load_definitions
-from harness.scenario.load import find_scenarios
+from harness.scenario.selection import find_scenarios
 from harness.units import GIB, MIB
 
 TAGS = ("default", "madv-free")

@@ -21,7 +21,7 @@ from harness.deadline import Deadline, wait_for
 from harness.errors import ImageError, RecordError
 from harness.record.facts import Cause, Verdict
 from harness.report.summary import RunSummary
-from harness.scenario.load import find_scenarios
+from harness.scenario.selection import find_scenarios
 
 
 def run(

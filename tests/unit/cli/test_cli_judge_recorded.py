@@ -14,7 +14,7 @@ from harness.record.events import Audited
 from harness.record.facts import Cause, Verdict
 from harness.record.reaudit import audit_again
 from harness.record.recorded_run import RecordedRun, read_runs
-from harness.scenario.load import find_scenarios
+from harness.scenario.selection import find_scenarios
 from harness.verdict.rejudge import Terms, judge_again
 
 RESULTS = Path(__file__).parents[2] / "data" / "recorded"

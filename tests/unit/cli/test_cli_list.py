@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The list of scenarios: by tag, a line each, with length and needs."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.act.discover import VERBS
 from harness.cli.list_command import lines
+from harness.cli.main import main
 from harness.machine.needs import NEEDS
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_all
 from harness.scenario.model import Scenario
+from harness.units import GIB
 
 
 def scenario(name: str, *tags: str, **more: Any) -> Scenario:
@@ -52,6 +56,37 @@ def test_the_whole_catalogue_is_listed_with_every_tag_and_need_explained() -> No
         assert any(line.split()[:1] in ([tag.removeprefix("needs-")], [f"{tag}:"]) for line in told)
     for tag, need in NEEDS.items():
         assert any(tag.removeprefix("needs-") in line and need.about in line for line in told)
+
+
+def test_a_document_for_programs_has_bytes_and_seconds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["list", "--json", "reclaim-basic"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == 1
+    (said,) = document["scenarios"]
+    assert said["name"] == "reclaim-basic"
+    assert said["guest_memory"] == GIB
+    assert said["expected_seconds"] > 0
+    assert said["expect"]["reclaimed_bytes"] == ">= 0.95 * reclaimable_bytes"
+
+
+def test_one_tag_is_listed_and_an_unknown_one_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name, tag in (("one", "full"), ("two", "odd")):
+        text = f"name: {name}\ntitle: t\ntags: [{tag}]\nsteps: [settle: {{}}]\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    own = ["list", "--scenarios", str(tmp_path)]
+    assert main([*own, "--tag", "odd"]) == 0
+    out = capsys.readouterr().out
+    assert "  two " in out
+    assert "  one " not in out
+    assert main([*own, "--tag", "ful"]) == 2
+    assert "did you mean 'full'" in capsys.readouterr().err
+    assert main([*own, "on*", "--tag", "odd"]) == 2
+    assert main([*own, "x*"]) == 2
+    assert "'x*' (a pattern)" in capsys.readouterr().err
 
 
 @pytest.mark.whole_command

@@ -79,7 +79,16 @@ def test_wheel_has_every_scenario_definition_and_source(unpacked: Path) -> None:
 
 def test_wheel_has_nothing_that_is_not_the_package(unpacked: Path) -> None:
     tops = {path.name for path in unpacked.iterdir()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"harness"}
+    assert {top for top in tops if not top.endswith((".dist-info", ".data"))} == {"harness"}
+
+
+def test_wheel_brings_the_man_page_and_completions_to_where_they_are_looked_for(
+    unpacked: Path,
+) -> None:
+    (data,) = unpacked.glob("*.data")
+    packed = {str(path.relative_to(data / "data")) for path in data.rglob("*") if path.is_file()}
+    assert packed == tracked("share")
+    assert "share/man/man1/fpr-harness.1" in packed
 
 
 def test_sdist_is_the_repository(built: Path) -> None:

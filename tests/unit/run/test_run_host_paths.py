@@ -12,7 +12,7 @@ from harness.machine.command import LaunchFiles, qemu_command
 from harness.machine.spec import GuestSpec
 from harness.run.host_paths import check_host_paths
 from harness.run.repro import _in_comment
-from harness.scenario.load import find_scenarios
+from harness.scenario.selection import find_scenarios
 from harness.units import MIB
 
 

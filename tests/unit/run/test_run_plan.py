@@ -12,7 +12,7 @@ from harness.image.definition import load_definitions
 from harness.record.run_plan import RunPlan
 from harness.run import plan as subject
 from harness.run.plan import RunOptions, plan_runs, recorded_plan
-from harness.scenario.load import find_scenarios
+from harness.scenario.selection import find_scenarios
 
 
 def recorded(kernel: Path | None) -> RunPlan:

@@ -20,7 +20,7 @@ from harness.run.qemus import (
     prepare_qemus,
     refuse_if_none,
 )
-from harness.scenario.load import find_scenarios
+from harness.scenario.selection import find_scenarios
 
 BUILDS = {
     name: QemuDefinition(name=name, title=name, suite=name, package="qemu-system-x86")

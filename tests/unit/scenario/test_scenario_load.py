@@ -11,7 +11,8 @@ from harness.act.verbs.churn import Churn
 from harness.act.verbs.settle import Settle
 from harness.errors import ScenarioFileError, UsageError
 from harness.resources import SCENARIOS_DIR
-from harness.scenario.load import find_scenarios, load_all, load_scenarios
+from harness.scenario.load import load_all, load_scenarios
+from harness.scenario.selection import find_scenarios
 from harness.units import GIB, MIB
 
 TEXT = """\
@@ -189,6 +190,27 @@ def test_variants_are_found_by_file_name_and_tag(varied: Path) -> None:
         names("delta-slow")
     with pytest.raises(UsageError, match="no scenario has the tag 'ful'; did you mean 'full'"):
         names(tags=("ful",))
+
+
+def test_a_pattern_takes_what_matches_whole_names(varied: Path) -> None:
+    def names(*wanted: str) -> list[str]:
+        return [each.name for each in find_scenarios(wanted, VERBS, directory=varied)]
+
+    assert names("*a") == ["alpha", "beta", "delta-small", "delta-fast", "gamma"]
+    assert names("delta-*") == ["delta-small", "delta-fast"]
+    assert names("*-f?st", "alpha") == ["delta-fast", "alpha"]
+    assert names("delt[a]") == ["delta-small", "delta-fast"], "the file's name matches"
+    assert names("alpha", "al*") == ["alpha"]
+    with pytest.raises(UsageError, match=r"'lph\*' \(a pattern\); did you mean 'alpha'"):
+        names("lph*")
+    with pytest.raises(UsageError, match=r"'alf\*' \(a pattern\).*, 'nothing'"):
+        names("alf*", "alpha", "nothing")
+
+
+def test_an_override_concerns_only_what_a_pattern_takes(varied: Path) -> None:
+    (varied / "epsilon.yaml").write_text("name: epsilon\ntitle: t\nsteps: [settle: {}]\n")
+    (alpha,) = find_scenarios(["al*"], VERBS, ["steps[0].churn.size=25%"], varied)
+    assert alpha.plain["steps"][0]["churn"]["size"] == "25%"
 
 
 def test_an_override_concerns_only_the_scenarios_that_are_run(varied: Path) -> None:

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parser of the whole command line; the man page and shell completions are made from it."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import __version__
+from harness.cli import bisect_rule
+from harness.cli.options import (
+    add_boot_options,
+    add_directory_option,
+    add_run_options,
+    declare_results_option,
+)
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+ABOUT = """\
+Does free page reporting really give a guest's freed memory back to the host, and does it ever
+take too much? fpr-harness boots real guests under QEMU, churns memory in them, and compares what
+the guest says is free with what the host really holds, page by page."""
+
+EXIT_STATUS = """\
+exit status (bisect-step has its own, see its --help):
+  0   nothing failed and something passed
+  1   a FAIL
+  2   bad usage or a bad scenario file
+  69  an ERROR or a MISS (the scenario or the infrastructure broke) and no FAIL
+  77  everything was skipped"""
+
+_SCENARIO = "a scenario's name, a pattern of names in quotes ('reclaim-*'), or a file"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="fpr-harness",
+        description=ABOUT,
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"fpr-harness {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_bisect_step(commands)
+    _add_judge(commands)
+    _add_report(commands)
+    _add_page(commands)
+    _add_list(commands)
+    _add_show(commands)
+    doctor = commands.add_parser("doctor", help="check what this host can do, and what to fix")
+    add_boot_options(doctor)
+    _add_image(commands)
+    _add_kernel(commands)
+    _add_qemu(commands)
+    _add_shell(commands)
+    return parser
+
+
+def _add_run(commands: "Commands") -> None:
+    run = commands.add_parser("run", help="run scenarios and judge them")
+    run.add_argument(
+        "scenarios",
+        nargs="*",
+        metavar="SCENARIO",
+        help=f"{_SCENARIO} (default: those tagged `default`)",
+    )
+    add_directory_option(run)
+    add_boot_options(run)
+    declare_results_option(run.add_argument)
+    add_run_options(run)
+    run.add_argument(
+        "--tag", action="append", default=[], help="run all scenarios with this tag: --tag full"
+    )
+
+
+def _add_bisect_step(commands: "Commands") -> None:
+    bisect = commands.add_parser(
+        "bisect-step",
+        help="build, run a scenario and exit as `git bisect run` wants it",
+        description=bisect_rule.ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bisect.add_argument(
+        "scenario", metavar="SCENARIO", help=f"{_SCENARIO}; one scenario must match"
+    )
+    add_directory_option(bisect)
+    add_boot_options(bisect)
+    # Each step makes a directory of its own.
+    bisect.set_defaults(results=None)
+    add_run_options(bisect)
+    bisect.add_argument(
+        "--build",
+        metavar="CMD",
+        help="run this in a shell first; if it fails, the commit is skipped",
+    )
+    bisect.add_argument(
+        "--until-confident",
+        type=float,
+        metavar="P",
+        help="repeat until a bug that shows in --fails-in of the runs would have shown with "
+        "probability P, as in 0.95",
+    )
+    bisect.add_argument(
+        "--fails-in",
+        type=float,
+        metavar="SHARE",
+        help="the part of its runs in which the bug shows, as in 0.33",
+    )
+
+
+def _add_judge(commands: "Commands") -> None:
+    judge = commands.add_parser(
+        "judge", help="judge recorded runs again from their files, without a VM"
+    )
+    _add_directories(judge)
+    judge.add_argument(
+        "--scenario",
+        type=Path,
+        metavar="FILE",
+        help="judge by the expectations of this file instead of the recorded ones",
+    )
+    judge.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="NAME=CONDITION",
+        help="add an expectation, or replace the one for the measure NAME",
+    )
+
+
+def _add_directories(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directories", nargs="+", type=Path, metavar="DIR", help="a results directory"
+    )
+
+
+def _add_report(commands: "Commands") -> None:
+    report = commands.add_parser("report", help="write one HTML page of recorded runs")
+    _add_directories(report)
+    report.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the file to write (default: report.html in DIR, if there is only one DIR)",
+    )
+
+
+def _add_page(commands: "Commands") -> None:
+    page = commands.add_parser("page", help="show the history of one page of a recorded run")
+    page.add_argument("directory", type=Path, metavar="DIR", help="a results directory")
+    page.add_argument("run", nargs="?", metavar="RUN", help="the run, if DIR has several")
+    page.add_argument(
+        "where",
+        metavar="WHERE",
+        help="a PFN (0x2200 or 8704), gpa:ADDRESS in the guest, or hva:ADDRESS in QEMU's memory",
+    )
+
+
+def _add_list(commands: "Commands") -> None:
+    listing = commands.add_parser("list", help="list the scenarios, with length and needs")
+    listing.add_argument(
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"{_SCENARIO} (default: all)"
+    )
+    add_directory_option(listing)
+    listing.add_argument(
+        "--tag", action="append", default=[], help="list the scenarios with this tag: --tag control"
+    )
+    listing.add_argument("--json", action="store_true", help="print a JSON document instead")
+
+
+def _add_show(commands: "Commands") -> None:
+    show = commands.add_parser(
+        "show", help="show what a scenario asks and why, its steps and what it expects"
+    )
+    show.add_argument("scenarios", nargs="+", metavar="SCENARIO", help=_SCENARIO)
+    add_directory_option(show)
+
+
+def _verbs(commands: "Commands", name: str, about: str) -> Any:
+    parser = commands.add_parser(name, help=about)
+    return parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+
+def _add_image(commands: "Commands") -> None:
+    verbs = _verbs(commands, "image", "build or list guest images")
+    build = verbs.add_parser("build", help="build images (default: the default ones)")
+    built = verbs.add_parser("list", help="list the images, and which are built")
+    for verb in (build, built):
+        verb.add_argument(
+            "--image",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="an image, SUITE=VERSION, a comma-separated list, or `all`",
+        )
+        verb.add_argument("--refresh", action="store_true", help="look for newer packages first")
+    built.add_argument(
+        "--builds",
+        action="store_true",
+        help="list the builds of their kernels that the archive holds, for --image SUITE=VERSION",
+    )
+
+
+def _add_kernel(commands: "Commands") -> None:
+    verbs = _verbs(commands, "kernel", "check a kernel tree, for --kernel DIR")
+    check = verbs.add_parser("check", help="say what a built tree lacks, and what each costs")
+    check.add_argument(
+        "directory", type=Path, metavar="DIR", help="a directory in which a kernel was built"
+    )
+
+
+def _add_qemu(commands: "Commands") -> None:
+    verbs = _verbs(commands, "qemu", "fetch or list builds of QEMU, for --qemu NAME")
+    build = verbs.add_parser("build", help="fetch builds into the cache (default: all)")
+    build.add_argument(
+        "names", nargs="*", default=["all"], metavar="NAME", help="a build, as `qemu list` shows it"
+    )
+    build.add_argument("--refresh", action="store_true", help="look for a newer build first")
+    verbs.add_parser("list", help="list the builds, and which are fetched")
+
+
+def _add_shell(commands: "Commands") -> None:
+    shell = commands.add_parser("shell", help="boot a guest and open a terminal in it")
+    shell.add_argument(
+        "guest_command",
+        nargs="*",
+        metavar="COMMAND",
+        help="run this in the guest instead of a shell; put `--` before it if it has options",
+    )
+    shell.add_argument(
+        "--memory", default="1GiB", metavar="SIZE", help="the guest's memory (default: 1GiB)"
+    )
+    shell.add_argument(
+        "--vcpus", type=int, default=2, metavar="N", help="the guest's vCPUs (default: 2)"
+    )
+    add_boot_options(shell)
