@@ -62,6 +62,8 @@ class ScenarioItem(pytest.Item):
         self.future: Future[Judged]
         self.guest: GuestReady | None = None
         """The guest that ran, if one answered."""
+        self.began = ""
+        """When the run began: UTC, ISO 8601."""
         for tag in run.scenario.tags:
             self.config.addinivalue_line("markers", f"{tag}: scenario tag")
             self.add_marker(tag)
@@ -86,6 +88,8 @@ class ScenarioItem(pytest.Item):
         known = {"image": self.run.image.name, "verdict": str(judged.verdict)}
         if judged.cause is not None:
             known["cause"] = str(judged.cause)
+        if self.began:
+            known["began"] = self.began
         if self.guest is not None:
             known |= {
                 "kernel": self.guest.kernel,

@@ -36,8 +36,9 @@ from harness.errors import (
 )
 from harness.image.definition import load_definitions
 from harness.image.qemu_definition import load_qemus
+from harness.pytest_github import GithubStep
 from harness.pytest_items import ScenarioFile, ScenarioItem
-from harness.record.events import Event, GuestReady, Judged
+from harness.record.events import Event, GuestReady, Judged, RunStarted
 from harness.record.reader import RESULTS_NAME, tail_events
 from harness.record.results_directory import make_results_directory
 from harness.report.sink import LastingSink
@@ -119,7 +120,9 @@ class ScenarioSession:
         self._pool: RunPool | None = None
         self._futures: dict[str, Future[Judged]] = {}
         self._guests: dict[str, GuestReady] = {}
+        self._began: dict[str, str] = {}
         self._resources = ExitStack()
+        self._github = GithubStep()
         self._follows = False
         self._submitted = False
         self._following = threading.Event()
@@ -222,6 +225,7 @@ class ScenarioSession:
             item.future = self._futures.get(item.run.run_id) or self._pool.submit(item.run)
             wait([item.future])
             item.guest = self._guests.get(item.run.run_id)
+            item.began = self._began.get(item.run.run_id, "")
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -243,6 +247,8 @@ class ScenarioSession:
     def _hear(self, run_id: str, event: Event) -> None:
         if isinstance(event, GuestReady):
             self._guests[run_id] = event
+        elif isinstance(event, RunStarted):
+            self._began[run_id] = event.wall
 
     # --- xdist: the controller makes the results directory and follows results.jsonl ------------
 
@@ -277,6 +283,7 @@ class ScenarioSession:
             self._config.pluginmanager.getplugin("terminalreporter").write_line(text)
 
     def _make_view(self, total: int | None) -> ProgressView:
+        self._github.begin(self._config)
         # A duplicated descriptor, because pytest redirects standard output while a test runs.
         output = self._resources.enter_context(os.fdopen(os.dup(1), "w", buffering=1))
         view = ProgressView(total=total, file=LastingSink(output), live=False)
@@ -308,6 +315,9 @@ class ScenarioSession:
             print_table(self._summary, self._results, LastingSink(sys.stdout))
         if self._trouble:
             terminalreporter.write_line(f"fpr-harness: {self._trouble}")
+
+    def pytest_unconfigure(self) -> None:
+        self._github.end(self._summary)
 
 
 def _refuse_reruns(items: list[pytest.Item]) -> None:

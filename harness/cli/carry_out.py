@@ -11,6 +11,7 @@ from harness.image.qemu_definition import load_qemus
 from harness.record.events import Event, Judged
 from harness.record.facts import Verdict
 from harness.record.results_directory import make_results_directory
+from harness.report.github import commands_stopped, tell_github
 from harness.report.sink import LastingSink
 from harness.report.terminal import ProgressView, print_table
 from harness.run.host_paths import check_host_paths
@@ -25,17 +26,33 @@ from harness.scenario.permission import refuse_unallowed
 def carry_out(
     options: argparse.Namespace, scenarios: Sequence[Scenario], *, until_fail: bool = False
 ) -> Conclusion:
-    """Run the scenarios, show progress and the table, write the results.
+    """Run the scenarios, show progress and the table, write the results, tell GitHub Actions.
 
     `until_fail`: the first FAIL ends the other runs. Raises `HarnessError` where nothing can run.
     """
+    output = LastingSink(sys.stdout)
+    with commands_stopped(output):
+        ended = _run(options, scenarios, output, until_fail=until_fail)
+    try:
+        tell_github(ended.summary, output)
+    except OSError as error:
+        print(f"note: no summary of this step: {error}", file=sys.stderr)
+    return ended
+
+
+def _run(
+    options: argparse.Namespace,
+    scenarios: Sequence[Scenario],
+    output: LastingSink,
+    *,
+    until_fail: bool,
+) -> Conclusion:
     chosen = run_options(options)
     refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
     check_host_paths(options.results, scenarios)
     images = choose_images(load_definitions(), options.image)
     choices = choose_qemus(load_qemus(), options.qemu)
     runs = plan_runs(scenarios, images, options.repeat, choices)
-    output = LastingSink(sys.stdout)
     request = StopRequest()
 
     def stop_on_fail(_run_id: str, event: Event) -> None:

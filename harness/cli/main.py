@@ -16,6 +16,8 @@ from harness.cli.parser import build_parser
 from harness.cli.streams import ensure_streams
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
 from harness.image.cache import cache_directory
+from harness.report.github import commands_stopped, in_actions
+from harness.report.sink import LastingSink
 from harness.run_log import log_to_terminal
 from harness.safe_text import safe_text
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:
         # To git, 2 is a bad commit.
         raise SystemExit(bisect_rule.STOP if bisecting and ended.code else ended.code) from ended
-    with _ending_as_on_ctrl_c():
+    with _ending_as_on_ctrl_c(), _obeyed_by_nobody(options.command):
         status = _execute(options)
     return bisect_rule.as_step(status) if bisecting else status
 
@@ -68,6 +70,17 @@ def _execute(options: argparse.Namespace) -> int:
         print(f"fpr-harness: {safe_text(str(told))}", file=sys.stderr)
         return UNAVAILABLE
     return status
+
+
+_TELL_GITHUB = ("run", "bisect-step", "export")
+"""Commands that print workflow commands of their own."""
+
+
+def _obeyed_by_nobody(command: str) -> contextlib.AbstractContextManager[None]:
+    """Within the block, GitHub Actions obeys nothing that a guest has made a command print."""
+    if command in _TELL_GITHUB or not in_actions():
+        return contextlib.nullcontext()
+    return commands_stopped(LastingSink(sys.stdout))
 
 
 @contextlib.contextmanager

@@ -33,6 +33,15 @@ exit status (bisect-step has its own, see its --help):
 _SCENARIO = "a scenario's name, a pattern of names in quotes ('reclaim-*'), or a file"
 
 
+EXPORT_FORMATS = {
+    "ktap": "the kernel's test protocol, with every expectation",
+    "prometheus": "metrics of the latest run of each scenario, for the textfile collector",
+    "kcidb": "a report for the database of KernelCI",
+    "github": "workflow commands that annotate a GitHub job",
+    "markdown": "the table that a GitHub job shows as its summary",
+}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     parser = argparse.ArgumentParser(
@@ -47,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bisect_step(commands)
     _add_judge(commands)
     _add_report(commands)
+    _add_export(commands)
     _add_page(commands)
     _add_list(commands)
     _add_show(commands)
@@ -145,6 +155,24 @@ def _add_report(commands: "Commands") -> None:
         type=Path,
         metavar="FILE",
         help="the file to write (default: report.html in DIR, if there is only one DIR)",
+    )
+
+
+def _add_export(commands: "Commands") -> None:
+    export = commands.add_parser(
+        "export",
+        help="print recorded runs in a format that other programs read",
+        description="Prints recorded runs as "
+        + "; ".join(f"{name}: {about}" for name, about in EXPORT_FORMATS.items())
+        + ".",
+    )
+    _add_directories(export)
+    export.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="what to print")
+    export.add_argument(
+        "--output", type=Path, metavar="FILE", help="write to this file instead, atomically"
+    )
+    export.add_argument(
+        "--origin", metavar="NAME", help="for kcidb: the name of your CI system in KCIDB"
     )
 
 

@@ -24,7 +24,8 @@ _ELEMENTS = {
 
 def write_junit(events: Iterable[tuple[str, Event]], path: Path) -> None:
     """Write junit.xml atomically, beside the runs' directories. Raises `RecordError`."""
-    cases = [_case(run, path.parent) for run in build_summary(events).runs]
+    runs = build_summary(events).runs
+    cases = [_case(run, path.parent) for run in runs]
     suite = ElementTree.Element("testsuite", name="fpr-harness")
     suite.extend(cases)
     for attribute, element in (
@@ -35,6 +36,11 @@ def write_junit(events: Iterable[tuple[str, Event]], path: Path) -> None:
         suite.set(attribute, str(sum(case.find(element) is not None for case in cases)))
     suite.set("tests", str(len(cases)))
     suite.set("time", f"{sum(float(case.attrib['time']) for case in cases):.3f}")
+    if runs:
+        # ISO 8601 without a time zone, as the schema of Jenkins' xUnit plugin has it.
+        suite.set(
+            "timestamp", safe_line(min(run.wall for run in runs)[: len("2026-01-02T03:04:05")])
+        )
     suites = ElementTree.Element("testsuites")
     suites.append(suite)
     ElementTree.indent(suites)
@@ -48,7 +54,13 @@ def _case(run: RunSummary, results: Path) -> ElementTree.Element:
         name=safe_line(run.run_id),
         time=f"{run.seconds:.3f}",
     )
-    known = {"kernel": run.kernel, "accel": run.accel, "qemu": run.qemu, "image": run.image}
+    known = {
+        "kernel": run.kernel,
+        "accel": run.accel,
+        "qemu": run.qemu,
+        "image": run.image,
+        "began": run.wall or None,
+    }
     properties = ElementTree.SubElement(case, "properties")
     for name, value in known.items():
         if value is not None:

@@ -46,6 +46,8 @@ class RunSummary:
     """Name of the QEMU on the command line. Not in summary.json."""
     discard: str | None = None
     """The host's discard policy, `dontneed` or `free`. Not in summary.json."""
+    wall: str = ""
+    """When it began: UTC, ISO 8601. Not in summary.json."""
 
     @property
     def stopped_early(self) -> bool:
@@ -76,6 +78,7 @@ def build_summary(events: Iterable[tuple[str, Event]]) -> Summary:
                 event.attempt,
                 qemu=event.qemu_version or None,
                 qemu_name=event.qemu,
+                wall=event.wall,
             )
         elif run_id in runs:
             runs[run_id] = _after(runs[run_id], event)

@@ -25,6 +25,12 @@ def own_user(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("FPR_QEMU_USER", "root")
 
 
+@pytest.fixture(autouse=True)
+def no_job_of_github(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command prints is the same in a job of GitHub Actions, unless a test is of that."""
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Short paths, for sockets. KVM can be tried; every test must leave nothing behind."""

@@ -18,6 +18,7 @@ from harness.record.events import (
 from harness.record.facts import HostNoise
 from harness.record.recorded_run import RecordedRun
 from harness.record.run_directory import audit_path
+from harness.report.expected import Expected, run_expectations
 from harness.report.html.memory_map import MemoryMap, draw_map
 from harness.report.html.timeline import Timeline, draw_timeline
 from harness.report.summary import RunSummary, build_summary
@@ -52,17 +53,6 @@ class Bar:
     size: str
     share: float
     """Length relative to the longest bar, 0 to 1."""
-
-
-@dataclass(frozen=True)
-class Expected:
-    """A condition and what was measured."""
-
-    measure: str
-    condition: str
-    value: str
-    """The measured value; empty if it was not measured."""
-    failed: bool
 
 
 @dataclass(frozen=True)
@@ -120,7 +110,7 @@ def view_run(run: RecordedRun) -> RunView:
         timeline=draw_timeline(run.events),
         ledgers=_ledgers(summary.measures, run.events),
         audits=tuple(_audits(run)),
-        expected=tuple(_expected(run, summary)),
+        expected=tuple(run_expectations(run, summary)),
         measures=tuple((n, format_measure(n, v)) for n, v in sorted(summary.measures.items())),
         findings=tuple(
             (event, "\n".join(event.text.splitlines()[:MOST_FINDING_LINES]))
@@ -223,20 +213,6 @@ def _size(size: int | None) -> str:
     if size is None:
         return "not measured"
     return format_size(size) if size else "-"
-
-
-def _expected(run: RecordedRun, summary: RunSummary) -> Iterator[Expected]:
-    plan = run.started.plan
-    if plan is None:
-        return
-    for name, condition in plan.asked.conditions.items():
-        value = summary.measures.get(name)
-        yield Expected(
-            name,
-            condition,
-            "" if value is None else format_measure(name, value),
-            any(sentence.startswith(f"{name} ") for sentence in summary.failed),
-        )
 
 
 def _noise(readings: Sequence[HostNoise]) -> Iterator[tuple[str, str]]:

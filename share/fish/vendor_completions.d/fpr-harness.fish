@@ -50,8 +50,8 @@ function _shtab_fpr_harness_using
   test "$_shtab_fpr_harness_cmdpath" = "$argv"
 end
 
-set -g _shtab_fpr_harness_commands run bisect-step judge report page list show doctor image 'image build' 'image list' kernel 'kernel check' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --expect --fails-in --image --jobs --keep-failed --kernel --memory --modules --output --qemu --repeat --results --scenario --scenarios --set --tag --until-confident --vcpus
+set -g _shtab_fpr_harness_commands run bisect-step judge report export page list show doctor image 'image build' 'image list' kernel 'kernel check' qemu 'qemu build' 'qemu list' shell
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --expect --fails-in --format --image --jobs --keep-failed --kernel --memory --modules --origin --output --qemu --repeat --results --scenario --scenarios --set --tag --until-confident --vcpus
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -104,6 +104,12 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harne
 complete -c fpr-harness -n '_shtab_fpr_harness_using report' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using report' -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the file to write (default: report.html in DIR, if there is only one DIR)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using report; and test $_shtab_fpr_harness_npos -ge 0' -ka "(__fish_complete_directories)" -d 'a results directory'
+complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a export -d 'Prints recorded runs as ktap: the kernel'"'"'s test protocol, with every expectation; prometheus: metrics of the latest run of each scenario, for the textfile collector; kcidb: a report for the database of KernelCI; github: workflow commands that annotate a GitHub job; markdown: the table that a GitHub job shows as its summary.'
+complete -c fpr-harness -n '_shtab_fpr_harness_using export' -s h -l help -d 'show this help message and exit'
+complete -c fpr-harness -n '_shtab_fpr_harness_using export' -l format -xka "ktap prometheus kcidb github markdown" -d 'what to print'
+complete -c fpr-harness -n '_shtab_fpr_harness_using export' -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to this file instead, atomically'
+complete -c fpr-harness -n '_shtab_fpr_harness_using export' -l origin -x -d 'for kcidb: the name of your CI system in KCIDB'
+complete -c fpr-harness -n '_shtab_fpr_harness_using export; and test $_shtab_fpr_harness_npos -ge 0' -ka "(__fish_complete_directories)" -d 'a results directory'
 complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a page -d 'show the history of one page of a recorded run'
 complete -c fpr-harness -n '_shtab_fpr_harness_using page' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using page; and test $_shtab_fpr_harness_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a results directory'

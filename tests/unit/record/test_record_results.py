@@ -127,6 +127,7 @@ def test_the_exit_status_is_the_contracts(verdicts: list[Verdict], status: int) 
 def test_junit_says_failures_errors_and_skips_as_a_ci_reads_them(tmp_path: Path) -> None:
     write_junit(ALL, tmp_path / "junit.xml")
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
+    assert suite.get("timestamp") == "2026-01-02T03:04:05"
     counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped", "time")}
     assert counts == {
         "tests": "5",
@@ -138,6 +139,14 @@ def test_junit_says_failures_errors_and_skips_as_a_ci_reads_them(tmp_path: Path)
     cases = {case.get("name"): case for case in suite.iter("testcase")}
     assert cases["basic"].get("classname") == "basic.debian-12"
     assert cases["basic"].get("time") == "24.000"
+    told = {each.get("name"): each.get("value") for each in cases["basic"].iter("property")}
+    assert told == {
+        "kernel": KERNEL,
+        "accel": "tcg",
+        "qemu": "7.2.22",
+        "image": "debian-12",
+        "began": "2026-01-02T03:04:05+00:00",
+    }
     assert cases["basic"].find("failure") is None
     failure = cases["partial"].find("failure")
     assert failure is not None

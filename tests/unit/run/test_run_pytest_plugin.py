@@ -4,6 +4,7 @@
 Each test runs the real pytest; no guest comes up.
 """
 
+import datetime
 import json
 import os
 import subprocess
@@ -153,7 +154,25 @@ def test_scenarios_of_one_name_have_a_verdict_each_and_junit_says_what_ran(tmp_p
     ]
     assert sorted(each["verdict"] or "" for each in found) == ["ERROR", "MISS"]
     assert {each["image"] for each in found} == {"bookworm"}
+    assert all(datetime.datetime.fromisoformat(each["began"] or "") for each in found)
     assert any(float(case.get("time", "0")) > 0 for case in cases)
+
+
+@pytest.mark.parametrize("more", [[], ["-n", "2"]], ids=str)
+def test_github_is_told_and_obeys_nothing_that_is_printed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    step = tmp_path / "step"
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(step))
+    _status, output = scenarios("--results", str(tmp_path / "results"), *more)
+    lines = output.splitlines()
+    (stop,) = (line for line in lines if line.startswith("::stop-commands::"))
+    token = stop.removeprefix("::stop-commands::")
+    failed = next(number for number, line in enumerate(lines) if "Cannot allocate" in line)
+    (told,) = (number for number, line in enumerate(lines) if line.startswith("::warning title="))
+    assert lines.index(stop) < failed < lines.index(f"::{token}::") < told
+    assert step.read_text().startswith("### fpr-harness: 1 MISS\n")
 
 
 def test_reruns_are_refused_because_they_hide_failures(tmp_path: Path) -> None:
