@@ -34,13 +34,24 @@
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void failed(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
+/*
+ * Prints a line through the kernel's log, as an emergency, which every log level shows. Written to
+ * the terminal, it could be split by the kernel's lines, and it would never come out if the serial
+ * port has no interrupt, as on a microvm with a kernel that lacks CONFIG_SERIAL_8250_PNP.
+ */
 static void say_line(const char *prefix, const char *format, va_list arguments)
 {
-	char text[256];
+	int log = open("/dev/kmsg", O_WRONLY | O_CLOEXEC);
+	char text[256], line[300];
+	int size;
 
 	vsnprintf(text, sizeof(text), format, arguments);
+	size = snprintf(line, sizeof(line), "<0>fpr-init: %s%s\n", prefix, text);
 	/* A single write, so that no line of the kernel's can split it. */
-	dprintf(STDOUT_FILENO, "fpr-init: %s%s\n", prefix, text);
+	if (log < 0 || write(log, line, (size_t)size) != size)
+		dprintf(STDOUT_FILENO, "%s", line + strlen("<0>"));
+	if (log >= 0)
+		close(log);
 }
 
 static void say(const char *format, ...)
@@ -299,7 +310,6 @@ int main(void)
 {
 	sigset_t signals;
 
-	say("start");
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGCHLD);
 	sigaddset(&signals, SIGUSR1);
@@ -307,6 +317,7 @@ int main(void)
 	sigaddset(&signals, SIGTERM);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	mount_all();
+	say("start");
 	load_modules();
 	if (is_told("fpr.resume"))
 		resume();

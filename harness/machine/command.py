@@ -10,6 +10,8 @@ from harness.machine.spec import Backend, GuestSpec
 from harness.units import MIB
 
 BALLOON_ID = "balloon0"
+MEMORY_SLOTS = 4
+"""DIMMs that can be plugged at the same time."""
 BALLOON_PATH = f"/machine/peripheral/{BALLOON_ID}"
 """Path of the balloon device in QEMU's object model."""
 
@@ -184,7 +186,11 @@ def _no_rom(spec: GuestSpec) -> str:
 
 
 def _memory_words(spec: GuestSpec, files: LaunchFiles) -> Iterator[str]:
-    slots = f",slots=4,maxmem={(spec.memory + spec.hotplug) // MIB}M" if spec.hotplug else ""
+    slots = (
+        f",slots={MEMORY_SLOTS},maxmem={(spec.memory + spec.hotplug) // MIB}M"
+        if spec.hotplug
+        else ""
+    )
     yield from ("-m", f"{spec.memory // MIB}M{slots}")
     sizes = [node.memory for node in spec.numa] or [spec.memory]
     for number, size in enumerate(sizes):

@@ -2,7 +2,6 @@
 """One fault carried out on a real run: what was injected, and what the harness made of it."""
 
 import contextlib
-import hashlib
 import json
 import os
 import shlex
@@ -14,6 +13,7 @@ from typing import Any
 
 from catalogue import HOLD_SECONDS, Fault
 from deeds import DEEDS, addresses_of
+from outcome_key import outcome_key
 from rivals import rival_verdicts
 from running import Running
 from small_disk import small_disk
@@ -192,12 +192,7 @@ def _last_words(run: Running) -> dict[str, Any]:
 
 def source_key() -> str:
     """Changes with whatever an outcome depends on in this tree."""
-    hashed = hashlib.sha256()
-    for folder in ("harness", "guest-images", "scenarios", "tests/faults"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".c", ".h", ".yaml"):
-                hashed.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return hashed.hexdigest()[:16]
+    return outcome_key([ROOT / "scenarios", ROOT / "tests" / "faults"])
 
 
 def place(elsewhere: str = QEMU) -> Path:

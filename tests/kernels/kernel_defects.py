@@ -88,10 +88,9 @@ DEFECTS = (
     ),
     _defect(
         "head-of-list-only",
-        "a pass looks at the first 32 blocks of each list: noise at the head starves the rest",
-        "forward-progress-noisy",
+        "a pass looks at the first 32 blocks of each list: reported ones there starve the rest",
+        "hotplug-behind-reported",
         "not-reported",
-        "not-settled",
     ),
     _defect(
         "same-blocks-again",

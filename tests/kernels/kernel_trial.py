@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One scenario on one broken kernel: what was expected, and what the harness made of it."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kernel_defects import Question
 from kernel_tree import defect_key, kernel_tree
+from outcome_key import outcome_key
 from running import Running
 
 from harness.act.discover import VERBS
@@ -92,13 +92,7 @@ def expected(question: Question) -> str:
 def trial_key(defect: str, question: Question) -> str:
     """Changes with whatever an outcome depends on in this tree."""
     kernel = defect_key("" if defect == CLEAN else defect)
-    hashed = hashlib.sha256(f"{kernel} {question}".encode())
-    folders = [ROOT / "harness", ROOT / "guest-images"]
-    files = [path for folder in folders for path in sorted(folder.rglob("*"))]
-    for path in (*files, _scenario_file(question.scenario)):
-        if path.suffix in (".py", ".c", ".h", ".yaml"):
-            hashed.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    return hashed.hexdigest()[:16]
+    return outcome_key([_scenario_file(question.scenario)], salt=f"{kernel} {question}")
 
 
 def _scenario_file(name: str) -> Path:

@@ -9,7 +9,7 @@ from pydantic import StrictBool, model_validator
 from harness.act.guest import Guest
 from harness.deadline import Deadline
 from harness.errors import GuestStuckError, PreconditionError, QmpError
-from harness.machine.command import BALLOON_ID, balloon_properties
+from harness.machine.command import BALLOON_ID, MEMORY_SLOTS, balloon_properties
 from harness.record.events import DevicePlugged, DriverChanged
 from harness.scenario.fields import Seconds, Size
 from harness.scenario.steps import Situation, Verb
@@ -21,8 +21,9 @@ RETRY_SECONDS = 2.0
 """Pause before a guest that could not release a device, for a page in use, is asked again."""
 
 DEVICES = "/machine/peripheral"
-DEVICE = "plugged0"
-BACKEND = "plugged-memory0"
+VIRTIO_MEM = "virtio-mem0"
+DIMM = "dimm"
+"""Followed by its number, counted from 0."""
 
 # Not every kernel puts plugged memory online by itself. Memory in zone Movable can be taken offline
 # again (Documentation/admin-guide/mm/memory-hotplug.rst).
@@ -44,7 +45,8 @@ Device = Literal["dimm", "virtio-mem", "balloon"]
 
 class Plug(Verb):
     """Plugs memory or the balloon into the running guest, and waits until the guest uses it. The
-    guest boots with a balloon, so `unplug` it first.
+    guest boots with a balloon, so `unplug` it first. Several DIMMs can be plugged one after
+    another.
     """
 
     verb: ClassVar[str] = "plug"
@@ -70,8 +72,10 @@ class Plug(Verb):
 
     def mistakes(self, before: Situation) -> Iterator[tuple[Loc, str]]:
         """Require that it is not plugged, and room for memory."""
-        if _is_plugged(self.device, before):
+        if self.device != "dimm" and _is_plugged(self.device, before):
             yield ("device",), f"{self.device} is already plugged here"
+        if self.device == "dimm" and _dimms(before) == MEMORY_SLOTS:
+            yield ("device",), f"all {MEMORY_SLOTS} slots for DIMMs are taken here"
         yield from _no_room(self.device, before)
 
     def after(self, before: Situation) -> Situation:
@@ -106,7 +110,9 @@ class Plug(Verb):
 
 
 class Unplug(Verb):
-    """Unplugs a device from the running guest, and waits until the guest has released it."""
+    """Unplugs a device from the running guest, and waits until the guest has released it; of
+    several DIMMs, the latest.
+    """
 
     verb: ClassVar[str] = "unplug"
     moves_memory: ClassVar[bool] = True
@@ -136,36 +142,40 @@ class Unplug(Verb):
         what = f"the guest to release the {self.device}"
         deadline = Deadline(self.deadline * guest.vm.pace, what, GuestStuckError)
         size = 0
-        if self.device == "virtio-mem":
-            size = _size_of(guest)
-            _request(guest, 0)
-            _await(guest, deadline, lambda: _size_of(guest) == 0)
-        else:
-            if self.device == "dimm":
-                size = int(_property(guest, f"/objects/{BACKEND}", "size"))
-            _delete(guest, BALLOON_ID if self.device == "balloon" else DEVICE, deadline)
         if self.device == "balloon":
+            _delete(guest, BALLOON_ID, deadline)
             guest.record.add(DriverChanged(guest.record.now(), bound=False, reporting=False))
         else:
             if self.device == "dimm":
-                guest.vm.monitor.execute("object-del", {"id": BACKEND})
+                size = _unplug_dimm(guest, deadline)
+            else:
+                size = _size_of(guest)
+                _request(guest, 0)
+                _await(guest, deadline, lambda: _size_of(guest) == 0)
             guest.reopen_instruments()
         _record(guest, self.device, size, start, plugged=False)
 
 
-def _fact(device: Device) -> str:
+def _fact(device: Device, number: int = 0) -> str:
     """Name what differs from a guest that has just booted, with a balloon and no plugged memory."""
-    return "balloon unplugged" if device == "balloon" else f"{device} plugged"
+    return "balloon unplugged" if device == "balloon" else f"{device} {number} plugged"
+
+
+def _dimms(situation: Situation) -> int:
+    return sum(_fact("dimm", number) in situation.facts for number in range(MEMORY_SLOTS))
 
 
 def _is_plugged(device: Device, situation: Situation) -> bool:
+    if device == "dimm":
+        return _dimms(situation) > 0
     return (_fact(device) in situation.facts) == (device != "balloon")
 
 
 def _with(situation: Situation, device: Device, *, plugged: bool) -> Situation:
+    number = _dimms(situation) - (not plugged) if device == "dimm" else 0
     if plugged == (device != "balloon"):
-        return situation.having(_fact(device))
-    return situation.lacking(_fact(device))
+        return situation.having(_fact(device, number))
+    return situation.lacking(_fact(device, number))
 
 
 def _no_room(device: Device, situation: Situation) -> Iterator[tuple[Loc, str]]:
@@ -174,15 +184,40 @@ def _no_room(device: Device, situation: Situation) -> Iterator[tuple[Loc, str]]:
 
 
 def _plug_dimm(guest: Guest, size: int) -> None:
-    monitor = guest.vm.monitor
-    backend = {"qom-type": "memory-backend-ram", "id": BACKEND, "size": size}
-    monitor.execute("object-add", backend)
-    monitor.execute("device_add", {"driver": "pc-dimm", "id": DEVICE, "memdev": BACKEND})
+    name = f"{DIMM}{len(_plugged_dimms(guest))}"
+    _add_memory(guest, name, size, "pc-dimm")
+
+
+def _unplug_dimm(guest: Guest, deadline: Deadline) -> int:
+    """Unplug the latest DIMM, and return its size in bytes."""
+    name = _plugged_dimms(guest)[-1]
+    size = int(_property(guest, f"/objects/{_memory_of(name)}", "size"))
+    _delete(guest, name, deadline)
+    guest.vm.monitor.execute("object-del", {"id": _memory_of(name)})
+    return size
+
+
+def _plugged_dimms(guest: Guest) -> list[str]:
+    return sorted(name for name in _devices(guest) if name.startswith(DIMM))
+
+
+def _devices(guest: Guest) -> list[str]:
+    return [child["name"] for child in guest.vm.monitor.execute("qom-list", {"path": DEVICES})]
+
+
+def _add_memory(guest: Guest, name: str, size: int, driver: str) -> None:
+    memory = {"qom-type": "memory-backend-ram", "id": _memory_of(name), "size": size}
+    guest.vm.monitor.execute("object-add", memory)
+    device = {"driver": driver, "id": name, "memdev": _memory_of(name)}
+    guest.vm.monitor.execute("device_add", device)
+
+
+def _memory_of(device: str) -> str:
+    return f"{device}-memory"
 
 
 def _grow(guest: Guest, size: int) -> None:
     """Request `size` bytes from virtio-mem, after creating the device if there is none."""
-    monitor = guest.vm.monitor
     if guest.vm.shell.run("modprobe virtio_mem", check=False).status:
         raise PreconditionError(
             f"the guest's kernel ({guest.vm.kernel_release}) has no module virtio_mem"
@@ -190,19 +225,17 @@ def _grow(guest: Guest, size: int) -> None:
     try:
         _size_of(guest)
     except QmpError:
-        room = {"size": guest.vm.spec.hotplug}
-        monitor.execute("object-add", {"qom-type": "memory-backend-ram", "id": BACKEND, **room})
-        monitor.execute("device_add", {"driver": "virtio-mem-pci", "id": DEVICE, "memdev": BACKEND})
+        _add_memory(guest, VIRTIO_MEM, guest.vm.spec.hotplug, "virtio-mem-pci")
     _request(guest, size)
 
 
 def _request(guest: Guest, size: int) -> None:
-    path = f"{DEVICES}/{DEVICE}"
+    path = f"{DEVICES}/{VIRTIO_MEM}"
     guest.vm.monitor.execute("qom-set", {"path": path, "property": "requested-size", "value": size})
 
 
 def _size_of(guest: Guest) -> int:
-    return int(_property(guest, f"{DEVICES}/{DEVICE}", "size"))
+    return int(_property(guest, f"{DEVICES}/{VIRTIO_MEM}", "size"))
 
 
 def _property(guest: Guest, path: str, name: str) -> int:
@@ -222,7 +255,7 @@ def _delete(guest: Guest, device: str, deadline: Deadline) -> None:
     monitor = guest.vm.monitor
     asked = None
     while True:
-        if all(child["name"] != device for child in monitor.execute("qom-list", {"path": DEVICES})):
+        if device not in _devices(guest):
             return
         if asked is None or guest.record.now() - asked >= RETRY_SECONDS:
             asked = guest.record.now()

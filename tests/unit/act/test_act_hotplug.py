@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from fake_guest import FakeGuest
 
-from harness.act.verbs.hotplug import DEVICE, DEVICES, RETRY_SECONDS, Plug, Unplug
+from harness.act.verbs.hotplug import DEVICES, RETRY_SECONDS, VIRTIO_MEM, Plug, Unplug
 from harness.errors import GuestStuckError, PreconditionError, QmpError
 from harness.machine.command import BALLOON_ID
 from harness.machine.spec import GuestSpec
@@ -51,6 +51,20 @@ def test_a_dimm_is_added_and_waited_for_until_it_is_online(guest: FakeGuest) -> 
     assert guest.reopened == 1, "the layout of its RAM is another"
 
 
+def test_the_latest_of_several_dimms_goes_first(guest: FakeGuest) -> None:
+    memory(guest, 200, 328, 328, 456)
+    both = ["balloon0", "dimm1", "dimm0"]
+    devices(guest, [], ["dimm0"], both, both, ["dimm0"])
+    guest.vm.qmp["qom-get"] = 128 * MIB
+    plug(device="dimm", size="128MiB").perform(guest)
+    plug(device="dimm", size="128MiB").perform(guest)
+    unplug("dimm").perform(guest)
+    assert [device["id"] for device in asked(guest, "device_add")] == ["dimm0", "dimm1"]
+    assert asked(guest, "device_del") == [{"id": "dimm1"}]
+    (added, kept), (removed,) = asked(guest, "object-add"), asked(guest, "object-del")
+    assert removed["id"] == kept["id"] != added["id"]
+
+
 def test_a_guest_that_does_not_put_it_online_is_stuck(guest: FakeGuest) -> None:
     memory(guest, 200)
     with pytest.raises(GuestStuckError, match="for the guest to use the plugged dimm"):
@@ -61,12 +75,12 @@ def test_a_guest_that_does_not_put_it_online_is_stuck(guest: FakeGuest) -> None:
 def test_virtio_mem_is_made_once_with_all_the_room_and_then_grows(guest: FakeGuest) -> None:
     guest.vm.spec = GuestSpec(256 * MIB, 1, hotplug=GIB)
     memory(guest, 200, 328, 328, 456)
-    guest.vm.qmp["qom-get"] = [QmpError("device 'plugged0' not found"), 128 * MIB]
+    guest.vm.qmp["qom-get"] = [QmpError("device 'virtio-mem0' not found"), 128 * MIB]
     plug(device="virtio-mem", size="128MiB").perform(guest)
     plug(device="virtio-mem", size="128MiB").perform(guest)
     assert [backend["size"] for backend in asked(guest, "object-add")] == [GIB]
     assert [device["driver"] for device in asked(guest, "device_add")] == ["virtio-mem-pci"]
-    wanted = {"path": f"{DEVICES}/{DEVICE}", "property": "requested-size", "value": 128 * MIB}
+    wanted = {"path": f"{DEVICES}/{VIRTIO_MEM}", "property": "requested-size", "value": 128 * MIB}
     assert asked(guest, "qom-set") == [wanted, wanted]
 
 
@@ -97,7 +111,7 @@ def test_a_balloon_that_gets_no_driver_is_stuck(guest: FakeGuest) -> None:
 
 
 def test_a_dimm_goes_when_the_guest_lets_go_and_its_backend_after_it(guest: FakeGuest) -> None:
-    devices(guest, [DEVICE], [DEVICE], [])
+    devices(guest, ["dimm0"], ["dimm0"], ["dimm0"], [])
     guest.vm.qmp["qom-get"] = 128 * MIB
     unplug("dimm").perform(guest)
     names = [name for name, _arguments in guest.vm.asked]
@@ -125,7 +139,7 @@ def test_another_refusal_of_qemus_is_not_taken_for_patience(guest: FakeGuest) ->
 
 
 def test_a_guest_that_never_lets_go_is_stuck(guest: FakeGuest) -> None:
-    devices(guest, [DEVICE])
+    devices(guest, ["dimm0"])
     guest.vm.qmp["qom-get"] = 128 * MIB
     with pytest.raises(GuestStuckError, match="for the guest to release the dimm"):
         unplug("dimm", "5s").perform(guest)

@@ -299,9 +299,13 @@ expect:
             "steps[1].unplug.device: balloon is not plugged here",
         ),
         (
-            "steps: [plug: {device: dimm, size: 1GiB}, plug: {device: dimm, size: 1GiB}]\n"
-            "guest: {hotplug: 2GiB}",
-            "steps[1].plug.device: dimm is already plugged here",
+            f"steps: [{5 * 'plug: {device: dimm, size: 1MiB}, '}]\nguest: {{hotplug: 5MiB}}",
+            "steps[4].plug.device: all 4 slots for DIMMs are taken here",
+        ),
+        (
+            "steps: [plug: {device: dimm, size: 1MiB}, plug: {device: dimm, size: 1MiB}, "
+            f"{3 * 'unplug: {device: dimm}, '}]\nguest: {{hotplug: 2MiB}}",
+            "steps[4].unplug.device: dimm is not plugged here",
         ),
         (
             "steps: [busy: {size: 10%}, calm: {}, calm: {}]",
