@@ -108,6 +108,11 @@ def declare_run_options(add: Callable[..., Any]) -> None:
         metavar="MINUTES",
         help="keep the guest of a run that did not pass up for this long, to log in to it",
     )
+    declare_scenario_options(add)
+
+
+def declare_scenario_options(add: Callable[..., Any]) -> None:
+    """Declare what to change in the scenarios, and what to let them do."""
     add(
         "--allow-qmp",
         action="append",

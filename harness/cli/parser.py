@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.cli import bisect_rule
+from harness.cli import bisect_rule, compare_sides
 from harness.cli.options import (
     add_boot_options,
     add_directory_option,
     add_run_options,
     declare_results_option,
+    declare_scenario_options,
 )
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ take too much? fpr-harness boots real guests under QEMU, churns memory in them, 
 the guest says is free with what the host really holds, page by page."""
 
 EXIT_STATUS = """\
-exit status (bisect-step has its own, see its --help):
+exit status (bisect-step and compare have their own, see their --help):
   0   nothing failed and something passed
   1   a FAIL
   2   bad usage or a bad scenario file
@@ -54,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
     _add_bisect_step(commands)
+    _add_compare(commands)
     _add_judge(commands)
     _add_report(commands)
     _add_export(commands)
@@ -119,6 +121,20 @@ def _add_bisect_step(commands: "Commands") -> None:
         metavar="SHARE",
         help="the part of its runs in which the bug shows, as in 0.33",
     )
+
+
+def _add_compare(commands: "Commands") -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="run scenarios with A and B in turn, and say what differs",
+        description=compare_sides.ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare_sides.declare(compare)
+    add_directory_option(compare)
+    add_boot_options(compare)
+    declare_results_option(compare.add_argument)
+    declare_scenario_options(compare.add_argument)
 
 
 def _add_judge(commands: "Commands") -> None:
