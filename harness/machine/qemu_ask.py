@@ -19,7 +19,7 @@ from harness.host_refusal import refusal_hint
 
 PROBE_SECONDS = 20.0
 END_SECONDS = 5.0
-MOST_BYTES = 1 << 23
+MOST_BYTES = 1 << 20
 """Limit of the answers, and of the text on standard error; real ones take about 30 KiB."""
 
 HINT = "give --qemu the path of a qemu-system-x86_64, or a build of `fpr-harness qemu list`"
@@ -171,11 +171,13 @@ def _converse(process: "subprocess.Popen[bytes]", deadline: Deadline) -> _Talk:
     talk = _Talk()
     for line in read_lines(process.stdout, deadline):
         try:
-            message = json.loads(line)
+            message = json.loads(line) if line.startswith(b"{") else None
         except ValueError:
+            message = None
+        if not isinstance(message, dict):
             talk.other = [*talk.other[-2:], line.decode("utf-8", "replace")]
             continue
-        name = message.get("id") if isinstance(message, dict) else None
+        name = message.get("id")
         if not isinstance(name, str):
             continue
         if "return" in message:

@@ -12,6 +12,7 @@ from l1_image import HostImage, project_archive
 
 from harness.machine.accel import host_khz
 from harness.machine.command import KERNEL_WORDS
+from harness.machine.console import ConsoleScanner
 
 MEMORY_MIB = 5120
 """For two guests of 1 GiB, their QEMUs and the harness."""
@@ -28,9 +29,18 @@ class Job:
     """What it put into /results."""
     console: str
     status: int | None
-    """Its exit status; None: it did not end in its time."""
+    """Its exit status; None: it did not come to its end."""
     seconds: float
     """From power-on to power-off."""
+
+    @property
+    def crash(self) -> str | None:
+        """What the host's own kernel died of, if it did: TCG's SVM is no perfect hardware."""
+        scanner = ConsoleScanner()
+        scanner.feed(self.console.encode() + b"\n")
+        scanner.finish()
+        crashes = [found.title for found in scanner.findings if found.severity == "crash"]
+        return crashes[0] if self.status is None and crashes else None
 
 
 def _clock() -> list[str]:

@@ -44,7 +44,7 @@ def terms_of(run: RecordedRun) -> Terms:
     return Terms(run.started.plan.asked)
 
 
-NEWER = {"idle-stays-quiet", "many-reports", "poison-announced"}
+NEWER = {"idle-stays-quiet", "many-reports", "poison-announced", "hotplug-behind-reported"}
 """Scenarios that came after the record."""
 
 

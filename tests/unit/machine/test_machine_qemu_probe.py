@@ -169,7 +169,10 @@ def test_a_version_that_is_no_number_is_refused(bench: Bench, number: str) -> No
 
 
 @pytest.mark.parametrize("words", ["echo '{}'", "echo not json", "yes", "yes '{}'", "cat"])
-def test_a_program_that_says_something_else(tmp_path: Path, words: str) -> None:
+def test_a_program_that_says_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(qemu_ask, "PROBE_SECONDS", 2.0)
     assert "as QEMU does" in refusal(program(tmp_path / "qemu", words)).message
 
 
