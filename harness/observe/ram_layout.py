@@ -18,11 +18,11 @@ from harness.units import GIB, KIB, MIB, PAGE_SIZE
 
 _VIEW = re.compile(r"^FlatView #\d+$", re.MULTILINE)
 _MEMORY_SPACE = re.compile(r'^ AS "memory", root: ', re.MULTILINE)
-# system/memory.c (softmmu/memory.c before QEMU 8.2), mtree_print_flatview(); the optional last word
-# names the accelerator.
+# system/memory.c (softmmu/memory.c before QEMU 8.2), mtree_print_flatview(); the last words
+# name the accelerator, once for each address space of the view.
 _REGION = re.compile(
     r"^ +([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:ram|rom)\): "
-    r"(\S.*?)(?: @([0-9a-f]{16}))?(?: [A-Z]+)?$",
+    r"(\S.*?)(?: @([0-9a-f]{16}))?(?: [A-Z]+)*$",
     re.MULTILINE,
 )
 # system/physmem.c, ram_block_format(); QEMU 8 and later add columns at the end.

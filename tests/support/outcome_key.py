@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NOT_ASKED = ("cli", "report")
+NOT_ASKED = ("audit", "cli", "compare", "report")
 """Rooms of the harness that only say what became of a run."""
 
 

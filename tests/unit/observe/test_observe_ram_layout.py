@@ -121,6 +121,14 @@ def test_the_accelerators_name_after_a_region_is_not_part_of_the_blocks_name() -
     assert (region.block, region.offset) == ("pc.ram", MIB)
 
 
+def test_the_accelerator_is_named_once_for_each_address_space() -> None:
+    """A microvm's memory is the view of KVM's system management mode, too."""
+    text = (DATA / "mtree-microvm-kvm.txt").read_text(encoding="ascii")
+    regions = [(r.block, r.start, r.offset) for r in parse_flat_view(text)]
+    assert regions[0] == ("m0", 0, 0)
+    assert regions[2] == ("m0", MIB, MIB)
+
+
 def test_a_qemu_that_contradicts_itself_is_an_error() -> None:
     monitor = RecordedMonitor("pc-6g-numa")
     monitor.answers["gpa2hva 0x100000"] = monitor.answers["gpa2hva 0x100000000"]
