@@ -9,9 +9,9 @@ and the controller follows results.jsonl. Tags are marks: `-m default`.
 import os
 import sys
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ class ScenarioSession:
         self._began: dict[str, str] = {}
         self._resources = ExitStack()
         self._github = GithubStep()
+        self._view: ProgressView | None = None
         self._follows = False
         self._submitted = False
         self._following = threading.Event()
@@ -195,7 +196,8 @@ class ScenarioSession:
         else:
             check_host_paths(options.results, [run.scenario for run in runs])
             results = self._results = make_results_directory(options.results)
-            view = self._make_view(len(runs))
+            expected = {run.run_id: run.scenario.expected_seconds for run in longest_first(runs)}
+            view = self._view = self._make_view(expected)
             observers, note = [self._hear, view.feed], view.note
         images = {run.image.name: run.image for run in runs}
         boots = prepare_images(images.values(), chosen, note)
@@ -223,7 +225,9 @@ class ScenarioSession:
             if not self._is_worker:
                 self._config.pluginmanager.getplugin("terminalreporter").ensure_newline()
             item.future = self._futures.get(item.run.run_id) or self._pool.submit(item.run)
-            wait([item.future])
+            # pytest writes nothing meanwhile: its own reporter stays in charge.
+            with self._view or nullcontext():
+                wait([item.future])
             item.guest = self._guests.get(item.run.run_id)
             item.began = self._began.get(item.run.run_id, "")
         return (yield)
@@ -258,7 +262,7 @@ class ScenarioSession:
             return
         if not self._follows:
             self._follows = True
-            view = self._make_view(None)
+            view = self._make_view({})
             follower = threading.Thread(
                 target=self._follow, args=(self._results / RESULTS_NAME, view), daemon=True
             )
@@ -282,12 +286,18 @@ class ScenarioSession:
         if not self._is_worker:
             self._config.pluginmanager.getplugin("terminalreporter").write_line(text)
 
-    def _make_view(self, total: int | None) -> ProgressView:
+    def _make_view(self, expected: Mapping[str, float]) -> ProgressView:
         self._github.begin(self._config)
         # A duplicated descriptor, because pytest redirects standard output while a test runs.
         output = self._resources.enter_context(os.fdopen(os.dup(1), "w", buffering=1))
-        view = ProgressView(total=total, file=LastingSink(output), live=False)
-        return self._resources.enter_context(view)
+        return ProgressView(
+            len(expected) or None,
+            LastingSink(output),
+            # The controller of xdist writes at any time, so that nothing can be redrawn there.
+            live=False if self._distributes() else None,
+            expected=expected,
+            quiet=self._config.option.verbose < 0,
+        )
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -54,6 +54,7 @@ def _run(
     choices = choose_qemus(load_qemus(), options.qemu)
     runs = plan_runs(scenarios, images, options.repeat, choices)
     request = StopRequest()
+    expected = {run.run_id: run.scenario.expected_seconds for run in longest_first(runs)}
 
     def stop_on_fail(_run_id: str, event: Event) -> None:
         # Once: a second stop would not wait for the guests to end.
@@ -61,7 +62,7 @@ def _run(
             request.stop()
 
     with (
-        ProgressView(total=len(runs), file=output) as view,
+        ProgressView(len(runs), output, expected=expected, quiet=options.quiet) as view,
         stopping_on_signals(request, then=lambda: view.note("stopping: ending the guests")),
     ):
         qemus = prepare_qemus(choices, view.note)

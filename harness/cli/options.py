@@ -153,6 +153,10 @@ def add_directory_option(parser: argparse.ArgumentParser) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     declare_run_options(parser.add_argument)
+    # Not for pytest, which has its own -q.
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="show no progress, only the results at the end"
+    )
 
 
 def scenarios_directory(options: Any) -> Path:

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Show progress from events: a live line for each run on a terminal, plain lines elsewhere."""
 
+import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from harness.record.events import (
@@ -24,75 +23,70 @@ from harness.record.events import (
     Settled,
 )
 from harness.record.facts import Verdict
+from harness.report.live_rows import ASCII_LEVELS, LEVELS, Progress, RunState, rows
 from harness.report.screen import STYLES, TextSink, make_console
 from harness.safe_text import safe_line, safe_text
-from harness.units import format_size
 from harness.verdict.expressions import in_words
 
 PLAIN_SECONDS = 10.0
 """Interval of plain lines about a run whose phase does not change."""
 
-REFRESH_HZ = 4
+REFRESH_HZ = 2
+"""Redrawings a second: at more, the view of eight guests takes over 1 % of a core."""
 
 
-@dataclass
-class _Run:
-    """The state of a running run, in bytes and in seconds since it began."""
-
-    image: str
-    began: float
-    """Start on this process's monotonic clock, so that the time advances between events."""
-    phase: str = "starting"
-    detail: str = ""
-    held: int | None = None
-    held_before: int | None = None
-    """Bytes that the host held when memory was last freed."""
-    told_at: float = 0.0
-
-    @property
-    def back(self) -> str:
-        """What the host holds, and what it got back since the last free, as far as is known."""
-        if self.held is None:
-            return ""
-        if self.held_before is None:
-            return f"host holds {format_size(self.held)}"
-        back = max(0, self.held_before - self.held)
-        return f"{format_size(back)} back, host holds {format_size(self.held)}"
-
-    @property
-    def doing(self) -> str:
-        return safe_line(f"{self.phase} {self.detail}".strip())
+def wants_live(*, terminal: bool, dumb: bool) -> bool:
+    """Whether output is redrawn: on a terminal that can, and not in CI, whose log is a file."""
+    return terminal and not dumb and not os.environ.get("CI")
 
 
 class ProgressView:
     """Shows runs from their events, which may be fed from any thread.
 
-    `total` is the number of runs, None if unknown. `live` turns redrawing on or off; None turns it
-    on if the file is a terminal.
+    It is redrawn within `with` blocks, of which there may be several one after another: between
+    them others can write to the terminal.
+
+    `total` is the number of runs, None if unknown; `expected` has the expected seconds of each, in
+    the order in which they are to begin. `live` turns redrawing on or off; None turns it on if the
+    file is a terminal. `quiet` shows nothing but the guests that are kept.
     """
 
     def __init__(
-        self, total: int | None = None, file: TextSink | None = None, live: bool | None = None
+        self,
+        total: int | None = None,
+        file: TextSink | None = None,
+        live: bool | None = None,
+        *,
+        expected: Mapping[str, float] | None = None,
+        quiet: bool = False,
     ) -> None:
         self._console = make_console(file)
+        self._progress = Progress(expected or {})
         self._total = total
+        self._quiet = quiet
         self._done = 0
         # Replaced, never modified: rich renders in a thread that holds its own lock, where taking
         # ours could deadlock with a feed that prints.
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, RunState] = {}
         self._boots_told: set[str] = set()
         self._lock = threading.RLock()
         self._live: Live | None = None
-        if self._console.is_terminal if live is None else live:
+        if live is None:
+            console = self._console
+            live = wants_live(terminal=console.is_terminal, dumb=console.is_dumb_terminal)
+        self._redraws = live and not quiet
+
+    def __enter__(self) -> Self:
+        if self._redraws:
+            # A new one each time: one that was stopped would erase lines of others.
             self._live = Live(
                 console=self._console,
                 get_renderable=self._render,
                 refresh_per_second=REFRESH_HZ,
                 transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
             self._live.start()
         return self
 
@@ -107,8 +101,9 @@ class ProgressView:
 
     def note(self, text: str) -> None:
         """Print a line that is not about a run."""
-        with self._lock:
-            self._console.print(Text(safe_text(text)))
+        if not self._quiet:
+            with self._lock:
+                self._console.print(Text(safe_text(text)), soft_wrap=True)
 
     def feed(self, run_id: str, event: Event) -> None:
         """Update the view by one event of a run."""
@@ -117,8 +112,9 @@ class ProgressView:
                 if event.attempt > 1:
                     # The previous attempt was counted as done, but the run goes on.
                     self._done -= 1
-                run = _Run(event.image, time.monotonic() - event.t)
+                run = RunState(event.image, time.monotonic() - event.t)
                 self._runs = {**self._runs, run_id: run}
+                self._progress = self._progress.again(run_id)
                 return
             if isinstance(event, PhaseStarted) and event.phase == "kept":
                 # It comes after the verdict, and is not wrapped, so that it can be copied.
@@ -135,12 +131,12 @@ class ProgressView:
                 self._tell_end(run_id, event)
             elif isinstance(event, ConsoleFinding):
                 self._tell(run_id, event.t, f"console: {event.severity}: {event.title}")
-            elif self._live is None and self._is_due(run, event) and not self._is_known(event):
+            elif not self._redraws and self._is_due(run, event) and not self._is_known(event):
                 run.told_at = event.t
-                back = "" if isinstance(event, PhaseStarted) else run.back
+                back = "" if isinstance(event, PhaseStarted) else run.holds
                 self._tell(run_id, event.t, f"{run.doing}: {back}" if back else run.doing)
 
-    def _take(self, run: _Run, event: Event) -> None:
+    def _take(self, run: RunState, event: Event) -> None:
         run.began = min(run.began, time.monotonic() - event.t)
         if isinstance(event, PhaseStarted):
             run.phase, run.detail = event.phase, event.detail
@@ -148,13 +144,14 @@ class ProgressView:
             run.phase, run.detail = "ready", f"{event.kernel} under {event.accel}"
         elif isinstance(event, Sample) and event.held is not None:
             run.held = event.held
+            run.curve.add(event.t, event.held)
         elif isinstance(event, ChurnFreed):
             run.held_before = run.held = event.before.held
         elif isinstance(event, Settled):
             run.held = event.held
             run.detail = f"{event.outcome} after {event.seconds:.1f} s"
 
-    def _is_due(self, run: _Run, event: Event) -> bool:
+    def _is_due(self, run: RunState, event: Event) -> bool:
         if isinstance(event, PhaseStarted | GuestReady | Settled):
             return True
         return isinstance(event, Sample) and event.t - run.told_at >= PLAIN_SECONDS
@@ -168,10 +165,15 @@ class ProgressView:
         return known
 
     def _tell(self, run_id: str, t: float, text: str) -> None:
-        self._console.print(Text(f"{t:7.1f}s  {safe_line(run_id)}  {safe_line(text)}"))
+        if not self._quiet:
+            line = f"{t:7.1f}s  {safe_line(run_id)}  {safe_line(text)}"
+            self._console.print(Text(line), soft_wrap=True)
 
     def _tell_end(self, run_id: str, judged: Judged) -> None:
         self._done += 1
+        self._progress = self._progress.after(run_id, judged.verdict, judged.t)
+        if self._quiet:
+            return
         count = f"[{self._done}/{self._total}] " if self._total else ""
         # The answers of a measurement are shown in a table at the end.
         answer = {} if judged.verdict is Verdict.DONE else judged.answer
@@ -185,13 +187,14 @@ class ProgressView:
             soft_wrap=True,
         )
 
-    def _render(self) -> RenderableType:
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        for _column in range(5):
-            table.add_column(no_wrap=True, overflow="ellipsis")
-        now = time.monotonic()
-        for run_id, run in self._runs.items():
-            elapsed = f"{now - run.began:.0f}s"
-            cells = (elapsed, run_id, run.image, run.doing, run.back)
-            table.add_row(*(Text(safe_line(cell)) for cell in cells))
-        return table
+    def _render(self) -> Text:
+        width, height = self._console.size
+        ascii_only = self._console.options.ascii_only
+        return rows(
+            self._runs,
+            self._progress,
+            now=time.monotonic(),
+            width=width,
+            height=height,
+            levels=ASCII_LEVELS if ascii_only else LEVELS,
+        )

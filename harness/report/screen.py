@@ -55,7 +55,9 @@ def make_console(file: TextSink | None = None) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     # COLUMNS may hold any number, and a terminal report none; with 0 nothing would be shown.
-    console.width = max(console.width, LEAST_WIDTH)
+    # Otherwise the width is not fixed, as a terminal may be resized.
+    if console.width < LEAST_WIDTH:
+        console.width = LEAST_WIDTH
     return console
 
 
