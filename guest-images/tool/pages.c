@@ -7,7 +7,9 @@
  *           u64 monotonic ns at the start of the reading, u64 at its end, u64 number of runs
  *   runs    u32 each: state in bits 0-2, length in pages in bits 3-31
  *
- * The states are those of GuestState in harness/kernel/pages.py. Before every round but the first,
+ * The states are those of GuestState in harness/kernel/pages.py. With --kinds, pages in use have
+ * those of PageKind in harness/kernel/page_kinds.py instead; the version is 3, the state takes bits
+ * 0-3, and the tool ends LEFT_ALONE_SECONDS after the last byte. Before every round but the first,
  * the tool waits for a byte on standard input; the end of standard input ends the tool.
  */
 #include "util.h"
@@ -23,6 +25,9 @@
 #include <unistd.h>
 
 #define VERSION 2
+#define VERSION_KINDS 3
+
+#define LEFT_ALONE_SECONDS 120U
 
 /* Page frames that a thread reads at once, and the most pieces, for a guest of 16 TiB. */
 #define PIECE_PAGES 32768U
@@ -30,9 +35,11 @@
 
 /* include/uapi/linux/kernel-page-flags.h */
 #define KPF_UPTODATE (1ULL << 3)
+#define KPF_LRU (1ULL << 5)
 #define KPF_SLAB (1ULL << 7)
 #define KPF_BUDDY (1ULL << 10)
 #define KPF_ANON (1ULL << 12)
+#define KPF_SWAPBACKED (1ULL << 14)
 #define KPF_COMPOUND_TAIL (1ULL << 16)
 #define KPF_HUGE (1ULL << 17)
 #define KPF_HWPOISON (1ULL << 19)
@@ -48,7 +55,15 @@ enum state {
 	NO_PAGE = 3,
 	HELD = 4,
 	CONTENT = 5,
-	OFFLINE = 6
+	OFFLINE = 6,
+	/* Only with --kinds, instead of USED and CONTENT. */
+	ANONYMOUS = 8,
+	FILE_CACHE = 9,
+	SHMEM = 10,
+	SLAB = 11,
+	PAGE_TABLE = 12,
+	HUGETLB = 13,
+	KERNEL = 14
 };
 
 /* Page frames [start, end) of the guest's memory. */
@@ -70,6 +85,7 @@ struct piece {
 
 static struct {
 	int kpageflags;
+	int kinds;
 	struct range *ram;
 	size_t ram_count;
 	struct held held;
@@ -202,6 +218,24 @@ static int has_content(uint64_t flags)
 	return !!(flags & (KPF_UPTODATE | KPF_ANON | KPF_PGTABLE));
 }
 
+/* What a page in use is used for. */
+static enum state kind_of(uint64_t flags)
+{
+	if (flags & KPF_HUGE)
+		return HUGETLB;
+	if (flags & KPF_SLAB)
+		return SLAB;
+	if (flags & KPF_PGTABLE)
+		return PAGE_TABLE;
+	if (flags & KPF_ZERO_PAGE)
+		return KERNEL;
+	if (flags & KPF_ANON)
+		return ANONYMOUS;
+	if (flags & (KPF_LRU | KPF_UPTODATE))
+		return flags & KPF_SWAPBACKED ? SHMEM : FILE_CACHE;
+	return KERNEL;
+}
+
 static enum state state_of(uint64_t flags, uint64_t pfn)
 {
 	if (flags & (KPF_NOPAGE | KPF_HWPOISON))
@@ -218,6 +252,8 @@ static enum state state_of(uint64_t flags, uint64_t pfn)
 	 */
 	if (!is_ram(pfn))
 		return NO_PAGE;
+	if (round_.kinds)
+		return kind_of(flags);
 	/* A process maps the zero page where it has not written. */
 	if (is_held(pfn) && !(flags & KPF_ZERO_PAGE))
 		return HELD;
@@ -227,27 +263,27 @@ static enum state state_of(uint64_t flags, uint64_t pfn)
 /* Encodes the flags of `pages` page frames from `pfn`; returns the number of runs. */
 static uint32_t encode(uint32_t *runs, const uint64_t *flags, uint32_t pages, uint64_t pfn)
 {
-	uint32_t count = 0, current = 0, length = 0;
-	int content = 0;
+	const uint32_t unknown = round_.kinds ? KERNEL : USED, bits = round_.kinds ? 4 : 3;
+	uint32_t count = 0, current = 0, length = 0, head = USED;
 
 	for (uint32_t i = 0; i < pages; i++) {
 		uint32_t state = state_of(flags[i], pfn + i);
 
 		/* The head of a compound page decides for all its pages. */
 		if (!(flags[i] & KPF_COMPOUND_TAIL))
-			content = state == CONTENT;
-		else if (state == USED && content)
-			state = CONTENT;
+			head = state;
+		else if (state == unknown && (head == CONTENT || head >= ANONYMOUS))
+			state = head;
 
 		if (length && state != current) {
-			runs[count++] = length << 3 | current;
+			runs[count++] = length << bits | current;
 			length = 0;
 		}
 		current = state;
 		length++;
 	}
 	if (length)
-		runs[count++] = length << 3 | current;
+		runs[count++] = length << bits | current;
 	return count;
 }
 
@@ -287,7 +323,7 @@ static void send_round(unsigned int pieces, uint64_t start, uint64_t end)
 		char magic[8];
 		uint32_t version, page_bytes;
 		uint64_t pages, start, end, runs;
-	} header = { .version = VERSION, .page_bytes = PAGE_BYTES, .start = start, .end = end };
+	} header = { .version = round_.kinds ? VERSION_KINDS : VERSION, .page_bytes = PAGE_BYTES, .start = start, .end = end };
 	size_t used = sizeof(header);
 	char *message;
 
@@ -346,6 +382,10 @@ int pages_main(int argc, char **argv)
 {
 	struct held *held = &round_.held;
 
+	if (argc == 1 && !strcmp(argv[0], "--kinds")) {
+		round_.kinds = 1;
+		argc = 0;
+	}
 	if (argc % 2)
 		usage("pages: %s needs a value", argv[argc - 1]);
 	for (int i = 0; i < argc; i += 2)
@@ -358,6 +398,9 @@ int pages_main(int argc, char **argv)
 	if (round_.kpageflags < 0)
 		die("open /proc/kpageflags");
 	do {
+		/* Whoever asks for kinds may be cut off without the end of standard input. */
+		if (round_.kinds)
+			alarm(LEFT_ALONE_SECONDS);
 		if (held->pages)
 			memset(held->bits, 0, held->pages / 8);
 		for (int i = 0; i < argc; i += 2)

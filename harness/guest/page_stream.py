@@ -15,11 +15,13 @@ import numpy as np
 from harness.deadline import Deadline
 from harness.errors import ObserveError, SshError
 from harness.guest.tool_end import last_words
+from harness.kernel.page_kinds import PageKind, states_of
 from harness.kernel.pages import GuestState, StateArray
 from harness.machine.interfaces import GuestProcess, GuestShell
 from harness.units import GIB, PAGE_SIZE
 
 VERSION = 2
+VERSION_KINDS = 3
 
 SLACK_PAGES = 16 * GIB // PAGE_SIZE
 """Page frames that the guest may list beyond the end of its memory: the hole below 4 GiB takes up
@@ -32,7 +34,7 @@ READ_SECONDS = 30.0
 _HEADER = struct.Struct("<8sIIQQQQ")
 _RUN_BYTES = 4
 _MAGIC = b"FPRPAGES"
-_STATE_BITS = 3
+_STATE_BITS = {VERSION: 3, VERSION_KINDS: 4}
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,23 @@ class PageReading:
     """The guest's monotonic clock at the start of the reading."""
     end_ns: int
     """The same at its end."""
+    kinds: StateArray | None = None
+    """PageKind of pages in use, GuestState of the others; None unless asked for."""
 
 
 @dataclass(frozen=True)
 class _Header:
+    version: int
     pages: int
     start_ns: int
     end_ns: int
     runs: int
 
 
-def _read_header(data: bytes, pfn_end: int) -> _Header:
+def _read_header(data: bytes, pfn_end: int, wanted: int) -> _Header:
     """Read the header, and check its sizes before anything is allocated by them."""
     magic, version, page_bytes, pages, start_ns, end_ns, runs = _HEADER.unpack(data)
-    if (magic, version, page_bytes) != (_MAGIC, VERSION, PAGE_SIZE):
+    if (magic, version, page_bytes) != (_MAGIC, wanted, PAGE_SIZE):
         raise ObserveError(
             f"the guest's page states are in an unknown format: {magic!r} version {version}, "
             f"pages of {page_bytes} bytes",
@@ -70,34 +75,48 @@ def _read_header(data: bytes, pfn_end: int) -> _Header:
             f"the guest's page states are damaged: {runs} runs for {pages} page frames; the guest "
             f"has about {pfn_end}"
         )
-    return _Header(pages, start_ns, end_ns, runs)
+    return _Header(version, pages, start_ns, end_ns, runs)
 
 
 def _decode(header: _Header, runs: bytes) -> PageReading:
     codes = np.frombuffer(runs, dtype="<u4")
-    states = (codes & ((1 << _STATE_BITS) - 1)).astype(np.uint8)
-    lengths = codes >> _STATE_BITS
+    bits = _STATE_BITS[header.version]
+    states = (codes & ((1 << bits) - 1)).astype(np.uint8)
+    lengths = codes >> bits
     pages = int(lengths.sum(dtype=np.uint64))
     if pages != header.pages:
         raise ObserveError(
             f"the guest's page states are damaged: the runs add up to {pages} page frames, "
             f"not {header.pages}"
         )
-    if len(states) and states.max() > max(GuestState):
+    with_kinds = header.version == VERSION_KINDS
+    if len(states) and states.max() > (max(PageKind) if with_kinds else max(GuestState)):
         raise ObserveError(f"the guest's page states include the unknown state {states.max()}")
-    return PageReading(np.repeat(states, lengths), header.start_ns, header.end_ns)
+    pages_read = np.repeat(states, lengths)
+    if not with_kinds:
+        return PageReading(pages_read, header.start_ns, header.end_ns)
+    return PageReading(states_of(pages_read), header.start_ns, header.end_ns, pages_read)
 
 
 class PageReader:
     """Reads the page states any number of times over one connection to one process.
 
     `pfn_end`: one past the guest's last PFN according to QEMU, the bound for what the guest may
-    claim; `held_by`: guest process ids whose pages read HELD.
+    claim; `held_by`: guest process ids whose pages read HELD; `kinds`: read what pages are used
+    for, which excludes `held_by`.
     """
 
-    def __init__(self, shell: GuestShell, pfn_end: int, held_by: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        shell: GuestShell,
+        pfn_end: int,
+        held_by: Sequence[int] = (),
+        *,
+        kinds: bool = False,
+    ) -> None:
         self._pfn_end = pfn_end
-        options = "".join(f" --held-by {pid}" for pid in held_by)
+        self._version = VERSION_KINDS if kinds else VERSION
+        options = " --kinds" if kinds else "".join(f" --held-by {pid}" for pid in held_by)
         self._command = f"fpr-guest pages{options}"
         self._shell = shell
         self._process: GuestProcess | None = None
@@ -119,7 +138,7 @@ class PageReader:
             self._process.write(b"\n")
         with deadline.covering():
             data = self._process.read_exactly(_HEADER.size, deadline.remaining)
-            header = _read_header(data, self._pfn_end)
+            header = _read_header(data, self._pfn_end, self._version)
             data = self._process.read_exactly(header.runs * _RUN_BYTES, deadline.remaining)
         return _decode(header, data)
 

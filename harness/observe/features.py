@@ -15,7 +15,7 @@ VIRTIO_BALLOON_F_REPORTING = 5
 # The parameter `page_reporting_order` exists from 5.14. Without it, or while it holds no valid
 # order, the kernel reports at pageblock_order (mm/page_reporting.c, page_reporting_register()).
 # Uses only shell built-ins and cat: a guest's busybox may lack other applets.
-_COMMAND = """
+BALLOON_COMMAND = """
 for device in /sys/bus/virtio/devices/*; do
   [ "$(cat $device/device 2>/dev/null)" = 0x0005 ] || continue
   echo "features=$(cat $device/features)"
@@ -59,10 +59,12 @@ class BalloonState:
         return self.driver is not None and bit == "1"
 
 
-def parse_state(text: str, *, offered: bool) -> BalloonState:
-    """Parse the output of the guest command.
+def parse_state(
+    text: str, *, offered: bool, most_pass_seconds: float = MOST_PASS_SECONDS
+) -> BalloonState:
+    """Parse the output of `BALLOON_COMMAND`.
 
-    Raises ObserveError if it names no order, or a delay above `MOST_PASS_SECONDS`.
+    Raises ObserveError if it names no order, or a delay above `most_pass_seconds`.
     """
     fields = dict(_LINE.findall(text))
     features = fields.get("features", "")
@@ -84,10 +86,10 @@ def parse_state(text: str, *, offered: bool) -> BalloonState:
         )
     delay = fields.get("delay", "")
     pass_seconds = int(delay) / 1000 if re.fullmatch(r"[0-9]{1,12}", delay) else PASS_SECONDS
-    if pass_seconds > MOST_PASS_SECONDS:
+    if pass_seconds > most_pass_seconds:
         raise ObserveError(
             f"the guest makes a reporting pass only every {pass_seconds:g} s; the harness accepts "
-            f"up to {MOST_PASS_SECONDS:g} s",
+            f"up to {most_pass_seconds:g} s",
             hint="lower page_reporting.page_reporting_delay_ms",
         )
     return BalloonState(
@@ -108,5 +110,5 @@ def read_balloon_state(
     SshError, QmpError.
     """
     offered = balloon_path is not None and reporting_offered(monitor, balloon_path)
-    output = shell.run(_COMMAND).stdout.decode(errors="replace")
+    output = shell.run(BALLOON_COMMAND).stdout.decode(errors="replace")
     return parse_state(output, offered=offered)

@@ -23,7 +23,7 @@ from harness.units import KIB, MIB, PAGE_SIZE
 
 _SMAPS_FIELD = re.compile(rb"^(\w+): +(\d{1,20}) kB$", re.MULTILINE)
 _STATUS_FIELD = re.compile(rb"^(VmRSS|VmSwap):\s+(\d{1,20}) kB$", re.MULTILINE)
-_TRANSLATED = re.compile(rb"\S+ rwxp 0+ 0+:0+ 0\b")
+TRANSLATED = re.compile(rb"\S+ rwxp 0+ 0+:0+ 0\b")
 _QUIET = MIB
 """A reading calibrates the counters only if the process's RSS moves by less than this, in bytes."""
 _Range = tuple[int, int]
@@ -36,7 +36,7 @@ def parse_smaps(text: bytes, ranges: tuple[_Range, ...]) -> dict[str, int]:
     lies inside, or if one lies partly outside.
     """
     sums: dict[str, int] = {}
-    for header, fields in _sections(text):
+    for header, fields in smaps_sections(text):
         start, end = int(header[1], 16), int(header[2], 16)
         if not any(start < high and end > low for low, high in ranges):
             continue
@@ -63,16 +63,16 @@ def outside_of(text: bytes, ranges: tuple[_Range, ...]) -> int:
     guest's memory.
     """
     size = 0
-    for header, fields in _sections(text):
+    for header, fields in smaps_sections(text):
         start, end = int(header[1], 16), int(header[2], 16)
         inside = any(low <= start and end <= high for low, high in ranges)
-        if not inside and not _TRANSLATED.match(header[0]):
+        if not inside and not TRANSLATED.match(header[0]):
             size += fields.get("Rss", 0) + fields.get("Swap", 0)
     return size
 
 
-def _sections(text: bytes) -> Iterator[tuple[re.Match[bytes], dict[str, int]]]:
-    """Yield the header of each mapping in smaps with its fields in bytes."""
+def smaps_sections(text: bytes) -> Iterator[tuple[re.Match[bytes], dict[str, int]]]:
+    """Yield the header of each mapping in smaps (`MAPPING_HEADER`) with its fields in bytes."""
     headers = list(MAPPING_HEADER.finditer(text))
     for header, following in zip_longest(headers, headers[1:]):
         end = following.start() if following else len(text)

@@ -7,14 +7,22 @@ pages whose guest state is the same in both readings can be judged.
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
-from harness.guest.page_stream import PageReader
+from harness.guest.page_stream import PageReader, PageReading
 from harness.kernel.pages import GuestState, HostState, StateArray
 from harness.machine.interfaces import GuestShell
 from harness.observe.instruments import ResidencyReader
 from harness.record.audit_file import AuditReading
+
+
+class StateReader(Protocol):
+    """Reads the guest's state of every page."""
+
+    def read(self) -> PageReading:
+        """Read once more. Raises `ObserveError`, `SshError`, `DeadlineError`."""
 
 
 def take_audit(
@@ -27,11 +35,16 @@ def take_audit(
     Raises ObserveError, GuestError, SshError, DeadlineError.
     """
     with PageReader(shell, residency.layout.pfn_end, held_by) as reader:
-        before = reader.read()
-        start = time.monotonic()
-        host = residency.read()
-        host_seconds = time.monotonic() - start
-        after = reader.read()
+        return read_both_sides(reader, residency)
+
+
+def read_both_sides(reader: StateReader, residency: ResidencyReader) -> AuditReading:
+    """Read the guest, the host, and the guest again. Raises what the readers raise."""
+    before = reader.read()
+    start = time.monotonic()
+    host = residency.read()
+    host_seconds = time.monotonic() - start
+    after = reader.read()
     nanoseconds = sum(reading.end_ns - reading.start_ns for reading in (before, after))
     length = max(len(before.states), len(host), len(after.states))
     return AuditReading(

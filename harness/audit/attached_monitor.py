@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QMP to a QEMU that somebody else started: one connection, and only commands that change nothing."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError
+
+from harness.errors import QmpError
+from harness.machine.pace import slowness
+
+GREETING_SECONDS = 3.0
+"""QEMU greets a client at once, unless another one is connected: a socket serves one at a time, and
+the next waits until the first has gone (chardev/char-socket.c)."""
+
+MOST_ADDRESSES = 64
+"""How often an audit may ask for a host address (`gpa2hva`): once for each region of guest RAM."""
+
+_QUERIES = ("query-", "x-query-", "qom-get", "qom-list")
+_PEER = struct.Struct("3i")
+_PATH_BYTES = 107
+
+
+class AttachedMonitor:
+    """A `Monitor` that connects to the listening socket of a running QEMU."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect and negotiate. Raises `QmpError`."""
+        self.path = path
+        self._addresses = 0
+        self._pace = slowness()
+        self._runner = asyncio.Runner()
+        self._client = QMPClient("fpr-harness audit")
+        try:
+            self.peer_pid = self._connect()
+        except BaseException:
+            self._runner.close()
+            raise
+
+    def _connect(self) -> int:
+        seconds = GREETING_SECONDS * self._pace
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(seconds)
+            _connect_to(connection, self.path)
+            pid, _uid, _gid = _PEER.unpack(
+                connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+            )
+            self._runner.run(asyncio.wait_for(self._client.connect(connection), seconds))
+        except (TimeoutError, BlockingIOError) as error:
+            connection.close()
+            raise QmpError(
+                f"QEMU did not greet within {seconds:.0f} s on {self.path}: another client is "
+                "connected there, and a QMP socket serves one at a time (or QEMU hangs)",
+                hint="end the other client, give QEMU a second socket "
+                "(-qmp unix:PATH,server=on,wait=off), or for libvirt name the VM by --domain",
+            ) from error
+        except (OSError, QMPError) as error:
+            connection.close()
+            raise _unreachable(self.path, error) from error
+        return int(pid)
+
+    def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+    ) -> Any:
+        """Execute a query, return its `return` member.
+
+        Raises `QmpError`, and `ValueError` for a command that might change something.
+        """
+        self._addresses += check_harmless(command, arguments)
+        if self._addresses > MOST_ADDRESSES:
+            raise QmpError(
+                f"guest RAM lies in more than {MOST_ADDRESSES} regions; an audit asks for no more"
+            )
+        given = dict(arguments) if arguments is not None else None
+        answer = self._client.execute(command, given)
+        try:
+            return self._runner.run(asyncio.wait_for(answer, timeout * self._pace))
+        except TimeoutError as error:
+            raise QmpError(
+                f"QMP {command}: no answer within {timeout * self._pace:g} s",
+                hint="QEMU hangs, or the host is overloaded",
+            ) from error
+        except ExecuteError as error:
+            raise QmpError(f"QMP {command} was refused: {error}") from error
+        except (QMPError, OSError) as error:
+            raise QmpError(
+                f"QMP {command}: the connection broke ({error})",
+                hint="check whether the VM has ended",
+            ) from error
+
+    def human(self, command: str, *, timeout: float = 10.0) -> str:
+        """Execute an HMP command, return its text with Unix line ends. Raises like `execute`."""
+        text = self.execute("human-monitor-command", {"command-line": command}, timeout=timeout)
+        return str(text).replace("\r\n", "\n")
+
+    def close(self) -> None:
+        """Disconnect; never raises."""
+        with contextlib.suppress(Exception):
+            self._runner.run(asyncio.wait_for(self._client.disconnect(), GREETING_SECONDS))
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def check_harmless(command: str, arguments: Mapping[str, Any] | None) -> int:
+    """Return how many host addresses a command asks for, if it only asks.
+
+    Raises `ValueError` for anything else: an audit must not be able to change a VM.
+    """
+    if command == "human-monitor-command":
+        line = str((arguments or {}).get("command-line", ""))
+        if line.startswith("gpa2hva "):
+            return 1
+        if line.startswith("info "):
+            return 0
+    elif command.startswith(_QUERIES):
+        return 0
+    raise ValueError(f"an audit does not send QMP {command} {arguments}")
+
+
+def _connect_to(connection: socket.socket, path: Path) -> None:
+    """Connect, also to a path that is too long for an address (unix(7))."""
+    if len(os.fsencode(path)) <= _PATH_BYTES:
+        connection.connect(str(path))
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        connection.connect(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
+
+
+def _unreachable(path: Path, error: Exception) -> QmpError:
+    if isinstance(error, FileNotFoundError):
+        return QmpError(
+            f"there is no QMP socket {path}", hint="check the path in QEMU's command line"
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return QmpError(f"nobody listens on {path}", hint="check whether its QEMU still runs")
+    if isinstance(error, PermissionError):
+        return QmpError(
+            f"the QMP socket {path} may not be used: {error.strerror}",
+            hint="run this as the user who runs QEMU, or as root",
+        )
+    return QmpError(
+        f"cannot speak QMP on {path}: {error}", hint="name the socket of -qmp, not of -monitor"
+    )

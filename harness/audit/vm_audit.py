@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes one audit of a VM that the harness did not start: both sides, or the host's alone."""
+
+import datetime
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.audit.account import GuestAccount, guest_account, parts_of
+from harness.audit.advice import advise
+from harness.audit.attached_monitor import AttachedMonitor
+from harness.audit.document import SCHEMA, Audit, Guest, Vm
+from harness.audit.guest_facts import GuestFacts, parse_facts
+from harness.audit.host_side import HostReader, HostSide
+from harness.audit.qemu_facts import QemuFacts, ask
+from harness.audit.qemu_list import QemuProcess
+from harness.audit.unknowns import unknowns
+from harness.errors import ObserveError
+from harness.guest.page_stream import PageReader, PageReading
+from harness.kernel.pages import StateArray
+from harness.machine.interfaces import GuestShell
+from harness.observe.page_audit import read_both_sides
+from harness.observe.ram_layout import RamLayout
+from harness.units import MIB, format_size
+
+STRANGE_SHARE = 0.05
+STRANGE_BYTES = 16 * MIB
+"""The guest's own pages that may be absent before the guest is taken for another VM's: what a
+kernel marks as written and has not touched is a few MiB, in a VM that was just migrated more."""
+
+_NO_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+class Visit(GuestShell, Protocol):
+    """A way into a guest: it tells of itself, and then streams the state of its pages."""
+
+    def facts(self) -> str:
+        """Return what `FACTS_SCRIPT` prints there. Raises `SshError`, `DeadlineError`."""
+
+
+VisitMaker = Callable[[], AbstractContextManager[Visit]]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Both sides at one moment."""
+
+    host: HostSide
+    guest: Guest | None
+    host_seconds: float
+
+
+class _TimedResidency:
+    """Reads the residency of all pages and, right after it, the process's own counters."""
+
+    def __init__(self, host: HostReader) -> None:
+        self.layout: RamLayout = host.residency.layout
+        self.side: HostSide | None = None
+        self.seconds = 0.0
+        self._host = host
+
+    def read(self) -> StateArray:
+        start = time.monotonic()
+        states = self._host.residency.read()
+        self.side = self._host.read(states)
+        self.seconds += time.monotonic() - start
+        return states
+
+    def taken(self) -> HostSide:
+        assert self.side is not None
+        return self.side
+
+
+class _KindsReader:
+    """Keeps the kinds of the last round."""
+
+    def __init__(self, reader: PageReader) -> None:
+        self._reader = reader
+        self.last: PageReading | None = None
+
+    def read(self) -> PageReading:
+        self.last = self._reader.read()
+        return self.last
+
+    def kinds(self) -> StateArray:
+        assert self.last is not None
+        assert self.last.kinds is not None
+        return self.last.kinds
+
+
+def take_vm_audit(
+    process: QemuProcess, monitor: AttachedMonitor, visit: VisitMaker | None
+) -> Audit:
+    """Audit the VM; `visit`: the way into its guest, None for the host's side alone.
+
+    Raises `ObserveError`, `QmpError`, `SshError`, `GuestError`, `DeadlineError`.
+    """
+    start = time.monotonic()
+    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = ask(monitor)
+    host = HostReader(process.pid, facts)
+    asked = time.monotonic() - start
+    look = _host_alone(host) if visit is None else _both(host, facts, visit)
+    account = look.guest.account if look.guest is not None else None
+    balloon = facts.balloon
+    return Audit(
+        schema=SCHEMA,
+        at=at,
+        seconds=time.monotonic() - start,
+        host_seconds=asked + look.host_seconds,
+        vm=Vm(
+            pid=process.pid,
+            name=facts.name,
+            uuid=facts.uuid,
+            user=process.user,
+            qemu=facts.version,
+            memory=look.host.ram.size,
+        ),
+        total=look.host.total,
+        parts=parts_of(look.host, account),
+        host=look.host,
+        backends=facts.backends,
+        balloon=balloon,
+        inhibitors=facts.inhibitors,
+        guest=look.guest,
+        unknown=unknowns(look.host, facts.backends, balloon, look.guest),
+        advice=advise(look.host, facts.backends, balloon, facts.inhibitors, look.guest),
+    )
+
+
+def _host_alone(host: HostReader) -> _Look:
+    residency = _TimedResidency(host)
+    residency.read()
+    return _Look(residency.taken(), None, residency.seconds)
+
+
+def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
+    offered = qemu.balloon is not None and qemu.balloon.offered
+    residency = _TimedResidency(host)
+    with visit() as way:
+        guest = parse_facts(way.facts(), offered=offered, at=time.monotonic())
+        check_identity(qemu, guest)
+        if not guest.page_flags:
+            residency.read()
+            return _Look(residency.taken(), _guest(guest, None), residency.seconds)
+        with PageReader(way, qemu.layout.pfn_end, kinds=True) as pages:
+            reader = _KindsReader(pages)
+            reading = read_both_sides(reader, residency)
+            account = guest_account(reading, reader.kinds(), guest)
+    check_written(account, guest)
+    return _Look(residency.taken(), _guest(guest, account), residency.seconds)
+
+
+def check_identity(qemu: QemuFacts, guest: GuestFacts) -> None:
+    """Raise `ObserveError` if the machine that was logged in to cannot be this VM's guest."""
+    if qemu.uuid != _NO_UUID and guest.uuid and guest.uuid != qemu.uuid.lower():
+        raise ObserveError(
+            f"the machine that was logged in to is not this VM: its UUID is {guest.uuid}, the VM's "
+            f"{qemu.uuid}",
+            hint="check the address after --ssh",
+        )
+    end = max(zone.start_pfn + zone.spanned for zone in guest.counters.zones)
+    if end > qemu.layout.pfn_end:
+        raise ObserveError(
+            f"the machine that was logged in to is not this VM: its memory ends at page {end:#x}, "
+            f"the VM's at {qemu.layout.pfn_end:#x}",
+            hint="check the address after --ssh",
+        )
+
+
+def check_written(account: GuestAccount, guest: GuestFacts) -> None:
+    """Raise `ObserveError` if the host lacks much of what the guest has written."""
+    most = max(STRANGE_BYTES, int(STRANGE_SHARE * account.written))
+    if account.absent_written > most:
+        raise ObserveError(
+            f"the host lacks {format_size(account.absent_written)} of "
+            f"{format_size(account.written)} that the guest (Linux {guest.release}) has certainly "
+            "written: another VM's guest was logged in to, or this guest loses memory",
+            hint="check the address after --ssh; if it is right, run the harness's own scenarios "
+            "with this kernel and this QEMU",
+        )
+
+
+def _guest(facts: GuestFacts, account: GuestAccount | None) -> Guest:
+    why = ""
+    if account is None:
+        locked = f" (kernel lockdown: {facts.lockdown})" if facts.lockdown else ""
+        why = (
+            "the guest's kernel has no readable /proc/kpageflags: CONFIG_PROC_PAGE_MONITOR is off"
+            f"{locked}"
+        )
+    return Guest(
+        release=facts.release,
+        reporting=facts.balloon.offered and facts.balloon.negotiated,
+        driver=facts.balloon.driver,
+        order=facts.balloon.page_reporting_order,
+        pass_seconds=facts.balloon.pass_seconds,
+        kernel_reports="yes" if facts.balloon.negotiated else facts.kernel_reports,
+        poisons=any(
+            word in ("page_poison=1", "page_poison=on") for word in facts.cmdline.split()
+        ),
+        meminfo=facts.counters.meminfo,
+        account=account,
+        why_not=why,
+    )
