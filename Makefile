@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: help setup test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile fuzz soak load docs lint bench clean system
+.PHONY: help setup test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile test-audit fuzz soak load docs lint bench clean system
 
 setup: $(INSTALLED)  ## install what is missing, and build the guest image
 	$(BIN)/fpr-harness image build $(image_options)
@@ -69,6 +69,10 @@ test-kernels: $(INSTALLED)  ## build guest kernels with defects; each must be fo
 # Real guests that mean harm: endless answers, false claims, a flooded console.
 test-hostile: $(INSTALLED)  ## boot guests that mean harm
 	$(BIN)/pytest tests/hostile -n 2 -rA $(ARGS)
+
+# `fpr-harness audit` of VMs started by hand: each state brought about, each advice followed.
+test-audit: $(INSTALLED)  ## audit VMs started by hand
+	$(BIN)/pytest tests/audit -n 2 --dist loadfile -rA $(ARGS)
 
 # What no honest guest, host or file says, for every reader: SECONDS each. With atheris installed in
 # the virtual environment, the mutations are guided by coverage.

@@ -18,7 +18,7 @@ from harness.kernel.losses import collapsible
 from harness.kernel.oracle import CELLS, PageClasses, classify
 from harness.kernel.page_kinds import PageKind
 from harness.kernel.pages import HostState, StateArray
-from harness.kernel.zones import above_watermark
+from harness.kernel.zones import MAX_ORDER, NO_ZONE, Zone, above_watermark
 from harness.measure.retention import huge_pool, percpu_free, retained
 from harness.record.audit_file import AuditReading
 from harness.units import PAGE_SIZE
@@ -61,6 +61,9 @@ class GuestAccount:
     """Free in blocks below the reporting order, by the order of the block."""
     below_watermark: int
     """Free in zones below their watermark, from which the guest does not report."""
+    watermark_orders: dict[int, int]
+    """The part of `below_watermark` in zones from which it would report at a lower order, by the
+    highest such order."""
     waiting: int
     """Free in blocks that the next passes report, if the guest reports."""
     reported: int
@@ -94,9 +97,7 @@ class GuestAccount:
     @property
     def free(self) -> int:
         """Bytes free in the guest that the host holds."""
-        return (
-            self.per_cpu + self.small + self.below_watermark + self.waiting + self.reported
-        )
+        return self.per_cpu + self.small + self.below_watermark + self.waiting + self.reported
 
 
 def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -> GuestAccount:
@@ -118,9 +119,7 @@ def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -
     watched = np.array([True, *(above_watermark(zone, order) for zone in zones)])[classes.zones]
     reported = _in_cells(classes, "reported_resident", "reported_absent")
     large = _in_cells(classes, *_FREE_LARGE)
-    by_kind = {
-        name: _bytes(used & held & (padded == kind)) for kind, name in _KINDS.items()
-    }
+    by_kind = {name: _bytes(used & held & (padded == kind)) for kind, name in _KINDS.items()}
     per_cpu = min(percpu_free(zones), by_kind["kernel"])
     by_kind["kernel"] -= per_cpu
     orders = classes.orders[small & held & watched]
@@ -133,6 +132,7 @@ def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -
             if count
         },
         below_watermark=_bytes(small & held & ~watched),
+        watermark_orders=_watermark_orders(small & held, classes, zones, order),
         waiting=_bytes(large & held),
         reported=_bytes(reported & held),
         collapsible=_bytes(collapsible(reported, held)),
@@ -146,6 +146,19 @@ def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -
         absent_written=_bytes(written & absent),
         written=_bytes(written),
     )
+
+
+def _watermark_orders(
+    free: BoolArray, classes: PageClasses, zones: Sequence[Zone], order: int
+) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for index, zone in enumerate(zones, NO_ZONE + 1):
+        enough = (k for k in range(min(order, MAX_ORDER), -1, -1) if above_watermark(zone, k))
+        highest = next(enough, None)
+        if highest is not None and not above_watermark(zone, order):
+            size = _bytes(free & (classes.zones == index))
+            found[highest] = found.get(highest, 0) + size
+    return found
 
 
 def _in_cells(classes: PageClasses, *names: str) -> BoolArray:

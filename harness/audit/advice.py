@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Sequence
 
 from harness.audit.account import GuestAccount
-from harness.audit.document import Advice, Command, Guest
+from harness.audit.audit_document import Advice, Command, Guest
 from harness.audit.host_side import HostSide
 from harness.audit.qemu_facts import Backend, Balloon
 from harness.kernel.zones import REPORTING_CAPACITY, block_size
@@ -79,8 +79,9 @@ def _negotiation(balloon: Balloon | None, guest: Guest | None) -> Iterator[Advic
     if accepted is not False:
         return
     size = guest.account.waiting if guest is not None and guest.account is not None else None
+    commands: tuple[Command, ...] = ()
     if guest is None:
-        why, commands = "its driver is missing, or its kernel cannot report", ()
+        why = "its driver is missing, or its kernel cannot report"
     elif guest.driver is None:
         why = "no driver is bound to its balloon device"
         commands = (
@@ -149,9 +150,12 @@ def _pinned(
 ) -> Advice:
     """Something that QEMU or the host shows keeps guest RAM resident."""
     large = [b for b in backends if guest and b.page_size > block_size(guest.order)]
+    commands: tuple[Command, ...]
     if inhibitors:
         why = f"the VM has {' and '.join(inhibitors)}, for which QEMU discards nothing"
-        commands = (Command("qemu", "remove the device, or give the VM no more memory than needed"),)
+        commands = (
+            Command("qemu", "remove the device, or give the VM no more memory than needed"),
+        )
     elif host.counters.locked:
         why = f"{format_size(host.counters.locked)} of QEMU's memory are locked (mlock)"
         commands = (
@@ -191,12 +195,13 @@ def _free(guest: Guest, account: GuestAccount) -> Iterator[Advice]:
         (compact, *lower_order),
     )
     reserve = (REPORTING_CAPACITY << order) * PAGE_SIZE
+    enough = min(account.watermark_orders, default=None)
     yield Advice(
         "below-watermark",
         account.below_watermark,
         "it is free in zones below their watermark, from which the guest does not report: the low "
-        f"watermark and {format_size(reserve)} stay free in each zone; a lower order needs less",
-        (Command("guest", f"echo {max(0, order - 2)} > {_ORDER_FILE}"),) if order > 2 else (),
+        f"watermark and {format_size(reserve)} stay free in each zone, less at a lower order",
+        (Command("guest", f"echo {enough} > {_ORDER_FILE}"),) if enough is not None else (),
     )
     yield Advice(
         "per-cpu",

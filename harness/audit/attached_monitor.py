@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QMP to a QEMU that somebody else started: one connection, and only commands that change nothing."""
+"""QMP to a QEMU that somebody else started: one connection, which only asks."""
 
 import asyncio
 import contextlib

@@ -156,9 +156,9 @@ def count_blocks(states: StateArray) -> BlockCounts:
     whole = np.pad(states, (0, -len(states) % pages), constant_values=HostState.UNKNOWN)
     blocks = whole.reshape(-1, pages)
     backed = np.count_nonzero(blocks != HostState.UNKNOWN, axis=1)
-    held = np.count_nonzero(
-        (blocks == HostState.RESIDENT) | (blocks == HostState.SWAPPED), axis=1
-    )[backed > 0]
+    held = np.count_nonzero((blocks == HostState.RESIDENT) | (blocks == HostState.SWAPPED), axis=1)[
+        backed > 0
+    ]
     backed = backed[backed > 0]
     partly = (held > 0) & (held < backed)
     return BlockCounts(

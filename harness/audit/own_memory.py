@@ -38,7 +38,7 @@ class OwnMemory:
 def own_memory(smaps: bytes, guest: Sequence[Range], devices: Sequence[Range]) -> OwnMemory:
     """Sum every mapping outside the ranges `guest`; `devices`: ranges of the RAM of devices.
 
-    Ranges are host virtual bytes [start, end). Huge pages of hugetlbfs, which Rss leaves out, count.
+    Ranges are host virtual bytes [start, end). Pages of hugetlbfs, which Rss leaves out, count.
     """
     sums = dict.fromkeys(OwnMemory.__dataclass_fields__, 0)
     for header, fields in smaps_sections(smaps):

@@ -27,7 +27,7 @@ PART_WORDS: dict[str, str] = {
     "reported": "reported and still resident",
     "ballooned": "in the balloon or not online",
     "changing": "changed hands during the audit",
-    "hidden": "firmware, and what the guest does not count",
+    "hidden": "not the guest's: firmware and the like",
     "guest_ram": "guest RAM, use unknown",
     "heap": "heap and stacks",
     "translated": "translated code (TCG)",

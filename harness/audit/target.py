@@ -31,22 +31,28 @@ def connect(named: Named) -> tuple[QemuProcess, AttachedMonitor]:
     """
     if named.qmp is not None:
         return _by_socket(named.qmp)
-    process = find_pid(named.pid) if named.pid is not None else find_name(named.name or "", list_qemus())
+    process = (
+        find_pid(named.pid) if named.pid is not None else find_name(named.name or "", list_qemus())
+    )
     return process, _monitor_of(process)
 
 
 def _by_socket(path: Path) -> tuple[QemuProcess, AttachedMonitor]:
     monitor = AttachedMonitor(path)
     try:
-        if not monitor.peer_pid:
-            raise ObserveError(
-                f"the process behind {path} is not visible from here (another container)",
-                hint="run this where the QEMU is visible, usually on the host itself",
-            )
-        return find_pid(monitor.peer_pid), monitor
+        return _peer(monitor), monitor
     except BaseException:
         monitor.close()
         raise
+
+
+def _peer(monitor: AttachedMonitor) -> QemuProcess:
+    if not monitor.peer_pid:
+        raise ObserveError(
+            f"the process behind {monitor.path} is not visible from here (another container)",
+            hint="run this where the QEMU is visible, usually on the host itself",
+        )
+    return find_pid(monitor.peer_pid)
 
 
 def _monitor_of(process: QemuProcess) -> AttachedMonitor:

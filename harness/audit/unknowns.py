@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from harness.audit.document import Guest
+from harness.audit.audit_document import Guest
 from harness.audit.host_side import HostSide
 from harness.audit.qemu_facts import Backend, Balloon
 from harness.units import PAGE_SIZE, format_size

@@ -11,7 +11,7 @@ from typing import Protocol
 from harness.audit.account import GuestAccount, guest_account, parts_of
 from harness.audit.advice import advise
 from harness.audit.attached_monitor import AttachedMonitor
-from harness.audit.document import SCHEMA, Audit, Guest, Vm
+from harness.audit.audit_document import Audit, Guest, Vm
 from harness.audit.guest_facts import GuestFacts, parse_facts
 from harness.audit.host_side import HostReader, HostSide
 from harness.audit.qemu_facts import QemuFacts, ask
@@ -106,7 +106,7 @@ def take_vm_audit(
     account = look.guest.account if look.guest is not None else None
     balloon = facts.balloon
     return Audit(
-        schema=SCHEMA,
+        schema=1,
         at=at,
         seconds=time.monotonic() - start,
         host_seconds=asked + look.host_seconds,
@@ -198,9 +198,7 @@ def _guest(facts: GuestFacts, account: GuestAccount | None) -> Guest:
         order=facts.balloon.page_reporting_order,
         pass_seconds=facts.balloon.pass_seconds,
         kernel_reports="yes" if facts.balloon.negotiated else facts.kernel_reports,
-        poisons=any(
-            word in ("page_poison=1", "page_poison=on") for word in facts.cmdline.split()
-        ),
+        poisons=any(word in ("page_poison=1", "page_poison=on") for word in facts.cmdline.split()),
         meminfo=facts.counters.meminfo,
         account=account,
         why_not=why,

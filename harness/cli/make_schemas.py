@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.act.discover import VERBS
+from harness.audit.audit_document import audit_schema
 from harness.record.line_schema import line_schema
 from harness.scenario.schema import scenario_schema
 
@@ -17,6 +18,7 @@ def schemas() -> dict[str, Mapping[str, Any]]:
     return {
         "scenario.schema.json": scenario_schema(VERBS),
         "results-line.schema.json": line_schema(),
+        "audit.schema.json": audit_schema(),
     }
 
 

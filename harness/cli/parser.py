@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.cli import bisect_rule, compare_sides
+from harness.cli import audit_options, bisect_rule, compare_sides
 from harness.cli.options import (
     add_boot_options,
     add_directory_option,
@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_export(commands)
     _add_page(commands)
+    _add_audit(commands)
     _add_list(commands)
     _add_show(commands)
     doctor = commands.add_parser("doctor", help="check what this host can do, and what to fix")
@@ -201,6 +202,16 @@ def _add_page(commands: "Commands") -> None:
         metavar="WHERE",
         help="a PFN (0x2200 or 8704), gpa:ADDRESS in the guest, or hva:ADDRESS in QEMU's memory",
     )
+
+
+def _add_audit(commands: "Commands") -> None:
+    audit = commands.add_parser(
+        "audit",
+        help="say why a running VM, whoever started it, takes so much memory",
+        description=audit_options.ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    audit_options.add_audit_options(audit)
 
 
 def _add_list(commands: "Commands") -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -93,6 +93,24 @@ def made_whole(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def made_once(
+    shelf: Path, made_from: bytes, name: str, what: str, make: Callable[[Path], object]
+) -> Path:
+    """Return the file `name` that `make` writes to a path, made once for each `made_from`.
+
+    `shelf`: its directory in the cache; `what`: names it in messages. Raises `ImageError`.
+    """
+    target = shelf / hashlib.sha256(made_from).hexdigest()[:16]
+    check_own(target)
+    if not is_intact(target, name):
+        with exclusive(shelf / "lock", what):
+            if not is_intact(target, name):
+                with made_whole(target) as directory:
+                    make(directory / name)
+                    seal(directory)
+    return target / name
 
 
 def seal(directory: Path) -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build the shared object, preloaded into QEMU, that changes its discards; see interposer.c."""
 
-import hashlib
 from pathlib import Path
 
 from harness.errors import LaunchError
-from harness.image.cache import cache_directory, check_own, exclusive, is_intact, made_whole, seal
+from harness.image.cache import cache_directory, made_once
 from harness.image.compile import SHARED, compile_c
 from harness.machine.spec import Discard
 from harness.resources import INTERPOSER_SOURCE
@@ -19,17 +18,13 @@ SLOW_SECONDS = 0.15
 def build_interposer() -> Path:
     """Build the object once for each version of its source. Raises `ImageError`."""
     made_from = INTERPOSER_SOURCE.read_bytes() + " ".join(SHARED).encode()
-    key = hashlib.sha256(made_from).hexdigest()[:16]
-    shelf = cache_directory() / "interposer"
-    target = shelf / key
-    check_own(target)
-    if not is_intact(target, LIBRARY):
-        with exclusive(shelf / "lock", "the interposer"):
-            if not is_intact(target, LIBRARY):
-                with made_whole(target) as directory:
-                    compile_c([INTERPOSER_SOURCE], directory / LIBRARY, SHARED)
-                    seal(directory)
-    return target / LIBRARY
+    return made_once(
+        cache_directory() / "interposer",
+        made_from,
+        LIBRARY,
+        "the interposer",
+        lambda output: compile_c([INTERPOSER_SOURCE], output, SHARED),
+    )
 
 
 def discard_environment(discard: Discard, directory: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 """What an audit has found, as it is shown, written as JSON and compared. Pure."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -10,8 +10,6 @@ from harness.audit.account import GuestAccount, Part
 from harness.audit.host_side import HostSide
 from harness.audit.qemu_facts import Backend, Balloon
 from harness.errors import RecordError
-
-SCHEMA = 1
 
 Where = Literal["guest", "host", "qemu", "libvirt"]
 """Where a command is given: in the guest or on the host, as root; on QEMU's command line or over
@@ -82,6 +80,8 @@ class Guest:
 class Audit:
     """An audit: `parts` add up to `total`."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True)
+
     schema: Literal[1]
     at: str
     """UTC, ISO 8601."""
@@ -110,7 +110,7 @@ class Audit:
         return sum(part.size for part in self.parts if part.name == name)
 
 
-_AUDIT: TypeAdapter[Audit] = TypeAdapter(Audit, config=ConfigDict(use_attribute_docstrings=True))
+_AUDIT = TypeAdapter(Audit)
 
 
 def as_json(audit: Audit) -> str:
@@ -135,6 +135,6 @@ def audit_schema() -> dict[str, Any]:
     """Generate the JSON Schema of the document."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "What fpr-harness audit --json writes",
         **_AUDIT.json_schema(mode="serialization"),
+        "title": "What fpr-harness audit --json writes",
     }

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fpr-harness audit`: say where the host's memory for a VM is, and what to do about it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness.audit.audit_text import audit_text, list_table
+from harness.audit.audit_document import Audit, as_json, from_json
+from harness.audit.guest_tool import guest_tool
+from harness.audit.qemu_list import list_qemus
+from harness.audit.ssh_visit import SshVisit
+from harness.audit.ssh_words import parse_destination
+from harness.audit.target import Named, connect
+from harness.audit.vm_audit import VisitMaker, take_vm_audit
+from harness.audit.refresh import watch
+from harness.errors import RecordError, UsageError
+from harness.report.screen import make_console, print_whole
+
+LEAST_WATCH_SECONDS = 1.0
+MOST_BYTES = 16 << 20
+"""Of an earlier audit's file; one takes 10 KiB."""
+
+
+def execute(options: argparse.Namespace) -> int:
+    """List VMs or audit one; returns 0.
+
+    Raises `UsageError`, and whatever keeps the VM from being audited.
+    """
+    named = Named(options.name, options.pid, options.qmp)
+    if named == Named():
+        _check_alone(options)
+        return _list()
+    visit = _way_in(options)
+    earlier = _earlier(options.compare)
+    if options.watch is None:
+        _show(_take(named, visit), earlier, options)
+        return 0
+    if options.json or options.compare is not None:
+        raise UsageError("--watch shows what moves; it goes with neither --json nor --compare")
+    if not options.watch >= LEAST_WATCH_SECONDS:
+        raise UsageError(f"--watch takes seconds, at least {LEAST_WATCH_SECONDS:g}")
+    watch(lambda: _take(named, visit), options.watch)
+    return 0
+
+
+def _take(named: Named, visit: VisitMaker | None) -> Audit:
+    process, monitor = connect(named)
+    with monitor:
+        return take_vm_audit(process, monitor, visit)
+
+
+def _check_alone(options: argparse.Namespace) -> None:
+    given = [name for name in ("ssh", "json", "compare", "watch") if getattr(options, name)]
+    if given:
+        raise UsageError(
+            f"--{given[0]} needs a VM: NAME, --pid or --qmp",
+            hint="`fpr-harness audit` without arguments lists them",
+        )
+
+
+def _list() -> int:
+    qemus = list_qemus()
+    mine = [process for process in qemus if process.readable]
+    console = make_console()
+    if mine:
+        print_whole(console, list_table(mine))
+        console.print("\nAudit one of them: fpr-harness audit --pid PID [--ssh USER@HOST[:PORT]]")
+    else:
+        console.print("There is no QEMU process here that may be audited.")
+    others = sorted({process.user for process in qemus if not process.readable})
+    if others:
+        console.print(
+            f"{len(qemus) - len(mine)} more belong to {', '.join(others)}: run this as that user, "
+            "or with the capability CAP_SYS_PTRACE (as root)."
+        )
+    return 0
+
+
+def _way_in(options: argparse.Namespace) -> VisitMaker | None:
+    if options.ssh is None:
+        return None
+    to = parse_destination(options.ssh)
+    tool = guest_tool()
+    return lambda: SshVisit(to, tool)
+
+
+def _earlier(path: Path | None) -> Audit | None:
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES)
+    except OSError as error:
+        raise UsageError(f"--compare {path}: {error.strerror}") from error
+    try:
+        return from_json(text, str(path))
+    except RecordError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def _show(audit: Audit, earlier: Audit | None, options: argparse.Namespace) -> None:
+    if options.json:
+        sys.stdout.write(as_json(audit))
+    else:
+        make_console().print(audit_text(audit, earlier))

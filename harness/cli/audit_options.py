@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `fpr-harness audit`."""
+
+import argparse
+from pathlib import Path
+
+ABOUT = """\
+Why is my VM so big? Says where the host's memory for a running VM is, and what to do about it. The
+VM need not have been started by the harness, and nothing in it or on the host is changed. Without
+arguments, lists the VMs that can be audited."""
+
+
+def add_audit_options(parser: argparse.ArgumentParser) -> None:
+    """Declare which VM to audit, by which ways, and what to do with the result."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("name", nargs="?", metavar="NAME", help="the VM that QEMU's -name calls so")
+    which.add_argument("--pid", type=int, metavar="PID", help="the QEMU of this process id")
+    which.add_argument(
+        "--qmp", type=Path, metavar="SOCKET", help="the QEMU that listens on this QMP socket"
+    )
+    parser.add_argument(
+        "--ssh",
+        metavar="USER@HOST[:PORT]",
+        help="look into the guest too, as root or with sudo there (default: the host's side alone)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="FILE",
+        help="show what has grown since an earlier audit, written by --json",
+    )
+    parser.add_argument(
+        "--watch",
+        type=float,
+        nargs="?",
+        const=10.0,
+        metavar="SECONDS",
+        help="audit again every SECONDS (default: 10) until Ctrl-C, and show what has moved",
+    )
