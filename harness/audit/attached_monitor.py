@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import struct
@@ -22,6 +23,9 @@ the next waits until the first has gone (chardev/char-socket.c)."""
 
 MOST_ADDRESSES = 64
 """How often an audit may ask for a host address (`gpa2hva`): once for each region of guest RAM."""
+
+# Errors arrive as exceptions; without a handler Python would print the library's log.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 _QUERIES = ("query-", "x-query-", "qom-get", "qom-list")
 _PEER = struct.Struct("3i")

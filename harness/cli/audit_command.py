@@ -5,15 +5,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.audit.audit_text import audit_text, list_table
 from harness.audit.audit_document import Audit, as_json, from_json
+from harness.audit.audit_text import audit_text, list_table
 from harness.audit.guest_tool import guest_tool
 from harness.audit.qemu_list import list_qemus
+from harness.audit.refresh import watch
 from harness.audit.ssh_visit import SshVisit
 from harness.audit.ssh_words import parse_destination
 from harness.audit.target import Named, connect
 from harness.audit.vm_audit import VisitMaker, take_vm_audit
-from harness.audit.refresh import watch
 from harness.errors import RecordError, UsageError
 from harness.report.screen import make_console, print_whole
 

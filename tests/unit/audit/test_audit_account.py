@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every resident page is in one part, and the parts add up, on pages laid out by the test."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from audit_builders import facts, host_side, reading, zone
+
+from harness.audit.account import guest_account, parts_of, sum_of
+from harness.kernel.page_kinds import PageKind
+from harness.kernel.pages import GuestState, HostState
+from harness.units import KIB, MIB, PAGE_SIZE
+
+PAGES = 1 << 16
+BLOCK = 512
+
+
+def test_pages_in_use_are_told_apart_by_kind() -> None:
+    kinds = np.full(PAGES, PageKind.ANONYMOUS, np.uint8)
+    for number, kind in enumerate(PageKind):
+        kinds[100 * number : 100 * (number + 1)] = kind
+    kinds[700:] = GuestState.NO_PAGE
+    account = guest_account(reading(kinds), kinds, facts([zone(spanned=PAGES)]))
+    assert account.used == dict.fromkeys(
+        (
+            *("anonymous", "page_cache", "shmem", "slab", "page_tables", "huge_pool"),
+            "kernel",
+        ),
+        100 * PAGE_SIZE,
+    )
+    assert account.hidden == (PAGES - 700) * PAGE_SIZE
+
+
+def test_free_pages_are_told_apart_by_order_watermark_and_mark() -> None:
+    kinds = np.full(PAGES, PageKind.KERNEL, np.uint8)
+    kinds[: 4 * BLOCK] = GuestState.FREE  # two blocks of order 10
+    kinds[4 * BLOCK] = GuestState.REPORTED
+    kinds[4 * BLOCK + 1 : 5 * BLOCK] = GuestState.FREE
+    kinds[6 * BLOCK : 6 * BLOCK + 8] = GuestState.FREE  # a block of order 3
+    kinds[7 * BLOCK] = GuestState.FREE
+    account = guest_account(reading(kinds), kinds, facts([zone(spanned=PAGES, free=PAGES)]))
+    assert account.waiting == 4 * BLOCK * PAGE_SIZE
+    assert account.reported == BLOCK * PAGE_SIZE
+    assert account.below_order == {0: PAGE_SIZE, 3: 8 * PAGE_SIZE}
+    assert account.below_watermark == 0
+
+    low = zone(spanned=PAGES, free=9000, low=100)  # 9000 < 100 + 32 << 9, > 100 + 32 << 8
+    account = guest_account(reading(kinds), kinds, facts([low]))
+    assert account.waiting == 0
+    assert account.below_watermark == (4 * BLOCK + 9) * PAGE_SIZE
+    assert account.watermark_orders == {8: account.below_watermark}
+
+
+def test_pages_of_the_per_cpu_lists_are_not_the_kernels() -> None:
+    kinds = np.full(PAGES, PageKind.KERNEL, np.uint8)
+    account = guest_account(reading(kinds), kinds, facts([zone(spanned=PAGES, per_cpu=100)]))
+    assert account.per_cpu == 100 * PAGE_SIZE
+    assert account.used["kernel"] == (PAGES - 100) * PAGE_SIZE
+
+
+def test_what_the_host_does_not_hold_is_counted_apart() -> None:
+    kinds = np.full(PAGES, GuestState.FREE, np.uint8)
+    kinds[:1000] = PageKind.SLAB
+    kinds[1000:1010] = PageKind.ANONYMOUS
+    host = np.full(PAGES, HostState.ABSENT, np.uint8)
+    host[:10] = HostState.ZERO
+    account = guest_account(reading(kinds, host), kinds, facts([zone(spanned=PAGES)]))
+    assert account.absent_used == 1010 * PAGE_SIZE
+    assert account.absent_written == 10 * PAGE_SIZE
+    assert account.absent_free == (PAGES - 1010) * PAGE_SIZE
+    assert sum(account.used.values()) == account.free == 0
+
+
+def test_pages_that_change_hands_are_in_no_other_part() -> None:
+    before = np.full(PAGES, PageKind.ANONYMOUS, np.uint8)
+    after = before.copy()
+    after[:256] = GuestState.FREE
+    both = replace(reading(after), before=reading(before).before)
+    account = guest_account(both, after, facts([zone(spanned=PAGES)]))
+    assert account.changing == MIB
+    assert account.used["anonymous"] == (PAGES - 256) * PAGE_SIZE
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_parts_together_are_what_is_resident(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    states = [*PageKind, GuestState.FREE, GuestState.REPORTED, GuestState.OFFLINE]
+    kinds = np.repeat(random.choice(states, PAGES // 64), 64).astype(np.uint8)
+    host = random.choice([HostState.ABSENT, HostState.RESIDENT, HostState.ZERO], PAGES)
+    look = reading(kinds, host.astype(np.uint8))
+    account = guest_account(look, kinds, facts([zone(spanned=PAGES, free=PAGES)]))
+    held = int(np.count_nonzero(host == HostState.RESIDENT)) * PAGE_SIZE
+    side = host_side(held=held)
+    parts = parts_of(side, account)
+    assert sum(sum_of(parts, group) for group in ("used", "free", "other")) == held
+    assert sum(part.size for part in parts) == side.total
+    assert parts[-1].name == "unexplained"
+    assert parts[-1].size == 0
+
+
+def test_what_is_unexplained_is_named() -> None:
+    side = host_side(held=64 * MIB)
+    off = replace(side, total=side.total + 40 * KIB)
+    assert parts_of(off, None)[-1].size == 40 * KIB
+    assert off.unexplained == 40 * KIB

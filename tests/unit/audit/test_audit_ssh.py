@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way in by ssh(1): its command line, its messages, and a visit without a network."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from churn_memory import needs_page_flags, needs_root
+
+from harness.audit.guest_tool import guest_tool
+from harness.audit.ssh_visit import SshVisit
+from harness.audit.ssh_words import Destination, meaning, parse_destination, ssh_command
+from harness.errors import SshError, UsageError
+from harness.guest.page_stream import PageReader
+from harness.kernel.page_kinds import PageKind
+
+THERE = Destination("guest", "root", 2222)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("root@guest:2222", THERE),
+        ("guest", Destination("guest")),
+        ("me@10.0.0.7", Destination("10.0.0.7", "me")),
+        ("me@[fe80::1%eth0]:22", Destination("fe80::1%eth0", "me", 22)),
+    ],
+)
+def test_destinations(text: str, expected: Destination) -> None:
+    assert parse_destination(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "-oProxyCommand=id", "a b", "root@", "host:99999", "fe80::1"])
+def test_what_is_no_destination_is_bad_usage(text: str) -> None:
+    with pytest.raises(UsageError, match="is no destination"):
+        parse_destination(text)
+
+
+def test_ssh_asks_nothing_and_takes_no_word_for_an_option() -> None:
+    command = ssh_command(THERE, "echo 'a b'")
+    assert "BatchMode=yes" in command
+    assert command[command.index("-p") + 1] == "2222"
+    assert command[-3:-1] == ["--", "root@guest"]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+            "is not the one in known_hosts",
+        ),
+        (
+            "No ED25519 host key is known for guest\nHost key verification failed.",
+            "is not in known_hosts",
+        ),
+        ("root@guest: Permission denied (publickey,password).", "would ask for a password"),
+        ("sudo: a password is required", "its sudo asks for a password"),
+        ("sh: 1: exec: sudo: not found", "has no sudo"),
+        ("ssh: Could not resolve hostname guest: Name or service not known", "has no address"),
+        ("ssh: connect to host guest port 22: Connection refused", "nothing listens for SSH"),
+        ("ssh: connect to host guest port 22: Connection timed out", "does not answer"),
+    ],
+)
+def test_each_refusal_has_one_message(said: str, words: str) -> None:
+    error = meaning(THERE, said)
+    assert error is not None
+    assert words in error.message
+    assert error.hint
+    assert "{" not in str(error)
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `ssh` that runs the command here, where this host plays the guest."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    write(tmp_path, 'for last; do :; done; eval "$last"')
+    return tmp_path
+
+
+def write(directory: Path, script: str) -> None:
+    program = directory / "ssh"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+
+def left() -> list[Path]:
+    return [file for base in ("/tmp", "/run") for file in Path(base).glob("fpr-audit.*")]
+
+
+@pytest.mark.whole_command
+@needs_root
+@needs_page_flags
+def test_a_visit_tells_facts_runs_the_tool_and_leaves_nothing(path: Path) -> None:
+    del path
+    with SshVisit(THERE, guest_tool()) as visit:
+        assert "== fpr-audit: zoneinfo" in visit.facts()
+        with PageReader(visit, 1 << 32, kinds=True) as reader:
+            kinds = reader.read().kinds
+            assert left() == []
+            assert len(reader.read().states) > 0
+    assert kinds is not None
+    assert np.count_nonzero(kinds == PageKind.ANONYMOUS) > 1000
+    assert np.count_nonzero(kinds == PageKind.SLAB) > 100
+
+
+@pytest.mark.whole_command
+@needs_root
+def test_half_a_tool_is_removed(path: Path) -> None:
+    del path
+    with SshVisit(THERE, bytes(1 << 20)) as visit:
+        visit.facts()
+        visit.write(bytes(1000))
+        assert len(left()) == 1
+    assert left() == []
+
+
+@pytest.mark.whole_command
+def test_a_connection_that_breaks_is_one_error(path: Path) -> None:
+    write(path, "echo nonsense; echo 'Connection reset by peer' >&2; exit 255")
+    with (
+        SshVisit(THERE, b"") as visit,
+        pytest.raises(SshError, match=r"ended early .*255.*Connection reset by peer"),
+    ):
+        visit.facts()
