@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.audit.guest_facts import GuestFacts
+from harness.audit.guest_told import GuestFacts
 from harness.audit.host_side import HostSide
 from harness.kernel.blocks import BoolArray
 from harness.kernel.losses import collapsible

@@ -14,7 +14,7 @@ import tempfile
 from types import TracebackType
 from typing import Self
 
-from harness.audit.guest_facts import FACTS_SCRIPT, MARK
+from harness.audit.guest_told import FACTS_SCRIPT, MARK
 from harness.audit.ssh_words import CONNECT_SECONDS, Destination, meaning, ssh_command
 from harness.deadline import Deadline
 from harness.errors import HarnessError, ObserveError, SshError

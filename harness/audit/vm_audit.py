@@ -12,7 +12,7 @@ from harness.audit.account import GuestAccount, guest_account, parts_of
 from harness.audit.advice import advise
 from harness.audit.attached_monitor import AttachedMonitor
 from harness.audit.audit_document import Audit, Guest, Vm
-from harness.audit.guest_facts import GuestFacts, parse_facts
+from harness.audit.guest_told import GuestFacts, parse_facts
 from harness.audit.host_side import HostReader, HostSide
 from harness.audit.qemu_facts import QemuFacts, ask
 from harness.audit.qemu_list import QemuProcess

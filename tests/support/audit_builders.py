@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from harness.audit.document import Audit, from_json
 
-from harness.audit.guest_facts import GuestFacts
+from harness.audit.audit_document import Audit, from_json
+from harness.audit.guest_told import GuestFacts
 from harness.audit.host_side import BlockCounts, HostSide, ProcessCounters, RamHeld
 from harness.audit.own_memory import OwnMemory
 from harness.kernel.page_kinds import states_of

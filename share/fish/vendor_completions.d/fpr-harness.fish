@@ -50,8 +50,8 @@ function _shtab_fpr_harness_using
   test "$_shtab_fpr_harness_cmdpath" = "$argv"
 end
 
-set -g _shtab_fpr_harness_commands run bisect-step compare judge report export page list show doctor image 'image build' 'image list' kernel 'kernel check' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --expect --fails-in --format --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --qemu --repeat --results --runs --scenario --scenarios --set --tag --until-confident --vcpus
+set -g _shtab_fpr_harness_commands run bisect-step compare judge report export page audit list show doctor image 'image build' 'image list' kernel 'kernel check' qemu 'qemu build' 'qemu list' shell
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --compare --expect --fails-in --format --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --repeat --results --runs --scenario --scenarios --set --ssh --tag --until-confident --vcpus --watch
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -131,6 +131,14 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using export; and test $_shtab_fp
 complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a page -d 'show the history of one page of a recorded run'
 complete -c fpr-harness -n '_shtab_fpr_harness_using page' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using page; and test $_shtab_fpr_harness_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a results directory'
+complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a audit -d 'Why is my VM so big? Says where the host'"'"'s memory for a running VM is, and what to do about it. The'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -s h -l help -d 'show this help message and exit'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l pid -x -d 'the QEMU of this process id'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l qmp -xka "(__fish_complete_path (commandline -ct))" -d 'the QEMU that listens on this QMP socket'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l ssh -x -d 'look into the guest too, as root or with sudo there (default: the host'"'"'s side alone)'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l json -d 'print JSON'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l compare -xka "(__fish_complete_path (commandline -ct))" -d 'show what has grown since an earlier audit, written by --json'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l watch -x -d 'audit again every SECONDS (default: 10) until Ctrl-C, and show what has moved'
 complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a list -d 'list the scenarios, with length and needs'
 complete -c fpr-harness -n '_shtab_fpr_harness_using list' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using list' -l scenarios -xka "(__fish_complete_directories)" -d 'use the scenarios in DIR (*.yaml) instead of the harness'"'"'s own'

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 from audit_builders import recorded, with_account
-from harness.audit.document import Advice, Audit
 
 from harness.audit.advice import advise
+from harness.audit.audit_document import Advice, Audit
 from harness.units import MIB
 
 BASE = recorded()

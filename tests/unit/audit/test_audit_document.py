@@ -9,9 +9,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 from audit_builders import DATA, recorded, with_account
-from harness.audit.document import Audit, as_json, audit_schema, from_json
 
 from harness.audit.account import parts_of
+from harness.audit.audit_document import Audit, as_json, audit_schema, from_json
 from harness.audit.audit_text import audit_text
 from harness.audit.unknowns import unknowns
 from harness.errors import RecordError

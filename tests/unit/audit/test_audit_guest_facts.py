@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from audit_builders import DATA
 
-from harness.audit.guest_facts import FACTS_SCRIPT, GuestFacts, parse_facts
+from harness.audit.guest_told import FACTS_SCRIPT, GuestFacts, parse_facts
 from harness.errors import ObserveError
 from harness.units import GIB, MIB
 
