@@ -3,56 +3,103 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from harness.cli.options import run_options
+from harness.errors import HarnessError
+from harness.image.build import BootFiles
 from harness.image.definition import load_definitions
 from harness.image.qemu_definition import load_qemus
+from harness.machine.qemu import Qemu
 from harness.record.events import Event, Judged
 from harness.record.facts import Verdict
 from harness.record.results_directory import make_results_directory
 from harness.report.github import commands_stopped, tell_github
 from harness.report.sink import LastingSink
+from harness.report.summary import Summary
 from harness.report.terminal import ProgressView, print_table
 from harness.run.host_paths import check_host_paths
 from harness.run.invocation import Conclusion, conclude, prepare_images, run_pool
-from harness.run.plan import choose_images, longest_first, plan_runs
+from harness.run.plan import PlannedRun, RunOptions, choose_images, longest_first, plan_runs
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
 from harness.run.stop_request import StopRequest, stopping_on_signals
 from harness.scenario.model import Scenario
 from harness.scenario.permission import refuse_unallowed
 
+Boots = Mapping[str, BootFiles | HarnessError]
+
+
+@dataclass(frozen=True)
+class CarriedOut:
+    """What an invocation ran, on what, and how it ended."""
+
+    ended: Conclusion
+    results: Path
+    boots: Boots
+    qemus: Mapping[str, Qemu | HarnessError]
+
+    @property
+    def summary(self) -> Summary:
+        return self.ended.summary
+
+    @property
+    def status(self) -> int:
+        return self.ended.status
+
 
 def carry_out(
     options: argparse.Namespace, scenarios: Sequence[Scenario], *, until_fail: bool = False
-) -> Conclusion:
+) -> CarriedOut:
     """Run the scenarios, show progress and the table, write the results, tell GitHub Actions.
 
     `until_fail`: the first FAIL ends the other runs. Raises `HarnessError` where nothing can run.
     """
+    chosen = run_options(options)
+    images = choose_images(load_definitions(), options.image)
+    choices = choose_qemus(load_qemus(), options.qemu)
+    return perform(
+        options,
+        chosen,
+        plan_runs(scenarios, images, options.repeat, choices),
+        lambda _results, note: prepare_images(images, chosen, note),
+        until_fail=until_fail,
+    )
+
+
+def perform(
+    options: argparse.Namespace,
+    chosen: RunOptions,
+    runs: Sequence[PlannedRun],
+    boots_for: Callable[[Path, Callable[[str], None]], Boots],
+    *,
+    until_fail: bool = False,
+) -> CarriedOut:
+    """Do planned runs like `carry_out`; `boots_for` makes their images, given the results
+    directory and where to tell of progress."""
+    scenarios = [run.scenario for run in runs]
+    refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
+    check_host_paths(options.results, scenarios)
     output = LastingSink(sys.stdout)
     with commands_stopped(output):
-        ended = _run(options, scenarios, output, until_fail=until_fail)
+        done = _perform(options, chosen, runs, boots_for, output, until_fail=until_fail)
     try:
-        tell_github(ended.summary, output)
+        tell_github(done.summary, output)
     except OSError as error:
         print(f"note: no summary of this step: {error}", file=sys.stderr)
-    return ended
+    return done
 
 
-def _run(
+def _perform(
     options: argparse.Namespace,
-    scenarios: Sequence[Scenario],
+    chosen: RunOptions,
+    runs: Sequence[PlannedRun],
+    boots_for: Callable[[Path, Callable[[str], None]], Boots],
     output: LastingSink,
     *,
     until_fail: bool,
-) -> Conclusion:
-    chosen = run_options(options)
-    refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
-    check_host_paths(options.results, scenarios)
-    images = choose_images(load_definitions(), options.image)
-    choices = choose_qemus(load_qemus(), options.qemu)
-    runs = plan_runs(scenarios, images, options.repeat, choices)
+) -> CarriedOut:
     request = StopRequest()
     expected = {run.run_id: run.scenario.expected_seconds for run in longest_first(runs)}
 
@@ -65,10 +112,11 @@ def _run(
         ProgressView(len(runs), output, expected=expected, quiet=options.quiet) as view,
         stopping_on_signals(request, then=lambda: view.note("stopping: ending the guests")),
     ):
-        qemus = prepare_qemus(choices, view.note)
+        choices = {run.qemu.name: run.qemu for run in runs}
+        qemus = prepare_qemus(choices.values(), view.note)
         refuse_if_none(qemus)
         results = make_results_directory(options.results)
-        boots = prepare_images(images, chosen, view.note)
+        boots = boots_for(results, view.note)
         observers = [view.feed, stop_on_fail] if until_fail else [view.feed]
         with run_pool(
             results, chosen, boots, qemus, options.jobs, observers, request, view.note
@@ -80,4 +128,4 @@ def _run(
         print(f"fpr-harness: {trouble}", file=sys.stderr)
     if ended.no_report is not None:
         print(f"note: no report.html: {ended.no_report}", file=sys.stderr)
-    return ended
+    return CarriedOut(ended, results, boots, qemus)

@@ -39,6 +39,11 @@ def declare_boot_options(add: Callable[..., Any]) -> None:
         help="guest image, SUITE=VERSION for another build of its kernel (`fpr-harness image list "
         "--builds`), a comma-separated list, or `all` (default: the default image)",
     )
+    declare_machine_options(add)
+
+
+def declare_machine_options(add: Callable[..., Any]) -> None:
+    """Declare all of the guest but its image."""
     add(
         "--kernel",
         action=Once,
@@ -111,8 +116,8 @@ def declare_run_options(add: Callable[..., Any]) -> None:
     declare_scenario_options(add)
 
 
-def declare_scenario_options(add: Callable[..., Any]) -> None:
-    """Declare what to change in the scenarios, and what to let them do."""
+def declare_permissions(add: Callable[..., Any]) -> None:
+    """Declare what to let scenarios do that may reach beyond their guests."""
     add(
         "--allow-qmp",
         action="append",
@@ -125,6 +130,11 @@ def declare_scenario_options(add: Callable[..., Any]) -> None:
         action="store_true",
         help="let scenarios give QEMU further words (host.qemu_args), which may reach the host",
     )
+
+
+def declare_scenario_options(add: Callable[..., Any]) -> None:
+    """Declare what to change in the scenarios, and what to let them do."""
+    declare_permissions(add)
     add(
         "--set",
         action="append",
@@ -137,6 +147,10 @@ def declare_scenario_options(add: Callable[..., Any]) -> None:
 
 def add_boot_options(parser: argparse.ArgumentParser) -> None:
     declare_boot_options(parser.add_argument)
+    add_verbose_option(parser)
+
+
+def add_verbose_option(parser: argparse.ArgumentParser) -> None:
     # Not for pytest, which has its own -v; each run's harness.log has everything in any case.
     parser.add_argument(
         "-v",

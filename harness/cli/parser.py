@@ -11,6 +11,9 @@ from harness.cli.options import (
     add_boot_options,
     add_directory_option,
     add_run_options,
+    add_verbose_option,
+    declare_machine_options,
+    declare_permissions,
     declare_results_option,
     declare_scenario_options,
 )
@@ -56,6 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_bisect_step(commands)
     _add_compare(commands)
+    _add_replay(commands)
+    _add_mail(commands)
     _add_judge(commands)
     _add_report(commands)
     _add_export(commands)
@@ -86,6 +91,15 @@ def _add_run(commands: "Commands") -> None:
     add_run_options(run)
     run.add_argument(
         "--tag", action="append", default=[], help="run all scenarios with this tag: --tag full"
+    )
+    run.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="put everything about the runs into one file, for `fpr-harness replay`",
+    )
+    run.add_argument(
+        "--with-kernel", action="store_true", help="put kernel and initramfs into it, too"
     )
 
 
@@ -136,6 +150,25 @@ def _add_compare(commands: "Commands") -> None:
     add_boot_options(compare)
     declare_results_option(compare.add_argument)
     declare_scenario_options(compare.add_argument)
+
+
+def _add_replay(commands: "Commands") -> None:
+    replay = commands.add_parser(
+        "replay", help="run what a bundle of `run --bundle` holds, and say what differs"
+    )
+    replay.add_argument("bundle", type=Path, metavar="FILE", help="a bundle")
+    declare_machine_options(replay.add_argument)
+    add_verbose_option(replay)
+    declare_results_option(replay.add_argument)
+    declare_permissions(replay.add_argument)
+    # The accelerator is that of the bundle, unless one is asked for.
+    replay.set_defaults(accel=None, jobs=None)
+
+
+def _add_mail(commands: "Commands") -> None:
+    mail = commands.add_parser("mail", help="write a failed run as a mail to a kernel list")
+    mail.add_argument("directory", type=Path, metavar="DIR", help="a results directory")
+    mail.add_argument("run", nargs="?", metavar="RUN", help="the run (default: the first FAIL)")
 
 
 def _add_judge(commands: "Commands") -> None:
