@@ -16,6 +16,7 @@ from harness.record.events import GuestReady, Judged
 from harness.record.facts import Verdict
 from harness.run.plan import PlannedRun, choose_images, plan_runs
 from harness.run.qemus import choose_qemus
+from harness.run.shards import Shard, runs_of_shard
 from harness.safe_text import safe_line, safe_text
 from harness.scenario.load import load_scenarios
 from harness.scenario.permission import refuse_unallowed
@@ -104,3 +105,16 @@ class ScenarioItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         return self.path, None, self.name
+
+
+def keep_shard(items: list[pytest.Item], config: pytest.Config) -> None:
+    """Deselect the scenarios of other shards. Raises `UsageError`."""
+    scenarios = [item for item in items if isinstance(item, ScenarioItem)]
+    if not scenarios:
+        return
+    shard = Shard.parse(config.option.shard)
+    runs = [item.run for item in scenarios]
+    kept = {id(run) for run in runs_of_shard(runs, shard)}
+    others = [item for item in scenarios if id(item.run) not in kept]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]

@@ -23,6 +23,7 @@ from harness.cli.options import (
     declare_directory_option,
     declare_results_option,
     declare_run_options,
+    declare_shard_option,
     run_options,
     scenarios_directory,
 )
@@ -37,7 +38,7 @@ from harness.errors import (
 from harness.image.definition import load_definitions
 from harness.image.qemu_definition import load_qemus
 from harness.pytest_github import GithubStep
-from harness.pytest_items import ScenarioFile, ScenarioItem
+from harness.pytest_items import ScenarioFile, ScenarioItem, keep_shard
 from harness.record.events import Event, GuestReady, Judged, RunStarted
 from harness.record.reader import RESULTS_NAME, tail_events
 from harness.record.results_directory import make_results_directory
@@ -63,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     declare_boot_options(group.addoption)
     declare_results_option(group.addoption)
     declare_run_options(group.addoption)
+    declare_shard_option(group.addoption)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -136,7 +138,7 @@ class ScenarioSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Refuse `--set` for the scenarios that -k and -m selected.
+        """Refuse `--set` for the scenarios that -k and -m selected; leave out other shards.
 
         xdist would replace a worker that exits, so in a worker each such test is an error instead.
         """
@@ -146,6 +148,9 @@ class ScenarioSession:
             if isinstance(item, ScenarioItem) and item.refused is not None:
                 with _refusals():
                     raise item.refused
+        if self._config.option.shard:
+            with _refusals():
+                keep_shard(items, self._config)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:

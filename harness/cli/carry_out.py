@@ -24,6 +24,7 @@ from harness.run.host_paths import check_host_paths
 from harness.run.invocation import Conclusion, conclude, prepare_images, run_pool
 from harness.run.plan import PlannedRun, RunOptions, choose_images, longest_first, plan_runs
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
+from harness.run.shards import Shard, runs_of_shard
 from harness.run.stop_request import StopRequest, stopping_on_signals
 from harness.scenario.model import Scenario
 from harness.scenario.permission import refuse_unallowed
@@ -59,10 +60,13 @@ def carry_out(
     chosen = run_options(options)
     images = choose_images(load_definitions(), options.image)
     choices = choose_qemus(load_qemus(), options.qemu)
+    runs = plan_runs(scenarios, images, options.repeat, choices)
+    if chosen.shard:
+        runs = runs_of_shard(runs, Shard.parse(chosen.shard))
     return perform(
         options,
         chosen,
-        plan_runs(scenarios, images, options.repeat, choices),
+        runs,
         lambda _results, note: prepare_images(images, chosen, note),
         until_fail=until_fail,
     )

@@ -116,6 +116,16 @@ def declare_run_options(add: Callable[..., Any]) -> None:
     declare_scenario_options(add)
 
 
+def declare_shard_option(add: Callable[..., Any]) -> None:
+    """Declare which part of the runs is for this machine."""
+    add(
+        "--shard",
+        metavar="I/N",
+        help="run the I-th of N parts that take about the same time and memory, as 1/4 to 4/4 on "
+        "four machines; `fpr-harness merge` puts their results together",
+    )
+
+
 def declare_permissions(add: Callable[..., Any]) -> None:
     """Declare what to let scenarios do that may reach beyond their guests."""
     add(
@@ -252,4 +262,5 @@ def run_options(options: Any) -> "RunOptions":
         modules=options.modules,
         keep_failed=60.0 * getattr(options, "keep_failed", 0.0),
         overrides=tuple(getattr(options, "overrides", ())),
+        shard=getattr(options, "shard", None) or "",
     )

@@ -16,6 +16,7 @@ from harness.cli.options import (
     declare_permissions,
     declare_results_option,
     declare_scenario_options,
+    declare_shard_option,
 )
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_judge(commands)
     _add_report(commands)
     _add_export(commands)
+    _add_merge(commands)
     _add_page(commands)
     _add_audit(commands)
     _add_list(commands)
@@ -89,6 +91,7 @@ def _add_run(commands: "Commands") -> None:
     add_boot_options(run)
     declare_results_option(run.add_argument)
     add_run_options(run)
+    declare_shard_option(run.add_argument)
     run.add_argument(
         "--tag", action="append", default=[], help="run all scenarios with this tag: --tag full"
     )
@@ -223,6 +226,21 @@ def _add_export(commands: "Commands") -> None:
     )
     export.add_argument(
         "--origin", metavar="NAME", help="for kcidb: the name of your CI system in KCIDB"
+    )
+
+
+def _add_merge(commands: "Commands") -> None:
+    merge = commands.add_parser(
+        "merge",
+        help="put the results of several machines together, and give their verdict",
+        description="Puts results directories into a new one, with summary.json and junit.xml of "
+        "all their runs, and exits with the status of all verdicts; 69 if a part of a --shard is "
+        "missing. Runs of the same name get the name of their image or QEMU, or a number. "
+        "`report` writes the page.",
+    )
+    _add_directories(merge)
+    merge.add_argument(
+        "--results", type=Path, required=True, metavar="DIR", help="new directory for the results"
     )
 
 

@@ -29,3 +29,5 @@ class RunPlan:
     """`git describe --always --dirty` of the tree that it was built in; None: no such tree."""
     kernel_config: dict[str, str] = field(default_factory=dict)
     """Options that the configuration of that tree sets, without CONFIG_; empty: no such tree."""
+    shard: str = ""
+    """`I/N` if this is a run of the I-th of N parts of an invocation; empty: it was not divided."""

@@ -202,7 +202,8 @@ def _foot(running: Mapping[str, RunState], progress: Progress, now: float, width
     if total:
         foot.append(f"{' of ' if parts else '0 of '}{total}")
     left = progress.seconds_left(running, now)
-    if left is not None:
+    if left:
+        # Nothing is said once it is overdue.
         foot.append(f"; about {format_seconds(left)} left")
     queued = progress.queued(running)
     if queued:

@@ -29,6 +29,8 @@ class RunOptions:
     """Seconds that a guest is kept after a run that did not pass."""
     overrides: tuple[str, ...] = ()
     """`FIELD=VALUE` of each `--set`, which the scenarios already include."""
+    shard: str = ""
+    """`I/N` of `--shard`; empty: all runs are for this machine."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | Harnes
         kernel_sha256=_sha256(boot.kernel) if isinstance(boot, BootFiles) else None,
         kernel_commit=describe(tree) if tree is not None else None,
         kernel_config=_config(tree),
+        shard=options.shard,
     )
 
 

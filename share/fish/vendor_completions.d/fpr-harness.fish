@@ -50,8 +50,8 @@ function _shtab_fpr_harness_using
   test "$_shtab_fpr_harness_cmdpath" = "$argv"
 end
 
-set -g _shtab_fpr_harness_commands run bisect-step compare replay mail judge report export page audit list show doctor image 'image build' 'image list' kernel 'kernel check' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --expect --fails-in --format --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --repeat --results --runs --scenario --scenarios --set --ssh --tag --until-confident --vcpus --watch
+set -g _shtab_fpr_harness_commands run bisect-step compare replay mail judge report export merge page audit list show doctor image 'image build' 'image list' kernel 'kernel check' qemu 'qemu build' 'qemu list' shell
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --expect --fails-in --format --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --repeat --results --runs --scenario --scenarios --set --shard --ssh --tag --until-confident --vcpus --watch
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -75,6 +75,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l allow-qmp -x -d 'le
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l allow-qemu-args -d 'let scenarios give QEMU further words (host.qemu_args), which may reach the host'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l set -x -d 'change a field of the scenarios: guest.memory=2GiB'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -s q -l quiet -d 'show no progress, only the results at the end'
+complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l shard -x -d 'run the I-th of N parts that take about the same time and memory, as 1/4 to 4/4 on four machines; `fpr-harness merge` puts their results together'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l tag -xka "all control default full long madv-free needs-cgroup needs-hugetlb needs-ksm needs-swap needs-thp" -d 'run all scenarios with this tag: --tag full'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l bundle -xka "(__fish_complete_path (commandline -ct))" -d 'put everything about the runs into one file, for `fpr-harness replay`'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l with-kernel -d 'put kernel and initramfs into it, too'
@@ -144,6 +145,10 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using export' -l format -xka "kta
 complete -c fpr-harness -n '_shtab_fpr_harness_using export' -l output -xka "(__fish_complete_path (commandline -ct))" -d 'write to this file instead, atomically'
 complete -c fpr-harness -n '_shtab_fpr_harness_using export' -l origin -x -d 'for kcidb: the name of your CI system in KCIDB'
 complete -c fpr-harness -n '_shtab_fpr_harness_using export; and test $_shtab_fpr_harness_npos -ge 0' -ka "(__fish_complete_directories)" -d 'a results directory'
+complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a merge -d 'Puts results directories into a new one, with summary.json and junit.xml of all their runs, and exits with the status of all verdicts; 69 if a part of a --shard is missing. Runs of the same name get the name of their image or QEMU, or a number. `report` writes the page.'
+complete -c fpr-harness -n '_shtab_fpr_harness_using merge' -s h -l help -d 'show this help message and exit'
+complete -c fpr-harness -n '_shtab_fpr_harness_using merge' -l results -xka "(__fish_complete_directories)" -d 'new directory for the results'
+complete -c fpr-harness -n '_shtab_fpr_harness_using merge; and test $_shtab_fpr_harness_npos -ge 0' -ka "(__fish_complete_directories)" -d 'a results directory'
 complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a page -d 'show the history of one page of a recorded run'
 complete -c fpr-harness -n '_shtab_fpr_harness_using page' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using page; and test $_shtab_fpr_harness_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a results directory'

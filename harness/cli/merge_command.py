@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fpr-harness merge`: the results of several machines as those of one invocation."""
+
+import argparse
+import sys
+
+from harness.errors import UNAVAILABLE
+from harness.record.merging import merge_parts, missing_shards, new_names, read_parts
+from harness.record.reader import RESULTS_NAME, read_events
+from harness.record.results_directory import make_results_directory
+from harness.report.junit import write_junit
+from harness.report.sink import LastingSink
+from harness.report.summary import build_summary, exit_status, write_summary
+from harness.report.terminal import print_table
+
+FAILED = 1
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Merge, print the table, and return the exit status of all verdicts.
+
+    69 if a shard is missing and nothing failed. Raises `UsageError`, `RecordError`.
+    """
+    parts = read_parts(options.directories)
+    results = make_results_directory(options.results)
+    merge_parts(parts, new_names(parts), results)
+    events = list(read_events(results / RESULTS_NAME))
+    summary = build_summary(events)
+    write_summary(summary, results / "summary.json")
+    write_junit(events, results / "junit.xml")
+    print_table(summary, results, LastingSink(sys.stdout))
+    status = exit_status(run.verdict for run in summary.runs)
+    missing = missing_shards(parts)
+    if missing:
+        print(
+            f"fpr-harness: no results of shard {', '.join(missing)}: what it was to run is unknown",
+            file=sys.stderr,
+        )
+        return status if status == FAILED else UNAVAILABLE
+    return status
