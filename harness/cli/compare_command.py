@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace, words: Sequence[SideWord]) -> int:
     request = StopRequest()
     going_on = options.results is not None and (options.results / PLAN_NAME).exists()
     with (
-        ProgressView(file=output) as view,
+        ProgressView(file=output, quiet=options.quiet) as view,
         stopping_on_signals(request, then=lambda: view.note("stopping: ending the guest")),
     ):
         sides = [_side(options, word, view) for word in words]

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`fpr-harness kernel`: what a built kernel tree lacks for the harness."""
+"""`fpr-harness kernel`: what a kernel tree lacks for the harness, and how to give it that."""
 
 import argparse
+import os
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
+from harness.cli.build_step import BuildFailedError, run_build
 from harness.errors import UNAVAILABLE, HarnessError, ImageError
 from harness.image.build_tree import (
     CONFIG,
@@ -15,7 +19,8 @@ from harness.image.build_tree import (
 )
 from harness.image.definition import load_definitions
 from harness.image.kernel import find_kernel, kernel_release
-from harness.image.kernel_options import Option, wrong
+from harness.image.kernel_config import merge
+from harness.image.kernel_options import OPTIONS, Option, wrong
 from harness.image.modules import tree_beside
 
 _WORDS = {"needed": "missing", "useful": "lacks", "costly": "costs"}
@@ -23,8 +28,40 @@ _COLUMN = 8
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Check a tree. Raises `ImageError` for a directory in which no kernel was configured."""
-    tree: Path = options.directory
+    """Check or configure a tree.
+
+    Raises `ImageError` for a directory in which no kernel was configured, or cannot be.
+    """
+    if options.verb == "config":
+        return _configure(options.directory.absolute(), options.debug, build=options.build)
+    return _check(options.directory)
+
+
+def _configure(tree: Path, debugs: Sequence[str], *, build: bool) -> int:
+    merged = merge(tree, list(dict.fromkeys(debugs)), print)
+    for words, found in (("set", merged.changed), ("refused", merged.refused)):
+        for each in found:
+            print(f"  {words:{_COLUMN}} {each.name}={'y' if each.on else 'n'}: {each.why}")
+    if not merged.changed:
+        print("  it had all of it already")
+    needed = {option.name for option in OPTIONS if option.rank == "needed"}
+    if lost := [each.name for each in merged.refused if each.name in needed]:
+        raise ImageError(
+            f"{tree}: Kconfig does not grant {', '.join(lost)}, and no guest can be tested without",
+            hint="`make menuconfig` says what an option depends on (press / and its name)",
+        )
+    words = f"make -C {shlex.quote(str(tree))} -j{len(os.sched_getaffinity(0))} bzImage modules"
+    if not build:
+        print(f"What to do: {words}")
+        return 0
+    try:
+        run_build(words)
+    except BuildFailedError as error:
+        raise ImageError(str(error), hint="its last lines say why") from error
+    return _check(tree)
+
+
+def _check(tree: Path) -> int:
     if not is_build_tree(tree):
         raise (
             why_no_kernel(tree)

@@ -177,6 +177,10 @@ def add_directory_option(parser: argparse.ArgumentParser) -> None:
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     declare_run_options(parser.add_argument)
+    add_quiet_option(parser)
+
+
+def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     # Not for pytest, which has its own -q.
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="show no progress, only the results at the end"

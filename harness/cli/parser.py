@@ -10,6 +10,7 @@ from harness.cli import audit_options, bisect_rule, compare_sides
 from harness.cli.options import (
     add_boot_options,
     add_directory_option,
+    add_quiet_option,
     add_run_options,
     add_verbose_option,
     declare_machine_options,
@@ -18,6 +19,7 @@ from harness.cli.options import (
     declare_scenario_options,
     declare_shard_option,
 )
+from harness.image.kernel_config import DEBUGS
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -149,6 +151,7 @@ def _add_compare(commands: "Commands") -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     compare_sides.declare(compare)
+    add_quiet_option(compare)
     add_directory_option(compare)
     add_boot_options(compare)
     declare_results_option(compare.add_argument)
@@ -162,6 +165,7 @@ def _add_replay(commands: "Commands") -> None:
     replay.add_argument("bundle", type=Path, metavar="FILE", help="a bundle")
     declare_machine_options(replay.add_argument)
     add_verbose_option(replay)
+    add_quiet_option(replay)
     declare_results_option(replay.add_argument)
     declare_permissions(replay.add_argument)
     # The accelerator is that of the bundle, unless one is asked for.
@@ -316,6 +320,20 @@ def _add_kernel(commands: "Commands") -> None:
     check.add_argument(
         "directory", type=Path, metavar="DIR", help="a directory in which a kernel was built"
     )
+    config = verbs.add_parser(
+        "config", help="merge what a guest needs into a tree's configuration, and say why"
+    )
+    config.add_argument(
+        "directory", type=Path, metavar="DIR", help="the sources of Linux, or that of `make O=DIR`"
+    )
+    config.add_argument(
+        "--debug",
+        action="append",
+        default=[],
+        choices=DEBUGS,
+        help="merge a checker, too: KASAN for memory, lockdep for locks",
+    )
+    config.add_argument("--build", action="store_true", help="build kernel and modules, too")
 
 
 def _add_qemu(commands: "Commands") -> None:

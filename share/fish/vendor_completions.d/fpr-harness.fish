@@ -50,8 +50,8 @@ function _shtab_fpr_harness_using
   test "$_shtab_fpr_harness_cmdpath" = "$argv"
 end
 
-set -g _shtab_fpr_harness_commands run bisect-step compare replay mail judge report export merge page audit list show doctor image 'image build' 'image list' kernel 'kernel check' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --expect --fails-in --format --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --repeat --results --runs --scenario --scenarios --set --shard --ssh --tag --until-confident --vcpus --watch
+set -g _shtab_fpr_harness_commands run bisect-step compare replay mail judge report export merge page audit list show doctor image 'image build' 'image list' kernel 'kernel check' 'kernel config' qemu 'qemu build' 'qemu list' shell
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --debug --expect --fails-in --format --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --repeat --results --runs --scenario --scenarios --set --shard --ssh --tag --until-confident --vcpus --watch
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -104,6 +104,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harne
 complete -c fpr-harness -n '_shtab_fpr_harness_using compare' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using compare' -l runs -x -d 'runs of each scenario with A, and as many with B (default: 10)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using compare' -l measure -x -d 'compare this measure alone; may be given several times'
+complete -c fpr-harness -n '_shtab_fpr_harness_using compare' -s q -l quiet -d 'show no progress, only the results at the end'
 complete -c fpr-harness -n '_shtab_fpr_harness_using compare' -l scenarios -xka "(__fish_complete_directories)" -d 'use the scenarios in DIR (*.yaml) instead of the harness'"'"'s own'
 complete -c fpr-harness -n '_shtab_fpr_harness_using compare' -l image -xka "bookworm bullseye experimental sid trixie-backports trixie all" -d 'guest image, SUITE=VERSION for another build of its kernel (`fpr-harness image list --builds`), a comma-separated list, or `all` (default: the default image)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using compare' -l kernel -xka "(__fish_complete_path (commandline -ct))" -d 'a bzImage or a kernel build tree to boot'
@@ -123,6 +124,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using replay' -l modules -xka "(_
 complete -c fpr-harness -n '_shtab_fpr_harness_using replay' -l accel -xka "auto kvm tcg" -d 'auto takes KVM if a guest becomes ready under it, else TCG (default: auto)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using replay' -l qemu -xka "bookworm bullseye sid trixie host all" -d 'a qemu-system-x86_64, a build to fetch (`fpr-harness qemu list`), a comma-separated list, or `all` builds (default: `host`, the installed one)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using replay' -s v -l verbose -d 'log steps and findings on standard error; -vv: everything in harness.log'
+complete -c fpr-harness -n '_shtab_fpr_harness_using replay' -s q -l quiet -d 'show no progress, only the results at the end'
 complete -c fpr-harness -n '_shtab_fpr_harness_using replay' -l results -xka "(__fish_complete_directories)" -d 'new directory for the results (default: results/<UTC time>)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using replay' -l allow-qmp -x -d 'let scenarios send this QMP command, which may reach beyond the guest'
 complete -c fpr-harness -n '_shtab_fpr_harness_using replay' -l allow-qemu-args -d 'let scenarios give QEMU further words (host.qemu_args), which may reach the host'
@@ -194,6 +196,11 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using kernel' -s h -l help -d 'sh
 complete -c fpr-harness -n '_shtab_fpr_harness_using kernel; and test $_shtab_fpr_harness_npos -eq 0' -a check -d 'say what a built tree lacks, and what each costs'
 complete -c fpr-harness -n '_shtab_fpr_harness_using kernel check' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using kernel check; and test $_shtab_fpr_harness_npos -eq 0' -ka "(__fish_complete_directories)" -d 'a directory in which a kernel was built'
+complete -c fpr-harness -n '_shtab_fpr_harness_using kernel; and test $_shtab_fpr_harness_npos -eq 0' -a config -d 'merge what a guest needs into a tree'"'"'s configuration, and say why'
+complete -c fpr-harness -n '_shtab_fpr_harness_using kernel config' -s h -l help -d 'show this help message and exit'
+complete -c fpr-harness -n '_shtab_fpr_harness_using kernel config' -l debug -xka "kasan lockdep" -d 'merge a checker, too: KASAN for memory, lockdep for locks'
+complete -c fpr-harness -n '_shtab_fpr_harness_using kernel config' -l build -d 'build kernel and modules, too'
+complete -c fpr-harness -n '_shtab_fpr_harness_using kernel config; and test $_shtab_fpr_harness_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the sources of Linux, or that of `make O=DIR`'
 complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a qemu -d 'fetch or list builds of QEMU, for --qemu NAME'
 complete -c fpr-harness -n '_shtab_fpr_harness_using qemu' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using qemu; and test $_shtab_fpr_harness_npos -eq 0' -a build -d 'fetch builds into the cache (default: all)'
