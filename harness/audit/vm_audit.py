@@ -147,7 +147,7 @@ def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
             return _Look(residency.taken(), _guest(guest, None), residency.seconds)
         with PageReader(way, qemu.layout.pfn_end, kinds=True) as pages:
             reader = _KindsReader(pages)
-            reading = read_both_sides(reader, residency)
+            reading = read_both_sides(reader, residency.read)
             account = guest_account(reading, reader.kinds(), guest)
     check_written(account, guest)
     return _Look(residency.taken(), _guest(guest, account), residency.seconds)

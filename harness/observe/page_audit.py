@@ -6,8 +6,8 @@ pages whose guest state is the same in both readings can be judged.
 """
 
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from harness.kernel.pages import GuestState, HostState, StateArray
 from harness.machine.interfaces import GuestShell
 from harness.observe.instruments import ResidencyReader
 from harness.record.audit_file import AuditReading
+
+_Accounts = TypeVar("_Accounts")
 
 
 class StateReader(Protocol):
@@ -26,23 +28,35 @@ class StateReader(Protocol):
 
 
 def take_audit(
-    shell: GuestShell, residency: ResidencyReader, held_by: Sequence[int] = ()
-) -> AuditReading:
+    shell: GuestShell,
+    residency: ResidencyReader,
+    accounts: Callable[[], _Accounts],
+    held_by: Sequence[int] = (),
+) -> tuple[AuditReading, _Accounts]:
     """Read the guest, the host, and the guest again.
 
+    `accounts`: reads what is to be compared with the host's pages. It is called directly after they
+    were read, before a pass can move much.
     `held_by`: guest process ids whose pages read HELD.
 
     Raises ObserveError, GuestError, SshError, DeadlineError.
     """
+    taken: list[_Accounts] = []
+
+    def host() -> StateArray:
+        states = residency.read()
+        taken.append(accounts())
+        return states
+
     with PageReader(shell, residency.layout.pfn_end, held_by) as reader:
-        return read_both_sides(reader, residency)
+        return read_both_sides(reader, host), taken[0]
 
 
-def read_both_sides(reader: StateReader, residency: ResidencyReader) -> AuditReading:
+def read_both_sides(reader: StateReader, read_host: Callable[[], StateArray]) -> AuditReading:
     """Read the guest, the host, and the guest again. Raises what the readers raise."""
     before = reader.read()
     start = time.monotonic()
-    host = residency.read()
+    host = read_host()
     host_seconds = time.monotonic() - start
     after = reader.read()
     nanoseconds = sum(reading.end_ns - reading.start_ns for reading in (before, after))

@@ -155,11 +155,12 @@ def audit() -> list[Row]:
     """A page audit of a 6 GiB guest, half of it held by the churn tool."""
     whole, host, growth = [], [], []
     with guest(6 * GIB) as vm, _half_held(vm) as churn:
-        residency = HostResidency(vm.pid, RamLayout.read(vm.monitor))
+        layout = RamLayout.read(vm.monitor)
+        residency, mapping = HostResidency(vm.pid, layout), HostMappingReader(vm.pid, layout)
         for number in range(TIMES):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             start = time.monotonic()
-            reading = take_audit(vm.shell, residency, held_by=[churn.pid])
+            reading, _ = take_audit(vm.shell, residency, mapping.read, held_by=[churn.pid])
             whole.append(time.monotonic() - start)
             host.append(reading.host_seconds)
             growth.append(float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

@@ -45,6 +45,9 @@ FAULTS = (ELSEWHERE[1:3], ELSEWHERE[3:5], ELSEWHERE[5:])
 HOSTS = 3
 """A crash of the emulated host says nothing about the harness: it may be tried twice more."""
 
+TRIPLE_FAULT = "reset the machine without a message"
+"""Healthy guests die of it too under the SVM that TCG emulates, and may be tried as often."""
+
 ENDINGS = ("qemu_killed", "guest_panic", "stops_answering", "second_ctrl_c", "killed_outright")
 
 
@@ -62,14 +65,14 @@ def run(image: HostImage, tmp_path: Path) -> Run:
 
     def run(script: str, *, seconds: float) -> Job:
         qemu = ensure_qemu(load_qemus()[QEMU], progress=print)
-        for number in range(HOSTS):
-            directory = tmp_path / f"host-{number}"
+        for _try in range(HOSTS):
+            directory = tmp_path / f"host-{len(list(tmp_path.glob('host-*')))}"
             job = run_job(script, directory, image, qemu, seconds=seconds)
             print(job.console)
             print(f"{job.seconds:.0f} s from power-on to power-off")
             if job.crash is None:
                 break
-            warnings.warn(f"host {number} crashed: {job.crash}; see {directory}", stacklevel=2)
+            warnings.warn(f"a host crashed: {job.crash}; see {directory}", stacklevel=2)
         assert job.status is not None, (
             f"the host has crashed {HOSTS} times: {job.crash}; see {tmp_path}"
             if job.crash
@@ -106,9 +109,17 @@ def test_auto_takes_kvm_and_memory_comes_back(run: Run) -> None:
 
 @pytest.mark.parametrize("scenarios", CHUNKS, ids=lambda names: names.split()[0])
 def test_the_default_set_passes(run: Run, scenarios: str) -> None:
-    script = f"fpr-harness run {scenarios} --accel kvm --results /results/r"
-    job = run(script, seconds=1500)
-    found = {run["scenario"]: (run["verdict"], run["reason"]) for run in runs_of(job)}
+    found: dict[str, tuple[str, str]] = {}
+    left = scenarios.split()
+    for _host in range(HOSTS):
+        job = run(
+            f"fpr-harness run {' '.join(left)} --accel kvm --results /results/r", seconds=1500
+        )
+        found |= {run["scenario"]: (run["verdict"], run["reason"]) for run in runs_of(job)}
+        left = [name for name in left if TRIPLE_FAULT in found[name][1]]
+        if not left:
+            break
+        warnings.warn(f"triple faults in {left}; they run again", stacklevel=2)
     assert {name: words for name, words in found.items() if words[0] != "PASS"} == {}
     assert found.keys() == set(scenarios.split())
 

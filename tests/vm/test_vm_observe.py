@@ -89,9 +89,8 @@ def test_every_instrument_agrees_on_a_guest_at_rest(
     assert told[-1] == pytest.approx(stats.free, abs=32 * MIB)
 
     residency = HostResidency(vm.pid, layout)
-    reading = take_audit(vm.shell, residency)
+    reading, held = take_audit(vm.shell, residency, mapping.read)
     discards.read()
-    held = mapping.read()
     heads = np.flatnonzero(
         (reading.before == reading.after) & (reading.after == GuestState.REPORTED)
     )

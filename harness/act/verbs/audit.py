@@ -151,9 +151,15 @@ def _look(guest: Guest) -> _Look:
     held_by = (tool.pid,) if tool is not None else ()
     log = instruments.discards
     mark = log.mark()
-    reading = take_audit(guest.vm.shell, instruments.residency, held_by=held_by)
-    # Read after the pages, so that it has the discards of blocks reported while they were read.
-    discards = log.read()
+    reading, (mapping, discards) = take_audit(
+        guest.vm.shell,
+        instruments.residency,
+        # In this order: what the host was seen to have lost has its discard.
+        lambda: (instruments.mapping.read(), log.read()),
+        held_by,
+    )
+    # Once more, for the discards of blocks reported while the guest was read the second time.
+    log.read()
     counters = read_counters(guest.vm.shell)
     # With MADV_FREE the host may reclaim a page long after its discard, so all discards count.
     earlier = 0 if guest.vm.spec.discard == "free" else audits.began_at(log)
@@ -179,4 +185,4 @@ def _look(guest: Guest) -> _Look:
         ),
     )
     report, seen = inputs.reduce()
-    return _Look(inputs, report, seen, counters, instruments.mapping.read(), discards, mark)
+    return _Look(inputs, report, seen, counters, mapping, discards, mark)

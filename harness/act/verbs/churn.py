@@ -190,7 +190,8 @@ def _free(guest: Guest, what: FreeWhat, order: int | None = None) -> None:
     tool = held.by_a_churn()
     guest.phase("free", what)
     zones = read_counters(guest.vm.shell).zones
-    before, discards = guest.instruments.mapping.read(), guest.instruments.discards.read()
+    # In this order: what the host loses from now on has its discard after these.
+    discards, before = guest.instruments.discards.read(), guest.instruments.mapping.read()
     if what == "all":
         freed = tool.free_all()
         tool.close()

@@ -18,6 +18,7 @@ from harness.guest.churn_client import ChurnSession
 from harness.kernel.pages import GuestState, HostState, Seen, StateArray
 from harness.record.audit_file import load_audit
 from harness.record.events import Audited
+from harness.record.facts import DiscardTotals, HostMapping
 from harness.units import MIB
 
 
@@ -65,6 +66,23 @@ def test_its_pages_and_sums_are_kept(guest: FakeGuest) -> None:
     seen = guest.kept(Audits).seen
     assert seen is not None
     assert (seen == Seen.RESIDENT).sum() == BLOCK * (BLOCKS - 10)
+
+
+def test_what_the_host_was_seen_to_have_lost_has_its_discard(
+    guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under nested KVM an audit takes seconds, and a pass reported 58 MiB in the middle of one."""
+    say(guest, [states(10)])
+    held = guest.host.mappings[0]
+
+    def lose_a_block() -> HostMapping:
+        guest.host.totals = DiscardTotals(calls=1, bytes=2 * MIB, failed_calls=0, failed_bytes=0)
+        return held
+
+    monkeypatch.setattr(guest.host, "read", lose_a_block)
+    Audit().perform(guest)
+    (event,) = guest.recorded(Audited)
+    assert (event.mapping, event.discards) == (held, guest.host.totals)
 
 
 def test_without_a_trace_of_discards_the_pages_are_judged_and_the_ledger_is_absent(

@@ -12,6 +12,7 @@ from run_builders import mapping, zone
 from harness.act.verbs.churn import SLACK_SECONDS, SLOWEST_RATE, Churn, Held, Release, Verify
 from harness.errors import DeadlineError, GuestError, ScenarioError
 from harness.record.events import ChurnFreed, ChurnHeld, ChurnVerified
+from harness.record.facts import DiscardTotals, HostMapping
 from harness.units import MIB
 
 HALF = 128 * MIB
@@ -39,6 +40,23 @@ def test_a_round_writes_holds_verifies_and_frees(guest: FakeGuest) -> None:
     assert freed.zones_before == (zone(),)
     assert process.closed
     assert guest.kept(Held).tool is None
+
+
+def test_what_the_host_loses_after_the_baseline_has_its_discard(
+    guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass may report while the host is read before a free."""
+    held, known = guest.host.mappings[0], guest.host.totals
+
+    def lose_a_block() -> HostMapping:
+        guest.host.totals = DiscardTotals(calls=1, bytes=2 * MIB, failed_calls=0, failed_bytes=0)
+        return held
+
+    monkeypatch.setattr(guest.host, "read", lose_a_block)
+    tool(guest, churn(HALF))
+    Churn.model_validate({"size": "50%"}).perform(guest)
+    (freed,) = guest.recorded(ChurnFreed)
+    assert (freed.before, freed.discards_before) == (held, known)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,12 @@ from guest_ram import GuestRamProcess
 from harness.kernel.pages import GuestState, HostState, StateArray
 from harness.machine.interfaces import GuestShell
 from harness.observe import page_audit as audit_module
+from harness.observe.mapping import HostMappingReader
 from harness.observe.page_audit import take_audit
 from harness.observe.residency import HostResidency
+from harness.record.audit_file import AuditReading
+from harness.record.facts import HostMapping
+from harness.units import PAGE_SIZE
 
 USED, FREE, NO_PAGE = int(GuestState.USED), int(GuestState.FREE), int(GuestState.NO_PAGE)
 
@@ -61,14 +65,20 @@ class ScriptedGuest:
         self.closed = True
 
 
+def audit(child: GuestRamProcess, held_by: Sequence[int] = ()) -> tuple[AuditReading, HostMapping]:
+    residency = HostResidency(child.pid, child.layout)
+    mapping = HostMappingReader(child.pid, child.layout)
+    return take_audit(cast(GuestShell, None), residency, mapping.read, held_by)
+
+
 def test_the_guest_is_read_before_and_after_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     with GuestRamProcess(2000, "small-pages") as child:
         guest = ScriptedGuest(child, length=3100)
         monkeypatch.setattr(audit_module, "PageReader", guest)
-        residency = HostResidency(child.pid, child.layout)
-        reading = take_audit(cast(GuestShell, None), residency, held_by=[42])
+        reading, accounts = audit(child, held_by=[42])
     assert (guest.held_by, guest.readings, guest.closed) == ([42], 2, True)
     assert np.count_nonzero(reading.host == HostState.RESIDENT) == 100, "after the first only"
+    assert accounts.rss == 100 * PAGE_SIZE, "as many as the pages show: nothing came between"
     assert (reading.before[:3100] == USED).all()
     assert (reading.after[:3100] == FREE).all()
     assert reading.guest_seconds == 0.5
@@ -80,7 +90,7 @@ def test_all_arrays_have_one_length(monkeypatch: pytest.MonkeyPatch, guest_lengt
     """QEMU's layout ends at 3000 here."""
     with GuestRamProcess(2000, "small-pages") as child:
         monkeypatch.setattr(audit_module, "PageReader", ScriptedGuest(child, guest_length))
-        reading = take_audit(cast(GuestShell, None), HostResidency(child.pid, child.layout))
+        reading, _ = audit(child)
     longest = max(guest_length, 3000)
     assert {len(reading.before), len(reading.host), len(reading.after)} == {longest}
     assert (reading.before[guest_length:] == NO_PAGE).all()
