@@ -7,16 +7,12 @@ from collections.abc import Sequence
 
 from harness.act.discover import VERBS
 from harness.cli.bisect_rule import (
-    MOST_RUNS,
     SKIP,
     STOP,
     answer,
-    may_say_more,
-    runs_for_confidence,
-    says_nothing,
 )
+from harness.cli.bisect_runs import run_until_decided, runs_wanted
 from harness.cli.build_step import BuildFailedError, run_build
-from harness.cli.carry_out import carry_out
 from harness.cli.options import check_paths, check_run_options, scenarios_directory
 from harness.errors import (
     HarnessError,
@@ -28,7 +24,6 @@ from harness.errors import (
 from harness.image.definition import load_definitions
 from harness.image.qemu_definition import load_qemus
 from harness.record.results_directory import check_default_base
-from harness.report.summary import RunSummary
 from harness.run.host_paths import check_host_paths
 from harness.run.plan import choose_images
 from harness.run.qemus import choose_one_qemu
@@ -36,9 +31,6 @@ from harness.safe_text import safe_text
 from harness.scenario.model import Scenario
 from harness.scenario.permission import refuse_unallowed
 from harness.scenario.selection import find_scenarios
-
-TRIES = 3
-"""How often runs that say nothing (MISS, ERROR) are made up for before the commit is skipped."""
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -51,7 +43,7 @@ def execute(options: argparse.Namespace) -> int:
         if options.build is not None:
             run_build(options.build)
         check_paths(options)
-        runs = _runs(options, scenarios, wanted)
+        runs = run_until_decided(options, scenarios, wanted)
     except (InterruptedRunError, RecordError) as error:
         return _say(STOP, "stop", str(error))
     except KeyboardInterrupt:
@@ -69,7 +61,7 @@ def _plan(options: argparse.Namespace) -> tuple[int, Sequence[Scenario]]:
     Refuses everything that would be wrong for any commit. Raises `UsageError`,
     `ScenarioFileError`, and `RecordError` if results cannot be written.
     """
-    options.repeat = _wanted(options)
+    options.repeat = runs_wanted(options)
     check_run_options(options, paths=False)
     directory = scenarios_directory(options)
     scenarios = find_scenarios([options.scenario], VERBS, options.overrides, directory, tags=[])
@@ -85,43 +77,6 @@ def _plan(options: argparse.Namespace) -> tuple[int, Sequence[Scenario]]:
     check_host_paths(None, scenarios)
     check_default_base()
     return options.repeat, scenarios
-
-
-def _wanted(options: argparse.Namespace) -> int:
-    """Return how many runs must pass. Raises `UsageError`."""
-    if (options.until_confident is None) != (options.fails_in is None):
-        raise UsageError("--until-confident and --fails-in go together")
-    if options.until_confident is None:
-        return int(options.repeat)
-    if options.repeat != 1:
-        raise UsageError(
-            "--repeat and --until-confident both say how many runs it takes",
-            hint="give one of them",
-        )
-    try:
-        runs = runs_for_confidence(options.until_confident, options.fails_in)
-    except ValueError as error:
-        raise UsageError(f"--until-confident, --fails-in: {error}") from error
-    if runs > MOST_RUNS:
-        raise UsageError(
-            f"a bug that shows in {options.fails_in:g} of the runs takes {runs:,} runs a commit",
-            hint="make it show more often, or run a part of that with --repeat",
-        )
-    return runs
-
-
-def _runs(
-    options: argparse.Namespace, scenarios: Sequence[Scenario], wanted: int
-) -> list[RunSummary]:
-    """Run until enough has passed or one run fails; runs that say nothing are made up for."""
-    runs: list[RunSummary] = []
-    for _ in range(TRIES):
-        runs = [run for run in runs if not says_nothing(run)]
-        options.repeat = wanted - len(runs)
-        runs += carry_out(options, scenarios, until_fail=True).summary.runs
-        if not may_say_more(runs, wanted):
-            break
-    return runs
 
 
 def _say(status: int, word: str, why: str) -> int:

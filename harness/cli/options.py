@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from harness.run.plan import RunOptions
 
 
+SCENARIO_HELP = "a scenario's name, a pattern of names in quotes ('reclaim-*'), or a file"
+
+
 class Once(argparse.Action):
     """An option that may not be given twice with different values."""
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import __version__
-from harness.cli import audit_options, bisect_rule, compare_sides
+from harness.cli import audit_options, bisect_options, compare_sides
 from harness.cli.options import (
+    SCENARIO_HELP,
     add_boot_options,
     add_directory_option,
     add_quiet_option,
@@ -30,14 +31,12 @@ take too much? fpr-harness boots real guests under QEMU, churns memory in them, 
 the guest says is free with what the host really holds, page by page."""
 
 EXIT_STATUS = """\
-exit status (bisect-step and compare have their own, see their --help):
+exit status (bisect-step, bisect-releases and compare have their own, see --help):
   0   nothing failed and something passed
   1   a FAIL
   2   bad usage or a bad scenario file
   69  an ERROR or a MISS (the scenario or the infrastructure broke) and no FAIL
   77  everything was skipped"""
-
-_SCENARIO = "a scenario's name, a pattern of names in quotes ('reclaim-*'), or a file"
 
 
 EXPORT_FORMATS = {
@@ -60,7 +59,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"fpr-harness {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_run(commands)
-    _add_bisect_step(commands)
+    bisect_options.add_bisect_step(commands)
+    bisect_options.add_bisect_releases(commands)
     _add_compare(commands)
     _add_replay(commands)
     _add_mail(commands)
@@ -87,7 +87,7 @@ def _add_run(commands: "Commands") -> None:
         "scenarios",
         nargs="*",
         metavar="SCENARIO",
-        help=f"{_SCENARIO} (default: those tagged `default`)",
+        help=f"{SCENARIO_HELP} (default: those tagged `default`)",
     )
     add_directory_option(run)
     add_boot_options(run)
@@ -105,41 +105,6 @@ def _add_run(commands: "Commands") -> None:
     )
     run.add_argument(
         "--with-kernel", action="store_true", help="put kernel and initramfs into it, too"
-    )
-
-
-def _add_bisect_step(commands: "Commands") -> None:
-    bisect = commands.add_parser(
-        "bisect-step",
-        help="build, run a scenario and exit as `git bisect run` wants it",
-        description=bisect_rule.ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    bisect.add_argument(
-        "scenario", metavar="SCENARIO", help=f"{_SCENARIO}; one scenario must match"
-    )
-    add_directory_option(bisect)
-    add_boot_options(bisect)
-    # Each step makes a directory of its own.
-    bisect.set_defaults(results=None)
-    add_run_options(bisect)
-    bisect.add_argument(
-        "--build",
-        metavar="CMD",
-        help="run this in a shell first; if it fails, the commit is skipped",
-    )
-    bisect.add_argument(
-        "--until-confident",
-        type=float,
-        metavar="P",
-        help="repeat until a bug that shows in --fails-in of the runs would have shown with "
-        "probability P, as in 0.95",
-    )
-    bisect.add_argument(
-        "--fails-in",
-        type=float,
-        metavar="SHARE",
-        help="the part of its runs in which the bug shows, as in 0.33",
     )
 
 
@@ -272,7 +237,7 @@ def _add_audit(commands: "Commands") -> None:
 def _add_list(commands: "Commands") -> None:
     listing = commands.add_parser("list", help="list the scenarios, with length and needs")
     listing.add_argument(
-        "scenarios", nargs="*", metavar="SCENARIO", help=f"{_SCENARIO} (default: all)"
+        "scenarios", nargs="*", metavar="SCENARIO", help=f"{SCENARIO_HELP} (default: all)"
     )
     add_directory_option(listing)
     listing.add_argument(
@@ -285,7 +250,7 @@ def _add_show(commands: "Commands") -> None:
     show = commands.add_parser(
         "show", help="show what a scenario asks and why, its steps and what it expects"
     )
-    show.add_argument("scenarios", nargs="+", metavar="SCENARIO", help=_SCENARIO)
+    show.add_argument("scenarios", nargs="+", metavar="SCENARIO", help=SCENARIO_HELP)
     add_directory_option(show)
 
 

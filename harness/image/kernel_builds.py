@@ -126,6 +126,21 @@ def oldest_first(builds: Iterable[KernelBuild]) -> list[KernelBuild]:
     return sorted(once.values(), key=lambda build: Version(build.version))
 
 
+def series_of(suite: str, builds: Sequence[KernelBuild]) -> str:
+    """Return the series of the newest kernel of a suite itself, without its backports: `6.12`.
+
+    Of `builds` in other suites alone, that of the newest.
+    """
+    own = [build for build in builds if build.suite in followed_suites(suite)]
+    last = newest(own or builds)
+    return _series(last.upstream) if last is not None else ""
+
+
+def in_series(builds: Iterable[KernelBuild], series: str) -> list[KernelBuild]:
+    """List the builds of one series (`6.12`), in their order."""
+    return [build for build in builds if _series(build.upstream) == series]
+
+
 def shortest_name(build: KernelBuild, builds: Iterable[KernelBuild]) -> str:
     """Return the shortest word that means this build and no other version of `builds`."""
     same = {other.version for other in builds if other.is_called(build.upstream)}

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.act.discover import VERBS
-from harness.cli import bisect_step_command
+from harness.cli import bisect_runs, bisect_step_command
 from harness.cli.bisect_rule import BAD, GOOD, SKIP, STOP, answer, runs_for_confidence
 from harness.cli.main import main
 from harness.deadline import Deadline, wait_for
@@ -103,7 +103,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeRuns]:
     def give(*rounds: Sequence[RunSummary]) -> FakeRuns:
         left: Iterator[Sequence[RunSummary]] = iter(rounds)
         fake = FakeRuns(lambda _repeat: next(left))
-        monkeypatch.setattr(bisect_step_command, "carry_out", fake.carry_out)
+        monkeypatch.setattr(bisect_runs, "carry_out", fake.carry_out)
         return fake
 
     return give
@@ -147,7 +147,7 @@ def test_a_bug_in_a_third_of_the_runs_is_found(monkeypatch: pytest.MonkeyPatch) 
     def rounds(repeat: int) -> list[RunSummary]:
         return [FAIL if dice.random() < 1 / 3 else PASS for _ in range(repeat)]
 
-    monkeypatch.setattr(bisect_step_command, "carry_out", FakeRuns(rounds).carry_out)
+    monkeypatch.setattr(bisect_runs, "carry_out", FakeRuns(rounds).carry_out)
     loaded = functools.cache(lambda: find_scenarios(["reclaim-basic"], VERBS))
     monkeypatch.setattr(bisect_step_command, "find_scenarios", lambda *_a, **_k: loaded())
     steps = [step("--until-confident", "0.95", "--fails-in", "0.3333") for _ in range(300)]
@@ -229,7 +229,7 @@ def test_ctrl_c_while_the_guest_is_prepared_stops_the_bisection(
     def interrupt(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bisect_step_command, "carry_out", interrupt)
+    monkeypatch.setattr(bisect_runs, "carry_out", interrupt)
     assert step() == STOP
 
 
@@ -254,7 +254,7 @@ def test_results_that_cannot_be_written_stop_the_bisection(
     def full(*_args: object, **_kwargs: object) -> None:
         raise RecordError("cannot write results.jsonl: No space left on device")
 
-    monkeypatch.setattr(bisect_step_command, "carry_out", full)
+    monkeypatch.setattr(bisect_runs, "carry_out", full)
     assert step() == STOP
 
 
@@ -271,7 +271,7 @@ def test_a_tree_that_cannot_be_booted_skips_the_commit(
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise ImageError("no bzImage in linux", hint="build it")
 
-    monkeypatch.setattr(bisect_step_command, "carry_out", refuse)
+    monkeypatch.setattr(bisect_runs, "carry_out", refuse)
     assert step() == SKIP
     assert "bisect-step: skip: no bzImage in linux" in capsys.readouterr().err
 
@@ -332,5 +332,5 @@ def test_a_defect_of_the_harness_is_no_bad_commit(monkeypatch: pytest.MonkeyPatc
     def defective(*_args: object, **_kwargs: object) -> None:
         raise KeyError("a defect")
 
-    monkeypatch.setattr(bisect_step_command, "carry_out", defective)
+    monkeypatch.setattr(bisect_runs, "carry_out", defective)
     assert step() == SKIP
