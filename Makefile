@@ -13,7 +13,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: help setup test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile test-audit fuzz soak load docs lint bench clean system
+.PHONY: help setup venv test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile test-audit fuzz soak load docs lint bench clean system
 
 setup: $(INSTALLED)  ## install what is missing, and build the guest image
 	$(BIN)/fpr-harness image build $(image_options)
@@ -21,6 +21,8 @@ setup: $(INSTALLED)  ## install what is missing, and build the guest image
 help:  ## list the targets
 	@echo "make TARGET [IMAGES=NAME,...] [ARGS='...']"
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+venv: $(INSTALLED)  ## the virtual environment alone
 
 # Says what is missing, and installs it only as root or through sudo.
 system:

@@ -21,6 +21,7 @@ from harness.cli.options import (
     check_run_options,
     declare_boot_options,
     declare_directory_option,
+    declare_history_option,
     declare_results_option,
     declare_run_options,
     declare_shard_option,
@@ -42,6 +43,7 @@ from harness.pytest_items import ScenarioFile, ScenarioItem, keep_shard
 from harness.record.events import Event, GuestReady, Judged, RunStarted
 from harness.record.reader import RESULTS_NAME, tail_events
 from harness.record.results_directory import make_results_directory
+from harness.report.past_runs import remember
 from harness.report.sink import LastingSink
 from harness.report.summary import Summary
 from harness.report.terminal import ProgressView, print_table
@@ -65,6 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     declare_results_option(group.addoption)
     declare_run_options(group.addoption)
     declare_shard_option(group.addoption)
+    declare_history_option(group.addoption)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -316,6 +319,8 @@ class ScenarioSession:
                 told.append(f"no report.html: {ended.no_report}")
             self._trouble = safe_text("\n".join(told))
             status = ended.status
+            option = self._config.option
+            remember(ended.summary, self._results, explicit=option.results, asked=option.history)
         except RecordError as error:
             self._trouble = safe_text(str(error))
             status = UNAVAILABLE

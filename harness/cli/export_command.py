@@ -14,6 +14,7 @@ from harness.report.kcidb import as_kcidb
 from harness.report.ktap import as_ktap
 from harness.report.prometheus import as_prometheus
 from harness.report.summary import Summary
+from harness.report.tmt import as_tmt
 
 _ORIGIN = re.compile(r"[a-z0-9_]+")
 """`origin` of the schema."""
@@ -44,6 +45,7 @@ def _summary(runs: Sequence[ExportedRun]) -> Summary:
 _WRITERS: Mapping[str, Callable[[Sequence[ExportedRun], argparse.Namespace], str]] = {
     "ktap": lambda runs, _options: as_ktap(runs),
     "prometheus": lambda runs, _options: as_prometheus(runs),
+    "tmt": lambda runs, _options: as_tmt(runs),
     "kcidb": lambda runs, options: as_kcidb(runs, options.origin),
     "github": lambda runs, _options: annotations([run.summary for run in runs]),
     "markdown": lambda runs, _options: step_summary(_summary(runs)),

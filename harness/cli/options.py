@@ -129,6 +129,16 @@ def declare_shard_option(add: Callable[..., Any]) -> None:
     )
 
 
+def declare_history_option(add: Callable[..., Any]) -> None:
+    """Declare the history that `trend` reads."""
+    add(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="the file of past runs (default: results/history.jsonl; none with --results)",
+    )
+
+
 def declare_permissions(add: Callable[..., Any]) -> None:
     """Declare what to let scenarios do that may reach beyond their guests."""
     add(

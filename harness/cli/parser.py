@@ -14,12 +14,14 @@ from harness.cli.options import (
     add_quiet_option,
     add_run_options,
     add_verbose_option,
+    declare_history_option,
     declare_machine_options,
     declare_permissions,
     declare_results_option,
     declare_scenario_options,
     declare_shard_option,
 )
+from harness.cli.parser_recorded import add_recorded_commands
 from harness.image.kernel_config import DEBUGS
 
 if TYPE_CHECKING:
@@ -39,15 +41,6 @@ exit status (bisect-step, bisect-releases and compare have their own, see --help
   77  everything was skipped"""
 
 
-EXPORT_FORMATS = {
-    "ktap": "the kernel's test protocol, with every expectation",
-    "prometheus": "metrics of the latest run of each scenario, for the textfile collector",
-    "kcidb": "a report for the database of KernelCI",
-    "github": "workflow commands that annotate a GitHub job",
-    "markdown": "the table that a GitHub job shows as its summary",
-}
-
-
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the whole command line."""
     parser = argparse.ArgumentParser(
@@ -64,10 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_replay(commands)
     _add_mail(commands)
-    _add_judge(commands)
-    _add_report(commands)
-    _add_export(commands)
-    _add_merge(commands)
+    add_recorded_commands(commands)
     _add_page(commands)
     _add_audit(commands)
     _add_list(commands)
@@ -94,6 +84,7 @@ def _add_run(commands: "Commands") -> None:
     declare_results_option(run.add_argument)
     add_run_options(run)
     declare_shard_option(run.add_argument)
+    declare_history_option(run.add_argument)
     run.add_argument(
         "--tag", action="append", default=[], help="run all scenarios with this tag: --tag full"
     )
@@ -141,76 +132,6 @@ def _add_mail(commands: "Commands") -> None:
     mail = commands.add_parser("mail", help="write a failed run as a mail to a kernel list")
     mail.add_argument("directory", type=Path, metavar="DIR", help="a results directory")
     mail.add_argument("run", nargs="?", metavar="RUN", help="the run (default: the first FAIL)")
-
-
-def _add_judge(commands: "Commands") -> None:
-    judge = commands.add_parser(
-        "judge", help="judge recorded runs again from their files, without a VM"
-    )
-    _add_directories(judge)
-    judge.add_argument(
-        "--scenario",
-        type=Path,
-        metavar="FILE",
-        help="judge by the expectations of this file instead of the recorded ones",
-    )
-    judge.add_argument(
-        "--expect",
-        action="append",
-        default=[],
-        metavar="NAME=CONDITION",
-        help="add an expectation, or replace the one for the measure NAME",
-    )
-
-
-def _add_directories(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "directories", nargs="+", type=Path, metavar="DIR", help="a results directory"
-    )
-
-
-def _add_report(commands: "Commands") -> None:
-    report = commands.add_parser("report", help="write one HTML page of recorded runs")
-    _add_directories(report)
-    report.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="the file to write (default: report.html in DIR, if there is only one DIR)",
-    )
-
-
-def _add_export(commands: "Commands") -> None:
-    export = commands.add_parser(
-        "export",
-        help="print recorded runs in a format that other programs read",
-        description="Prints recorded runs as "
-        + "; ".join(f"{name}: {about}" for name, about in EXPORT_FORMATS.items())
-        + ".",
-    )
-    _add_directories(export)
-    export.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="what to print")
-    export.add_argument(
-        "--output", type=Path, metavar="FILE", help="write to this file instead, atomically"
-    )
-    export.add_argument(
-        "--origin", metavar="NAME", help="for kcidb: the name of your CI system in KCIDB"
-    )
-
-
-def _add_merge(commands: "Commands") -> None:
-    merge = commands.add_parser(
-        "merge",
-        help="put the results of several machines together, and give their verdict",
-        description="Puts results directories into a new one, with summary.json and junit.xml of "
-        "all their runs, and exits with the status of all verdicts; 69 if a part of a --shard is "
-        "missing. Runs of the same name get the name of their image or QEMU, or a number. "
-        "`report` writes the page.",
-    )
-    _add_directories(merge)
-    merge.add_argument(
-        "--results", type=Path, required=True, metavar="DIR", help="new directory for the results"
-    )
 
 
 def _add_page(commands: "Commands") -> None:

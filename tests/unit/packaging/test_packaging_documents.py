@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from harness.act.discover import VERBS
 from harness.cli.main import main
+from harness.cli.parser import build_parser
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_all
 
@@ -99,6 +100,41 @@ def test_workflows_may_read_alone_and_run_pinned_actions(path: Path) -> None:
         for step in job["steps"]:
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step.get("uses", f"a@{'0' * 40}"))
             assert "${{" not in step.get("run", ""), "an expression pasted into a shell"
+
+
+def test_a_night_starts_nothing_after_a_failed_doctor_or_when_it_is_cancelled() -> None:
+    jobs = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())["jobs"]
+    for name, job in jobs.items():
+        assert "always()" not in str(job), name
+        if "self-hosted" not in job["runs-on"]:
+            continue
+        ids = [step.get("id") for step in job["steps"]]
+        for step in job["steps"][ids.index("doctor") + 1 :]:
+            # Without an `if`, a step starts only after success.
+            asked = "!cancelled() && steps.doctor.outcome == 'success'"
+            assert asked in step.get("if", asked), step
+        doctor = job["steps"][ids.index("doctor")]["run"]
+        assert "doctor --accel kvm" in doctor, "no silent TCG"
+    shards = jobs["catalogue"]["strategy"]["matrix"]["shard"]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/nightly.yml").read_text())
+    assert shards == list(range(1, workflow["env"]["SHARDS"] + 1))
+
+
+def test_other_engines_call_what_there_is() -> None:
+    gitlab = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
+    scripts = [line for job in gitlab.values() if "script" in job for line in job["script"]]
+    named = {found for line in scripts for found in re.findall(r"^make ([a-z-]+)", line)}
+    assert {"lint", "test-quick", "setup", "venv"} == named <= targets()
+    known = build_parser()
+    for line in scripts:
+        if line.startswith(".venv/bin/fpr-harness"):
+            known.parse_args(shlex.split(line.partition(" || ")[0])[1:])
+    plan = yaml.safe_load((ROOT / "plans" / "catalogue.fmf").read_text())
+    assert plan["execute"] == {"how": "tmt"}
+    test = yaml.safe_load((ROOT / "tests" / "tmt" / "catalogue.fmf").read_text())
+    program = ROOT / "tests" / "tmt" / test["test"]
+    assert program.stat().st_mode & 0o111
+    assert "--format tmt" in program.read_text()
 
 
 def test_forms_for_reports_have_what_github_asks_of_them() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import kcidb_io
 import pytest
+import yaml
 from judging import RECLAIM
 from prometheus_client.parser import text_string_to_metric_families
 from results_builders import Recorded, write_results
@@ -33,6 +34,7 @@ from harness.report.kcidb import as_kcidb
 from harness.report.ktap import as_ktap
 from harness.report.prometheus import as_prometheus
 from harness.report.summary import RunSummary, Summary
+from harness.report.tmt import as_tmt
 from harness.units import MIB
 
 BEGAN = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -180,6 +182,19 @@ def test_kcidb_takes_the_report() -> None:
     }
 
 
+# --- tmt -----------------------------------------------------------------------------------------
+
+
+def test_tmt_has_a_result_for_each_run_with_its_reason() -> None:
+    runs = [exported(), exported(FAILED), exported(SKIPPED), exported(MISSED)]
+    runs.append(hostile(Verdict.DONE))
+    results = yaml.safe_load(as_tmt(runs))
+    assert [each["result"] for each in results] == ["pass", "fail", "skip", "error", "info"]
+    assert results[1]["note"] == ["FAIL lazily-free: 254MiB are #lazy"]
+    assert results[1]["name"] == "/lazy"
+    assert results[1]["duration"] == "00:00:24"
+
+
 # --- GitHub --------------------------------------------------------------------------------------
 
 
@@ -263,6 +278,7 @@ def test_no_expectation_is_called_met_that_is_not(results: Path) -> None:
         ("markdown", "### fpr-harness: "),
         ("github", "::error title=FAIL "),
         ("kcidb", "{"),
+        ("tmt", "- name: /whole\n  result: pass\n"),
     ],
 )
 def test_each_format_is_printed_or_written(

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`fpr-harness trend`: each measure over time, and where it changed."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.compare.change_point import LEAST_SIDE
+from harness.compare.trends import Trend, all_series, trends
+from harness.compare.words import amount, change
+from harness.errors import UsageError
+from harness.record.results_directory import DEFAULT_BASE
+from harness.record.run_history import HISTORY_NAME, read_history
+from harness.report.live_rows import LEVELS
+from harness.report.screen import ScreenConsole
+from harness.safe_text import safe_line
+
+WORSE = 1
+
+CURVE = 30
+"""Runs that a curve shows, the latest."""
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print the trends; returns 0, or 1 if one got worse and `--fail-on-regression` was given.
+
+    Raises `UsageError`, `RecordError`.
+    """
+    path: Path = options.history or DEFAULT_BASE / HISTORY_NAME
+    if not path.exists():
+        raise UsageError(
+            f"there is no history {path}",
+            hint="runs without --results, and those with --history FILE, append to one",
+        )
+    runs = [
+        run
+        for run in read_history(path)
+        if not options.scenarios or run.scenario in options.scenarios
+    ]
+    found = trends(all_series(runs, options.measure))
+    console = ScreenConsole(markup=False, highlight=False)
+    for line in lines(found, everything=bool(options.scenarios or options.measure)):
+        console.print(safe_line(line), soft_wrap=True)
+    worse = any(trend.got_worse for trend in found)
+    return WORSE if worse and options.fail_on_regression else 0
+
+
+def lines(found: list[Trend], *, everything: bool) -> Iterator[str]:
+    """Yield a line for each trend that changed, or for all, and what they come to."""
+    for trend in found:
+        if trend.change is None and not everything:
+            continue
+        series = trend.series
+        place = f"{series.scenario} {series.image} ({series.where})"
+        latest = amount(series.measure, trend.rolling[-1])
+        yield f"{place}: {series.measure} {curve(series.values[-CURVE:])} {latest}"
+        if trend.change is not None:
+            yield f"  {_change(trend)}"
+    worse = sum(trend.got_worse for trend in found)
+    changed = sum(trend.change is not None for trend in found)
+    short = sum(len(trend.series.runs) < 2 * LEAST_SIDE for trend in found)
+    told = f"{len(found)} series, {changed} changed, {worse} of them for the worse"
+    yield told + (f"; {short} have fewer than {2 * LEAST_SIDE} runs" if short else "")
+
+
+def _change(trend: Trend) -> str:
+    """Say when a series changed, by how much, and what else changed then."""
+    series, found = trend.series, trend.change
+    assert found is not None
+    first, last = series.runs[found.index], series.runs[found.index - 1]
+    moved = [
+        f"{name} {before} -> {after}"
+        for name, before, after in (
+            ("kernel", last.kernel, first.kernel),
+            ("QEMU", last.qemu, first.qemu),
+        )
+        if before != after
+    ]
+    beside = ", with " + " and ".join(moved) if moved else ", with the same kernel and QEMU"
+    word = "WORSE" if trend.got_worse else "changed"
+    by = change(series.measure, found.after - found.before, found.before)
+    return (
+        f"{word} since {first.began[:16]}: {amount(series.measure, found.before)} -> "
+        f"{amount(series.measure, found.after)} ({by}){beside}"
+    )
+
+
+def curve(values: list[float]) -> str:
+    """Draw values between the lowest and the highest."""
+    low, high = min(values), max(values)
+    steps = len(LEVELS) - 2
+    return "".join(
+        LEVELS[1 + (round((value - low) / (high - low) * steps) if high > low else 0)]
+        for value in values
+    )
