@@ -91,7 +91,7 @@ def _negotiation(balloon: Balloon | None, guest: Guest | None) -> Iterator[Advic
     elif guest.kernel_reports == "no":
         why = f"its kernel {guest.release} was built without CONFIG_PAGE_REPORTING"
         commands = (Command("guest", "install a kernel of 5.7 or later with it, and restart"),)
-    elif guest.poisons:
+    elif guest.poison_asked:
         why = "it fills freed pages with a pattern, of which the device does not let it tell"
         commands = (Command("guest", "remove page_poison=1 from its command line, and restart"),)
     else:

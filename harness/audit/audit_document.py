@@ -67,7 +67,9 @@ class Guest:
     kernel_reports: Literal["yes", "no", "unknown"]
     """Whether its kernel was built with CONFIG_PAGE_REPORTING."""
     poisons: bool
-    """It fills freed pages with a pattern (page_poison=1), so that QEMU keeps what is reported."""
+    """It fills freed pages with a pattern, and the device knows: QEMU keeps what is reported."""
+    poison_asked: bool
+    """Its command line asks for that (page_poison=1)."""
     meminfo: dict[str, int]
     """/proc/meminfo in bytes; HugePages_* are counts."""
     account: GuestAccount | None

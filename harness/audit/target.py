@@ -3,6 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from harness.audit.attached_monitor import AttachedMonitor
 from harness.audit.qemu_list import (
@@ -12,7 +13,9 @@ from harness.audit.qemu_list import (
     list_qemus,
     socket_paths,
 )
+from harness.audit.virsh_monitor import VirshMonitor
 from harness.errors import HarnessError, ObserveError, QmpError
+from harness.machine.interfaces import Monitor
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,25 @@ class Named:
     name: str | None = None
     pid: int | None = None
     qmp: Path | None = None
+    domain: str | None = None
+    """Of libvirt."""
 
 
-def connect(named: Named) -> tuple[QemuProcess, AttachedMonitor]:
+class ClosableMonitor(Monitor, Protocol):
+    """A monitor with a connection that its user closes."""
+
+    def close(self) -> None:
+        """Disconnect; never raises."""
+
+
+def connect(named: Named) -> tuple[QemuProcess, ClosableMonitor]:
     """Return the process and its monitor, which the caller closes.
 
     Raises `ObserveError`, and `QmpError` if no QMP socket of it answers.
     """
+    if named.domain is not None:
+        monitor = VirshMonitor(named.domain)
+        return find_pid(_pid_behind(monitor)), monitor
     if named.qmp is not None:
         return _by_socket(named.qmp)
     process = (
@@ -44,6 +59,20 @@ def _by_socket(path: Path) -> tuple[QemuProcess, AttachedMonitor]:
     except BaseException:
         monitor.close()
         raise
+
+
+def _pid_behind(monitor: Monitor) -> int:
+    """Find a QEMU's process by the thread of its first processor. Raises `ObserveError`."""
+    thread = int(monitor.execute("query-cpus-fast")[0]["thread-id"])
+    try:
+        status = Path(f"/proc/{thread}/status").read_text(errors="replace")
+    except OSError as error:
+        raise ObserveError(
+            f"QEMU says that its first processor is thread {thread}, which is not visible from "
+            f"here: {error}",
+            hint="run this on the host itself",
+        ) from error
+    return int(status.partition("\nTgid:")[2].split()[0])
 
 
 def _peer(monitor: AttachedMonitor) -> QemuProcess:

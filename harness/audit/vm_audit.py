@@ -10,7 +10,6 @@ from typing import Protocol
 
 from harness.audit.account import GuestAccount, guest_account, parts_of
 from harness.audit.advice import advise
-from harness.audit.attached_monitor import AttachedMonitor
 from harness.audit.audit_document import Audit, Guest, Vm
 from harness.audit.guest_told import GuestFacts, parse_facts
 from harness.audit.host_side import HostReader, HostSide
@@ -20,7 +19,7 @@ from harness.audit.unknowns import unknowns
 from harness.errors import ObserveError
 from harness.guest.page_stream import PageReader, PageReading
 from harness.kernel.pages import StateArray
-from harness.machine.interfaces import GuestShell
+from harness.machine.interfaces import GuestShell, Monitor
 from harness.observe.page_audit import read_both_sides
 from harness.observe.ram_layout import RamLayout
 from harness.units import MIB, format_size
@@ -29,6 +28,9 @@ STRANGE_SHARE = 0.05
 STRANGE_BYTES = 16 * MIB
 """The guest's own pages that may be absent before the guest is taken for another VM's: what a
 kernel marks as written and has not touched is a few MiB, in a VM that was just migrated more."""
+
+_PAGE_POISON = 4
+"""VIRTIO_BALLOON_F_PAGE_POISON, include/uapi/linux/virtio_balloon.h."""
 
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -90,9 +92,7 @@ class _KindsReader:
         return self.last.kinds
 
 
-def take_vm_audit(
-    process: QemuProcess, monitor: AttachedMonitor, visit: VisitMaker | None
-) -> Audit:
+def take_vm_audit(process: QemuProcess, monitor: Monitor, visit: VisitMaker | None) -> Audit:
     """Audit the VM; `visit`: the way into its guest, None for the host's side alone.
 
     Raises `ObserveError`, `QmpError`, `SshError`, `GuestError`, `DeadlineError`.
@@ -198,7 +198,12 @@ def _guest(facts: GuestFacts, account: GuestAccount | None) -> Guest:
         order=facts.balloon.page_reporting_order,
         pass_seconds=facts.balloon.pass_seconds,
         kernel_reports="yes" if facts.balloon.negotiated else facts.kernel_reports,
-        poisons=any(word in ("page_poison=1", "page_poison=on") for word in facts.cmdline.split()),
+        # With init_on_free=1, the pattern is zeros, as in a discarded page (virtballoon_probe()).
+        poisons=facts.balloon.features[_PAGE_POISON : _PAGE_POISON + 1] == "1"
+        and "init_on_free=1" not in facts.cmdline.split(),
+        poison_asked=any(
+            word in ("page_poison=1", "page_poison=on") for word in facts.cmdline.split()
+        ),
         meminfo=facts.counters.meminfo,
         account=account,
         why_not=why,

@@ -2,6 +2,7 @@
 """`fpr-harness audit`: say where the host's memory for a VM is, and what to do about it."""
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def execute(options: argparse.Namespace) -> int:
 
     Raises `UsageError`, and whatever keeps the VM from being audited.
     """
-    named = Named(options.name, options.pid, options.qmp)
+    named = Named(options.name, options.pid, options.qmp, options.domain)
     if named == Named():
         _check_alone(options)
         return _list()
@@ -46,7 +47,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def _take(named: Named, visit: VisitMaker | None) -> Audit:
     process, monitor = connect(named)
-    with monitor:
+    with contextlib.closing(monitor):
         return take_vm_audit(process, monitor, visit)
 
 
@@ -54,7 +55,7 @@ def _check_alone(options: argparse.Namespace) -> None:
     given = [name for name in ("ssh", "json", "compare", "watch") if getattr(options, name)]
     if given:
         raise UsageError(
-            f"--{given[0]} needs a VM: NAME, --pid or --qmp",
+            f"--{given[0]} needs a VM: NAME, --pid, --qmp or --domain",
             hint="`fpr-harness audit` without arguments lists them",
         )
 

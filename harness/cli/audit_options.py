@@ -18,6 +18,11 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--qmp", type=Path, metavar="SOCKET", help="the QEMU that listens on this QMP socket"
     )
+    which.add_argument(
+        "--domain",
+        metavar="NAME",
+        help="libvirt's domain of this name, asked through virsh (LIBVIRT_DEFAULT_URI)",
+    )
     parser.add_argument(
         "--ssh",
         metavar="USER@HOST[:PORT]",

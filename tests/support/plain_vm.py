@@ -29,7 +29,7 @@ REPORTING = "virtio-balloon-pci,id=balloon0,free-page-reporting=on"
 SILENT = "virtio-balloon-pci,id=balloon0"
 
 # A shell starts background jobs with SIGINT ignored, which a visit's ssh(1) would inherit.
-_APPEND = "console=ttyS0 panic=-1 no_timer_check random.trust_cpu=on audit=0"
+APPEND = "console=ttyS0 panic=-1 no_timer_check random.trust_cpu=on audit=0"
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class PlainVm:
         assert done.returncode == 0, (command, done)
         return done.stdout.decode()
 
-    def audit(self, *words: str, status: int = 0) -> str:
+    def audit(self, *words: str, status: int = 0, **environment: str) -> str:
         """Run `fpr-harness audit WORDS`; return its output, with standard error if it failed."""
         done = subprocess.run(
             [sys.executable, "-m", "harness", "audit", *words],
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=SSH_SECONDS * slowness(),
@@ -128,13 +128,13 @@ def plain_vm(
     image = ensure_image(load_definitions()["bookworm"], progress=print)
     keys = RunKeys.generate()
     write_keyed_initramfs(image.initramfs, keys, directory / "initrd")
-    port = _free_port()
-    _write_ssh(directory, name, port, keys)
+    port = free_port()
+    write_ssh(directory, name, port, keys)
     command = [
         *("qemu-system-x86_64", "-name", f"guest={name}", "-m", memory, "-smp", "2"),
         *("-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-display", "none"),
         *("-kernel", str(image.kernel), "-initrd", str(directory / "initrd")),
-        *("-append", f"{_APPEND} {append}"),
+        *("-append", f"{APPEND} {append}"),
         *("-serial", f"file:{directory}/console.log"),
         *("-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
         *("-device", "virtio-net-pci,netdev=net0"),
@@ -174,7 +174,8 @@ def settled(vm: PlainVm, least: int, seconds: float = 60.0) -> Any:
     return audit
 
 
-def _write_ssh(directory: Path, name: str, port: int, keys: RunKeys) -> None:
+def write_ssh(directory: Path, name: str, port: int, keys: RunKeys) -> None:
+    """Write the program `ssh` and what it needs to reach the guest at the port by its name."""
     (directory / "key").write_text(keys.client_pem)
     (directory / "key").chmod(0o600)
     (directory / "known_hosts").write_text(keys.known_hosts(f"[127.0.0.1]:{port}"))
@@ -189,7 +190,8 @@ def _write_ssh(directory: Path, name: str, port: int, keys: RunKeys) -> None:
     program.chmod(0o755)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Find a port of the loopback that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

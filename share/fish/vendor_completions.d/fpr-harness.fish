@@ -51,7 +51,7 @@ function _shtab_fpr_harness_using
 end
 
 set -g _shtab_fpr_harness_commands run bisect-step bisect-releases compare replay mail judge report export merge trend page audit list show doctor image 'image build' 'image list' kernel 'kernel check' 'kernel config' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --debug --expect --fails-in --format --history --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --repeat --results --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --debug --domain --expect --fails-in --format --history --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --repeat --results --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -186,6 +186,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harne
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l pid -x -d 'the QEMU of this process id'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l qmp -xka "(__fish_complete_path (commandline -ct))" -d 'the QEMU that listens on this QMP socket'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l domain -x -d 'libvirt'"'"'s domain of this name, asked through virsh (LIBVIRT_DEFAULT_URI)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l ssh -x -d 'look into the guest too, as root or with sudo there (default: the host'"'"'s side alone)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l json -d 'print JSON'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l compare -xka "(__fish_complete_path (commandline -ct))" -d 'show what has grown since an earlier audit, written by --json'

@@ -62,7 +62,7 @@ def test_offered_and_not_accepted(
         reporting=False,
         driver=driver,
         kernel_reports=kernel_reports,  # type: ignore[arg-type]
-        poisons=poisons,
+        poison_asked=poisons,
     )
     found = advice(replace(audit, guest=guest))
     assert "waiting" not in found, "nothing waits for a pass that never comes"
