@@ -160,7 +160,8 @@ def test_a_domain_that_is_not_there(vm: PlainVm, uri: str) -> None:
     assert "libvirt has no domain 'other'" in said
 
 
-def test_the_address_of_another_vm_is_found_out(vm: PlainVm, uri: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("vm")
+def test_the_address_of_another_vm_is_found_out(uri: str, tmp_path: Path) -> None:
     with plain_vm(tmp_path, memory="1G") as other:
         words = ("--domain", "web", "--ssh", "plain")
         said = other.audit(*words, status=69, LIBVIRT_DEFAULT_URI=uri)
