@@ -50,7 +50,7 @@ DOMAIN = """
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <memballoon model='virtio' freePageReporting='on'/>
-    <serial type='file'><source path='{directory}/console.log'/></serial>
+    <serial type='file'><source path='{directory}/home/console.log'/></serial>
   </devices>
   <qemu:commandline>
     <qemu:arg value='-netdev'/>
@@ -118,7 +118,7 @@ def vm(place: Path, uri: str) -> Iterator[PlainVm]:
     write_keyed_initramfs(image.initramfs, keys, place / "initrd")
     for name in ("kernel", "initrd"):
         (place / name).chmod(0o644)
-    console = place / "console.log"
+    console = place / "home" / "console.log"
     console.touch()
     os.chown(console, NOBODY, NOBODY)
     write_ssh(place, "web", port, keys)
