@@ -49,7 +49,7 @@ test: $(INSTALLED)  ## test the harness itself, with guests
 
 # What needs no guest and starts no second process of ours: at most two minutes.
 test-quick: $(INSTALLED)  ## the tests that need no guest: two minutes
-	$(BIN)/pytest tests/unit -m "not whole_command" -n 3 --dist worksteal $(ARGS)
+	$(BIN)/pytest tests/unit -m "not whole_command" -n 4 --dist worksteal $(ARGS)
 
 # A wheel, installed into an environment of its own and run outside the checkout, with a guest.
 test-installed: $(INSTALLED)  ## use a wheel outside the checkout, with a guest

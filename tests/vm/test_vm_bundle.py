@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from running import Running
+from short_scenario import short_scenario
 
 from harness.record.bundle_read import Bundle
 from harness.record.events import RunStarted
@@ -16,14 +17,15 @@ pytestmark = pytest.mark.vm
 
 def test_a_bundle_is_run_again_on_the_kernel_it_holds(tmp_path: Path) -> None:
     made = tmp_path / "bug.tgz"
-    words = ["run", "reclaim-basic", "--accel", "tcg", "--bundle", str(made), "--with-kernel"]
-    code, output = Running(tmp_path / "there", words).end()
+    words = ["run", short_scenario(tmp_path), "--accel", "tcg"]
+    bundled = [*words, "--bundle", str(made), "--with-kernel"]
+    code, output = Running(tmp_path / "there", bundled).end()
     assert code == 0, output
     (kernel,) = Bundle(made).manifest.kernels.values()
     run = Running(tmp_path / "here", ["replay", str(made)])
     code, output = run.end()
     assert code == 0, output
-    assert "reclaim-basic: PASS, as there" in output
+    assert "short: PASS, as there" in output
     assert "differs:" not in output
     assert (run.summary()["accel"], run.summary()["kernel"]) == ("tcg", kernel.release)
     events = [event for _run, event in read_events(tmp_path / "here/results.jsonl")]

@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 from leftovers import vm_directories
 from running import END_SECONDS, Running, qemus_of
+from short_scenario import short_scenario
 
 from harness.deadline import Deadline, wait_for
 from harness.machine.pace import slowness
 
 pytestmark = pytest.mark.vm
 
-SIDES = ["compare", "base", "set:guest.vcpus=1", "reclaim-basic", "--accel", "tcg", "--runs", "2"]
+
+def sides(directory: Path) -> list[str]:
+    words = ["compare", "base", "set:guest.vcpus=1", short_scenario(directory)]
+    return [*words, "--accel", "tcg", "--runs", "2"]
 
 
 def judged(run: Running) -> list[str]:
@@ -21,7 +25,7 @@ def judged(run: Running) -> list[str]:
 
 
 def test_an_interrupted_comparison_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    first = Running(tmp_path / "results", SIDES)
+    first = Running(tmp_path / "results", sides(tmp_path))
     deadline = Deadline(END_SECONDS * slowness(), "a run of A to pass")
     wait_for(lambda: True if judged(first) else None, deadline, interval=0.1)
     first.signal(signal.SIGINT)
@@ -31,7 +35,7 @@ def test_an_interrupted_comparison_goes_on_with_what_is_missing(tmp_path: Path) 
     assert qemus_of(first.results) == []
     assert vm_directories(first.process.pid) == []
 
-    second = Running(tmp_path / "results", SIDES)
+    second = Running(tmp_path / "results", sides(tmp_path))
     code, output = second.end()
     assert code == 69, output
     assert "Too few runs to say more: a side has 2" in output
