@@ -8,6 +8,7 @@ nothing to remove afterwards. The end of standard input ends the tool.
 
 import contextlib
 import os
+import resource
 import select
 import subprocess
 import tempfile
@@ -27,6 +28,10 @@ GRACE_SECONDS = 3.0
 
 FACTS_BYTES = 8 << 20
 """The most that is read of what a guest tells; a guest of 256 processors tells about 300 KiB."""
+
+STDERR_BYTES = 64 << 20
+"""The most that ssh may write to any file: beyond it, ssh dies of SIGXFSZ. A known_hosts file that
+it adds a host to must stay below, too."""
 
 _CHUNK = 1 << 16
 _READY, _CANNOT = "ready", "cannot"
@@ -94,6 +99,9 @@ class SshVisit:
             ) from error
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
+        # What a guest says on standard error goes to a file.
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (STDERR_BYTES,) * 2)
 
     def facts(self) -> str:
         """Read what the guest tells of itself. Raises `SshError`, `DeadlineError`."""

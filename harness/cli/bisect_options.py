@@ -17,10 +17,41 @@ if TYPE_CHECKING:
 
 
 def add_bisect_step(commands: "Commands") -> None:
-    bisect = commands.add_parser(
+    bisect = _add_bisection(
+        commands,
         "bisect-step",
         help="build, run a scenario and exit as `git bisect run` wants it",
         description=bisect_rule.ABOUT,
+    )
+    bisect.add_argument(
+        "--build",
+        metavar="CMD",
+        help="run this in a shell first; if it fails, the commit is skipped",
+    )
+    _add_confidence(bisect)
+
+
+def add_bisect_releases(commands: "Commands") -> None:
+    bisect = _add_bisection(
+        commands,
+        "bisect-releases",
+        help="find the two builds of a kernel between which a scenario turned",
+        description=bisect_search.ABOUT,
+    )
+    bisect.add_argument(
+        "--series", metavar="X.Y", help="search the builds of this series, as in 6.12"
+    )
+    bisect.add_argument("--refresh", action="store_true", help="look for newer builds first")
+    _add_confidence(bisect)
+
+
+def _add_bisection(
+    commands: "Commands", name: str, *, help: str, description: str
+) -> argparse.ArgumentParser:
+    bisect: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bisect.add_argument(
@@ -28,15 +59,10 @@ def add_bisect_step(commands: "Commands") -> None:
     )
     add_directory_option(bisect)
     add_boot_options(bisect)
-    # Each step makes a directory of its own.
+    # Each step, and each build, has a directory of its own.
     bisect.set_defaults(results=None)
     add_run_options(bisect)
-    bisect.add_argument(
-        "--build",
-        metavar="CMD",
-        help="run this in a shell first; if it fails, the commit is skipped",
-    )
-    _add_confidence(bisect)
+    return bisect
 
 
 def _add_confidence(bisect: argparse.ArgumentParser) -> None:
@@ -53,25 +79,3 @@ def _add_confidence(bisect: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="the part of its runs in which the bug shows, as in 0.33",
     )
-
-
-def add_bisect_releases(commands: "Commands") -> None:
-    bisect = commands.add_parser(
-        "bisect-releases",
-        help="find the two builds of a kernel between which a scenario turned",
-        description=bisect_search.ABOUT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    bisect.add_argument(
-        "scenario", metavar="SCENARIO", help=f"{SCENARIO_HELP}; one scenario must match"
-    )
-    add_directory_option(bisect)
-    add_boot_options(bisect)
-    # Each build has a directory of its own.
-    bisect.set_defaults(results=None)
-    add_run_options(bisect)
-    bisect.add_argument(
-        "--series", metavar="X.Y", help="search the builds of this series, as in 6.12"
-    )
-    bisect.add_argument("--refresh", action="store_true", help="look for newer builds first")
-    _add_confidence(bisect)

@@ -228,7 +228,7 @@ def check_run_options(options: Any, *, paths: bool = True) -> None:
     `paths`: whether the kernel and the modules must already be there.
     """
     if options.repeat < 1 or (options.jobs is not None and options.jobs < 1):
-        raise UsageError("--repeat and --jobs take a number of at least 1")
+        raise UsageError("--repeat, --runs and --jobs take a number of at least 1")
     if options.repeat > MOST_REPEATS:
         raise UsageError(f"--repeat takes at most {MOST_REPEATS}")
     if not 0 <= options.keep_failed <= MOST_MINUTES:

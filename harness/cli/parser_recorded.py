@@ -101,7 +101,9 @@ def _add_trend(commands: "Commands") -> None:
         "--measure", action="append", default=[], metavar="NAME", help="show this measure"
     )
     trend.add_argument(
-        "--fail-on-regression", action="store_true", help="exit with 1 if a measure got worse"
+        "--fail-on-regression",
+        action="store_true",
+        help="exit with 1 if a measure got worse, with 69 if there are too few runs to tell",
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.compare.change_point import LEAST_SIDE
 from harness.compare.trends import Trend, all_series, trends
 from harness.compare.words import amount, change
-from harness.errors import UsageError
+from harness.errors import UNAVAILABLE, UsageError
 from harness.record.results_directory import DEFAULT_BASE
 from harness.record.run_history import HISTORY_NAME, read_history
 from harness.report.live_rows import LEVELS
@@ -22,9 +22,10 @@ CURVE = 30
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Print the trends; returns 0, or 1 if one got worse and `--fail-on-regression` was given.
+    """Print the trends; returns 0 unless `--fail-on-regression` was given.
 
-    Raises `UsageError`, `RecordError`.
+    With it, 1 if one got worse, and 69 if no series is long enough for a change to be seen. Raises
+    `UsageError`, `RecordError`.
     """
     path: Path = options.history or DEFAULT_BASE / HISTORY_NAME
     if not path.exists():
@@ -38,11 +39,24 @@ def execute(options: argparse.Namespace) -> int:
         if not options.scenarios or run.scenario in options.scenarios
     ]
     found = trends(all_series(runs, options.measure))
+    if not found:
+        raise UsageError(
+            f"{path} has nothing to show: {len(runs)} runs, none with such a measure",
+            hint="check the names of scenarios and measures, and that runs end with a verdict",
+        )
     console = ScreenConsole(markup=False, highlight=False)
     for line in lines(found, everything=bool(options.scenarios or options.measure)):
         console.print(safe_line(line), soft_wrap=True)
-    worse = any(trend.got_worse for trend in found)
-    return WORSE if worse and options.fail_on_regression else 0
+    if not options.fail_on_regression:
+        return 0
+    if any(trend.got_worse for trend in found):
+        return WORSE
+    return UNAVAILABLE if _short(found) == len(found) else 0
+
+
+def _short(found: list[Trend]) -> int:
+    """Count the series that are too short for a change to be seen."""
+    return sum(len(trend.series.runs) < 2 * LEAST_SIDE for trend in found)
 
 
 def lines(found: list[Trend], *, everything: bool) -> Iterator[str]:
@@ -58,7 +72,7 @@ def lines(found: list[Trend], *, everything: bool) -> Iterator[str]:
             yield f"  {_change(trend)}"
     worse = sum(trend.got_worse for trend in found)
     changed = sum(trend.change is not None for trend in found)
-    short = sum(len(trend.series.runs) < 2 * LEAST_SIDE for trend in found)
+    short = _short(found)
     told = f"{len(found)} series, {changed} changed, {worse} of them for the worse"
     yield told + (f"; {short} have fewer than {2 * LEAST_SIDE} runs" if short else "")
 

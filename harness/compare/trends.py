@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from harness.compare.change_point import ChangePoint, latest_change
+from harness.compare.comparison import LOOKED
 from harness.record.run_history import PastRun
 
 ALPHA = 0.01
@@ -76,10 +77,11 @@ class Trend:
 
 
 def all_series(runs: Iterable[PastRun], measures: Sequence[str] = ()) -> list[Series]:
-    """Group the runs that measured something; without `measures`, all that have a direction."""
+    """Group the runs that could look; without `measures`, by all measures that have a direction."""
     wanted = measures or (*LOWER_IS_WORSE, *HIGHER_IS_WORSE)
     found: dict[tuple[str, str, str, str], list[PastRun]] = {}
-    for run in sorted(runs, key=lambda run: run.began):
+    told = [run for run in runs if run.verdict in LOOKED]
+    for run in sorted(told, key=lambda run: run.began):
         where = f"{run.host} {run.accel} {run.qemu_name}"
         for measure in wanted:
             if measure in run.measures:

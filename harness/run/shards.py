@@ -47,8 +47,8 @@ def runs_of_shard(runs: Sequence[PlannedRun], shard: Shard) -> list[PlannedRun]:
     """
     if shard.count > len(runs):
         raise UsageError(
-            f"--shard {shard}: there are only {len(runs)} runs to divide",
-            hint=f"divide them into at most {len(runs)} parts",
+            f"--shard {shard}: too few runs to divide: {len(runs)}",
+            hint=f"--shard takes at most I/{len(runs)} here",
         )
     costs = [_cost(run) for run in runs]
     seconds, memory = (sum(each) or 1.0 for each in zip(*costs, strict=True))

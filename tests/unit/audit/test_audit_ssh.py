@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from churn_memory import needs_page_flags, needs_root
 
+from harness.audit import ssh_visit
 from harness.audit.guest_tool import guest_tool
 from harness.audit.ssh_visit import SshVisit
 from harness.audit.ssh_words import Destination, meaning, parse_destination, ssh_command
@@ -125,3 +126,15 @@ def test_a_connection_that_breaks_is_one_error(path: Path) -> None:
         pytest.raises(SshError, match=r"ended early .*255.*Connection reset by peer"),
     ):
         visit.facts()
+
+
+@pytest.mark.whole_command
+def test_a_guest_that_complains_without_end_fills_no_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_visit, "STDERR_BYTES", 1 << 20)
+    write(path, "sleep 0.2; exec yes complaint >&2")
+    with SshVisit(THERE, b"") as visit:
+        with pytest.raises(SshError, match=r"ended early \(ssh's status -25\): \w*\ncomplaint"):
+            visit.facts()
+        assert os.fstat(visit._stderr.fileno()).st_size <= 1 << 20

@@ -49,6 +49,11 @@ def test_without_a_difference_it_says_which_is_excluded() -> None:
     assert words.endswith("% at 95%")
 
 
+def test_two_runs_a_side_that_are_all_alike_are_not_enough() -> None:
+    found = compare(runs([10.0, 10.0]), runs([10.0, 10.0]))
+    assert (found.differs, found.enough) == (False, False)
+
+
 def test_too_few_runs_claim_nothing_and_say_how_many_it_takes() -> None:
     found = compare(runs(LOW[:3]), runs(HIGH[:3]))
     assert not found.differs

@@ -151,3 +151,29 @@ def test_a_regression_fails_where_that_is_asked(
 def test_no_history_is_bad_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trend", "--history", str(tmp_path / "none")]) == 2
     assert "--history FILE" in capsys.readouterr().err
+
+
+def test_runs_that_could_not_look_are_in_no_series() -> None:
+    missed = [replace(run, verdict="MISS") for run in nights(noisy(12, 9.0, seed=1))]
+    assert all_series(missed) == []
+
+
+@pytest.mark.parametrize(("count", "status"), [(2 * LEAST_SIDE - 1, 69), (2 * LEAST_SIDE, 0)])
+def test_a_history_too_short_for_any_change_is_no_success(
+    tmp_path: Path, count: int, status: int
+) -> None:
+    path = tmp_path / "history.jsonl"
+    append_runs(path, nights(noisy(count, 4.0, seed=1)))
+    assert main(["trend", "--history", str(path), "--fail-on-regression"]) == status
+    assert main(["trend", "--history", str(path)]) == 0
+
+
+def test_names_that_match_nothing_are_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.jsonl"
+    append_runs(path, nights([4.0]))
+    words = ["trend", "--history", str(path), "--fail-on-regression"]
+    assert main([*words, "reclaim-basik"]) == 2
+    assert main([*words, "--measure", "settle_secs"]) == 2
+    assert "has nothing to show" in capsys.readouterr().err

@@ -168,7 +168,12 @@ def test_a_version_that_is_no_number_is_refused(bench: Bench, number: str) -> No
     assert "speaks QMP, but does not answer as QEMU does" in refusal(bench.qemu).message
 
 
-@pytest.mark.parametrize("words", ["echo '{}'", "echo not json", "yes", "yes '{}'", "cat"])
+def test_a_program_that_prints_without_end_is_given_up_at_a_limit(tmp_path: Path) -> None:
+    endless = program(tmp_path / "qemu", "exec yes")
+    assert "as QEMU does: it went on and said y" in refusal(endless).message
+
+
+@pytest.mark.parametrize("words", ["echo '{}'", "echo not json", "yes '{}'", "cat"])
 def test_a_program_that_says_something_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:

@@ -121,12 +121,16 @@ def test_a_private_page_counts_once_though_its_file_keeps_another() -> None:
         copies_dropped = reader.read()
         child.do("libc.fallocate(fd, 3, ctypes.c_long(0), ctypes.c_long(3000 * PAGE))")
         punched = reader.read()
+        child.do("libc.fallocate(fd, 3, ctypes.c_long(3500 * PAGE), ctypes.c_long(1500 * PAGE))")
+        copies, quick_copies = reader.read(), reader.read_quick()
     assert (full.anonymous, full.file_blocks) == (4000 * PAGE_SIZE, 5000 * PAGE_SIZE)
     assert full.held == quick.held == 5000 * PAGE_SIZE
     assert full.twice == 4000 * PAGE_SIZE
     assert np.count_nonzero(states == HostState.RESIDENT) == 5000
     assert copies_dropped.held == full.held, "the memfd still keeps them"
     assert (punched.held, punched.twice) == (2000 * PAGE_SIZE, 1000 * PAGE_SIZE)
+    assert (copies.file_blocks, copies.held) == (500 * PAGE_SIZE, 1000 * PAGE_SIZE)
+    assert quick_copies.held == copies.held, "the copies are left"
 
 
 def test_swapped_pages_of_a_shared_file_are_in_its_blocks() -> None:

@@ -66,5 +66,5 @@ def test_what_is_no_shard_is_refused(text: str) -> None:
 
 
 def test_an_empty_shard_is_refused() -> None:
-    with pytest.raises(UsageError, match="only 3 runs"):
+    with pytest.raises(UsageError, match="too few runs to divide: 3"):
         runs_of_shard(runs(3), Shard(1, 4))
