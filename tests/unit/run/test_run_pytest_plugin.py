@@ -47,7 +47,7 @@ def scenarios(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--jobs", "-1"], "--repeat and --jobs take a number of at least 1"),
+        (["--jobs", "-1"], "--repeat, --runs and --jobs take a number of at least 1"),
         (["--image", "nosuch"], "no image is called nosuch"),
         (["--image", "nosuch", "-n", "2"], "no image is called nosuch"),
         (["--modules", "/nonexistent"], "--modules needs --kernel"),
