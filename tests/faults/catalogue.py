@@ -216,7 +216,6 @@ FAULTS = (
         "lazily-free",
         discard="lazily",
         measure="lazyfree_bytes",
-        quick=True,
     ),
     Fault(
         "unbound",

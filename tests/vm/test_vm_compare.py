@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vm
 
 def sides(directory: Path) -> list[str]:
     words = ["compare", "base", "set:guest.vcpus=1", short_scenario(directory)]
-    return [*words, "--accel", "tcg", "--runs", "2"]
+    return [*words, "--accel", "tcg", "--runs", "1"]
 
 
 def judged(run: Running) -> list[str]:
@@ -38,7 +38,7 @@ def test_an_interrupted_comparison_goes_on_with_what_is_missing(tmp_path: Path) 
     second = Running(tmp_path / "results", sides(tmp_path))
     code, output = second.end()
     assert code == 69, output
-    assert "Too few runs to say more: a side has 2" in output
+    assert "Too few runs to say more: a side has 1" in output
     runs = judged(second)
-    assert [run.partition("+")[2][0] for run in runs] == list("ABAB")
-    assert len(set(runs)) == 4
+    assert [run.partition("+")[2][0] for run in runs] == list("AB")
+    assert len(set(runs)) == 2
