@@ -179,26 +179,35 @@ class KvmMemory:
     def __init__(self, qemu: Qemu, path: Path | None = None) -> None:
         self._path = path or cache_directory() / "accel.json"
         self._distrusted = path is None and another_users(cache_directory()) is not None
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        self._key = f"{boot} {qemu.path} {qemu.path.stat().st_mtime_ns}"
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._key = f"{self._boot} {qemu.path} {qemu.path.stat().st_mtime_ns}"
 
     def failure(self) -> str | None:
         """Return why KVM failed before; None if it has not."""
         if self._distrusted:
             return None
-        try:
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-            reason = known.get(self._key)
-        except (OSError, ValueError, AttributeError):
-            return None
+        reason = self._known().get(self._key)
         if reason is None:
             return None
         return f"{reason} (remembered in {self._path}; delete it to try again)"
 
     def remember(self, reason: str) -> None:
-        """Store the reason; a cache that cannot be written only costs time later."""
+        """Store the reason beside those of other QEMUs.
+
+        A cache that cannot be written, or loses what another process writes at the same moment,
+        only costs time later.
+        """
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps({self._key: reason}), encoding="utf-8")
+            known = self._known() | {self._key: reason}
+            temporary.write_text(json.dumps(known), encoding="utf-8")
             temporary.replace(self._path)
+
+    def _known(self) -> dict[str, str]:
+        """Read the failures since the host booted, by key."""
+        try:
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+            return {key: str(why) for key, why in known.items() if key.startswith(self._boot)}
+        except (OSError, ValueError, AttributeError):
+            return {}

@@ -2,6 +2,7 @@
 """Which CPU model, and what the host says of KVM. (`launch`: test_machine_launch.py)"""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -53,6 +54,16 @@ def test_memory_that_does_not_read_knows_nothing(tmp_path: Path, text: str) -> N
     path = tmp_path / "accel.json"
     path.write_text(text)
     assert KvmMemory(NEW, path).failure() is None
+
+
+def test_failures_of_several_qemus_are_remembered_side_by_side(tmp_path: Path) -> None:
+    """Three QEMUs in turn forgot each other's, and each guest of one waited 20 s for KVM."""
+    path, other = tmp_path / "accel.json", tmp_path / "qemu"
+    other.touch()
+    KvmMemory(NEW, path).remember("it crawls")
+    KvmMemory(replace(NEW, path=other), path).remember("it crashes")
+    assert "it crawls" in (KvmMemory(NEW, path).failure() or "")
+    assert "it crashes" in (KvmMemory(replace(NEW, path=other), path).failure() or "")
 
 
 def test_memory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
