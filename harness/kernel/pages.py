@@ -87,6 +87,23 @@ class CellTotals:
     passes before: no pass may have had time for it. Older versions counted it there."""
     free_new_absent: int = 0
 
+    @property
+    def reported(self) -> int:
+        """Bytes reported, held by the host or not."""
+        return self.reported_resident + self.reported_absent
+
+    @property
+    def free(self) -> int:
+        """Bytes free and not reported, held by the host or not."""
+        return (
+            self.free_small_resident
+            + self.free_small_absent
+            + self.free_large_resident
+            + self.free_large_absent
+            + self.free_new_resident
+            + self.free_new_absent
+        )
+
 
 @dataclass(frozen=True)
 class AuditReport:

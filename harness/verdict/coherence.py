@@ -134,10 +134,7 @@ def _cells(report: AuditReport) -> Iterator[str]:
 def _parts(report: AuditReport) -> Iterator[str]:
     """Check that no part is larger than the whole."""
     cells = report.total
-    reported = cells.reported_resident + cells.reported_absent
-    free = cells.free_small_resident + cells.free_small_absent
-    free += cells.free_large_resident + cells.free_large_absent
-    free += cells.free_new_resident + cells.free_new_absent
+    reported, free = cells.reported, cells.free
     parts = (
         ("held_absent", cells.held_absent, cells.used_absent),
         ("lost_bytes", report.lost_bytes or 0, cells.used_absent),
@@ -263,7 +260,7 @@ def _host(audit: Audited) -> Iterator[str]:
             "by its accounts"
         )
     if audit.discards is not None and audit.report.reported_undiscarded is not None:
-        reported = cells.reported_resident + cells.reported_absent
+        reported = cells.reported
         if reported - audit.report.reported_undiscarded > audit.discards.bytes:
             yield (
                 f"discards cover {format_size(reported)} that the guest reported, and QEMU "
