@@ -30,7 +30,7 @@ def test_a_real_qemu_of_root_has_none_of_its_rights(tmp_path: Path) -> None:
     secret.chmod(0o600)
     public = Path("/etc/passwd")
     with launch(
-        GuestSpec(memory=256 * MIB, vcpus=1, backend="file-private", discard="free", disk=MIB),
+        GuestSpec(memory=256 * MIB, vcpus=1, backend="file-private", discard="slow", disk=MIB),
         ensure_image(load_definitions()["bookworm"], progress=print),
         accel="tcg",
         qemu=None,
