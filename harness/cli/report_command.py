@@ -19,7 +19,8 @@ def execute(options: argparse.Namespace) -> int:
     # A directory that is named twice, or by a link, is shown once.
     directories = list({path.resolve(): path for path in reversed(options.directories)}.values())
     path: Path = options.output or options.directories[0] / REPORT_NAME
-    _check_output(path)
+    if options.output is not None:
+        _check_output(path)
     write_report(directories[::-1], path)
     print(path)
     return 0

@@ -399,6 +399,13 @@ def test_an_output_that_cannot_be_is_refused(
     assert not list(results.glob("*.html"))
 
 
+def test_a_directory_that_is_not_there_is_not_to_be_created(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tmp_path / "missing")]) == 2
+    assert "name a results directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", ["Infinity", "NaN", "1e999"])
 def test_a_number_that_nobody_measures_is_a_damaged_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str
