@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.cli.bisect_rule import MOST_RUNS, may_say_more, runs_for_confidence, says_nothing
 from harness.cli.carry_out import carry_out
-from harness.errors import UsageError
+from harness.errors import ImageError, UsageError
 from harness.report.summary import RunSummary
 from harness.scenario.model import Scenario
 
@@ -45,7 +45,10 @@ def run_until_decided(
     for _ in range(TRIES):
         runs = [run for run in runs if not says_nothing(run)]
         options.repeat = wanted - len(runs)
-        runs += carry_out(options, scenarios, until_fail=True).summary.runs
-        if not may_say_more(runs, wanted):
+        done = carry_out(options, scenarios, until_fail=True)
+        runs += done.summary.runs
+        # A tree that was not built, modules of another version: no other run boots it either.
+        unbootable = any(isinstance(boot, ImageError) for boot in done.boots.values())
+        if unbootable or not may_say_more(runs, wanted):
             break
     return runs

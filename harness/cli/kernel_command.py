@@ -12,10 +12,12 @@ from harness.errors import UNAVAILABLE, HarnessError, ImageError
 from harness.image.build_tree import (
     CONFIG,
     describe,
+    edited_config,
     is_build_tree,
     is_source_tree,
     read_config,
     why_no_kernel,
+    why_other_architecture,
 )
 from harness.image.definition import load_definitions
 from harness.image.kernel import find_kernel, kernel_release
@@ -38,6 +40,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _configure(tree: Path, debugs: Sequence[str], *, build: bool) -> int:
+    _refuse_no_directory(tree)
     merged = merge(tree, list(dict.fromkeys(debugs)), print)
     for words, found in (("set", merged.changed), ("refused", merged.refused)):
         for each in found:
@@ -62,6 +65,7 @@ def _configure(tree: Path, debugs: Sequence[str], *, build: bool) -> int:
 
 
 def _check(tree: Path) -> int:
+    _refuse_no_directory(tree)
     if not is_build_tree(tree):
         raise (
             why_no_kernel(tree)
@@ -77,6 +81,8 @@ def _check(tree: Path) -> int:
             f"{tree} has no {CONFIG} that sets anything",
             hint="`make defconfig kvm_guest.config` makes one",
         )
+    if (other := why_other_architecture(tree, config)) is not None:
+        raise other
     found = wrong(config)
     trouble = _trouble(tree)
     print(f"{tree}: {_title(tree)}")
@@ -114,13 +120,23 @@ def _trouble(tree: Path) -> HarnessError | None:
 def _conclude(tree: Path, found: list[Option], trouble: HarnessError | None) -> int:
     missing = [option for option in found if option.rank == "needed"]
     enable = [option.name for option in found if option.rank != "costly"]
-    if enable:
-        words = " ".join(f"-e {name}" for name in enable)
-        print(f"What to do: cd {tree}; scripts/config {words}; make olddefconfig; make -j$(nproc)")
+    named = shlex.quote(str(tree))
+    if enable and not set(enable) - edited_config(tree).keys():
+        print(f"What to do: {CONFIG} has them, edited since the build: make -C {named} -j$(nproc)")
+    elif enable:
+        print(f"What to do: fpr-harness kernel config --build {named}")
     elif trouble is not None:
         print(f"What to do: {trouble.hint}")
     if missing or trouble is not None:
         print("No guest can be tested with it as it is.")
         return UNAVAILABLE
-    print(f"It can be tested: fpr-harness run --kernel {tree}")
+    print(f"It can be tested: fpr-harness run --kernel {named}")
     return 0
+
+
+def _refuse_no_directory(tree: Path) -> None:
+    if not tree.is_dir():
+        raise ImageError(
+            f"{tree}: there is no such directory",
+            hint="name the directory of the sources, or that of `make O=DIR`",
+        )

@@ -7,7 +7,9 @@ Documentation/kbuild/kbuild.rst and the top Makefile, 5.10 to 7.3.
 
 import functools
 import re
+import shlex
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import ImageError
@@ -26,6 +28,9 @@ CONFIG_BYTES = 1 << 20
 
 DESCRIBE_SECONDS = 20.0
 """For `git describe --dirty`, which looks at every file of a tree."""
+
+_OTHERS = ("ARM64", "RISCV", "S390", "PPC64", "X86_32")
+"""Options that tell another architecture."""
 
 _SET = re.compile(r"^CONFIG_(\w+)=(.*)$", re.M)
 
@@ -56,31 +61,41 @@ def why_no_kernel(tree: Path) -> ImageError:
             f"{tree}: these sources are not configured",
             hint="`make defconfig kvm_guest.config`, then `make`; after `make O=DIR` name DIR",
         )
-    options = read_config(tree)
-    if options and "X86_64" not in options:
-        other = next(
-            (name for name in ("ARM64", "RISCV", "S390", "PPC64", "X86_32") if name in options),
-            "another architecture",
-        )
-        return ImageError(
-            f"{tree}: it is configured for {other}, and the guests are x86_64",
-            hint="configure a tree for x86_64: `make O=DIR ARCH=x86_64 defconfig kvm_guest.config`",
-        )
-    return ImageError(
+    return why_other_architecture(tree, read_config(tree)) or ImageError(
         f"{tree}: this tree is not built: it has no {BZIMAGE}",
-        hint=f"build it: `make -C {tree} -j$(nproc)`",
+        hint=f"build it: `make -C {shlex.quote(str(tree))} -j$(nproc)`",
+    )
+
+
+def why_other_architecture(tree: Path, config: Mapping[str, str]) -> ImageError | None:
+    """What to say of a tree whose configuration is not for x86_64; None if it is, or is empty."""
+    if not config or "X86_64" in config:
+        return None
+    other = next((name for name in _OTHERS if name in config), "another architecture")
+    return ImageError(
+        f"{tree}: it is configured for {other}, and the guests are x86_64",
+        hint="configure a tree for x86_64: `make O=DIR ARCH=x86_64 defconfig kvm_guest.config`",
     )
 
 
 def read_config(tree: Path) -> dict[str, str]:
-    """The options that are set in what a tree was built with, or else in its .config, without
-    CONFIG_; empty: it has neither.
+    """The options that are set in what a tree's kernel was built with, or in the .config of a tree
+    without a kernel, without CONFIG_; empty: it has neither.
 
     Raises `ImageError` for one that cannot be read.
     """
-    path = next((tree / p for p in (BUILT_CONFIG, CONFIG) if (tree / p).exists()), None)
-    if path is None:
-        return {}
+    # Configuring alone writes both, and merging options only one.
+    names = (BUILT_CONFIG, CONFIG) if (tree / BZIMAGE).exists() else (CONFIG, BUILT_CONFIG)
+    path = next((tree / name for name in names if (tree / name).exists()), None)
+    return _options(path) if path is not None else {}
+
+
+def edited_config(tree: Path) -> dict[str, str]:
+    """The options that are set in its .config, which may have been edited since it was built."""
+    return _options(tree / CONFIG) if (tree / CONFIG).exists() else {}
+
+
+def _options(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
             text = file.read(CONFIG_BYTES + 1)

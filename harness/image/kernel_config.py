@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ImageError
-from harness.image.build_tree import CONFIG, is_source_tree, parse_config
+from harness.image.build_tree import (
+    CONFIG,
+    edited_config,
+    is_source_tree,
+    parse_config,
+    why_other_architecture,
+)
 from harness.image.host_program import run_program
 from harness.resources import IMAGES_DIR
 
@@ -68,10 +74,13 @@ class Merged:
 def merge(tree: Path, debugs: Sequence[str], progress: Callable[[str], None]) -> Merged:
     """Merge the guest's fragment and those of `debugs` into a tree's configuration.
 
-    A source tree that is not configured starts from the defaults of x86_64. Raises `ImageError`,
-    `DeadlineError` and `InterruptedRunError`.
+    A source tree that is not configured starts from the defaults of x86_64; one configured for
+    another architecture is left as it is. Raises `ImageError`, `DeadlineError` and
+    `InterruptedRunError`.
     """
     source = _source(tree)
+    if (other := why_other_architecture(tree, edited_config(tree))) is not None:
+        raise other
     if not (tree / CONFIG).exists():
         progress("not configured: starting from `make defconfig`")
         _run(["make", "-C", str(tree), "ARCH=x86_64", "defconfig"], tree)

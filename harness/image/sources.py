@@ -68,8 +68,7 @@ def _check_options(tree: Path) -> None:
         raise ImageError(
             f"the kernel of {tree} was configured without "
             + "; without ".join(f"{option.name} ({option.costs})" for option in missing),
-            hint=f"`fpr-harness kernel check {tree}` has all that it lacks, and the commands to "
-            "change it",
+            hint=f"`fpr-harness kernel check {tree}` has all that it lacks, and how to change it",
         )
 
 

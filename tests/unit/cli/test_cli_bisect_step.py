@@ -88,6 +88,7 @@ class FakeRuns:
 
     def __init__(self, rounds: Callable[[int], Sequence[RunSummary]]) -> None:
         self.asked: list[int] = []
+        self.boots: dict[str, object] = {}
         self._rounds = rounds
 
     def carry_out(
@@ -95,7 +96,8 @@ class FakeRuns:
     ) -> SimpleNamespace:
         assert until_fail
         self.asked.append(options.repeat)
-        return SimpleNamespace(summary=SimpleNamespace(runs=tuple(self._rounds(options.repeat))))
+        summary = SimpleNamespace(runs=tuple(self._rounds(options.repeat)))
+        return SimpleNamespace(summary=summary, boots=self.boots)
 
 
 @pytest.fixture
@@ -123,6 +125,13 @@ def test_they_are_made_up_for_twice_only(given: Callable[..., FakeRuns]) -> None
     fake = given([MISS], [ERROR], [MISS])
     assert step() == SKIP
     assert fake.asked == [1, 1, 1]
+
+
+def test_a_tree_of_which_no_image_can_be_made_is_tried_once(given: Callable[..., FakeRuns]) -> None:
+    fake = given([MISS])
+    fake.boots["bookworm"] = ImageError("this tree is not built", hint="build it")
+    assert step() == SKIP
+    assert fake.asked == [1]
 
 
 def test_a_guest_that_does_not_boot_is_not_booted_again(given: Callable[..., FakeRuns]) -> None:

@@ -20,7 +20,7 @@ OLDDEFCONFIG = """\
 olddefconfig:
 \tgrep -v '^CONFIG_{refused}=' .config >.config.new; mv .config.new .config
 defconfig:
-\ttouch .config
+\techo CONFIG_X86_64=y >.config
 bzImage modules:
 \techo no compiler here >&2; false
 """
