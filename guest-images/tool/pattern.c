@@ -11,6 +11,17 @@ uint64_t mix(uint64_t x)
 	return x ^ x >> 31;
 }
 
+/*
+ * The word after `word` of a page. The asm generates no code; it keeps the compiler from vectorizing
+ * the loops, because TCG takes 1.6 times longer with SSE, and a processor no less.
+ */
+static inline uint64_t following(uint64_t word)
+{
+	word += STEP;
+	__asm__("" : "+r"(word));
+	return word;
+}
+
 uint64_t pattern_word(uint64_t seed, uint64_t page, uint64_t index)
 {
 	return mix(seed * STEP + page) + index * STEP;
@@ -20,7 +31,8 @@ void fill_page(uint64_t *words, uint64_t seed, uint64_t page)
 {
 	uint64_t word = pattern_word(seed, page, 0);
 
-	for (size_t i = 0; i < WORDS; i++, word += STEP)
+#pragma GCC unroll 8
+	for (size_t i = 0; i < WORDS; i++, word = following(word))
 		words[i] = word;
 }
 
@@ -34,11 +46,13 @@ size_t check_page(const uint64_t *words, uint64_t seed, uint64_t page)
 	uint64_t word = pattern_word(seed, page, 0), wrong = 0;
 	size_t i;
 
-	/* No branch in the loop, so that the compiler can vectorize it. */
-	for (i = 0; i < WORDS; i++)
-		wrong |= words[i] ^ (word + i * STEP);
+	/* No branch on a word: nearly always all are right. */
+#pragma GCC unroll 8
+	for (i = 0; i < WORDS; i++, word = following(word))
+		wrong |= words[i] ^ word;
 	if (!wrong)
 		return WORDS;
+	word = pattern_word(seed, page, 0);
 	for (i = 0; i < WORDS && words[i] == word; i++)
 		word += STEP;
 	return i;
