@@ -21,10 +21,15 @@ from harness.kernel.pages import HostState, StateArray
 from harness.kernel.zones import MAX_ORDER, NO_ZONE, Zone, above_watermark
 from harness.measure.retention import huge_pool, percpu_free, retained
 from harness.record.audit_file import AuditReading
-from harness.units import PAGE_SIZE
+from harness.units import MIB, PAGE_SIZE
 
 Group = Literal["used", "free", "other", "qemu", "host"]
 """Guest RAM in use by the guest, free in the guest, neither; QEMU's own memory; the rest."""
+
+STRANGE_SHARE = 0.05
+STRANGE_BYTES = 16 * MIB
+"""The guest's own pages that may be absent in any VM: a kernel marks a few MiB as written that it
+has not touched."""
 
 _KINDS = {
     PageKind.ANONYMOUS: "anonymous",
@@ -80,14 +85,23 @@ class GuestAccount:
     """The unused part of the guest's pool of huge pages, held by the host or not."""
     deferred_split: int
     """Estimate of freed parts of huge pages whose split the guest defers; part of `used`."""
+    given_back: int
+    """Not held by the host: reported by the guest."""
     absent_free: int
-    """Not held by the host: free in the guest, given back or never touched."""
+    """Not held by the host: free in the guest and not reported, so never touched, or given back and
+    taken and freed again since."""
     absent_used: int
     """Not held by the host: in use in the guest and never touched."""
     absent_written: int
     """The part of `absent_used` that the guest has certainly written: none, in the same VM."""
     written: int
     """All that the guest has certainly written, held or not."""
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the host should hold and lacks; 0 while it is as little as in any VM."""
+        most = max(STRANGE_BYTES, int(STRANGE_SHARE * self.written))
+        return self.absent_written if self.absent_written > most else 0
 
     @property
     def small(self) -> int:
@@ -141,7 +155,8 @@ def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -
         hidden=_bytes(_in_cells(classes, "nothing") & held),
         huge_pool_unused=huge_pool(facts.counters),
         deferred_split=retained(facts.counters, None)["deferred_split_bytes"],
-        absent_free=_bytes((small | large | reported) & ~held),
+        given_back=_bytes(reported & ~held),
+        absent_free=_bytes((small | large) & ~held),
         absent_used=_bytes(used & ~held),
         absent_written=_bytes(written & absent),
         written=_bytes(written),

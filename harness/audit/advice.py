@@ -13,6 +13,9 @@ from harness.units import MIB, PAGE_SIZE, format_size
 WORTH = 0.01
 """What is less than this share of the VM's memory is not worth a word: an audit's own precision."""
 
+LEAST_TRANSLATED = 32 * MIB
+"""A buffer of less makes QEMU translate the same code again and again."""
+
 _ORDER_FILE = "/sys/module/page_reporting/parameters/page_reporting_order"
 _SERVICE = "systemctl set-property NAME.service MemoryHigh=SIZE"
 
@@ -264,12 +267,13 @@ def _used(account: GuestAccount) -> Iterator[Advice]:
 
 def _emulator(host: HostSide) -> Iterator[Advice]:
     """QEMU's own memory that can be less."""
-    yield Advice(
-        "translation-buffer",
-        host.own.translated,
-        "QEMU emulates the processor, and keeps translated code in it",
-        (Command("qemu", f"-accel tcg,tb-size={max(32, host.own.translated // 2 // MIB)}"),),
-    )
+    if host.own.translated >= 2 * LEAST_TRANSLATED:
+        yield Advice(
+            "translation-buffer",
+            host.own.translated,
+            "QEMU emulates the processor, and keeps translated code in it",
+            (Command("qemu", f"-accel tcg,tb-size={host.own.translated // 2 // MIB}"),),
+        )
     yield Advice(
         "lazily-free",
         host.ram.lazily_free,

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
+from harness.audit.questions import Questions
 from harness.errors import QmpError
 from harness.machine.pace import slowness
 
@@ -21,13 +22,9 @@ GREETING_SECONDS = 3.0
 """QEMU greets a client at once, unless another one is connected: a socket serves one at a time, and
 the next waits until the first has gone (chardev/char-socket.c)."""
 
-MOST_ADDRESSES = 64
-"""How often an audit may ask for a host address (`gpa2hva`): once for each region of guest RAM."""
-
 # Errors arrive as exceptions; without a handler Python would print the library's log.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
-_QUERIES = ("query-", "x-query-", "qom-get", "qom-list")
 _PEER = struct.Struct("3i")
 _PATH_BYTES = 107
 
@@ -38,7 +35,7 @@ class AttachedMonitor:
     def __init__(self, path: Path) -> None:
         """Connect and negotiate. Raises `QmpError`."""
         self.path = path
-        self._addresses = 0
+        self._questions = Questions()
         self._pace = slowness()
         self._runner = asyncio.Runner()
         self._client = QMPClient("fpr-harness audit")
@@ -62,7 +59,8 @@ class AttachedMonitor:
             connection.close()
             raise QmpError(
                 f"QEMU did not greet within {seconds:.0f} s on {self.path}: another client is "
-                "connected there, and a QMP socket serves one at a time (or QEMU hangs)",
+                "connected there, and a QMP socket serves one at a time (or QEMU hangs, or the "
+                "socket is not for QMP: a guest agent's does not greet)",
                 hint="end the other client, give QEMU a second socket "
                 "(-qmp unix:PATH,server=on,wait=off), or for libvirt name the VM by --domain",
             ) from error
@@ -78,11 +76,7 @@ class AttachedMonitor:
 
         Raises `QmpError`, and `ValueError` for a command that might change something.
         """
-        self._addresses += check_harmless(command, arguments)
-        if self._addresses > MOST_ADDRESSES:
-            raise QmpError(
-                f"guest RAM lies in more than {MOST_ADDRESSES} regions; an audit asks for no more"
-            )
+        self._questions.check(command, arguments)
         given = dict(arguments) if arguments is not None else None
         answer = self._client.execute(command, given)
         try:
@@ -121,22 +115,6 @@ class AttachedMonitor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def check_harmless(command: str, arguments: Mapping[str, Any] | None) -> int:
-    """Return how many host addresses a command asks for, if it only asks.
-
-    Raises `ValueError` for anything else: an audit must not be able to change a VM.
-    """
-    if command == "human-monitor-command":
-        line = str((arguments or {}).get("command-line", ""))
-        if line.startswith("gpa2hva "):
-            return 1
-        if line.startswith("info "):
-            return 0
-    elif command.startswith(_QUERIES):
-        return 0
-    raise ValueError(f"an audit does not send QMP {command} {arguments}")
 
 
 def _connect_to(connection: socket.socket, path: Path) -> None:

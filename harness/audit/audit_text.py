@@ -62,6 +62,8 @@ def _blocks(audit: Audit, earlier: Audit | None) -> Iterator[RenderableType]:
         f"{format_size(audit.total)} on the host for {format_size(vm.memory)} of guest RAM",
         style="bold",
     )
+    if earlier is not None:
+        yield Text(_compared(audit, earlier))
     yield Text()
     yield _parts_table(audit, earlier)
     yield Text()
@@ -78,6 +80,17 @@ def _blocks(audit: Audit, earlier: Audit | None) -> Iterator[RenderableType]:
     yield Text(
         f"\nTook {audit.seconds:.2f} s, {audit.host_seconds:.2f} s of it on the host.", style="dim"
     )
+
+
+def _compared(audit: Audit, earlier: Audit) -> str:
+    """Say with what it is compared, and what keeps the two from being compared."""
+    other = (earlier.vm.name, earlier.vm.uuid) != (audit.vm.name, audit.vm.uuid)
+    notes = [f"compared with {earlier.at}"]
+    if other:
+        notes.append(f"of ANOTHER VM ({safe_line(earlier.vm.name) or 'without a name'})")
+    if (earlier.guest is None) != (audit.guest is None):
+        notes.append("only one of the two looked into the guest, so that its parts do not compare")
+    return ", ".join(notes)
 
 
 def _parts_table(audit: Audit, earlier: Audit | None) -> Table:
@@ -120,8 +133,9 @@ def _facts(audit: Audit) -> Iterator[str]:
     host, account = audit.host, audit.guest.account if audit.guest is not None else None
     if account is not None:
         yield (
-            f"Not held by the host: {format_size(account.absent_free)} that the guest counts as "
-            f"free, {format_size(account.absent_used)} that it uses and has never touched."
+            f"Not held by the host: {format_size(account.given_back)} reported by the guest and "
+            f"given back, {format_size(account.absent_free)} free and "
+            f"{format_size(account.absent_used)} in use that it has never touched."
         )
     blocks = host.blocks
     yield (

@@ -72,6 +72,8 @@ class QemuFacts:
     uuid: str
     """As the guest's firmware shows it; all zeros if none was given."""
     version: str
+    state: str
+    """What `query-status` says, such as `running` or `paused`."""
     layout: RamLayout
     devices: tuple[RamBlock, ...]
     """The RAM of devices that the guest can see; `page_size` as QEMU says."""
@@ -88,10 +90,10 @@ def ask(monitor: Monitor) -> QemuFacts:
         raise ObserveError(
             f"this QEMU emulates {architecture}; only guests of {ARCHITECTURE} can be audited"
         )
-    status = str(monitor.execute("query-status")["status"])
-    if status in ("inmigrate", "prelaunch"):
+    state = str(monitor.execute("query-status")["status"])
+    if state in ("inmigrate", "prelaunch"):
         raise ObserveError(
-            f"the guest does not run yet (QEMU says {status})", hint="audit it once it runs"
+            f"the guest does not run yet (QEMU says {state})", hint="audit it once it runs"
         )
     layout = RamLayout.read(monitor)
     version = monitor.execute("query-version")["qemu"]
@@ -99,6 +101,7 @@ def ask(monitor: Monitor) -> QemuFacts:
         name=str(monitor.execute("query-name").get("name", "")),
         uuid=str(monitor.execute("query-uuid")["UUID"]),
         version=".".join(str(version[part]) for part in ("major", "minor", "micro")),
+        state=state,
         layout=layout,
         devices=_device_blocks(monitor, layout),
         backends=_backends(monitor, layout),

@@ -13,6 +13,7 @@ from harness.errors import ObserveError
 from harness.units import KIB
 
 _RSS = re.compile(r"^VmRSS:\s+(\d{1,20}) kB$", re.MULTILINE)
+_TGID = re.compile(r"^Tgid:\s+(\d{1,10})$", re.MULTILINE)
 _UID = re.compile(r"^Uid:\s+(\d{1,10})\s+(\d{1,10})", re.MULTILINE)
 PROC = Path("/proc")
 
@@ -40,17 +41,24 @@ def list_qemus(proc: Path = PROC) -> list[QemuProcess]:
     return sorted(found, key=lambda process: process.pid)
 
 
+def qemu_of(number: int, proc: Path = PROC) -> QemuProcess | None:
+    """Return the QEMU with a process or thread of that number, None if there is none."""
+    status = _text(proc / f"{number}" / "status")
+    leader = _TGID.search(status)
+    return _look(proc / (leader[1] if leader else f"{number}"))
+
+
 def find_pid(pid: int, proc: Path = PROC) -> QemuProcess:
     """Return the QEMU of that pid, whose memory this process may read. Raises `ObserveError`."""
     entry = proc / f"{pid}"
     if not entry.is_dir():
         raise ObserveError(
-            f"there is no process {pid}",
+            f"there is no process {pid}, or /proc hides it (hidepid)",
             hint="`fpr-harness audit` without arguments lists the QEMU processes",
         )
-    process = _look(entry)
+    process = qemu_of(pid, proc)
     if process is None:
-        name = _first_line(entry / "comm") or "unknown"
+        name = _text(entry / "comm").partition("\n")[0] or "unknown"
         raise ObserveError(
             f"process {pid} ({name}) is no QEMU system emulator",
             hint="`fpr-harness audit` without arguments lists the QEMU processes",
@@ -79,12 +87,20 @@ def find_name(name: str, qemus: Sequence[QemuProcess]) -> QemuProcess:
 
 def check_readable(process: QemuProcess) -> None:
     """Raise `ObserveError` if this process may not read the memory map of that one."""
-    if not process.readable:
+    if process.readable:
+        return
+    message = f"process {process.pid} runs as {process.user}, and its memory map may not be read"
+    if process.user == user_name(os.geteuid()):
         raise ObserveError(
-            f"process {process.pid} runs as {process.user}, and its memory map may not be read",
-            hint=f"run this as {process.user} (sudo -u {process.user} fpr-harness audit ...), or "
-            "with the capability CAP_SYS_PTRACE (as root)",
+            f"{message}: it has changed its user itself (-runas), or has capabilities that this "
+            "process lacks",
+            hint="run this with the capability CAP_SYS_PTRACE (as root)",
         )
+    raise ObserveError(
+        message,
+        hint=f"run this as {process.user} (sudo -u {process.user} fpr-harness audit ...), or with "
+        "the capability CAP_SYS_PTRACE (as root)",
+    )
 
 
 def socket_paths(process: QemuProcess, proc: Path = PROC) -> list[Path]:
@@ -139,16 +155,19 @@ def _may_read(entry: Path) -> bool:
 
 def _user(status: str) -> str:
     uid = _UID.search(status)
-    if uid is None:
-        return "an unknown user"
+    return user_name(int(uid[2])) if uid is not None else "an unknown user"
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number of one without a name."""
     try:
-        return pwd.getpwuid(int(uid[2])).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"user {uid[2]}"
+        return f"user {uid}"
 
 
-def _first_line(path: Path) -> str:
+def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace").partition("\n")[0]
+        return path.read_text(errors="replace")
     except OSError:
         return ""

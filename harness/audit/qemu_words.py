@@ -16,7 +16,8 @@ from harness.units import GIB, KIB, MIB
 Balloon = Literal["reporting", "silent", "none"]
 """A balloon that offers free page reporting, one that does not, or no balloon."""
 
-_QEMU_NAME = re.compile(r"(?:qemu-system-[a-z0-9_]+|qemu-kvm|kvm)(?: \(deleted\))?")
+# Ubuntu and Kata have builds like qemu-system-x86_64-spice; NixOS puts a dot before a wrapped one.
+_QEMU_NAME = re.compile(r"\.?(?:qemu-system-[\w.-]+|qemu-kvm|kvm)(?: \(deleted\))?")
 _LOADER_NAME = re.compile(r"ld-linux[\w.-]*|ld-\d[\w.-]*")
 _SIZE = re.compile(r"(\d{1,18})([bkmgtBKMGT]?)")
 _UNITS = {"b": 1, "k": KIB, "m": MIB, "g": GIB, "t": KIB * GIB}

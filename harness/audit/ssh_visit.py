@@ -196,9 +196,13 @@ class SshVisit:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_SECONDS)
         words = self._words().strip()
+        # An account that may not be used says so on standard output.
+        said = words or bytes(self._buffer[:500]).partition(MARK.encode())[0].decode(
+            errors="replace"
+        )
         return meaning(self._to, words) or SshError(
             f"the visit to {self._to} ended early (ssh's status {self._process.poll()}): "
-            f"{words[-500:] or 'it said nothing'}",
+            f"{said[-500:].strip() or 'it said nothing'}",
             hint="the connection broke, the guest restarts, or the tool was killed; try again",
         )
 

@@ -17,6 +17,8 @@ OPTIONS = (
     # What the user's configuration may add for a person at a terminal.
     *("-o", "ClearAllForwardings=yes", "-o", "ForwardAgent=no", "-o", "ForwardX11=no"),
     *("-o", "PermitLocalCommand=no", "-o", "RemoteCommand=none"),
+    # A connection that is already shared is used; none is left behind.
+    *("-o", "ControlMaster=no"),
 )
 """BatchMode: a question is an error. The rest of the user's configuration holds: keys, agent,
 known_hosts, jump hosts."""

@@ -8,9 +8,11 @@ from typing import Protocol
 from harness.audit.attached_monitor import AttachedMonitor
 from harness.audit.qemu_list import (
     QemuProcess,
+    check_readable,
     find_name,
     find_pid,
     list_qemus,
+    qemu_of,
     socket_paths,
 )
 from harness.audit.virsh_monitor import VirshMonitor
@@ -43,7 +45,7 @@ def connect(named: Named) -> tuple[QemuProcess, ClosableMonitor]:
     """
     if named.domain is not None:
         monitor = VirshMonitor(named.domain)
-        return find_pid(_pid_behind(monitor)), monitor
+        return _by_thread(monitor), monitor
     if named.qmp is not None:
         return _by_socket(named.qmp)
     process = (
@@ -61,18 +63,23 @@ def _by_socket(path: Path) -> tuple[QemuProcess, AttachedMonitor]:
         raise
 
 
-def _pid_behind(monitor: Monitor) -> int:
-    """Find a QEMU's process by the thread of its first processor. Raises `ObserveError`."""
+def _by_thread(monitor: Monitor) -> QemuProcess:
+    """Find a QEMU's process by the thread of its first processor. Raises `ObserveError`.
+
+    The number may mean another process here: of another host or container.
+    """
     thread = int(monitor.execute("query-cpus-fast")[0]["thread-id"])
-    try:
-        status = Path(f"/proc/{thread}/status").read_text(errors="replace")
-    except OSError as error:
+    name = str(monitor.execute("query-name").get("name", ""))
+    process = qemu_of(thread)
+    if process is None or process.words.name != name:
         raise ObserveError(
-            f"QEMU says that its first processor is thread {thread}, which is not visible from "
-            f"here: {error}",
-            hint="run this on the host itself",
-        ) from error
-    return int(status.partition("\nTgid:")[2].split()[0])
+            f"the QEMU that answers calls itself {name!r} and its first processor thread {thread}, "
+            "which is nothing of it here",
+            hint="run this on its own host (LIBVIRT_DEFAULT_URI may name another), outside of any "
+            "container",
+        )
+    check_readable(process)
+    return process
 
 
 def _peer(monitor: AttachedMonitor) -> QemuProcess:
@@ -98,6 +105,13 @@ def _monitor_of(process: QemuProcess) -> AttachedMonitor:
             return AttachedMonitor(path)
         except QmpError as error:
             refused = refused or error
+    relative = [name for name in process.words.sockets if not name.startswith("/")]
+    if relative and not any(path.exists() for path in socket_paths(process)):
+        raise QmpError(
+            f"the command line of process {process.pid} names the QMP socket {relative[0]}, which "
+            "is not in its directory: it has left the one in which it was started (-daemonize)",
+            hint=f"name the socket by its whole path: --qmp DIRECTORY/{relative[0]}",
+        )
     raise refused or QmpError(
         f"the command line of process {process.pid} names no QMP socket on which it listens",
         hint="if it has one, name it by --qmp SOCKET; else start the VM with "

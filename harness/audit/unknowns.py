@@ -30,6 +30,12 @@ def _unknowns(
         yield from _statistics(balloon)
     elif guest.account is None:
         yield f"the use of each page: {guest.why_not}"
+    elif guest.account.missing:
+        yield (
+            f"why the host lacks {format_size(guest.account.missing)} that the guest has written: "
+            "a VM that was migrated or restored has not got its pages of zeros again; in any other "
+            "its memory is lost"
+        )
     if balloon is not None and balloon.negotiated is None and guest is None:
         yield "whether the guest has accepted reporting: QEMU tells it from 7.2 on"
     if host.ram.merged is None:

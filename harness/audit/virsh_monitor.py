@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from harness.audit.attached_monitor import check_harmless
+from harness.audit.questions import Questions
 from harness.errors import ObserveError, QmpError, UsageError
 from harness.machine.pace import slowness
 
@@ -23,6 +23,7 @@ class VirshMonitor:
         if domain.startswith("-") or not domain:
             raise UsageError(f"--domain {domain!r} is no name of a domain")
         self._domain = domain
+        self._questions = Questions()
 
     def execute(
         self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 10.0
@@ -32,7 +33,7 @@ class VirshMonitor:
         Raises `QmpError`, `ObserveError` if there is no such domain, and `ValueError` for a command
         that might change something.
         """
-        check_harmless(command, arguments)
+        self._questions.check(command, arguments)
         message: dict[str, Any] = {"execute": command}
         if arguments is not None:
             message["arguments"] = dict(arguments)
@@ -53,7 +54,13 @@ class VirshMonitor:
         words = ["virsh", "--quiet", "qemu-monitor-command", self._domain, message]
         try:
             done = subprocess.run(
-                words, capture_output=True, text=True, timeout=seconds, check=False
+                words,
+                # It may want to ask for a password of the connection.
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise QmpError(

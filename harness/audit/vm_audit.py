@@ -13,21 +13,16 @@ from harness.audit.advice import advise
 from harness.audit.audit_document import Audit, Guest, Vm
 from harness.audit.guest_told import GuestFacts, parse_facts
 from harness.audit.host_side import HostReader, HostSide
-from harness.audit.qemu_facts import QemuFacts, ask
+from harness.audit.qemu_facts import QemuFacts
 from harness.audit.qemu_list import QemuProcess
 from harness.audit.unknowns import unknowns
 from harness.errors import ObserveError
 from harness.guest.page_stream import PageReader, PageReading
 from harness.kernel.pages import StateArray
-from harness.machine.interfaces import GuestShell, Monitor
+from harness.machine.interfaces import GuestShell
 from harness.observe.page_audit import read_both_sides
 from harness.observe.ram_layout import RamLayout
-from harness.units import MIB, format_size
-
-STRANGE_SHARE = 0.05
-STRANGE_BYTES = 16 * MIB
-"""The guest's own pages that may be absent before the guest is taken for another VM's: what a
-kernel marks as written and has not touched is a few MiB, in a VM that was just migrated more."""
+from harness.units import format_size
 
 _PAGE_POISON = 4
 """VIRTIO_BALLOON_F_PAGE_POISON, include/uapi/linux/virtio_balloon.h."""
@@ -92,14 +87,21 @@ class _KindsReader:
         return self.last.kinds
 
 
-def take_vm_audit(process: QemuProcess, monitor: Monitor, visit: VisitMaker | None) -> Audit:
+def take_vm_audit(
+    process: QemuProcess, facts: QemuFacts, visit: VisitMaker | None, *, asked: float = 0.0
+) -> Audit:
     """Audit the VM; `visit`: the way into its guest, None for the host's side alone.
 
-    Raises `ObserveError`, `QmpError`, `SshError`, `GuestError`, `DeadlineError`.
+    `asked`: seconds that asking QEMU for the facts took.
+    Raises `ObserveError`, `SshError`, `GuestError`, `DeadlineError`.
     """
-    start = time.monotonic()
+    start = time.monotonic() - asked
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    facts = ask(monitor)
+    if visit is not None and facts.state != "running":
+        raise ObserveError(
+            f"the guest cannot be looked into: it does not run (QEMU says {facts.state})",
+            hint="resume it, or leave out the way in: the host's side alone can be audited",
+        )
     host = HostReader(process.pid, facts)
     asked = time.monotonic() - start
     look = _host_alone(host) if visit is None else _both(host, facts, visit)
@@ -149,7 +151,8 @@ def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
             reader = _KindsReader(pages)
             reading = read_both_sides(reader, residency.read)
             account = guest_account(reading, reader.kinds(), guest)
-    check_written(account, guest)
+    if guest.uuid != qemu.uuid.lower():
+        check_written(account, guest)
     return _Look(residency.taken(), _guest(guest, account), residency.seconds)
 
 
@@ -171,15 +174,14 @@ def check_identity(qemu: QemuFacts, guest: GuestFacts) -> None:
 
 
 def check_written(account: GuestAccount, guest: GuestFacts) -> None:
-    """Raise `ObserveError` if the host lacks much of what the guest has written."""
-    most = max(STRANGE_BYTES, int(STRANGE_SHARE * account.written))
-    if account.absent_written > most:
+    """Raise `ObserveError` if the host lacks much of what a guest without a UUID has written."""
+    if account.missing:
         raise ObserveError(
-            f"the host lacks {format_size(account.absent_written)} of "
+            f"the host lacks {format_size(account.missing)} of "
             f"{format_size(account.written)} that the guest (Linux {guest.release}) has certainly "
             "written: another VM's guest was logged in to, or this guest loses memory",
-            hint="check the address after --ssh; if it is right, run the harness's own scenarios "
-            "with this kernel and this QEMU",
+            hint="check the address; if it is right, give the VM a UUID (-uuid), by which an audit "
+            "knows its guest",
         )
 
 

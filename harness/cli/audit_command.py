@@ -4,11 +4,13 @@
 import argparse
 import contextlib
 import sys
+import time
 from pathlib import Path
 
 from harness.audit.audit_document import Audit, as_json, from_json
 from harness.audit.audit_text import audit_text, list_table
 from harness.audit.guest_tool import guest_tool
+from harness.audit.qemu_facts import ask
 from harness.audit.qemu_list import list_qemus
 from harness.audit.refresh import watch
 from harness.audit.ssh_visit import SshVisit
@@ -18,7 +20,7 @@ from harness.audit.vm_audit import VisitMaker, take_vm_audit
 from harness.errors import RecordError, UsageError
 from harness.report.screen import make_console, print_whole
 
-LEAST_WATCH_SECONDS = 1.0
+LEAST_WATCH_SECONDS, MOST_WATCH_SECONDS = 1.0, 86400.0
 MOST_BYTES = 16 << 20
 """Of an earlier audit's file; one takes 10 KiB."""
 
@@ -32,6 +34,10 @@ def execute(options: argparse.Namespace) -> int:
     if named == Named():
         _check_alone(options)
         return _list()
+    if named.name == "":
+        raise UsageError("a VM without a name is named by --pid or --qmp")
+    if options.json and options.compare is not None:
+        raise UsageError("--compare shows what has grown; it does not go with --json")
     visit = _way_in(options)
     earlier = _earlier(options.compare)
     if options.watch is None:
@@ -39,16 +45,21 @@ def execute(options: argparse.Namespace) -> int:
         return 0
     if options.json or options.compare is not None:
         raise UsageError("--watch shows what moves; it goes with neither --json nor --compare")
-    if not options.watch >= LEAST_WATCH_SECONDS:
-        raise UsageError(f"--watch takes seconds, at least {LEAST_WATCH_SECONDS:g}")
+    if not LEAST_WATCH_SECONDS <= options.watch <= MOST_WATCH_SECONDS:
+        raise UsageError(
+            f"--watch takes seconds, from {LEAST_WATCH_SECONDS:g} to {MOST_WATCH_SECONDS:g}"
+        )
     watch(lambda: _take(named, visit), options.watch)
     return 0
 
 
 def _take(named: Named, visit: VisitMaker | None) -> Audit:
+    start = time.monotonic()
     process, monitor = connect(named)
+    # The monitor is free again before the guest is visited: others may need it.
     with contextlib.closing(monitor):
-        return take_vm_audit(process, monitor, visit)
+        facts = ask(monitor)
+    return take_vm_audit(process, facts, visit, asked=time.monotonic() - start)
 
 
 def _check_alone(options: argparse.Namespace) -> None:
@@ -72,8 +83,8 @@ def _list() -> int:
     others = sorted({process.user for process in qemus if not process.readable})
     if others:
         console.print(
-            f"{len(qemus) - len(mine)} more belong to {', '.join(others)}: run this as that user, "
-            "or with the capability CAP_SYS_PTRACE (as root)."
+            f"{len(qemus) - len(mine)}{' more' if mine else ''} of {', '.join(others)} may not be "
+            "read: run this as that user, or with the capability CAP_SYS_PTRACE (as root)."
         )
     return 0
 

@@ -127,7 +127,9 @@ class PageReader:
             return self._read()
         except SshError as error:
             if self._process is not None and (words := last_words(self._process, error)):
-                raise ObserveError(f"cannot read the guest's page states: {words}") from error
+                raise ObserveError(
+                    f"cannot read the guest's page states: {words}", hint=error.hint
+                ) from error
             raise
 
     def _read(self) -> PageReading:

@@ -8,6 +8,8 @@ import pytest
 from audit_builders import facts, host_side, reading, zone
 
 from harness.audit.account import guest_account, parts_of, sum_of
+from harness.audit.vm_audit import check_written
+from harness.errors import ObserveError
 from harness.kernel.page_kinds import PageKind
 from harness.kernel.pages import GuestState, HostState
 from harness.units import KIB, MIB, PAGE_SIZE
@@ -44,6 +46,14 @@ def test_free_pages_are_told_apart_by_order_watermark_and_mark() -> None:
     assert account.reported == BLOCK * PAGE_SIZE
     assert account.below_order == {0: PAGE_SIZE, 3: 8 * PAGE_SIZE}
     assert account.below_watermark == 0
+    assert account.given_back == 0
+
+    gone = np.full(PAGES, HostState.RESIDENT, np.uint8)
+    gone[: 5 * BLOCK] = HostState.ABSENT
+    account = guest_account(reading(kinds, gone), kinds, facts([zone(spanned=PAGES, free=PAGES)]))
+    assert account.given_back == BLOCK * PAGE_SIZE
+    assert account.absent_free == 4 * BLOCK * PAGE_SIZE
+    assert account.waiting == account.reported == 0
 
     low = zone(spanned=PAGES, free=9000, low=100)  # 9000 < 100 + 32 << 9, > 100 + 32 << 8
     account = guest_account(reading(kinds), kinds, facts([low]))
@@ -70,6 +80,19 @@ def test_what_the_host_does_not_hold_is_counted_apart() -> None:
     assert account.absent_written == 10 * PAGE_SIZE
     assert account.absent_free == (PAGES - 1010) * PAGE_SIZE
     assert sum(account.used.values()) == account.free == 0
+
+
+def test_a_little_that_was_written_and_is_absent_is_normal_and_much_is_missing() -> None:
+    kinds = np.full(PAGES, PageKind.ANONYMOUS, np.uint8)
+    host = np.full(PAGES, HostState.RESIDENT, np.uint8)
+    host[:2000] = HostState.ABSENT
+    zones = facts([zone(spanned=PAGES)])
+    assert guest_account(reading(kinds, host), kinds, zones).missing == 0
+    host[:8000] = HostState.ABSENT
+    account = guest_account(reading(kinds, host), kinds, zones)
+    assert account.missing == 8000 * PAGE_SIZE
+    with pytest.raises(ObserveError, match=r"the host lacks 31\.2MiB of 256MiB"):
+        check_written(account, zones)
 
 
 def test_pages_that_change_hands_are_in_no_other_part() -> None:

@@ -143,3 +143,11 @@ def test_the_most_bytes_come_first() -> None:
     sizes = [item.size for item in advice(used(page_cache=500 * MIB)).values()]
     assert sizes == sorted((size for size in sizes if size is not None), reverse=True)
     assert sizes[0] == 500 * MIB
+
+
+def test_a_small_translation_buffer_is_no_advice() -> None:
+    own = replace(BASE.host.own, translated=40 * MIB)
+    assert "translation-buffer" not in advice(replace(BASE, host=replace(BASE.host, own=own)))
+    own = replace(BASE.host.own, translated=400 * MIB)
+    found = advice(replace(BASE, host=replace(BASE.host, own=own)))["translation-buffer"]
+    assert "tb-size=200" in commands(found)

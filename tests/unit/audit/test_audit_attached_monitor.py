@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.audit import attached_monitor
-from harness.audit.attached_monitor import MOST_ADDRESSES, AttachedMonitor, check_harmless
+from harness.audit.attached_monitor import AttachedMonitor
+from harness.audit.questions import MOST_ADDRESSES, check_harmless
 from harness.errors import QmpError
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}}, "capabilities": []}}

@@ -71,6 +71,14 @@ def test_a_comparison_shows_what_grew_and_what_went() -> None:
     assert "-100MiB" in line
 
 
+def test_a_comparison_that_compares_little_says_so() -> None:
+    audit = recorded()
+    assert "ANOTHER" not in shown(audit, audit)
+    assert "of ANOTHER VM (mail)" in shown(audit, replace(audit, vm=replace(audit.vm, name="mail")))
+    alone = replace(audit, guest=None, parts=parts_of(audit.host, None))
+    assert "only one of the two looked into the guest" in shown(audit, alone)
+
+
 def test_the_hosts_side_alone_says_what_it_cannot_know() -> None:
     audit = recorded()
     assert audit.balloon is not None
@@ -82,6 +90,12 @@ def test_the_hosts_side_alone_says_what_it_cannot_know() -> None:
     )
     never = replace(audit.balloon, stats=None, stats_age=None)
     assert "never sent statistics" in "\n".join(unknowns(audit.host, audit.backends, never, None))
+
+
+def test_memory_that_a_known_guest_misses_is_told() -> None:
+    audit = with_account(recorded(), absent_written=100 * MIB)
+    lines = "\n".join(unknowns(audit.host, audit.backends, audit.balloon, audit.guest))
+    assert "why the host lacks 100MiB that the guest has written" in lines
 
 
 def test_text_of_a_guest_that_means_harm_reaches_no_terminal() -> None:

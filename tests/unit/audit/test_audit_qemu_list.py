@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.audit.qemu_list import find_name, find_pid, list_qemus, socket_paths
+from harness.audit.qemu_list import find_name, find_pid, list_qemus, qemu_of, socket_paths
 from harness.errors import ObserveError
 from harness.units import MIB
 
@@ -45,6 +45,7 @@ def test_a_pid_that_is_no_qemu_is_refused(tmp_path: Path) -> None:
 def test_memory_that_may_not_be_read_names_the_user_and_the_capability(tmp_path: Path) -> None:
     entry = process(tmp_path, 4, "qemu")
     (entry / "pagemap").unlink()  # root may read whatever is there
+    (entry / "status").write_text("Uid:\t65534\t65534\n")
     with pytest.raises(ObserveError, match="may not be read") as refused:
         find_pid(4, tmp_path)
     assert "CAP_SYS_PTRACE" in refused.value.hint
@@ -67,3 +68,25 @@ def test_a_relative_socket_is_looked_for_where_qemu_was_started(tmp_path: Path) 
         tmp_path / "4/cwd/qmp.sock",
         tmp_path / "4/root/no/where",  # a container's own path
     ]
+
+
+def test_a_thread_of_a_qemu_stands_for_its_process(tmp_path: Path) -> None:
+    process(tmp_path, 4, "qemu -name a")
+    thread = process(tmp_path, 7, "qemu -name a")
+    (thread / "status").write_text("Tgid:\t4\nUid:\t0\t0\n")
+    assert find_pid(7, tmp_path).pid == 4
+    assert qemu_of(8, tmp_path) is None
+
+
+def test_a_qemu_that_has_changed_its_user_needs_more_than_that_user(tmp_path: Path) -> None:
+    """With -runas, the kernel shows its memory map to root alone (proc(5), PR_SET_DUMPABLE)."""
+    entry = process(tmp_path, 4, "qemu")
+    (entry / "pagemap").unlink()
+    uid = os.geteuid()
+    (entry / "status").write_text(f"Uid:\t{uid}\t{uid}\nVmRSS:\t  2048 kB\n")
+    with pytest.raises(ObserveError, match="has changed its user itself") as refused:
+        find_pid(4, tmp_path)
+    assert "sudo -u" not in refused.value.hint
+    (entry / "status").write_text("Uid:\t65534\t65534\nVmRSS:\t  2048 kB\n")
+    with pytest.raises(ObserveError, match="runs as nobody"):
+        find_pid(4, tmp_path)

@@ -91,6 +91,9 @@ def test_only_listening_qmp_sockets_count(text: str, sockets: tuple[str, ...]) -
         ("/usr/bin/qemu-system-x86_64", ["anything"], True),
         ("/usr/bin/qemu-system-x86_64 (deleted)", ["anything"], True),
         ("/usr/libexec/qemu-kvm", ["x"], True),
+        ("/usr/bin/qemu-system-x86_64-spice", ["x"], True),  # Ubuntu's
+        ("/opt/kata/bin/qemu-system-x86_64-snp-experimental", ["x"], True),
+        ("/nix/store/q/bin/.qemu-system-x86_64-wrapped", ["x"], True),
         ("", ["/usr/bin/kvm", "-id", "100"], True),
         ("/lib/ld-linux-x86-64.so.2", ["ld", "--argv0", "qemu-system-x86_64", "/opt/q"], True),
         # What only names a QEMU is none.

@@ -129,6 +129,14 @@ def test_a_connection_that_breaks_is_one_error(path: Path) -> None:
 
 
 @pytest.mark.whole_command
+def test_an_account_that_may_not_be_used_is_quoted(path: Path) -> None:
+    """Cloud images refuse root so, on standard output."""
+    write(path, 'echo \'Please login as the user "debian" rather than the user "root".\'; exit 142')
+    with SshVisit(THERE, b"") as visit, pytest.raises(SshError, match="Please login as the user"):
+        visit.facts()
+
+
+@pytest.mark.whole_command
 def test_a_guest_that_complains_without_end_fills_no_disk(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

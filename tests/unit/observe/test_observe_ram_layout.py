@@ -88,6 +88,15 @@ def test_hot_plugged_memory_is_guest_ram_too() -> None:
     ]
 
 
+def test_the_memory_of_virtio_pmem_is_a_disk() -> None:
+    """`query-memdev` lists it, and `info ramblock` has no name for it."""
+    monitor = RecordedMonitor("pc-hotplug")
+    lines = monitor.answers["info ramblock"].splitlines(keepends=True)
+    monitor.answers["info ramblock"] = "".join(line for line in lines if " d0 " not in line)
+    assert "d0" not in {block.name for block in RamLayout.read(monitor).blocks}
+    assert "d0" in {block.name for block in RamLayout.read(RecordedMonitor("pc-hotplug")).blocks}
+
+
 @pytest.mark.parametrize("name", ["pc-1g-vga", "pc-6g", "pc-6g-numa", "q35-6g-memfd", "pc-hotplug"])
 def test_host_addresses_are_those_qemu_gave(name: str) -> None:
     monitor = RecordedMonitor(name)
