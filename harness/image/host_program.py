@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from harness.deadline import Deadline
 from harness.stopping import LOOK_SECONDS, check_stop
@@ -30,8 +31,15 @@ class Output:
     stderr: str
 
 
-def run_program(command: Sequence[str], seconds: float, cwd: Path | None = None) -> Output:
+def run_program(
+    command: Sequence[str],
+    seconds: float,
+    cwd: Path | None = None,
+    stdin: IO[bytes] | None = None,
+) -> Output:
     """Run to the end, in a group of its own and in the C locale, for what it says is read.
+
+    It reads the file `stdin`, or nothing.
 
     Raises `FileNotFoundError` and other `OSError`s where it cannot be started, `DeadlineError`, and
     `InterruptedRunError` (see `harness.stopping`); it has ended then, and all that it started.
@@ -42,7 +50,7 @@ def run_program(command: Sequence[str], seconds: float, cwd: Path | None = None)
     process = subprocess.Popen(
         [*_TIED, *command],
         cwd=cwd,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

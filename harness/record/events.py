@@ -67,6 +67,7 @@ __all__ = [
     "Sample",
     "SamplingEnded",
     "Settled",
+    "StackDecoded",
     "StepsDone",
     "Suspended",
     "Witnessed",
@@ -216,6 +217,17 @@ class ConsoleFinding:
 
 
 @dataclass(frozen=True)
+class StackDecoded:
+    """The text of a console finding, or of a crashed boot, with the lines of the sources."""
+
+    t: float
+    title: str
+    """Of the finding."""
+    text: str
+    kind: Literal["stack-decoded"] = "stack-decoded"
+
+
+@dataclass(frozen=True)
 class NoiseRead:
     """The host-wide counters were read."""
 
@@ -292,6 +304,7 @@ Event = Annotated[
     | CrowdFull
     | Witnessed
     | ConsoleFinding
+    | StackDecoded
     | NoiseRead
     | StepsDone
     | Broke

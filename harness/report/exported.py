@@ -10,6 +10,7 @@ from harness.errors import RecordError, UsageError
 from harness.record.events import ConsoleFinding, GuestReady
 from harness.record.reader import RESULTS_NAME
 from harness.record.recorded_run import RecordedRun, read_runs
+from harness.record.told_findings import told_findings
 from harness.report.expected import Expected, audit_expectations, run_expectations
 from harness.report.summary import RunSummary, build_summary
 
@@ -80,5 +81,5 @@ def _exported(run: RecordedRun, name: str) -> ExportedRun:
         build=ready.build if ready is not None else "",
         commit=(plan.kernel_commit or "") if plan is not None else "",
         expected=expected,
-        findings=tuple(event for event in events if isinstance(event, ConsoleFinding)),
+        findings=told_findings(events),
     )

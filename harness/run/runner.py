@@ -45,6 +45,7 @@ from harness.record.folding import fold
 from harness.record.run_directory import RunDirectory
 from harness.run.autopsy import examine
 from harness.run.console_end import read_console_to_end
+from harness.run.decoding import decode_stacks
 from harness.run.guest_setup import guest_spec, load_modules
 from harness.run.keep import keep
 from harness.run.plan import PlannedRun, RunOptions
@@ -130,6 +131,7 @@ class _Attempt:
         self._directory = RunDirectory(bench.results / run.run_id, self._number)
         self._record = RunRecord(self._emit)
         self._log = RunLog(run.run_id, self._record.now)
+        self._boot_files: BootFiles | HarnessError | None = None
         self.crash: AttemptCrashed | None = None
         """The guest's crash before the first step, if it crashed there."""
 
@@ -137,6 +139,7 @@ class _Attempt:
         """Run this attempt to its verdict; see `run_scenario`."""
         with logging_to(self._log), stoppable(self._bench.cancelled):
             self._begin(boot)
+            self._boot_files = boot
             try:
                 return self._run(boot)
             except (KeyboardInterrupt, HarnessError) as error:
@@ -307,6 +310,8 @@ class _Attempt:
         )
 
     def _judge(self) -> Judged:
+        if isinstance(self._boot_files, BootFiles):
+            decode_stacks(self._record, self._boot_files, self._bench.options.kernel)
         try:
             history = fold(self._record.events)
             judged = judge(history, self._planned.scenario.asked, t=self._record.now())

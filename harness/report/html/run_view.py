@@ -18,6 +18,7 @@ from harness.record.events import (
 from harness.record.facts import HostNoise
 from harness.record.recorded_run import RecordedRun
 from harness.record.run_directory import audit_path
+from harness.record.told_findings import told_findings
 from harness.report.expected import Expected, run_expectations
 from harness.report.html.memory_map import MemoryMap, draw_map
 from harness.report.html.timeline import Timeline, draw_timeline
@@ -114,8 +115,7 @@ def view_run(run: RecordedRun) -> RunView:
         measures=tuple((n, format_measure(n, v)) for n, v in sorted(summary.measures.items())),
         findings=tuple(
             (event, "\n".join(event.text.splitlines()[:MOST_FINDING_LINES]))
-            for event in run.events
-            if isinstance(event, ConsoleFinding)
+            for event in told_findings(run.events)
         ),
         noise=tuple(_noise([e.noise for e in run.events if isinstance(e, NoiseRead)])),
     )

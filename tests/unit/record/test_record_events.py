@@ -18,6 +18,7 @@ from harness.record.events import (
     Measured,
     Sample,
     SamplingEnded,
+    StackDecoded,
 )
 from harness.record.facts import Cause, GuestCounters, Verdict
 
@@ -37,6 +38,7 @@ EVENTS: list[Event] = [
     DriverChanged(1.0, False),
     pressed(2.0, before=2, after=1),
     ConsoleFinding(1.0, "hang", "soft lockup", "watchdog: ..."),
+    StackDecoded(1.0, "soft lockup", "f (mm/x.c:3)"),
     Broke(1.0, "SshError", Verdict.MISS, "lost", ""),
     Judged(1.0, Verdict.FAIL, Cause.LAZILY_FREE, "why", {"rounds": 1.0}),
     Judged(1.0, Verdict.PASS, None, "all hold"),
