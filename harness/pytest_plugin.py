@@ -43,7 +43,7 @@ from harness.pytest_items import ScenarioFile, ScenarioItem, keep_shard
 from harness.record.events import Event, GuestReady, Judged, RunStarted
 from harness.record.reader import RESULTS_NAME, tail_events
 from harness.record.results_directory import make_results_directory
-from harness.report.past_runs import remember
+from harness.report.past_runs import history_for
 from harness.report.sink import LastingSink
 from harness.report.summary import Summary
 from harness.report.terminal import ProgressView, print_table
@@ -313,14 +313,11 @@ class ScenarioSession:
         if self._results is None or not (self._results / RESULTS_NAME).exists():
             return
         try:
-            ended = conclude(self._results, self._keep)
-            told = [str(trouble) for trouble in ended.troubles]
-            if ended.no_report is not None:
-                told.append(f"no report.html: {ended.no_report}")
-            self._trouble = safe_text("\n".join(told))
-            status = ended.status
             option = self._config.option
-            remember(ended.summary, self._results, explicit=option.results, asked=option.history)
+            history = history_for(self._results, explicit=option.results, asked=option.history)
+            ended = conclude(self._results, self._keep, history)
+            self._trouble = safe_text("\n".join(map(str, (*ended.troubles, *ended.notes))))
+            status = ended.status
         except RecordError as error:
             self._trouble = safe_text(str(error))
             status = UNAVAILABLE

@@ -17,6 +17,7 @@ from harness.record.events import Event, Judged
 from harness.record.facts import Verdict
 from harness.record.results_directory import make_results_directory
 from harness.report.github import commands_stopped, tell_github
+from harness.report.past_runs import history_for
 from harness.report.sink import LastingSink
 from harness.report.summary import Summary
 from harness.report.terminal import ProgressView, print_table
@@ -26,6 +27,7 @@ from harness.run.plan import PlannedRun, RunOptions, choose_images, longest_firs
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
 from harness.run.shards import Shard, runs_of_shard
 from harness.run.stop_request import StopRequest, stopping_on_signals
+from harness.safe_text import safe_text
 from harness.scenario.model import Scenario
 from harness.scenario.permission import refuse_unallowed
 
@@ -51,11 +53,16 @@ class CarriedOut:
 
 
 def carry_out(
-    options: argparse.Namespace, scenarios: Sequence[Scenario], *, until_fail: bool = False
+    options: argparse.Namespace,
+    scenarios: Sequence[Scenario],
+    *,
+    until_fail: bool = False,
+    remembers: bool = False,
 ) -> CarriedOut:
     """Run the scenarios, show progress and the table, write the results, tell GitHub Actions.
 
-    `until_fail`: the first FAIL ends the other runs. Raises `HarnessError` where nothing can run.
+    `until_fail`: the first FAIL ends the other runs. `remembers`: the runs go into the history.
+    Raises `HarnessError` where nothing can run.
     """
     chosen = run_options(options)
     images = choose_images(load_definitions(), options.image)
@@ -69,6 +76,7 @@ def carry_out(
         runs,
         lambda _results, note: prepare_images(images, chosen, note),
         until_fail=until_fail,
+        remembers=remembers,
     )
 
 
@@ -79,6 +87,7 @@ def perform(
     boots_for: Callable[[Path, Callable[[str], None]], Boots],
     *,
     until_fail: bool = False,
+    remembers: bool = False,
 ) -> CarriedOut:
     """Do planned runs like `carry_out`; `boots_for` makes their images, given the results
     directory and where to tell of progress."""
@@ -87,12 +96,22 @@ def perform(
     check_host_paths(options.results, scenarios)
     output = LastingSink(sys.stdout)
     with commands_stopped(output):
-        done = _perform(options, chosen, runs, boots_for, output, until_fail=until_fail)
+        results, boots, qemus = _perform(
+            options, chosen, runs, boots_for, output, until_fail=until_fail
+        )
+        history = None
+        if remembers:
+            history = history_for(results, explicit=options.results, asked=options.history)
+        ended = conclude(results, lambda summary: print_table(summary, results, output), history)
+        for trouble in ended.troubles:
+            print(f"fpr-harness: {trouble}", file=sys.stderr)
+        for trouble in ended.notes:
+            print(f"note: {safe_text(str(trouble))}", file=sys.stderr)
     try:
-        tell_github(done.summary, output)
+        tell_github(ended.summary, output)
     except OSError as error:
         print(f"note: no summary of this step: {error}", file=sys.stderr)
-    return done
+    return CarriedOut(ended, results, boots, qemus)
 
 
 def _perform(
@@ -103,7 +122,7 @@ def _perform(
     output: LastingSink,
     *,
     until_fail: bool,
-) -> CarriedOut:
+) -> tuple[Path, Boots, Mapping[str, Qemu | HarnessError]]:
     request = StopRequest()
     expected = {run.run_id: run.scenario.expected_seconds for run in longest_first(runs)}
 
@@ -127,9 +146,4 @@ def _perform(
         ) as pool:
             for future in [pool.submit(run) for run in longest_first(runs)]:
                 future.result()
-    ended = conclude(results, lambda summary: print_table(summary, results, output))
-    for trouble in ended.troubles:
-        print(f"fpr-harness: {trouble}", file=sys.stderr)
-    if ended.no_report is not None:
-        print(f"note: no report.html: {ended.no_report}", file=sys.stderr)
-    return CarriedOut(ended, results, boots, qemus)
+    return results, boots, qemus

@@ -16,17 +16,16 @@ from harness.image.definition import load_definitions
 from harness.image.qemu_definition import load_qemus
 from harness.record.reader import RESULTS_NAME, read_events
 from harness.record.results_directory import make_results_directory
+from harness.record.sides import PLAN_NAME, side_of
 from harness.report.sink import LastingSink
 from harness.report.summary import RunSummary, Summary, build_summary
 from harness.report.terminal import ProgressView, print_table
 from harness.run.host_paths import check_host_paths
 from harness.run.interleaved import (
-    PLAN_NAME,
     Side,
     check_plan,
     run_in_turn,
     runs_left,
-    side_of,
     write_plan,
 )
 from harness.run.invocation import conclude, prepare_images

@@ -64,6 +64,12 @@ def _add_report(commands: "Commands") -> None:
         metavar="FILE",
         help="the file to write (default: report.html in DIR, if there is only one DIR)",
     )
+    report.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="the file of past runs, for the trends (default: history.jsonl beside DIR)",
+    )
 
 
 def _add_export(commands: "Commands") -> None:

@@ -5,8 +5,9 @@ import argparse
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.html.document import REPORT_NAME, write_report
 from harness.record.reader import RESULTS_NAME
-from harness.report.html.document import REPORT_NAME, write_report
+from harness.record.run_history import HISTORY_NAME
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -21,7 +22,13 @@ def execute(options: argparse.Namespace) -> int:
     path: Path = options.output or options.directories[0] / REPORT_NAME
     if options.output is not None:
         _check_output(path)
-    write_report(directories[::-1], path)
+    history: Path | None = options.history
+    if history is None:
+        beside = directories[-1].resolve().parent / HISTORY_NAME
+        history = beside if beside.exists() else None
+    elif not history.exists():
+        raise UsageError(f"there is no history {history}")
+    write_report(directories[::-1], path, history)
     print(path)
     return 0
 

@@ -11,10 +11,8 @@ from harness.cli.options import check_run_options, scenarios_directory
 from harness.errors import UNAVAILABLE, RecordError, UsageError
 from harness.image.build_tree import describe, is_build_tree, tree_of
 from harness.record.bundle_write import check_target
-from harness.report.past_runs import remember
 from harness.run.bundling import bundle
 from harness.run.invocation import FAILED
-from harness.safe_text import safe_text
 from harness.scenario.selection import find_scenarios
 
 
@@ -37,11 +35,7 @@ def execute(options: argparse.Namespace) -> int:
         scenarios_directory(options),
         tags=options.tag,
     )
-    done = carry_out(options, scenarios)
-    try:
-        remember(done.summary, done.results, explicit=options.results, asked=options.history)
-    except RecordError as error:
-        print(f"note: {safe_text(str(error))}", file=sys.stderr)
+    done = carry_out(options, scenarios, remembers=True)
     if options.bundle is None:
         return done.status
     return _bundled(options, done)

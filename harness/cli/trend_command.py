@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.compare.change_point import LEAST_SIDE
+from harness.compare.trend_words import change_words
 from harness.compare.trends import Trend, all_series, trends
-from harness.compare.words import amount, change
+from harness.compare.words import amount
 from harness.errors import UNAVAILABLE, UsageError
 from harness.record.results_directory import DEFAULT_BASE
 from harness.record.run_history import HISTORY_NAME, read_history
@@ -69,34 +70,12 @@ def lines(found: list[Trend], *, everything: bool) -> Iterator[str]:
         latest = amount(series.measure, trend.rolling[-1])
         yield f"{place}: {series.measure} {curve(series.values[-CURVE:])} {latest}"
         if trend.change is not None:
-            yield f"  {_change(trend)}"
+            yield f"  {change_words(trend)}"
     worse = sum(trend.got_worse for trend in found)
     changed = sum(trend.change is not None for trend in found)
     short = _short(found)
     told = f"{len(found)} series, {changed} changed, {worse} of them for the worse"
     yield told + (f"; {short} have fewer than {2 * LEAST_SIDE} runs" if short else "")
-
-
-def _change(trend: Trend) -> str:
-    """Say when a series changed, by how much, and what else changed then."""
-    series, found = trend.series, trend.change
-    assert found is not None
-    first, last = series.runs[found.index], series.runs[found.index - 1]
-    moved = [
-        f"{name} {before} -> {after}"
-        for name, before, after in (
-            ("kernel", last.kernel, first.kernel),
-            ("QEMU", last.qemu, first.qemu),
-        )
-        if before != after
-    ]
-    beside = ", with " + " and ".join(moved) if moved else ", with the same kernel and QEMU"
-    word = "WORSE" if trend.got_worse else "changed"
-    by = change(series.measure, found.after - found.before, found.before)
-    return (
-        f"{word} since {first.began[:16]}: {amount(series.measure, found.before)} -> "
-        f"{amount(series.measure, found.after)} ({by}){beside}"
-    )
 
 
 def curve(values: list[float]) -> str:

@@ -43,9 +43,9 @@ class Sampler:
 
     The times follow a fixed schedule, so that a late sample does not shift the next; a sample that
     would be a whole period late is left out and counted in `lost`. If an instrument fails, its
-    values are None and its first error is kept in `failures`. A sample whose `lazyfree` is None
-    comes from `read_quick`. `relative` converts host monotonic seconds to `Sample.t`; the guest's
-    raw frames go to `raw_path`.
+    values are None and its first error is kept in `failures`. A sample whose `lazyfree` and `huge`
+    are None comes from `read_quick`. `relative` converts host monotonic seconds to `Sample.t`; the
+    guest's raw frames go to `raw_path`.
     """
 
     def __init__(
@@ -141,7 +141,8 @@ class Sampler:
         at = time.monotonic()
         guest_at, guest_free = self._guest_free
         discards = self._look(_DISCARDS, self._discards.read)
-        held, rss, lazyfree = self._look(_MAPPING, self._host) or (None, None, None)
+        host = self._look(_MAPPING, self._host) or (None, None, None, None)
+        held, rss, lazyfree, huge = host
         return Sample(
             t=self._relative(at),
             held=held,
@@ -149,17 +150,18 @@ class Sampler:
             lazyfree=lazyfree,
             discarded=discards.bytes if discards is not None else None,
             guest_free=guest_free if at - guest_at <= STALE_SECONDS else None,
+            huge=huge,
         )
 
-    def _host(self) -> tuple[int, int, int | None]:
+    def _host(self) -> tuple[int, int, int | None, int | None]:
         if time.monotonic() < self._next_exact:
             quick = self._mapping.read_quick()
-            return quick.held, quick.rss, None
+            return quick.held, quick.rss, None, None
         busy = time.thread_time()
         exact = self._mapping.read()
         cost = time.thread_time() - busy
         self._next_exact = time.monotonic() + cost / EXACT_SHARE
-        return exact.held, exact.rss, exact.lazyfree
+        return exact.held, exact.rss, exact.lazyfree, exact.anon_huge
 
     def _look(self, name: str, instrument: Callable[[], T]) -> T | None:
         try:

@@ -187,6 +187,8 @@ class Sample:
     discarded: int | None
     guest_free: int | None
     kind: Literal["sample"] = "sample"
+    huge: int | None = None
+    """The part of `rss` in anonymous huge pages; from exact readings only, like `lazyfree`."""
 
 
 @dataclass(frozen=True)

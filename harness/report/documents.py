@@ -5,26 +5,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from harness.safe_text import safe_text
-
-
-def _is_html(template: str | None) -> bool:
-    return template is not None and template.endswith(".html.j2")
-
-
-def _shown(value: Any) -> Any:
-    """Replace control characters in text; markup, a subclass of `str`, stays unchanged."""
-    return safe_text(value) if type(value) is str else value
-
-
 _TEMPLATES = Environment(
     loader=PackageLoader("harness.report"),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
-    autoescape=_is_html,
-    finalize=_shown,
 )
 
 

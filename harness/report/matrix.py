@@ -35,6 +35,8 @@ class MatrixCell:
     count: int = 0
     """Number of runs with that verdict."""
     runs: int = 0
+    worst: tuple[RunSummary, ...] = ()
+    """The runs with that verdict."""
 
     @property
     def text(self) -> str:
@@ -100,4 +102,5 @@ def _cell(runs: list[RunSummary]) -> MatrixCell:
     if not runs:
         return MatrixCell(None)
     worst = min((run.verdict for run in runs), key=_WORST.index)
-    return MatrixCell(worst, sum(run.verdict is worst for run in runs), len(runs))
+    those = tuple(run for run in runs if run.verdict is worst)
+    return MatrixCell(worst, len(those), len(runs), those)

@@ -12,18 +12,21 @@ SAY_NOTHING = (Verdict.ERROR, Verdict.MISS, Verdict.SKIP)
 """Verdicts of runs that were not measured to their end."""
 
 
-def remember(summary: Summary, results: Path, *, explicit: Path | None, asked: Path | None) -> None:
-    """Append the runs to the history `asked` for, else to that beside the results directory.
+def history_for(results: Path, *, explicit: Path | None, asked: Path | None) -> Path | None:
+    """Choose the history: that `asked` for, else that beside the results directory.
 
-    A directory given by name (`explicit`) has no history beside it, as it may be anywhere. Raises
-    `RecordError`.
+    None where the directory was given by name (`explicit`), as it may be anywhere.
     """
-    path = asked
-    if path is None and explicit is None:
-        path = results.parent / HISTORY_NAME
-    runs = [run for run in summary.runs if run.verdict not in SAY_NOTHING]
-    if path is not None and runs:
-        append_runs(path, map(_past, runs))
+    if asked is not None:
+        return asked
+    return results.parent / HISTORY_NAME if explicit is None else None
+
+
+def remember(summary: Summary, history: Path) -> None:
+    """Append the runs that were measured to their end. Raises `RecordError`."""
+    runs = [_past(run) for run in summary.runs if run.verdict not in SAY_NOTHING]
+    if runs:
+        append_runs(history, runs)
 
 
 def _past(run: RunSummary) -> PastRun:

@@ -8,7 +8,6 @@ for both.
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,16 +20,13 @@ from harness.machine.qemu import Qemu
 from harness.record.events import Event
 from harness.record.facts import Verdict
 from harness.record.results_directory import write_whole
+from harness.record.sides import PLAN_NAME, RUN_ID
 from harness.report.summary import RunSummary
 from harness.run.invocation import run_pool
 from harness.run.plan import PlannedRun, RunOptions, plan_runs
 from harness.run.qemus import QemuChoice
 from harness.run.stop_request import StopRequest
 from harness.scenario.model import Scenario
-
-PLAN_NAME = "comparison.json"
-
-_RUN_ID = re.compile(r"(?P<scenario>.+)\+(?P<label>[AB])#(?P<number>\d+)")
 
 _AGAIN = frozenset({Verdict.MISS, Verdict.ERROR})
 """Verdicts of runs that are made up for when a comparison goes on."""
@@ -70,12 +66,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def side_of(run_id: str) -> str | None:
-    """Return the side that a run belongs to; None for a run of no comparison."""
-    match = _RUN_ID.fullmatch(run_id)
-    return match["label"] if match else None
-
-
 def write_plan(results: Path, sides: Sequence[Side]) -> None:
     """Write what is compared, for a later invocation to go on with. Raises `RecordError`."""
     document = {"schema": 1, "sides": {side.label: side.identity for side in sides}}
@@ -113,7 +103,7 @@ def runs_left(
     numbers: dict[tuple[str, str], list[int]] = {}
     highest: dict[tuple[str, str], int] = {}
     for run in there:
-        if (match := _RUN_ID.fullmatch(run.run_id)) is None:
+        if (match := RUN_ID.fullmatch(run.run_id)) is None:
             continue
         key = match["label"], match["scenario"]
         number = int(match["number"])

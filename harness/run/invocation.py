@@ -13,14 +13,15 @@ from pathlib import Path
 from harness.bug_report import internal_error
 from harness.errors import UNAVAILABLE, HarnessError, InternalError
 from harness.host_refusal import refusal
+from harness.html.document import REPORT_NAME, write_report
 from harness.image.build import BootFiles, ensure_image
 from harness.image.definition import ImageDefinition
 from harness.machine.qemu import Qemu
 from harness.record.events import Event
 from harness.record.reader import RESULTS_NAME, read_events
 from harness.record.recorder import Recorder
-from harness.report.html.document import REPORT_NAME, write_report
 from harness.report.junit import write_junit
+from harness.report.past_runs import remember
 from harness.report.summary import Summary, build_summary, exit_status, write_summary
 from harness.run.plan import RunOptions
 from harness.run.pool import RunPool
@@ -31,6 +32,9 @@ LOG = logging.getLogger(__name__)
 
 FAILED = 1
 """Exit status of a FAIL."""
+
+_Task = tuple[str, Callable[[], None]]
+"""What it does, in words, and the work."""
 
 
 def prepare_images(
@@ -105,8 +109,8 @@ class Conclusion:
     summary: Summary
     troubles: tuple[HarnessError, ...]
     """Errors met while showing and writing the results."""
-    no_report: HarnessError | None = None
-    """Why there is no report.html, which does not change the exit status."""
+    notes: tuple[HarnessError, ...] = ()
+    """Why there is no report.html, or the history lacks the runs: no change of the exit status."""
 
     @property
     def status(self) -> int:
@@ -115,29 +119,32 @@ class Conclusion:
         return UNAVAILABLE if self.troubles and status != FAILED else status
 
 
-def conclude(results: Path, show: Callable[[Summary], None]) -> Conclusion:
-    """Show the verdicts, then write summary.json, junit.xml and report.html from results.jsonl.
+def conclude(
+    results: Path, show: Callable[[Summary], None], history: Path | None = None
+) -> Conclusion:
+    """Show the verdicts, write summary.json and junit.xml from results.jsonl, then what else is.
 
-    Each is tried even if another fails. Raises `RecordError` if results.jsonl cannot
-    be read.
+    That is the runs' lines of the `history`, and report.html. Each is tried even if another fails.
+    Raises `RecordError` if results.jsonl cannot be read.
     """
     events = list(read_events(results / RESULTS_NAME))
     summary = build_summary(events)
-    tasks: tuple[tuple[str, Callable[[], None]], ...] = (
+    contract: list[_Task] = [
         ("showing the results", lambda: show(summary)),
         ("writing summary.json", lambda: write_summary(summary, results / "summary.json")),
         ("writing junit.xml", lambda: write_junit(events, results / "junit.xml")),
-    )
+    ]
+    beside: list[_Task] = [
+        (f"writing {REPORT_NAME}", lambda: write_report([results], results / REPORT_NAME, history))
+    ]
+    if history is not None:
+        beside.insert(0, (f"appending to {history}", lambda: remember(summary, history)))
+    return Conclusion(summary, _tried(contract, results), _tried(beside, results))
+
+
+def _tried(tasks: Iterable[_Task], results: Path) -> tuple[HarnessError, ...]:
     tried = [_attempt(doing, work, results) for doing, work in tasks]
-    return Conclusion(
-        summary,
-        troubles=tuple(trouble for trouble in tried if trouble is not None),
-        no_report=_attempt(
-            f"writing {REPORT_NAME}",
-            lambda: write_report([results], results / REPORT_NAME),
-            results,
-        ),
-    )
+    return tuple(trouble for trouble in tried if trouble is not None)
 
 
 def _attempt(doing: str, work: Callable[[], None], results: Path) -> HarnessError | None:

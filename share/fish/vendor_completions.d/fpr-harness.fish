@@ -162,6 +162,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using judge; and test $_shtab_fpr
 complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a report -d 'write one HTML page of recorded runs'
 complete -c fpr-harness -n '_shtab_fpr_harness_using report' -s h -l help -d 'show this help message and exit'
 complete -c fpr-harness -n '_shtab_fpr_harness_using report' -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the file to write (default: report.html in DIR, if there is only one DIR)'
+complete -c fpr-harness -n '_shtab_fpr_harness_using report' -l history -xka "(__fish_complete_path (commandline -ct))" -d 'the file of past runs, for the trends (default: history.jsonl beside DIR)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using report; and test $_shtab_fpr_harness_npos -ge 0' -ka "(__fish_complete_directories)" -d 'a results directory'
 complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a export -d 'Prints recorded runs as ktap: the kernel'"'"'s test protocol, with every expectation; prometheus: metrics of the latest run of each scenario, for the textfile collector; kcidb: a report for the database of KernelCI; tmt: the results.yaml of a tmt test with custom results; github: workflow commands that annotate a GitHub job; markdown: the table that a GitHub job shows as its summary.'
 complete -c fpr-harness -n '_shtab_fpr_harness_using export' -s h -l help -d 'show this help message and exit'

@@ -6,13 +6,15 @@ from pathlib import Path
 from recorded_runs import ALL
 
 from harness.record.run_history import read_history
-from harness.report.past_runs import remember
+from harness.report.past_runs import history_for, remember
 from harness.report.summary import build_summary
 
 
 def test_runs_that_were_measured_go_to_the_file_beside_their_directory(tmp_path: Path) -> None:
     results = tmp_path / "2026-01-02T03-04-05Z"
-    remember(build_summary(ALL), results, explicit=None, asked=None)
+    history = history_for(results, explicit=None, asked=None)
+    assert history is not None
+    remember(build_summary(ALL), history)
     runs = {run.scenario: run for run in read_history(tmp_path / "history.jsonl")}
     assert list(runs) == ["basic", "partial"]
     assert runs["basic"].measures["settle_seconds"] == 9.5
@@ -24,8 +26,8 @@ def test_runs_that_were_measured_go_to_the_file_beside_their_directory(tmp_path:
 def test_a_directory_given_by_name_has_a_history_only_where_one_is_asked_for(
     tmp_path: Path,
 ) -> None:
-    remember(build_summary(ALL), tmp_path / "r", explicit=tmp_path / "r", asked=None)
-    assert not list(tmp_path.iterdir())
+    assert history_for(tmp_path / "r", explicit=tmp_path / "r", asked=None) is None
     asked = tmp_path / "deep" / "h"
-    remember(build_summary(ALL), tmp_path / "r", explicit=tmp_path / "r", asked=asked)
+    assert history_for(tmp_path / "r", explicit=tmp_path / "r", asked=asked) == asked
+    remember(build_summary(ALL), asked)
     assert len(list(read_history(asked))) == 2

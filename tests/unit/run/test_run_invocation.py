@@ -137,20 +137,34 @@ def test_display_that_breaks_at_the_end_costs_no_file_and_hides_no_fail(
 
 def test_good_end_has_no_trouble(tmp_path: Path) -> None:
     ended = conclude(recorded(tmp_path / "results", Verdict.PASS), lambda _summary: None)
-    assert (ended.status, ended.troubles, ended.no_report) == (0, (), None)
+    assert (ended.status, ended.troubles, ended.notes) == (0, (), ())
 
 
 def test_a_report_that_cannot_be_made_changes_no_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def defective(_directories: object, _path: Path) -> None:
+    def defective(*_arguments: object) -> None:
         raise KeyError("a defect of the report")
 
     monkeypatch.setattr("harness.run.invocation.write_report", defective)
-    ended = conclude(recorded(tmp_path / "results", Verdict.PASS), lambda _summary: None)
+    history = tmp_path / "history.jsonl"
+    results = recorded(tmp_path / "results", Verdict.PASS)
+    ended = conclude(results, lambda _summary: None, history)
     assert (ended.status, ended.troubles) == (0, ())
-    assert "bug of its own while writing report.html: KeyError" in str(ended.no_report)
+    assert len(history.read_text().splitlines()) == 1
+    assert "bug of its own while writing report.html: KeyError" in str(ended.notes[0])
     assert (tmp_path / "results" / "summary.json").exists()
+
+
+def test_a_history_that_cannot_be_written_changes_no_status_and_costs_no_report(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "history.jsonl").mkdir()
+    results = recorded(tmp_path / "results", Verdict.PASS)
+    ended = conclude(results, lambda _summary: None, tmp_path / "history.jsonl")
+    assert (ended.status, ended.troubles) == (0, ())
+    assert "cannot append to the history" in str(ended.notes[0])
+    assert "No trends: cannot read the history" in (results / "report.html").read_text()
 
 
 def test_image_that_breaks_the_harness_is_its_runs_error_alone(

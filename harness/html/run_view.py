@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from harness.errors import ObserveError, RecordError
+from harness.html.memory_map import Kind, MemoryMap, draw_map
+from harness.html.timeline import Timeline, draw_timeline
 from harness.kernel.pages import AuditReport, CellTotals
 from harness.record.audit_file import load_audit
 from harness.record.events import (
@@ -20,8 +22,6 @@ from harness.record.recorded_run import RecordedRun
 from harness.record.run_directory import audit_path
 from harness.record.told_findings import told_findings
 from harness.report.expected import Expected, run_expectations
-from harness.report.html.memory_map import MemoryMap, draw_map
-from harness.report.html.timeline import Timeline, draw_timeline
 from harness.report.summary import RunSummary, build_summary
 from harness.units import PAGE_SIZE, format_size
 from harness.verdict.expressions import format_measure
@@ -70,6 +70,8 @@ class AuditView:
 
     name: str
     at: str
+    shown: bool
+    """Whether its map is open: those of the first, the last and the peak are."""
     map: MemoryMap | None
     trouble: str
     """Why there is no map; empty if there is one."""
@@ -95,6 +97,13 @@ class RunView:
     findings: tuple[tuple[ConsoleFinding, str], ...]
     """Console findings, each with the excerpt that is shown."""
     noise: tuple[tuple[str, str], ...]
+    repro: str
+    """Path of its repro.sh; empty if it has none."""
+
+    @property
+    def kinds(self) -> set[Kind]:
+        """The kinds of pages in any of its maps."""
+        return set().union(*(audit.map.kinds for audit in self.audits if audit.map))
 
 
 def view_run(run: RecordedRun) -> RunView:
@@ -118,6 +127,7 @@ def view_run(run: RecordedRun) -> RunView:
             for event in told_findings(run.events)
         ),
         noise=tuple(_noise([e.noise for e in run.events if isinstance(e, NoiseRead)])),
+        repro=str(repro) if (repro := run.directory / "repro.sh").exists() else "",
     )
 
 
@@ -171,6 +181,7 @@ def _audits(run: RecordedRun) -> Iterator[AuditView]:
         yield AuditView(
             name=event.name,
             at=f"{event.report.at:.1f} s",
+            shown=number in (1, len(audits)),
             map=drawn,
             trouble=trouble,
             zones=_zone_table(event.report),

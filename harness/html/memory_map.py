@@ -5,7 +5,7 @@ It uses only the audit's pages and draws nothing.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.kernel.oracle import CELLS
-from harness.kernel.zones import MAX_ORDER, Zone, effective_order, zone_name
+from harness.kernel.zones import MAX_ORDER, effective_order, zone_name
 from harness.record.audit_file import AuditInputs
 from harness.units import PAGE_SIZE, format_size
 
-COLUMNS = 64
-"""Cells in a row of the map."""
+COLUMNS = 32
+"""Cells in a row of the map of a small guest, wide enough for a finger; others have 64."""
 
-CELL, HEAD = 10, 16
-"""Side of a cell and height of a zone's heading, in units of the drawing."""
+FEW_CELLS = 1024
+"""The most cells of a map with `COLUMNS` columns."""
 
 MOST_CELLS = 4096
 """The most cells of a map; a larger guest gets larger cells."""
@@ -57,6 +57,20 @@ MEANING = {
 }
 """Meanings in the order of the legend; `Kind.NOTHING` is a hole in the guest's memory."""
 
+SHORT = {
+    Kind.LOST: "lost",
+    Kind.REPORTED_RESIDENT: "reported, still held",
+    Kind.WAITING: "free, not reported",
+    Kind.SMALL_RESIDENT: "free, not reportable",
+    Kind.USED_RESIDENT: "in use",
+    Kind.USED_ABSENT: "in use, never written",
+    Kind.REPORTED_ABSENT: "reported, given back",
+    Kind.FREE_ABSENT: "free, not on the host",
+    Kind.OFFLINE: "offline",
+    Kind.UNKNOWN: "unknown",
+}
+"""A few words for the contents of a block."""
+
 _KIND_OF_CELL = {
     "nothing": Kind.NOTHING,
     "used_resident": Kind.USED_RESIDENT,
@@ -88,6 +102,7 @@ class MapCell:
 
     column: int
     row: int
+    """Within its zone."""
     kind: Kind
     pfn: int
     """The first page frame of its block."""
@@ -98,47 +113,26 @@ class MapCell:
     def text(self) -> str:
         """Contents of the block, shown when the pointer is on the cell."""
         sizes = [(format_size(count * PAGE_SIZE), kind) for kind, count in self.pages]
-        return ", ".join(f"{size} {kind.replace('-', ' ')}" for size, kind in sizes)
+        return ", ".join(f"{size} {SHORT[kind]}" for size, kind in sizes)
 
 
 @dataclass(frozen=True)
 class ZoneBand:
-    """The rows of one zone."""
+    """The cells of one zone, row by row."""
 
     name: str
     """`node0/DMA32`."""
-    first_row: int
-    rows: int
+    node: int
     start_pfn: int
     end_pfn: int
-
-
-@dataclass(frozen=True)
-class MemoryMap:
-    """The guest's memory at one audit."""
-
+    columns: int
     cell_bytes: int
-    bands: tuple[ZoneBand, ...]
     cells: tuple[MapCell, ...]
-    """The cells that contain memory."""
+    """Those that contain memory; rows that are holes are left out."""
 
     @property
     def rows(self) -> int:
-        return sum(band.rows for band in self.bands)
-
-    @property
-    def tops(self) -> list[int]:
-        """The vertical position of each row in the drawing."""
-        return [
-            row * CELL + number * HEAD
-            for number, band in enumerate(self.bands, 1)
-            for row in range(band.first_row, band.first_row + band.rows)
-        ]
-
-    @property
-    def height(self) -> int:
-        """The height of the drawing."""
-        return self.rows * CELL + len(self.bands) * HEAD
+        return self.cells[-1].row + 1
 
     @property
     def by_kind(self) -> dict[Kind, list[MapCell]]:
@@ -149,8 +143,11 @@ class MemoryMap:
     @property
     def row_pfns(self) -> list[int]:
         """The first page frame of each row, even if it is in a hole."""
-        row_pages = self.cell_bytes // PAGE_SIZE * COLUMNS
-        return [pfn // row_pages * row_pages for pfn in _first_of_each_row(self.cells)]
+        row_pages = self.cell_bytes // PAGE_SIZE * self.columns
+        first: dict[int, int] = {}
+        for cell in self.cells:
+            first.setdefault(cell.row, cell.pfn)
+        return [pfn // row_pages * row_pages for pfn in first.values()]
 
     @property
     def texts(self) -> list[str]:
@@ -161,17 +158,27 @@ class MemoryMap:
     def text_runs(self) -> str:
         """The index into `texts` of each place, row by row: `INDEXxREPEATS ...`; -1 for a hole."""
         index = {text: number for number, text in enumerate(self.texts)}
-        places = [-1] * (self.rows * COLUMNS)
+        places = [-1] * (self.rows * self.columns)
         for cell in self.cells:
-            places[cell.row * COLUMNS + cell.column] = index[cell.text]
+            places[cell.row * self.columns + cell.column] = index[cell.text]
         return " ".join(f"{n}x{len(list(run))}" for n, run in itertools.groupby(places))
 
 
-def _first_of_each_row(cells: Iterable[MapCell]) -> list[int]:
-    first: dict[int, int] = {}
-    for cell in cells:
-        first.setdefault(cell.row, cell.pfn)
-    return list(first.values())
+@dataclass(frozen=True)
+class MemoryMap:
+    """The guest's memory at one audit."""
+
+    cell_bytes: int
+    bands: tuple[ZoneBand, ...]
+
+    @property
+    def cells(self) -> tuple[MapCell, ...]:
+        return tuple(cell for band in self.bands for cell in band.cells)
+
+    @property
+    def kinds(self) -> set[Kind]:
+        """The kinds of any of its pages."""
+        return {kind for band in self.bands for cell in band.cells for kind, _count in cell.pages}
 
 
 def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
@@ -180,10 +187,10 @@ def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
     classes = inputs.classify()
     kinds = _KIND_NUMBER[classes.cells]
     kinds[[pfn for pfn in lost_pfns if 0 <= pfn < len(kinds)]] = _ALARMING[0]
-    order = _cell_order(zones, order)
+    present = sum(zone.present for zone in zones)
+    order = _cell_order(present, order)
+    columns = COLUMNS if present >> order <= FEW_CELLS else 2 * COLUMNS
     bands: list[ZoneBand] = []
-    cells: list[MapCell] = []
-    row = 0
     for zone in sorted((zone for zone in zones if zone.spanned), key=lambda zone: zone.start_pfn):
         end = min(zone.start_pfn + zone.spanned, len(kinds))
         if zone.start_pfn >= end:
@@ -191,45 +198,41 @@ def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
         # Spans of interleaved nodes overlap; each page is drawn in its own zone.
         in_zone = classes.zones[zone.start_pfn : end] == zones.index(zone) + 1
         own_kinds = np.where(in_zone, kinds[zone.start_pfn : end], np.uint8(_NOTHING))
-        own = list(_cells(own_kinds, zone.start_pfn, order, row))
-        if not own:
-            continue
-        rows = own[-1].row + 1 - row
-        bands.append(ZoneBand(zone_name(zone), row, rows, zone.start_pfn, end))
-        cells += own
-        row += rows
-    return MemoryMap(PAGE_SIZE << order, tuple(bands), tuple(cells))
+        own = tuple(_cells(own_kinds, zone.start_pfn, order, columns))
+        if own:
+            size = PAGE_SIZE << order
+            bands.append(
+                ZoneBand(zone_name(zone), zone.node, zone.start_pfn, end, columns, size, own)
+            )
+    return MemoryMap(PAGE_SIZE << order, tuple(bands))
 
 
-def _cell_order(zones: Sequence[Zone], reporting_order: int) -> int:
+def _cell_order(present: int, reporting_order: int) -> int:
     """Return the lowest order from the reporting order up with which the map is small enough."""
-    present = sum(zone.present for zone in zones)
     order = min(effective_order(reporting_order), MAX_ORDER)
     while present >> order > MOST_CELLS:
         order += 1
     return order
 
 
-def _cells(
-    kinds: npt.NDArray[np.uint8], start: int, order: int, first_row: int
-) -> Iterator[MapCell]:
+def _cells(kinds: npt.NDArray[np.uint8], start: int, order: int, columns: int) -> Iterator[MapCell]:
     """Yield the cells of the page frames from `start` on, without rows that are holes."""
     size = 1 << order
     first = start >> order
     lows = np.arange(first, -(-(start + len(kinds)) >> order), dtype=np.int64) * size - start
     lows[0] = 0
     filled = np.flatnonzero(np.logical_or.reduceat(kinds != _NOTHING, lows))
-    row, last_of_row = first_row - 1, -1
+    row, last_of_row = -1, -1
     for number in filled.tolist():
         block, low = first + number, int(lows[number])
         counts = np.bincount(kinds[low : (block + 1) * size - start], minlength=len(_KINDS))
         counts[_NOTHING] = 0
-        if block // COLUMNS != last_of_row:
-            row, last_of_row = row + 1, block // COLUMNS
+        if block // columns != last_of_row:
+            row, last_of_row = row + 1, block // columns
         alarming = [kind for kind in _ALARMING if counts[kind]]
         most = np.argsort(-counts, kind="stable")
         yield MapCell(
-            column=block % COLUMNS,
+            column=block % columns,
             row=row,
             kind=_KINDS[alarming[0] if alarming else int(most[0])],
             pfn=start + low,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute the timeline of a run: what guest and host held at each sample, and QEMU's discards.
 
-It computes the coordinates of a drawing, and does not know about SVG.
+Curves have coordinates of a drawing of `WIDTH` x `HEIGHT`, which is stretched to the window's
+width; what must not be stretched (text, marks) has its place as a part of the width and height.
 """
 
 import itertools
@@ -24,12 +25,18 @@ WIDTH, HEIGHT = 960.0, 240.0
 """Width and height of the plot, in units of the drawing."""
 
 STRIP = 48.0
-"""Height of the strip below the plot with the discards of each interval."""
+"""Height of the strip below the plot with what QEMU has discarded."""
 
 MOST_POINTS = 1200
 """The most points of a curve; a longer run is thinned out."""
 
 _TICKS = 8
+
+LETTER, PADDING = 7.2, 8.0
+"""Width of a letter of a label, and of the space around one, in pixels."""
+
+NARROW, WIDE = 260.0, 900.0
+"""Width of the plot on a phone and on a large window, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -41,44 +48,77 @@ class Curve:
     label: str
     points: str
     """`x,y x,y ...` for a polyline, without samples that lack the quantity."""
+    filled: bool = False
+    """Whether the area below it is filled."""
+
+    @property
+    def area(self) -> str:
+        """The points of a polygon down to the axis."""
+        first, last = (self.points.split()[end].split(",")[0] for end in (0, -1))
+        return f"{first},{HEIGHT:g} {self.points} {last},{HEIGHT:g}"
 
 
 @dataclass(frozen=True)
 class Band:
-    """A phase of the run."""
+    """A phase of the run; places as parts of the whole width."""
 
-    x: float
+    left: float
     width: float
     label: str
     detail: str
     shaded: bool
 
+    @property
+    def room(self) -> str:
+        """Where its label has room: `narrow` (everywhere), `wide` windows, or `none`."""
+        needed = LETTER * len(self.label) + PADDING
+        if self.width * NARROW > needed:
+            return "narrow"
+        return "wide" if self.width * WIDE > needed else "none"
+
 
 @dataclass(frozen=True)
 class Tick:
+    """A label at a part of the width or height."""
+
     at: float
     label: str
 
 
 @dataclass(frozen=True)
-class Timeline:
-    """The coordinates of the drawing."""
+class AuditMark:
+    """What an audit counted."""
 
+    left: float
+    top: float
+    """Place of what was reported."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The contents of the drawing."""
+
+    end: float
+    """Seconds that the whole width stands for."""
+    top: float
+    """Bytes that the whole height stands for."""
     curves: tuple[Curve, ...]
     bands: tuple[Band, ...]
-    audits: tuple[Tick, ...]
+    audits: tuple[AuditMark, ...]
     seconds: tuple[Tick, ...]
     sizes: tuple[Tick, ...]
     discards: str
-    """An SVG path in the strip; empty without QEMU's trace."""
-    most_discarded: str
+    """Points of a staircase in the strip; empty without QEMU's trace, or if it has no discards."""
+    discarded: str
     """The amount that the height of the strip stands for."""
 
 
 _CURVES = (
-    ("guest-used", "used by the guest"),
-    ("held", "held by the host"),
-    ("lazyfree", "of it lazily free"),
+    ("guest-used", "used by the guest, the rest is free", True),
+    ("held", "held by the host", False),
+    ("huge", "of it in huge pages", False),
+    ("lazyfree", "of it lazily free", False),
 )
 
 
@@ -91,42 +131,57 @@ def draw_timeline(events: Sequence[Event]) -> Timeline | None:
     end = max(event.t for event in events)
     values = {
         "guest-used": [
-            None if memory is None or s.guest_free is None else memory - s.guest_free
+            None if memory is None or s.guest_free is None else max(0, memory - s.guest_free)
             for s in samples
         ],
         "held": [sample.held for sample in samples],
-        "lazyfree": [sample.lazyfree or None for sample in samples],
+        "huge": _unless_empty([sample.huge for sample in samples]),
+        "lazyfree": _unless_empty([sample.lazyfree for sample in samples]),
     }
     highest = max([memory or 0] + [v for row in values.values() for v in row if v is not None])
     top = float(max(highest, 1))
     times = [sample.t for sample in samples]
     step = -(-len(samples) // MOST_POINTS)
-    curves = tuple(
-        Curve(name, label, _points(times[::step], values[name][::step], end, top))
-        for name, label in _CURVES
-        if any(value is not None for value in values[name])
-    )
+    curves = [
+        Curve(name, label, _points(times[::step], values[name][::step], end, top), filled)
+        for name, label, filled in _CURVES
+        if any(value is not None for value in values[name][::step])
+    ]
     predicted = _predicted(events, end, top)
     if predicted:
-        curves += (Curve("predicted", "expected with one free list", predicted),)
-    path, most = _discards(samples[::step], end)
+        curves.insert(0, Curve("predicted", "expected of one free list, pass by pass", predicted))
+    discards, discarded = _discards(samples[::step], end)
     return Timeline(
-        curves=curves,
+        end=end,
+        top=top,
+        curves=tuple(curves),
         bands=tuple(_bands(events, end)),
-        audits=tuple(
-            Tick(_x(event.report.at, end), event.name)
-            for event in events
-            if isinstance(event, Audited)
-        ),
+        audits=tuple(_mark(event, end, top) for event in events if isinstance(event, Audited)),
         seconds=tuple(
-            Tick(_x(at, end), f"{at:g} s") for at in _multiples(_step(end / _TICKS), end)
+            Tick(_part(at, end), f"{at:g} s") for at in _multiples(_step(end / _TICKS), end)
         ),
         sizes=tuple(
-            Tick(_y(size, top), format_size(round(size)))
-            for size in (top / 4 * n for n in range(5))
+            Tick(1 - part, format_size(round(part * top))) for part in (0.0, 0.25, 0.5, 0.75, 1.0)
         ),
-        discards=path,
-        most_discarded=most,
+        discards=discards,
+        discarded=discarded,
+    )
+
+
+def _unless_empty(values: list[int | None]) -> list[int | None]:
+    """Leave out a quantity that was never there."""
+    return values if any(values) else [None] * len(values)
+
+
+def _mark(event: Audited, end: float, top: float) -> AuditMark:
+    cells = event.report.total
+    used = cells.used_resident + cells.used_absent
+    sizes = ((used, "used"), (cells.free, "free"), (cells.reported, "reported"))
+    said = ", ".join(f"{format_size(size)} {word}" for size, word in sizes)
+    return AuditMark(
+        left=_part(event.report.at, end),
+        top=1 - min(1.0, cells.reported / top),
+        text=f"audit {event.name}: {said}",
     )
 
 
@@ -164,22 +219,24 @@ def _predicted(events: Sequence[Event], end: float, top: float) -> str:
 
 
 def _discards(samples: Sequence[Sample], end: float) -> tuple[str, str]:
-    """Draw bars for what was discarded between each sample and the previous one."""
+    """Draw the sum of what was discarded as a staircase, and say how much it comes to.
+
+    A count that falls began anew, as with the log of another QEMU.
+    """
     known = [(s.t, s.discarded) for s in samples if s.discarded is not None]
-    grown = [
-        (before_at, at, max(0, size - before))
-        for (before_at, before), (at, size) in itertools.pairwise(known)
-    ]
-    most = max((size for _before, _at, size in grown), default=0)
-    if not most:
+    total, sums = 0, [(0.0, 0)]
+    for (_at, before), (at, size) in itertools.pairwise([(0.0, 0), *known]):
+        total += size - before if size >= before else size
+        sums.append((at, total))
+    if not total:
         return "", ""
-    bars = [
-        f"M{_x(before_at, end):.1f} {STRIP:g}V{STRIP - STRIP * size / most:.1f}"
-        f"H{max(_x(at, end), _x(before_at, end) + 1):.1f}V{STRIP:g}z"
-        for before_at, at, size in grown
-        if size
+    steps = [
+        f"{_x(at, end):.1f},{STRIP * (1 - height / total):.1f}"
+        for (_before, lower), (at, size) in itertools.pairwise(sums)
+        for height in ((lower, size) if size != lower else ())
     ]
-    return "".join(bars), format_size(most)
+    first, last = f"0.0,{STRIP:.1f}", f"{WIDTH:.1f},0.0"
+    return " ".join([first, *steps, last]), format_size(total)
 
 
 def _bands(events: Iterable[Event], end: float) -> Iterable[Band]:
@@ -190,8 +247,13 @@ def _bands(events: Iterable[Event], end: float) -> Iterable[Band]:
             phases.append(event)
     ends = [*(phase.t for phase in phases[1:]), end]
     for number, (phase, until) in enumerate(zip(phases, ends, strict=False)):
-        x = _x(phase.t, end)
-        yield Band(x, _x(until, end) - x, phase.phase, phase.detail, number % 2 == 1)
+        left = _part(phase.t, end)
+        width = max(0.0, _part(until, end) - left)
+        yield Band(left, width, phase.phase, phase.detail, number % 2 == 1)
+
+
+def _part(at: float, end: float) -> float:
+    return min(1.0, max(0.0, at / end)) if end else 0.0
 
 
 def _x(at: float, end: float) -> float:

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recorded_runs import FREED, READY
+from recorded_runs import AUDITED, FREED, READY
 from results_builders import Recorded, inputs_of, write_results
 from run_builders import BLOCK, BLOCKS, Guest
 
 from harness.cli.main import main
+from harness.html.document import build_page, write_report
+from harness.html.memory_map import COLUMNS, MOST_CELLS, Kind, draw_map
+from harness.html.timeline import HEIGHT, MOST_POINTS, STRIP, WIDTH, draw_timeline
 from harness.kernel.pages import GuestState, HostState
 from harness.kernel.zones import blocks_per_pass
 from harness.record.audit_file import save_audit
@@ -32,9 +35,6 @@ from harness.record.events import (
 from harness.record.facts import Cause, Verdict
 from harness.record.recorder import Recorder
 from harness.record.run_directory import audit_path
-from harness.report.html.document import build_page, write_report
-from harness.report.html.memory_map import COLUMNS, MOST_CELLS, Kind, draw_map
-from harness.report.html.timeline import HEIGHT, MOST_POINTS, WIDTH, draw_timeline
 from harness.units import MIB, PAGE_SIZE
 
 RECORDED = Path(__file__).parents[2] / "data" / "recorded"
@@ -64,7 +64,7 @@ def test_the_map_of_a_real_fail_has_the_pages_that_its_report_counts(broken: Pat
         if kind is Kind.REPORTED_RESIDENT
     )
     assert pages * PAGE_SIZE == run.summary.measures["reported_resident_bytes"]
-    first = min(cell.pfn for cell in drawn.by_kind[Kind.REPORTED_RESIDENT])
+    first = min(cell.pfn for cell in drawn.cells if cell.kind is Kind.REPORTED_RESIDENT)
     assert f"{first:#x}" in run.summary.reason
 
 
@@ -73,7 +73,7 @@ def test_a_lost_page_colours_its_block_however_many_others_are_in_it(broken: Pat
     (run,) = build_page([broken / "neighbour"]).runs
     drawn = run.audits[-1].map
     assert drawn is not None
-    cells = drawn.by_kind[Kind.LOST]
+    cells = [cell for cell in drawn.cells if cell.kind is Kind.LOST]
     lost = [dict(cell.pages)[Kind.LOST] for cell in cells]
     assert sum(lost) * PAGE_SIZE == run.summary.measures["held_absent_bytes"]
     assert max(lost) < BLOCK // 100
@@ -81,14 +81,14 @@ def test_a_lost_page_colours_its_block_however_many_others_are_in_it(broken: Pat
 
 def test_cells_lie_row_by_row_and_every_place_has_its_text() -> None:
     guest = Guest().blocks(0, 64, GuestState.REPORTED, HostState.ABSENT)
-    drawn = draw_map(inputs_of(guest))
-    assert drawn.cell_bytes == BLOCK * PAGE_SIZE
-    assert [(c.column, c.row, c.pfn) for c in drawn.cells] == [
+    (band,) = draw_map(inputs_of(guest)).bands
+    assert band.cell_bytes == BLOCK * PAGE_SIZE
+    assert [(c.column, c.row, c.pfn) for c in band.cells] == [
         (n % COLUMNS, n // COLUMNS, n * BLOCK) for n in range(BLOCKS)
     ]
-    assert drawn.row_pfns == [0, COLUMNS * BLOCK]
-    assert drawn.texts == ["2MiB reported absent", "2MiB used resident"]
-    assert drawn.text_runs == "0x64 1x64"
+    assert band.row_pfns == [row * COLUMNS * BLOCK for row in range(BLOCKS // COLUMNS)]
+    assert band.texts == ["2MiB reported, given back", "2MiB in use"]
+    assert band.text_runs == "0x64 1x64"
 
 
 def test_a_hole_between_zones_takes_no_rows() -> None:
@@ -96,11 +96,10 @@ def test_a_hole_between_zones_takes_no_rows() -> None:
     low = replace(zone, name="DMA", start_pfn=0, spanned=BLOCK, present=BLOCK)
     high = replace(zone, name="Normal", start_pfn=64 * BLOCK, spanned=BLOCK, present=BLOCK)
     drawn = draw_map(inputs_of(Guest(zones=(low, high))))
-    assert [(band.name, band.first_row, band.rows) for band in drawn.bands] == [
-        ("node0/DMA", 0, 1),
-        ("node0/Normal", 1, 1),
+    assert [(band.name, band.rows, band.row_pfns) for band in drawn.bands] == [
+        ("node0/DMA", 1, [0]),
+        ("node0/Normal", 1, [64 * BLOCK]),
     ]
-    assert (len(drawn.tops), drawn.height) == (2, 2 * 10 + 2 * 16)
 
 
 def test_pages_of_interleaved_nodes_are_drawn_once_and_in_their_own_zone() -> None:
@@ -109,15 +108,9 @@ def test_pages_of_interleaved_nodes_are_drawn_once_and_in_their_own_zone() -> No
     outer = replace(zone, name="Normal", present=96 * BLOCK)
     inner = replace(outer, node=1, start_pfn=32 * BLOCK, spanned=32 * BLOCK, present=32 * BLOCK)
     drawn = draw_map(inputs_of(Guest(zones=(outer, inner))))
-    assert [(band.name, band.first_row, band.rows) for band in drawn.bands] == [
-        ("node0/Normal", 0, 2),
-        ("node1/Normal", 2, 1),
-    ]
-    places = [(cell.row, cell.pfn // BLOCK) for cell in drawn.cells]
-    assert places == [
-        *((0, block) for block in range(32)),
-        *((1, block) for block in range(64, 128)),
-        *((2, block) for block in range(32, 64)),
+    assert [(band.name, [cell.pfn // BLOCK for cell in band.cells]) for band in drawn.bands] == [
+        ("node0/Normal", [*range(32), *range(64, 128)]),
+        ("node1/Normal", [*range(32, 64)]),
     ]
 
 
@@ -185,12 +178,36 @@ def test_a_long_run_is_thinned() -> None:
     assert all(len(curve.points.split()) <= MOST_POINTS for curve in drawn.curves)
 
 
-def test_each_bar_of_the_strip_is_what_one_interval_discarded() -> None:
-    discarded = [0, 64 * MIB, 64 * MIB, 96 * MIB]
+def test_the_strip_rises_by_what_each_interval_discarded() -> None:
+    """QEMU was started anew between the last two samples, with a log of its own."""
+    discarded = [0, 64 * MIB, 64 * MIB, 32 * MIB]
     drawn = draw_timeline([READY, *(sample(n, discarded=d) for n, d in enumerate(discarded))])
     assert drawn is not None
-    assert drawn.most_discarded == "64MiB"
-    assert [float(v) for v in re.findall(r"V([\d.]+)H", drawn.discards)] == [0.0, 24.0]
+    assert drawn.discarded == "96MiB"
+    heights = [float(point.split(",")[1]) for point in drawn.discards.split()]
+    assert heights == [STRIP, STRIP, STRIP / 3, STRIP / 3, 0.0, 0.0]
+
+
+def test_an_audit_marks_what_was_reported_then() -> None:
+    drawn = draw_timeline([READY, sample(10.0), AUDITED, sample(46.0)])
+    assert drawn is not None
+    (mark,) = drawn.audits
+    assert mark.left == 0.5
+    assert mark.text.startswith("audit after: ")
+    assert mark.text.endswith(" 15B reported")
+
+
+def test_a_phase_has_its_label_where_the_window_leaves_room() -> None:
+    phases = [PhaseStarted(0.0, "boot", ""), PhaseStarted(50.0, "settle", "")]
+    phases += [PhaseStarted(90.0, "verify", ""), PhaseStarted(99.0, "free", "")]
+    drawn = draw_timeline([READY, *phases, sample(1.0), sample(100.0)])
+    assert drawn is not None
+    assert [(b.label, b.room) for b in drawn.bands] == [
+        ("boot", "narrow"),
+        ("settle", "narrow"),
+        ("verify", "wide"),
+        ("free", "none"),
+    ]
 
 
 def test_the_expected_staircase_has_a_step_a_pass() -> None:
@@ -217,7 +234,7 @@ def test_without_reporting_nothing_is_expected_to_come_back() -> None:
 class _Page(HTMLParser):
     """Collects what a browser would load or run, and complains about tags left open."""
 
-    VOID = frozenset({"meta", "path", "rect", "polyline", "i"})
+    VOID = frozenset({"meta", "path", "rect", "polyline", "polygon", "br"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -362,13 +379,14 @@ def test_several_directories_need_a_place_and_share_a_page(
     assert main(["report", *both]) == 2
     assert "--output FILE" in capsys.readouterr().err
     assert main(["report", *both, "--output", str(tmp_path / "both.html")]) == 0
-    assert (tmp_path / "both.html").read_text().count('<section class="run"') == 2
+    assert (tmp_path / "both.html").read_text().count('<details class="card run"') == 2
 
 
 def test_runs_of_the_same_name_are_told_apart_by_their_directories(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = [str(write_results(tmp_path / name, {"a-run": Recorded()})) for name in ("one", "two")]
+    Path(both[0], "a-run", "repro.sh").touch()
     output = tmp_path / "both.html"
     assert main(["report", *both, *both, "--output", str(output)]) == 0
     assert capsys.readouterr().out == f"{output}\n"
@@ -376,8 +394,10 @@ def test_runs_of_the_same_name_are_told_apart_by_their_directories(
     for number, directory in enumerate(both, 1):
         assert f'<a href="#run-{number}">a-run</a></td><td>{directory}</td>' in text
         assert f'a-run <span class="soft">in {directory}</span></h2>' in text
-        assert f"{directory}/a-run/repro.sh" in text
-    assert text.count('<section class="run"') == 2, "a directory named twice is shown once"
+        assert f"fpr-harness page {directory} a-run PFN" in text
+    assert f"{both[0]}/a-run/repro.sh scenario" in text
+    assert f"{both[1]}/a-run/repro.sh" not in text, "it ended before it had one"
+    assert text.count('<details class="card run"') == 2, "a directory named twice is shown once"
 
 
 @pytest.mark.parametrize(
