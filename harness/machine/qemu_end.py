@@ -190,7 +190,7 @@ _HINTS = (
         r"(?:unexpected|expects)|Invalid parameter|is not a valid (?:device|object)|"
         r"unsupported machine type|invalid object type|invalid accelerator|unable to find CPU model"
         r"|option requires|not compiled into this binary",
-        "this QEMU rejects an option of the harness, which supports QEMU 7.2 to 11.1: choose "
+        "this QEMU rejects an option of the harness, which was run with QEMU 5.2 to 11.1: choose "
         "another with --qemu",
     ),
     (
