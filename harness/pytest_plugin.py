@@ -21,10 +21,9 @@ from harness.cli.options import (
     check_run_options,
     declare_boot_options,
     declare_directory_option,
-    declare_history_option,
+    declare_night_options,
     declare_results_option,
     declare_run_options,
-    declare_shard_option,
     run_options,
     scenarios_directory,
 )
@@ -66,8 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     declare_boot_options(group.addoption)
     declare_results_option(group.addoption)
     declare_run_options(group.addoption)
-    declare_shard_option(group.addoption)
-    declare_history_option(group.addoption)
+    declare_night_options(group.addoption)
 
 
 def pytest_configure(config: pytest.Config) -> None:

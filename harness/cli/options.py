@@ -119,13 +119,33 @@ def declare_run_options(add: Callable[..., Any]) -> None:
     declare_scenario_options(add)
 
 
-def declare_shard_option(add: Callable[..., Any]) -> None:
+def declare_night_options(add: Callable[..., Any]) -> None:
+    """Declare what nights on several machines need."""
+    _declare_shard_option(add)
+    _declare_patience_options(add)
+    declare_history_option(add)
+
+
+def _declare_shard_option(add: Callable[..., Any]) -> None:
     """Declare which part of the runs is for this machine."""
     add(
         "--shard",
         metavar="I/N",
         help="run the I-th of N parts that take about the same time and memory, as 1/4 to 4/4 on "
         "four machines; `fpr-harness merge` puts their results together",
+    )
+
+
+def _declare_patience_options(add: Callable[..., Any]) -> None:
+    """Declare what a night does with runs that break by themselves."""
+    add(
+        "--retry",
+        type=int,
+        default=0,
+        choices=(0, 1, 2),
+        metavar="N",
+        help="try a run that the infrastructure broke (MISS) again on a new VM, at most N times, "
+        "0 to 2; a FAIL never (default: 0)",
     )
 
 
@@ -279,5 +299,6 @@ def run_options(options: Any) -> "RunOptions":
         modules=options.modules,
         keep_failed=60.0 * getattr(options, "keep_failed", 0.0),
         overrides=tuple(getattr(options, "overrides", ())),
+        retry=getattr(options, "retry", 0),
         shard=getattr(options, "shard", None) or "",
     )

@@ -14,12 +14,11 @@ from harness.cli.options import (
     add_quiet_option,
     add_run_options,
     add_verbose_option,
-    declare_history_option,
     declare_machine_options,
+    declare_night_options,
     declare_permissions,
     declare_results_option,
     declare_scenario_options,
-    declare_shard_option,
 )
 from harness.cli.parser_recorded import add_recorded_commands
 from harness.image.kernel_config import DEBUGS
@@ -83,8 +82,7 @@ def _add_run(commands: "Commands") -> None:
     add_boot_options(run)
     declare_results_option(run.add_argument)
     add_run_options(run)
-    declare_shard_option(run.add_argument)
-    declare_history_option(run.add_argument)
+    declare_night_options(run.add_argument)
     run.add_argument(
         "--tag", action="append", default=[], help="run all scenarios with this tag: --tag full"
     )

@@ -126,6 +126,17 @@ class AttemptCrashed:
 
 
 @dataclass(frozen=True)
+class AttemptBroke:
+    """The infrastructure broke an earlier attempt at this run, which says nothing of the guest."""
+
+    t: float
+    attempt: int
+    reason: str
+    """That of its verdict, a MISS."""
+    kind: Literal["attempt-broke"] = "attempt-broke"
+
+
+@dataclass(frozen=True)
 class PhaseStarted:
     """A phase of the run began: `boot`, or a step such as `settle` with its detail."""
 
@@ -281,6 +292,7 @@ class Judged:
 Event = Annotated[
     RunStarted
     | AttemptCrashed
+    | AttemptBroke
     | PhaseStarted
     | GuestReady
     | Sample

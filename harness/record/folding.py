@@ -11,6 +11,7 @@ from functools import singledispatch
 from harness.kernel.pages import AuditReport
 from harness.record.events import (
     COMPLETE_SCHEMA,
+    AttemptBroke,
     AttemptCrashed,
     Audited,
     Ballooned,
@@ -83,6 +84,11 @@ def _(event: PhaseStarted, history: History) -> History:
 @_after.register
 def _(event: AttemptCrashed, history: History) -> History:
     return replace(history, crashed_boots=(*history.crashed_boots, event))
+
+
+@_after.register
+def _(event: AttemptBroke, history: History) -> History:
+    return replace(history, broken_attempts=(*history.broken_attempts, event))
 
 
 @_after.register

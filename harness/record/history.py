@@ -8,6 +8,7 @@ each audit and at the end of each round. Histories share their common parts.
 from dataclasses import dataclass
 
 from harness.record.events import (
+    AttemptBroke,
     AttemptCrashed,
     Audited,
     Ballooned,
@@ -153,6 +154,8 @@ class History:
     contradictions: tuple[str, ...] = ()
     """What was told before and told otherwise later, a sentence each."""
     crashed_boots: tuple[AttemptCrashed, ...] = ()
+    broken_attempts: tuple[AttemptBroke, ...] = ()
+    """Earlier ones."""
     """Guests that crashed before the first step, earlier attempts first."""
     troubles: tuple[Trouble, ...] = ()
     noise: tuple[NoiseRead, ...] = ()

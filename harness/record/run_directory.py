@@ -30,6 +30,9 @@ class RunDirectory:
             # Not one that is there, nor through a link: whoever made it could still change it.
             self.path.mkdir()
             if earlier.exists():
+                # Beside each other, not the first within the second.
+                for before in earlier.glob("attempt-*"):
+                    before.rename(self.path / before.name)
                 earlier.rename(self.path / f"attempt-{self._attempt - 1}")
             for name in _PARTS:
                 (self.path / name).mkdir()

@@ -60,6 +60,7 @@ def _case(run: RunSummary, results: Path) -> ElementTree.Element:
         "qemu": run.qemu,
         "image": run.image,
         "began": run.wall or None,
+        "attempts": str(run.attempt) if run.attempt > 1 else None,
     }
     properties = ElementTree.SubElement(case, "properties")
     for name, value in known.items():

@@ -130,6 +130,7 @@ def _as_json(run: RunSummary) -> dict[str, object]:
         "reason": run.reason,
         "seconds": round(run.seconds, 3),
         "measures": {name: plain_number(name, value) for name, value in run.measures.items()},
+        **({"attempts": run.attempt} if run.attempt > 1 else {}),
     }
 
 

@@ -113,11 +113,16 @@ def _cells(run: RunSummary, several: Mapping[str, bool]) -> list[Text]:
         Text(safe_line(short_release(run.kernel or "-"))),
         *([Text(safe_line(run.qemu or "-"))] if several["QEMU"] else []),
         *([Text(run.accel or "-")] if several["accel"] else []),
-        Text(_verdict(run), style=STYLES[run.verdict]),
+        Text(_verdict(run) + _attempts(run), style=STYLES[run.verdict]),
         Text("-" if freed is None else format_size(round(freed))),
         Text(came_back if fraction is None else f"{came_back} {_share(fraction)}"),
         Text("-" if settle is None else f"{settle:.1f}s"),
     ]
+
+
+def _attempts(run: RunSummary) -> str:
+    """Why it took another is in the reason of the verdict, in summary.json."""
+    return f", attempt {run.attempt}" if run.attempt > 1 else ""
 
 
 def _share(fraction: float) -> str:

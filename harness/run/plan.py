@@ -29,6 +29,8 @@ class RunOptions:
     """Seconds that a guest is kept after a run that did not pass."""
     overrides: tuple[str, ...] = ()
     """`FIELD=VALUE` of each `--set`, which the scenarios already include."""
+    retry: int = 0
+    """How often a run that the infrastructure broke is tried again on a new VM."""
     shard: str = ""
     """`I/N` of `--shard`; empty: all runs are for this machine."""
 

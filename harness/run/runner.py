@@ -30,6 +30,7 @@ from harness.machine.qemu import Qemu
 from harness.machine.vm import VirtualMachine
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import (
+    AttemptBroke,
     AttemptCrashed,
     Broke,
     ConsoleFinding,
@@ -50,6 +51,7 @@ from harness.run.guest_setup import guest_spec, load_modules
 from harness.run.keep import keep
 from harness.run.plan import PlannedRun, RunOptions
 from harness.run.repro import write_repro
+from harness.run.retrying import broken_attempt
 from harness.run.second_witness import second_witness
 from harness.run.started import run_started
 from harness.run_log import RunLog, logging_to
@@ -59,7 +61,7 @@ from harness.verdict.judge import judge
 
 LOG = logging.getLogger(__name__)
 
-TOLD = (RunStarted, AttemptCrashed, PhaseStarted, ConsoleFinding, Broke, Judged)
+TOLD = (RunStarted, AttemptBroke, AttemptCrashed, PhaseStarted, ConsoleFinding, Broke, Judged)
 """Events that `-v` shows."""
 
 NO_MEMORY = "System is deadlocked on memory"
@@ -88,18 +90,19 @@ def run_scenario(run: PlannedRun, boot: BootFiles | HarnessError, bench: Bench) 
     """Run one scenario to its verdict; `boot` may be the error that prevented making the image.
 
     A guest that crashes before the first step is booted again if a known defect of QEMU may
-    explain the crash; a second crash is blamed on the guest (see `harness.verdict.judge`).
+    explain the crash; a second crash is blamed on the guest (see `harness.verdict.judge`). What the
+    infrastructure broke is tried again as often as the options say.
     Raises `RecordError` if an event cannot be written, and passes on `KeyboardInterrupt` after
     the verdict has been recorded.
     """
-    crashes: list[AttemptCrashed] = []
+    earlier: list[AttemptCrashed | AttemptBroke] = []
     while True:
-        attempt = _Attempt(run, bench, crashes)
+        attempt = _Attempt(run, bench, earlier)
         judged = attempt.run(boot)
-        crash = attempt.crash
-        if crash is None or judged.verdict is Verdict.FAIL or bench.cancelled.is_set():
+        again = None if isinstance(boot, HarnessError) else attempt.why_again(judged)
+        if again is None or bench.cancelled.is_set():
             return judged
-        crashes.append(replace(crash, own=False))
+        earlier.append(again)
 
 
 def give_up(run: PlannedRun, bench: Bench, error: Exception) -> Judged:
@@ -122,8 +125,10 @@ def give_up(run: PlannedRun, bench: Bench, error: Exception) -> Judged:
 class _Attempt:
     """One attempt at a run, with its own record and directory."""
 
-    def __init__(self, run: PlannedRun, bench: Bench, earlier: Sequence[AttemptCrashed]) -> None:
-        """`earlier`: how the previous attempts crashed."""
+    def __init__(
+        self, run: PlannedRun, bench: Bench, earlier: Sequence[AttemptCrashed | AttemptBroke]
+    ) -> None:
+        """`earlier`: how the previous attempts ended."""
         self._planned = run
         self._bench = bench
         self._earlier = tuple(earlier)
@@ -152,6 +157,15 @@ class _Attempt:
             except Exception as error:  # noqa: BLE001 - the other runs go on
                 self._broke(self._defect(error, "running the scenario"))
                 return self._judge()
+
+    def why_again(self, judged: Judged) -> AttemptCrashed | AttemptBroke | None:
+        """How this attempt ended, if that is a reason for another."""
+        if judged.verdict is Verdict.FAIL:
+            return None
+        if self.crash is not None:
+            return replace(self.crash, own=False)
+        retries = self._bench.options.retry
+        return broken_attempt(self._record.events, judged, self._number, retries)
 
     def _defect(self, error: BaseException, doing: str) -> InternalError | LaunchError:
         """Make the error for an unexpected exception, with a report in the run's directory."""
@@ -183,8 +197,8 @@ class _Attempt:
                 t=self._record.now(),
             )
         )
-        for crash in self._earlier:
-            self._record.add(crash)
+        for each in self._earlier:
+            self._record.add(each)
 
     def _run(self, boot: BootFiles | HarnessError) -> Judged:
         if isinstance(boot, InternalError):

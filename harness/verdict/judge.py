@@ -77,7 +77,7 @@ def judge(history: History, asked: Asked, *, t: float = 0.0) -> Judged:
         t,
         finding.verdict,
         finding.cause,
-        finding.reason + _earlier_crashes(history),
+        finding.reason + earlier_attempts(history),
         measure(history),
         _answer(history, asked, finding.verdict),
         failed=finding.failed,
@@ -126,8 +126,13 @@ def _crashed_at_boot(history: History) -> _Finding | None:
     )
 
 
+def earlier_attempts(history: History) -> str:
+    """What the reason of a verdict ends with: how earlier attempts ended, even if this passed."""
+    broken = [f"; attempt {each.attempt} broke: {each.reason}" for each in history.broken_attempts]
+    return _earlier_crashes(history) + "".join(broken)
+
+
 def _earlier_crashes(history: History) -> str:
-    """Describe crashes of earlier attempts, which matter even if this attempt passed."""
     earlier = [crash for crash in history.crashed_boots if not crash.own]
     if not earlier or _crashed_at_boot(history) is not None:
         return ""

@@ -112,6 +112,7 @@ class FakeBench:
     work: Callable[[], None] = lambda: None
     """What the steps do."""
     keep_failed: float = 0.0
+    retry: int = 0
     least_memory: int = 0
 
     def prepare(self) -> None:
@@ -144,7 +145,7 @@ class FakeBench:
 
     def run(self, run: PlannedRun, boot: Any = READY) -> Judged:
         bench = subject.Bench(
-            options=RunOptions(keep_failed=self.keep_failed),
+            options=RunOptions(keep_failed=self.keep_failed, retry=self.retry),
             results=self.results,
             qemus={run.qemu.name: a_qemu()},
             emit=self.emit,

@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from run_builders import a_run, every_step, freed, healthy, mapping, pressed, zone
 
 from harness.record.events import (
+    AttemptBroke,
     AttemptCrashed,
     Audited,
     Broke,
@@ -25,6 +26,7 @@ from harness.record.facts import Cause, GuestCounters, Verdict
 EVENTS: list[Event] = [
     *a_run(),
     *every_step(),
+    AttemptBroke(1.0, 1, "QEMU was killed"),
     AttemptCrashed(1.0, 1, "tcg", "Oops", "Oops: 0000", "a defect", own=False),
     Measured(1.0, "apples", 3.0),
     freed(before=mapping(1, file_blocks=4096, cgroup_current=5), discards_before=None),

@@ -25,7 +25,7 @@ GOLDEN = """\
 scenario  kernel    verdict                    freed   reclaimed  settle
 basic     6.1.0-50  PASS                      512MiB  486MiB 95%    9.5s
 partial   6.1.0-50  FAIL acked-not-discarded       -           -       -
-repeat    -         MISS                           -           -       -
+repeat    -         MISS, attempt 2                -           -       -
 numa      -         SKIP                           -           -       -
 cut       6.1.0-50  MISS                           -           -       -
 
