@@ -13,6 +13,7 @@ import fcntl
 import itertools
 import logging
 import os
+import re
 import stat
 import tempfile
 import threading
@@ -38,6 +39,9 @@ LOCK_SECONDS = 10.0
 """The lock is held for moments; longer means that its holder is stopped."""
 
 _LOCK = "lock"
+GUEST_NAME = re.compile(r"\d{20}-\d+-\d+")
+"""Names of the guests' files; the directory holds locks, too."""
+
 _number = itertools.count()
 
 
@@ -80,7 +84,7 @@ class HostMemory:
             return
         with contextlib.ExitStack() as end:
             try:
-                directory = self._given or _place()
+                directory = self._given or host_place()
                 ticket = end.enter_context(_Ticket.taken(directory, size))
                 self._wait(directory, ticket, size, cancelled)
             except OSError as error:
@@ -181,7 +185,7 @@ def _guests(directory: Path) -> list[_Guest]:
     """Those whose harness lives; the files of others are removed. Call it under the lock."""
     found = []
     for path in sorted(directory.iterdir()):
-        if path.name == _LOCK:
+        if not GUEST_NAME.fullmatch(path.name):
             continue
         with contextlib.suppress(OSError, ValueError):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -224,8 +228,8 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _place() -> Path:
-    """The directory, the same for every invocation of this user whatever its environment.
+def host_place() -> Path:
+    """Return the directory, the same for every invocation of this user whatever its environment.
 
     In a file system that no host shares with another, as it may a home directory. Raises `OSError`
     where it cannot be made, or somebody else has made it.

@@ -161,7 +161,9 @@ def run_in_turn(
             boots: Mapping[str, BootFiles | HarnessError] = {side.image.name: side.boot}
             qemus: Mapping[str, Qemu | HarnessError] = {side.choice.name: side.qemu}
             opened[label] = pools.enter_context(
-                run_pool(results, side.options, boots, qemus, 1, observers, request, note)
+                run_pool(
+                    results, side.options, boots, qemus, 1, observers, request, note, alone=True
+                )
             )
         for side, run in runs:
             if request.made:

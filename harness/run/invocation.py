@@ -67,11 +67,13 @@ def run_pool(
     observers: Sequence[Callable[[str, Event], None]] = (),
     request: StopRequest | None = None,
     note: Callable[[str], None] = LOG.info,
+    *,
+    alone: bool = False,
 ) -> Iterator[RunPool]:
     """Open a pool that records into `results` and passes each event to the observers.
 
-    `note` takes what the user should know of runs that have not begun. An observer that raises is
-    dropped; the runs go on. Raises `RecordError`.
+    `note` takes what the user should know of runs that have not begun; `alone` as in `RunPool`. An
+    observer that raises is dropped; the runs go on. Raises `RecordError`.
     """
     _allow_descriptors()
     recorder = Recorder(results)
@@ -91,7 +93,7 @@ def run_pool(
     bench = Bench(
         options=options, results=results, qemus=qemus, emit=emit, cancelled=request.cancelled
     )
-    with recorder, RunPool(bench, boots, jobs, note) as pool:
+    with recorder, RunPool(bench, boots, jobs, note, alone=alone) as pool:
         yield pool
 
 

@@ -23,6 +23,7 @@ from harness.machine.process import stop_all
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import Judged
 from harness.run.host_memory import HostMemory
+from harness.run.host_turn import HostTurn
 from harness.run.plan import PlannedRun
 from harness.run.runner import Bench, give_up, run_scenario
 from harness.scenario.model import Guest, Scenario
@@ -132,12 +133,17 @@ class RunPool:
         boots: Mapping[str, BootFiles | HarnessError],
         jobs: int | None,
         note: Callable[[str], None] = LOG.info,
+        *,
+        alone: bool = False,
     ) -> None:
-        """`note`: takes what the user should know of runs that wait."""
+        """`note`: takes what the user should know of runs that wait; `alone`: each run is a
+        measurement, beside which no other guest runs on this host."""
         self._bench = bench
         self._boots = boots
         self._admission = Admission(Room.of_host())
         self._host = HostMemory(lambda: Room.of_host().memory, note=note)
+        self._turn = HostTurn(note=note)
+        self._alone = alone
         self._note = note
         self._most = guests_at_once(jobs)
         self._threads: list[threading.Thread] = []
@@ -180,9 +186,13 @@ class RunPool:
     def _run(self, run: PlannedRun) -> Judged:
         boot = self._boots[run.image.name]
         size = Room.for_scenario(run.scenario).memory
+        alone = self._alone or run.scenario.times_the_guest
         try:
-            with self._admission.admit(run.scenario), contextlib.ExitStack() as end:
+            with contextlib.ExitStack() as end:
                 try:
+                    # First, so that whoever waits for its turn keeps nothing from others.
+                    end.enter_context(self._turn.take(alone=alone, cancelled=self._bench.cancelled))
+                    end.enter_context(self._admission.admit(run.scenario))
                     end.enter_context(self._host.reserve(size, self._bench.cancelled))
                 except DeadlineError as error:
                     boot = error

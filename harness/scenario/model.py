@@ -229,6 +229,11 @@ class Scenario(Part):
         return any(step.breaks_connection for _loc, step in unrolled(self.steps))
 
     @property
+    def times_the_guest(self) -> bool:
+        """Whether a step measures how fast the guest is."""
+        return any(step.times_the_guest for _loc, step in unrolled(self.steps))
+
+    @property
     def expected_seconds(self) -> float:
         """Estimated duration from its steps, used to order scenarios."""
         memory = self.guest.memory

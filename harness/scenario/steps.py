@@ -75,6 +75,8 @@ class Verb(Part, ABC):
     """Whether QEMU must run in its own memory control group, if the host allows one."""
     moves_memory: ClassVar[bool] = False
     """Whether it allocates, frees or moves guest memory, which makes an earlier audit outdated."""
+    times_the_guest: ClassVar[bool] = False
+    """Whether it measures how fast the guest is, so that no other guest must run on the host."""
     verifies: ClassVar[bool] = False
     """Whether it compares held memory with what was written to it."""
     holds_steps: ClassVar[bool] = False

@@ -38,6 +38,7 @@ from harness.observe.ram_layout import RamLayout
 from harness.observe.residency import HostResidency
 from harness.observe.sampler import Sampler
 from harness.record.events import Sample
+from harness.run.host_turn import HELD, HostTurn
 from harness.units import GIB, MIB, format_size
 
 HARNESS = (sys.executable, "-m", "harness")
@@ -281,11 +282,13 @@ def main(names: list[str]) -> int:
         say(f"no section is called {', '.join(unknown)}; sections are: {', '.join(SECTIONS)}")
         return 2
     rows: list[Row] = []
-    for name in names or SECTIONS:
-        try:
-            rows += SECTIONS[name]()
-        except (HarnessError, subprocess.SubprocessError) as error:
-            rows.append(Row(name, f"not measured: {error}".splitlines()[0], "", reached=False))
+    with HostTurn(note=say).take(alone=True, cancelled=threading.Event()):
+        os.environ[HELD] = "1"
+        for name in names or SECTIONS:
+            try:
+                rows += SECTIONS[name]()
+            except (HarnessError, subprocess.SubprocessError) as error:
+                rows.append(Row(name, f"not measured: {error}".splitlines()[0], "", reached=False))
     print(f"{machine()}\n\n| what | measured | reach | |\n|---|---|---|---|")
     for row in rows:
         mark = "" if not row.reach else "reached" if row.reached else "**not reached**"

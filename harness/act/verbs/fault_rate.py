@@ -20,6 +20,7 @@ class MeasureFaults(Verb):
     """
 
     verb: ClassVar[str] = "fault_rate"
+    times_the_guest: ClassVar[bool] = True
     by: Literal["process", "thread"] = "process"
     """Whether each vCPU runs its own process, or a thread of one process."""
     pages: Literal["base", "huge"] = "base"
