@@ -16,15 +16,18 @@ from harness.record.events import (
     Event,
     GuestReady,
     NoiseRead,
+    Pictured,
 )
 from harness.record.facts import HostNoise
 from harness.record.recorded_run import RecordedRun
-from harness.record.run_directory import audit_path
+from harness.record.run_directory import PICTURE_NUMBER, audit_path
 from harness.record.told_findings import told_findings
 from harness.report.expected import Expected, run_expectations
 from harness.report.summary import RunSummary, build_summary
 from harness.units import PAGE_SIZE, format_size
 from harness.verdict.expressions import format_measure
+
+REPORTED = "reported since the peak"
 
 MOST_FINDING_LINES = 40
 """Lines shown of a console finding; console.log has the rest."""
@@ -32,6 +35,7 @@ MOST_FINDING_LINES = 40
 _LEDGERS = (
     ("freed_bytes", "the guest freed"),
     ("reclaimable_bytes", "of it in blocks that can be reported"),
+    (REPORTED, "the guest reported"),
     ("discarded_bytes", "QEMU discarded"),
     ("reclaimed_bytes", "the host got back"),
 )
@@ -160,7 +164,8 @@ def _ledgers(measures: Mapping[str, float], events: Sequence[Event]) -> tuple[Ba
     """Return the ledgers since the latest free; empty without one."""
     if not any(isinstance(event, ChurnFreed) for event in events):
         return ()
-    taken = [(label, measures[name]) for name, label in _LEDGERS if name in measures]
+    sizes = {**measures, **_reported_since_peak(events)}
+    taken = [(label, sizes[name]) for name, label in _LEDGERS if name in sizes]
     longest = max((value for _label, value in taken), default=0)
     if longest <= 0:
         return ()
@@ -169,9 +174,32 @@ def _ledgers(measures: Mapping[str, float], events: Sequence[Event]) -> tuple[Ba
     )
 
 
+def _reported_since_peak(events: Sequence[Event]) -> dict[str, float]:
+    """Return what more was reported at the last audit than at the peak.
+
+    Empty unless the only free lies between the two.
+    """
+    told = [event for event in events if isinstance(event, Audited | Pictured | ChurnFreed)]
+    kinds = [type(event) for event in told]
+    if kinds.count(ChurnFreed) != 1 or Pictured not in kinds:
+        return {}
+    peak, last = told[kinds.index(Pictured)], told[-1]
+    freed = kinds.index(ChurnFreed)
+    if not isinstance(peak, Pictured) or not isinstance(last, Audited):
+        return {}
+    if kinds.index(Pictured) > freed:
+        return {}
+    return {REPORTED: float(last.report.total.reported - peak.report.total.reported)}
+
+
 def _audits(run: RecordedRun) -> Iterator[AuditView]:
+    """Yield the audits and the picture at the peak, in the order in which they were taken."""
     audits = [event for event in run.events if isinstance(event, Audited)]
-    for number, event in enumerate(audits, 1):
+    numbers = {id(event): number for number, event in enumerate(audits, 1)}
+    for event in run.events:
+        if not isinstance(event, Audited | Pictured):
+            continue
+        number = numbers.get(id(event), PICTURE_NUMBER)
         drawn, trouble = None, ""
         try:
             inputs = load_audit(audit_path(run.directory, number, event.name), event.sha256)
@@ -181,7 +209,7 @@ def _audits(run: RecordedRun) -> Iterator[AuditView]:
         yield AuditView(
             name=event.name,
             at=f"{event.report.at:.1f} s",
-            shown=number in (1, len(audits)),
+            shown=number in (PICTURE_NUMBER, 1, len(audits)),
             map=drawn,
             trouble=trouble,
             zones=_zone_table(event.report),

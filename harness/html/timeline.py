@@ -17,6 +17,7 @@ from harness.record.events import (
     Event,
     GuestReady,
     PhaseStarted,
+    Pictured,
     Sample,
 )
 from harness.units import format_size
@@ -48,14 +49,19 @@ class Curve:
     label: str
     points: str
     """`x,y x,y ...` for a polyline, without samples that lack the quantity."""
-    filled: bool = False
-    """Whether the area below it is filled."""
+    style: str = "line"
+    """`line`; `area`, which is filled down to the axis; or `dots`, for readings far apart."""
 
     @property
     def area(self) -> str:
         """The points of a polygon down to the axis."""
         first, last = (self.points.split()[end].split(",")[0] for end in (0, -1))
         return f"{first},{HEIGHT:g} {self.points} {last},{HEIGHT:g}"
+
+    @property
+    def dots(self) -> str:
+        """The points as an SVG path of dots."""
+        return "".join(f"M{point}h0" for point in self.points.split())
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,10 @@ class Timeline:
 
 
 _CURVES = (
-    ("guest-used", "used by the guest, the rest is free", True),
-    ("held", "held by the host", False),
-    ("huge", "of it in huge pages", False),
-    ("lazyfree", "of it lazily free", False),
+    ("guest-used", "used by the guest, the rest is free", "area"),
+    ("held", "held by the host", "line"),
+    ("huge", "of it in huge pages", "dots"),
+    ("lazyfree", "of it lazily free", "dots"),
 )
 
 
@@ -143,20 +149,24 @@ def draw_timeline(events: Sequence[Event]) -> Timeline | None:
     times = [sample.t for sample in samples]
     step = -(-len(samples) // MOST_POINTS)
     curves = [
-        Curve(name, label, _points(times[::step], values[name][::step], end, top), filled)
-        for name, label, filled in _CURVES
+        Curve(name, label, _points(times[::step], values[name][::step], end, top), style)
+        for name, label, style in _CURVES
         if any(value is not None for value in values[name][::step])
     ]
     predicted = _predicted(events, end, top)
     if predicted:
-        curves.insert(0, Curve("predicted", "expected of one free list, pass by pass", predicted))
+        curves.insert(
+            0, Curve("predicted", "expected of one free list, pass by pass", predicted, "area")
+        )
     discards, discarded = _discards(samples[::step], end)
     return Timeline(
         end=end,
         top=top,
         curves=tuple(curves),
         bands=tuple(_bands(events, end)),
-        audits=tuple(_mark(event, end, top) for event in events if isinstance(event, Audited)),
+        audits=tuple(
+            _mark(event, end, top) for event in events if isinstance(event, Audited | Pictured)
+        ),
         seconds=tuple(
             Tick(_part(at, end), f"{at:g} s") for at in _multiples(_step(end / _TICKS), end)
         ),
@@ -173,7 +183,7 @@ def _unless_empty(values: list[int | None]) -> list[int | None]:
     return values if any(values) else [None] * len(values)
 
 
-def _mark(event: Audited, end: float, top: float) -> AuditMark:
+def _mark(event: Audited | Pictured, end: float, top: float) -> AuditMark:
     cells = event.report.total
     used = cells.used_resident + cells.used_absent
     sizes = ((used, "used"), (cells.free, "free"), (cells.reported, "reported"))
@@ -181,7 +191,7 @@ def _mark(event: Audited, end: float, top: float) -> AuditMark:
     return AuditMark(
         left=_part(event.report.at, end),
         top=1 - min(1.0, cells.reported / top),
-        text=f"audit {event.name}: {said}",
+        text=f"{event.name}: {said}",
     )
 
 

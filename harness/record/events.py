@@ -30,6 +30,7 @@ from harness.record.step_events import (
     GuestMoved,
     Measured,
     OrderRead,
+    Pictured,
     Pressed,
     Raced,
     Settled,
@@ -61,6 +62,7 @@ __all__ = [
     "NoiseRead",
     "OrderRead",
     "PhaseStarted",
+    "Pictured",
     "Pressed",
     "Raced",
     "RunStarted",
@@ -302,6 +304,7 @@ Event = Annotated[
     | ChurnVerified
     | Settled
     | Audited
+    | Pictured
     | Pressed
     | DriverChanged
     | Measured

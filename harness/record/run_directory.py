@@ -8,6 +8,10 @@ from harness.errors import RecordError
 _PARTS = ("samples", "audits")
 
 
+PICTURE_NUMBER = 0
+"""Of the picture at the peak (`harness.record.events.Pictured`) among the audits' files."""
+
+
 def audit_path(directory: Path, number: int, name: str) -> Path:
     """Return the path of an audit's file; `number` counts the run's audits from 1."""
     return directory / "audits" / f"{number:02}-{name}.npz"

@@ -95,6 +95,18 @@ class Audited:
 
 
 @dataclass(frozen=True)
+class Pictured:
+    """The pages were read while memory was held, for the report alone; nothing is judged by it."""
+
+    t: float
+    name: str
+    report: AuditReport
+    sha256: str
+    """Checksum of the file, `audits/00-NAME.npz`."""
+    kind: Literal["pictured"] = "pictured"
+
+
+@dataclass(frozen=True)
 class Pressed:
     """The host was put under pressure to reclaim memory from QEMU."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictInt
 
 from harness.act.guest import Guest, Kept
+from harness.act.picture import take_picture
 from harness.errors import ScenarioError
 from harness.guest.churn_client import ChurnSession
 from harness.guest.counter_stream import read_counters
@@ -25,13 +26,21 @@ USUAL_RATE = 128 * MIB
 
 SLACK_SECONDS = 10.0
 
+PICTURE_SECONDS = 1.0
+"""A hold of this length has room for reading a guest's pages twice, which takes 0.1 to 0.6 s under
+TCG."""
+
 FreeWhat = Literal["all", "half-of-blocks", "half-of-pages", "huge-page-tails"]
 
 HOLDS = "memory is held"
 
 
 class Churn(Verb):
-    """Fills memory with a seeded pattern, holds it, verifies every word, and frees it."""
+    """Fills memory with a seeded pattern, holds it, verifies every word, and frees it.
+
+    While the first churn of a run holds memory for 1 s or longer, a picture of all pages is taken
+    for the report.
+    """
 
     verb: ClassVar[str] = "churn"
     moves_memory: ClassVar[bool] = True
@@ -90,7 +99,11 @@ class Churn(Verb):
         )
         record.add(ChurnHeld(record.now(), bytes=tool.held, seconds=tool.fill_seconds))
         guest.phase("hold", f"{format_size(size)} for {self.hold:g} s")
-        guest.vm.sleep_alive(self.hold)
+        until = record.now() + self.hold
+        if self.hold >= PICTURE_SECONDS and not held.pictured:
+            held.pictured = True
+            take_picture(guest, "peak", (tool.pid,))
+        guest.vm.sleep_alive(max(0.0, until - record.now()))
         Verify().perform(guest)
         _free(guest, self.free, self.order)
 
@@ -153,6 +166,8 @@ class Held(Kept):
 
     def __init__(self) -> None:
         self.tool: ChurnSession | None = None
+        self.pictured = False
+        """Whether a picture of the pages was taken."""
         self.patterns = 0
         """Number of patterns written, each with its own seed."""
 

@@ -3,17 +3,20 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from fake_guest import FakeGuest
 from fake_process import FakeProcess
-from guest_words import churn, counters
-from run_builders import mapping, zone
+from guest_words import churn, counters, page_rounds
+from run_builders import BLOCK, BLOCKS, mapping, zone
 
 from harness.act.verbs.churn import SLACK_SECONDS, SLOWEST_RATE, Churn, Held, Release, Verify
-from harness.errors import DeadlineError, GuestError, ScenarioError
-from harness.record.events import ChurnFreed, ChurnHeld, ChurnVerified
+from harness.errors import DeadlineError, GuestError, ObserveError, ScenarioError
+from harness.kernel.pages import GuestState, HostState
+from harness.record.audit_file import load_audit
+from harness.record.events import Audited, ChurnFreed, ChurnHeld, ChurnVerified, Pictured
 from harness.record.facts import DiscardTotals, HostMapping
-from harness.units import MIB
+from harness.units import MIB, PAGE_SIZE
 
 HALF = 128 * MIB
 
@@ -22,6 +25,9 @@ def tool(guest: FakeGuest, process: FakeProcess) -> FakeProcess:
     """The guest's churn tool is this."""
     guest.vm.says["counters --once"] = counters([zone()])
     guest.vm.says["fpr-guest churn"] = process
+    used = np.full(BLOCK * BLOCKS, GuestState.USED, np.uint8)
+    guest.vm.says["fpr-guest pages"] = lambda _command: page_rounds([used])
+    guest.host.host = np.full(BLOCK * BLOCKS, HostState.RESIDENT, np.uint8)
     return process
 
 
@@ -40,6 +46,38 @@ def test_a_round_writes_holds_verifies_and_frees(guest: FakeGuest) -> None:
     assert freed.zones_before == (zone(),)
     assert process.closed
     assert guest.kept(Held).tool is None
+
+
+def test_the_first_churn_leaves_a_picture_of_the_pages_at_their_peak(guest: FakeGuest) -> None:
+    for _round in range(2):
+        tool(guest, churn(HALF))
+        Churn.model_validate({"size": "50%"}).perform(guest)
+    (picture,) = guest.recorded(Pictured)
+    assert "fpr-guest pages --held-by 77" in guest.vm.commands
+    kept = load_audit(guest.directory / "audits" / "00-peak.npz", picture.sha256)
+    assert kept.reduce()[0] == picture.report
+    assert picture.report.total.used_resident == BLOCK * BLOCKS * PAGE_SIZE
+    first, second = guest.recorded(ChurnVerified)
+    held = guest.recorded(ChurnHeld)
+    assert first.t - held[0].t == pytest.approx(second.t - held[1].t, abs=0.3), "hold is as long"
+    assert guest.recorded(Audited) == []
+
+
+def test_no_picture_where_there_is_no_time_for_it_or_the_host_cannot_be_read(
+    guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool(guest, churn(HALF))
+    Churn.model_validate({"size": "50%", "hold": "500ms"}).perform(guest)
+    assert not any("fpr-guest pages" in command for command in guest.vm.commands)
+
+    def gone(*_arguments: object) -> None:
+        raise ObserveError("cannot read pagemap")
+
+    monkeypatch.setattr("harness.act.picture.take_audit", gone)
+    tool(guest, churn(HALF))
+    Churn.model_validate({"size": "50%"}).perform(guest)
+    assert len(guest.recorded(ChurnVerified)) == 2
+    assert guest.recorded(Pictured) == []
 
 
 def test_what_the_host_loses_after_the_baseline_has_its_discard(
@@ -113,7 +151,7 @@ def test_where_the_connection_will_break_the_tool_is_detached(guest: FakeGuest) 
     guest.detached = True
     guest.vm.says["counters --once"] = counters([zone()])
     process = guest.vm.says["exec cat >/run/churn.in"] = churn(HALF)
-    Churn.model_validate({"size": "50%"}).perform(guest)
+    Churn.model_validate({"size": "50%", "hold": "0ms"}).perform(guest)
     assert "setsid fpr-guest churn" in guest.vm.commands[0]
     assert process.written[-1] == "exit\n"
 

@@ -168,6 +168,15 @@ def test_curves_lie_where_the_samples_say() -> None:
     assert set(curves) == {"held", "guest-used"}, "lazily free memory was never there"
 
 
+def test_what_exact_readings_alone_know_is_drawn_as_dots() -> None:
+    exact = [replace(sample(n), huge=n * MIB, lazyfree=0) for n in (0, 512)]
+    drawn = draw_timeline([READY, exact[0], sample(5.0), exact[1]])
+    assert drawn is not None
+    (huge,) = [curve for curve in drawn.curves if curve.style == "dots"]
+    assert huge.name == "huge", "nothing was lazily free"
+    assert huge.dots == f"M0.0,{HEIGHT}h0M{WIDTH},{HEIGHT / 2}h0"
+
+
 def test_a_run_without_samples_has_no_timeline() -> None:
     assert draw_timeline([READY, sample(1.0)]) is None
 
@@ -193,7 +202,7 @@ def test_an_audit_marks_what_was_reported_then() -> None:
     assert drawn is not None
     (mark,) = drawn.audits
     assert mark.left == 0.5
-    assert mark.text.startswith("audit after: ")
+    assert mark.text.startswith("after: ")
     assert mark.text.endswith(" 15B reported")
 
 

@@ -40,7 +40,7 @@ from harness.record.folding import _after, fold
 from harness.record.history import History
 from harness.units import MIB
 
-NO_PART_OF_IT = {"judged", "stack-decoded"}
+NO_PART_OF_IT = {"judged", "pictured", "stack-decoded"}
 """Events that no measure and no verdict rests on."""
 
 
