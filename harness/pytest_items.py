@@ -12,8 +12,9 @@ from harness.act.discover import VERBS
 from harness.errors import ScenarioFileError, UsageError
 from harness.image.definition import load_definitions
 from harness.image.qemu_definition import load_qemus
-from harness.record.events import GuestReady, Judged
+from harness.record.events import GuestReady, Judged, RunStarted
 from harness.record.facts import Verdict
+from harness.record.run_plan import Quarantined
 from harness.run.plan import PlannedRun, choose_images, plan_runs
 from harness.run.qemus import choose_qemus
 from harness.run.shards import Shard, runs_of_shard
@@ -63,8 +64,8 @@ class ScenarioItem(pytest.Item):
         self.future: Future[Judged]
         self.guest: GuestReady | None = None
         """The guest that ran, if one answered."""
-        self.began = ""
-        """When the run began: UTC, ISO 8601."""
+        self.started: RunStarted | None = None
+        """The last attempt at it."""
         for tag in run.scenario.tags:
             self.config.addinivalue_line("markers", f"{tag}: scenario tag")
             self.add_marker(tag)
@@ -77,20 +78,33 @@ class ScenarioItem(pytest.Item):
         if judged.verdict is Verdict.SKIP:
             pytest.skip(safe_line(judged.reason))
         if judged.verdict in (Verdict.ERROR, Verdict.MISS):
-            pytest.fail(self._message(judged), pytrace=False)
+            self._fail(judged)
 
     def runtest(self) -> None:
         judged = self.future.result()
         if judged.verdict is Verdict.FAIL:
-            pytest.fail(self._message(judged), pytrace=False)
+            self._fail(judged)
+
+    @property
+    def _quarantine(self) -> Quarantined | None:
+        plan = self.started.plan if self.started is not None else None
+        return plan.quarantine if plan is not None else None
+
+    def _fail(self, judged: Judged) -> None:
+        """Fail the test; one in quarantine is known to fail."""
+        if self._quarantine is not None:
+            pytest.xfail(safe_text(f"{self._quarantine}: {self._message(judged)}"))
+        pytest.fail(self._message(judged), pytrace=False)
 
     def _describe(self, judged: Judged) -> None:
         """Set the properties that the test has in `--junitxml`."""
         known = {"image": self.run.image.name, "verdict": str(judged.verdict)}
         if judged.cause is not None:
             known["cause"] = str(judged.cause)
-        if self.began:
-            known["began"] = self.began
+        if self.started is not None:
+            known["began"] = self.started.wall
+        if (quarantine := self._quarantine) is not None:
+            known["quarantine"] = str(quarantine)
         if self.guest is not None:
             known |= {
                 "kernel": self.guest.kernel,

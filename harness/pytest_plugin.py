@@ -123,7 +123,7 @@ class ScenarioSession:
         self._pool: RunPool | None = None
         self._futures: dict[str, Future[Judged]] = {}
         self._guests: dict[str, GuestReady] = {}
-        self._began: dict[str, str] = {}
+        self._started: dict[str, RunStarted] = {}
         self._resources = ExitStack()
         self._github = GithubStep()
         self._view: ProgressView | None = None
@@ -235,7 +235,7 @@ class ScenarioSession:
             with self._view or nullcontext():
                 wait([item.future])
             item.guest = self._guests.get(item.run.run_id)
-            item.began = self._began.get(item.run.run_id, "")
+            item.started = self._started.get(item.run.run_id)
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -258,7 +258,7 @@ class ScenarioSession:
         if isinstance(event, GuestReady):
             self._guests[run_id] = event
         elif isinstance(event, RunStarted):
-            self._began[run_id] = event.wall
+            self._started[run_id] = event
 
     # --- xdist: the controller makes the results directory and follows results.jsonl ------------
 

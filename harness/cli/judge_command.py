@@ -15,7 +15,7 @@ from harness.record.older_results import asked_of
 from harness.record.reaudit import audit_again
 from harness.record.recorded_run import RecordedRun, read_runs
 from harness.report.sink import LastingSink
-from harness.report.summary import build_summary, exit_status
+from harness.report.summary import RunSummary, build_summary, status_of
 from harness.report.terminal import print_table
 from harness.scenario.expectations import unknown_names
 from harness.verdict.rejudge import Terms, judge_again, parse_expectation
@@ -42,7 +42,7 @@ def execute(options: argparse.Namespace) -> int:
     expected = _expected(options.expect, runs)
     terms = {id(run): _terms(run, others, expected) for run in runs}
     output = LastingSink(sys.stdout)
-    verdicts = []
+    counted: list[RunSummary] = []
     for directory, found in recorded:
         lines: list[tuple[str, Event]] = []
         remarks: list[str] = []
@@ -50,13 +50,14 @@ def execute(options: argparse.Namespace) -> int:
             events, judged, said = _judge(run, terms[id(run)])
             lines += [(run.run_id, event) for event in (*events, judged)]
             remarks += [f"{run.run_id}: {text}" for text in said]
-            verdicts.append(judged.verdict)
         if any(run.started.schema == 1 for run in found):
             remarks.append(OLDER)
-        print_table(build_summary(lines), directory, output)
+        summary = build_summary(lines)
+        counted += summary.runs
+        print_table(summary, directory, output)
         for remark in remarks:
             print(f"note: {remark}", file=output)
-    return exit_status(verdicts)
+    return status_of(counted)
 
 
 def _judge(run: RecordedRun, terms: Terms) -> tuple[Sequence[Event], Judged, list[str]]:

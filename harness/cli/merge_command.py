@@ -10,7 +10,7 @@ from harness.record.reader import RESULTS_NAME, read_events
 from harness.record.results_directory import make_results_directory
 from harness.report.junit import write_junit
 from harness.report.sink import LastingSink
-from harness.report.summary import build_summary, exit_status, write_summary
+from harness.report.summary import build_summary, status_of, write_summary
 from harness.report.terminal import print_table
 
 FAILED = 1
@@ -29,7 +29,7 @@ def execute(options: argparse.Namespace) -> int:
     write_summary(summary, results / "summary.json")
     write_junit(events, results / "junit.xml")
     print_table(summary, results, LastingSink(sys.stdout))
-    status = exit_status(run.verdict for run in summary.runs)
+    status = status_of(summary.runs)
     missing = missing_shards(parts)
     if missing:
         print(

@@ -2,6 +2,7 @@
 """Options that several commands and the pytest plugin share."""
 
 import argparse
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,14 @@ def _declare_patience_options(add: Callable[..., Any]) -> None:
         "0 to 2; a FAIL never (default: 0)",
     )
 
+    add(
+        "--quarantine",
+        type=Path,
+        metavar="FILE",
+        help="a YAML file of runs that go on and are shown and do not make the exit status: "
+        "scenario, owner, link, expires (docs/nights.md)",
+    )
+
 
 def declare_history_option(add: Callable[..., Any]) -> None:
     """Declare the history that `trend` reads."""
@@ -286,13 +295,16 @@ def check_paths(options: Any) -> None:
 def run_options(options: Any) -> "RunOptions":
     """Turn parsed options (argparse's namespace or pytest's) into `RunOptions`.
 
-    Raises `UsageError`.
+    Raises `UsageError`, and `ScenarioFileError` for the file of `--quarantine`.
     """
     # Imported here to keep commands that run nothing fast.
     from harness.run.plan import RunOptions
+    from harness.run.quarantine import Quarantine, load_quarantine
 
     if options.modules is not None and options.kernel is None:
         raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")
+    quarantine: Path | None = getattr(options, "quarantine", None)
+    today = datetime.datetime.now(datetime.UTC).date()
     return RunOptions(
         accel=options.accel,
         kernel=options.kernel,
@@ -300,5 +312,6 @@ def run_options(options: Any) -> "RunOptions":
         keep_failed=60.0 * getattr(options, "keep_failed", 0.0),
         overrides=tuple(getattr(options, "overrides", ())),
         retry=getattr(options, "retry", 0),
+        quarantine=load_quarantine(quarantine, today) if quarantine else Quarantine(),
         shard=getattr(options, "shard", None) or "",
     )

@@ -150,6 +150,8 @@ def _facts(run: RecordedRun, summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "host", ", ".join(f"{name} {value}" for name, value in run.started.host.items())
     yield "began", run.started.wall
     yield "took", f"{summary.seconds:.1f} s"
+    if summary.quarantine is not None:
+        yield "quarantine", str(summary.quarantine)
     if run.started.attempt > 1:
         yield "attempt", str(run.started.attempt)
 

@@ -8,6 +8,19 @@ from harness.record.asked import Asked
 
 
 @dataclass(frozen=True)
+class Quarantined:
+    """An entry of a quarantine file: who sees to a run that is known to fail."""
+
+    owner: str
+    link: str
+    expires: str
+    """The last day: ISO 8601."""
+
+    def __str__(self) -> str:
+        return f"in quarantine until {self.expires} ({self.owner}, {self.link})"
+
+
+@dataclass(frozen=True)
 class RunPlan:
     """A scenario as it was run."""
 
@@ -31,3 +44,5 @@ class RunPlan:
     """Options that the configuration of that tree sets, without CONFIG_; empty: no such tree."""
     shard: str = ""
     """`I/N` if this is a run of the I-th of N parts of an invocation; empty: it was not divided."""
+    quarantine: Quarantined | None = None
+    """The entry of `--quarantine` that holds for it: the exit status leaves it out."""

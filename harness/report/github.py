@@ -27,6 +27,9 @@ MOST_SUMMARY_BYTES = 1 << 20
 _KINDS = {Verdict.FAIL: "error", Verdict.ERROR: "error", Verdict.MISS: "warning"}
 _MARKS = re.compile(r"([\\`*_\[\]|~#])")
 
+_KNOWN = "notice"
+"""Of runs in quarantine, which do not make the exit status."""
+
 
 def in_actions(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is a step of a GitHub workflow."""
@@ -59,10 +62,8 @@ def commands_stopped(
 def annotations(runs: Sequence[RunSummary]) -> str:
     """Return workflow commands, a line each: the gravest first, as many of a kind as are shown."""
     lines: list[str] = []
-    for kind in dict.fromkeys(_KINDS.values()):
-        found = [
-            run for verdict in _KINDS if _KINDS[verdict] == kind for run in _with(runs, verdict)
-        ]
+    for kind in (*dict.fromkeys(_KINDS.values()), _KNOWN):
+        found = [run for verdict in _KINDS for run in _with(runs, verdict) if _kind(run) == kind]
         shown = found if len(found) <= MOST_ANNOTATIONS else found[: MOST_ANNOTATIONS - 1]
         lines += [_annotation(kind, run) for run in shown]
         if len(found) > len(shown):
@@ -71,15 +72,19 @@ def annotations(runs: Sequence[RunSummary]) -> str:
     return "".join(lines)
 
 
+def _kind(run: RunSummary) -> str | None:
+    return _KINDS.get(run.verdict) if run.quarantine is None else _KNOWN
+
+
 def _with(runs: Sequence[RunSummary], verdict: Verdict) -> list[RunSummary]:
     return [run for run in runs if run.verdict is verdict]
 
 
 def _annotation(kind: str, run: RunSummary) -> str:
-    cause = f" {run.cause}" if run.cause else ""
     where = ", ".join(part for part in (run.kernel, run.accel) if part)
-    title = f"{run.verdict}{cause} {run.run_id}" + (f" ({where})" if where else "")
-    message = "\n".join(safe_line(line) for line in (run.reason, run.hint) if line)
+    title = f"{run.outcome} {run.run_id}" + (f" ({where})" if where else "")
+    known = str(run.quarantine) if run.quarantine is not None else ""
+    message = "\n".join(safe_line(line) for line in (run.reason, known, run.hint) if line)
     return f"::{kind} title={_property(safe_line(title))}::{_message(message)}\n"
 
 
@@ -99,8 +104,8 @@ def step_summary(summary: Summary) -> str:
     text = f"### fpr-harness: {told or 'no run'}\n\n"
     for verdict in (Verdict.FAIL, Verdict.ERROR, Verdict.MISS, Verdict.SKIP):
         for run in _with(runs, verdict):
-            cause = f" {run.cause}" if run.cause else ""
-            text += f"- **{verdict}{cause}** {_cell(run.run_id)}: {_cell(run.reason)}\n"
+            text += f"- **{run.outcome}** {_cell(run.run_id)}: {_cell(run.reason)}"
+            text += f" ({_cell(str(run.quarantine))})\n" if run.quarantine is not None else "\n"
     head = "| run | kernel | QEMU | accel | verdict | freed | reclaimed | took |\n"
     text += f"\n<details><summary>{len(runs)} runs</summary>\n\n{head}|{'---|' * 8}\n"
     rows = [_row(run) for run in runs]

@@ -60,6 +60,7 @@ def _case(run: RunSummary, results: Path) -> ElementTree.Element:
         "qemu": run.qemu,
         "image": run.image,
         "began": run.wall or None,
+        "quarantine": str(run.quarantine) if run.quarantine is not None else None,
         "attempts": str(run.attempt) if run.attempt > 1 else None,
     }
     properties = ElementTree.SubElement(case, "properties")
@@ -69,7 +70,10 @@ def _case(run: RunSummary, results: Path) -> ElementTree.Element:
     element = _ELEMENTS.get(run.verdict)
     if element is not None:
         kind = run.cause or run.verdict
-        outcome = ElementTree.SubElement(case, element, message=safe_line(run.reason), type=kind)
+        message = run.reason
+        if run.quarantine is not None:
+            element, message = "skipped", f"{run.quarantine}: {run.outcome}: {run.reason}"
+        outcome = ElementTree.SubElement(case, element, message=safe_line(message), type=kind)
         told = (run.reason, *run.failed, run.hint)
         outcome.text = safe_text("\n".join(line for line in told if line))
     lines = [f"verdict: {run.verdict}", f"evidence: {results / run.run_id}"]

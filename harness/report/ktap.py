@@ -13,6 +13,7 @@ from harness import __version__
 from harness.record.facts import Verdict
 from harness.report.expected import Expected
 from harness.report.exported import ExportedRun
+from harness.report.summary import RunSummary
 from harness.safe_text import safe_line, safe_text
 
 MOST_FINDING_LINES = 40
@@ -39,7 +40,7 @@ def _lines(runs: Sequence[ExportedRun]) -> Iterator[str]:
             yield from (f"  {line}" for line in _within(run, name))
         else:
             yield from _diagnostics(name, _about(run))
-        yield _result(number, name, run.summary.verdict, run.summary.reason)
+        yield _result(number, name, run.summary, run.summary.reason)
 
 
 def _within(run: ExportedRun, name: str) -> Iterator[str]:
@@ -50,7 +51,7 @@ def _within(run: ExportedRun, name: str) -> Iterator[str]:
     yield from _diagnostics(name, _about(run))
     summary = run.summary
     why = f"{summary.cause or ''} {summary.reason}".strip()
-    yield _result(1, "verdict", summary.verdict, why)
+    yield _result(1, "verdict", summary, why)
     for number, expected in enumerate(run.expected, 2):
         yield _expectation(number, expected)
 
@@ -78,11 +79,14 @@ def _harmless(line: str) -> str:
     return _ENDS.sub(lambda found: found[0].replace(" ", "_"), line)
 
 
-def _result(number: int, name: str, verdict: Verdict, reason: str) -> str:
+def _result(number: int, name: str, run: RunSummary, reason: str) -> str:
+    verdict = run.verdict
     if verdict in (Verdict.PASS, Verdict.DONE):
         return f"ok {number} {name}"
     if verdict is Verdict.SKIP:
         return f"ok {number} {name} # SKIP {_data(reason)}".rstrip()
+    if run.quarantine is not None:
+        return f"not ok {number} {name} # XFAIL {_data(f'{run.quarantine}: {reason}')}"
     if verdict is Verdict.FAIL:
         return f"not ok {number} {name} # {_data(reason)}".rstrip(" #")
     return f"not ok {number} {name} # ERROR {verdict}: {_data(reason)}"

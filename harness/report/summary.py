@@ -3,13 +3,14 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import InterruptedRunError
 from harness.record.events import Broke, Event, GuestReady, Judged, RunStarted
 from harness.record.facts import Cause, Verdict
 from harness.record.results_directory import write_whole
+from harness.record.run_plan import Quarantined
 
 SCHEMA = 1
 
@@ -46,8 +47,15 @@ class RunSummary:
     """Name of the QEMU on the command line. Not in summary.json."""
     discard: str | None = None
     """The host's discard policy, `dontneed` or `free`. Not in summary.json."""
+    quarantine: Quarantined | None = None
+    """Who sees to it, if it does not make the exit status."""
     wall: str = ""
     """When it began: UTC, ISO 8601. Not in summary.json."""
+
+    @property
+    def outcome(self) -> str:
+        """Its verdict and cause in words."""
+        return f"{self.verdict} {self.cause}" if self.cause else str(self.verdict)
 
     @property
     def stopped_early(self) -> bool:
@@ -78,6 +86,7 @@ def build_summary(events: Iterable[tuple[str, Event]]) -> Summary:
                 event.attempt,
                 qemu=event.qemu_version or None,
                 qemu_name=event.qemu,
+                quarantine=event.plan.quarantine if event.plan is not None else None,
                 wall=event.wall,
             )
         elif run_id in runs:
@@ -131,6 +140,7 @@ def _as_json(run: RunSummary) -> dict[str, object]:
         "seconds": round(run.seconds, 3),
         "measures": {name: plain_number(name, value) for name, value in run.measures.items()},
         **({"attempts": run.attempt} if run.attempt > 1 else {}),
+        **({"quarantine": asdict(run.quarantine)} if run.quarantine is not None else {}),
     }
 
 
@@ -140,11 +150,16 @@ def plain_number(name: str, value: float) -> float | int:
     return int(value) if not continuous and float(value).is_integer() else value
 
 
+def status_of(runs: Iterable[RunSummary]) -> int:
+    """Return the exit status of runs, of which those in quarantine do not count; see below."""
+    return exit_status(run.verdict for run in runs if run.quarantine is None)
+
+
 def exit_status(verdicts: Iterable[Verdict]) -> int:
     """Return the exit status: 0, 1, 69 or 77.
 
     0: something passed and nothing failed; 1: a FAIL; 69: no FAIL, but an ERROR or MISS, or
-    nothing ran; 77: everything was skipped.
+    nothing ran or counts; 77: everything was skipped.
     """
     seen = set(verdicts)
     if Verdict.FAIL in seen:

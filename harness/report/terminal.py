@@ -113,16 +113,17 @@ def _cells(run: RunSummary, several: Mapping[str, bool]) -> list[Text]:
         Text(safe_line(short_release(run.kernel or "-"))),
         *([Text(safe_line(run.qemu or "-"))] if several["QEMU"] else []),
         *([Text(run.accel or "-")] if several["accel"] else []),
-        Text(_verdict(run) + _attempts(run), style=STYLES[run.verdict]),
+        Text(run.outcome + _remarks(run), style=STYLES[run.verdict]),
         Text("-" if freed is None else format_size(round(freed))),
         Text(came_back if fraction is None else f"{came_back} {_share(fraction)}"),
         Text("-" if settle is None else f"{settle:.1f}s"),
     ]
 
 
-def _attempts(run: RunSummary) -> str:
-    """Why it took another is in the reason of the verdict, in summary.json."""
-    return f", attempt {run.attempt}" if run.attempt > 1 else ""
+def _remarks(run: RunSummary) -> str:
+    """Why it took another attempt is in the reason of the verdict, in summary.json."""
+    known = ", in quarantine" if run.quarantine is not None else ""
+    return known + (f", attempt {run.attempt}" if run.attempt > 1 else "")
 
 
 def _share(fraction: float) -> str:
@@ -144,7 +145,7 @@ def _explain(console: Console, summary: Summary, results: Path) -> None:
     told = {run.run_id for run in stopped}
     for run in summary.runs:
         if run.run_id not in told and run.verdict in _GRAVEST_LAST:
-            alike.setdefault((_verdict(run), *_explanation(run)), []).append(run)
+            alike.setdefault((run.outcome, *_explanation(run)), []).append(run)
     for runs in sorted(alike.values(), key=lambda runs: _GRAVEST_LAST.index(runs[0].verdict)):
         _tell_alike(console, runs, results)
 
@@ -152,6 +153,8 @@ def _explain(console: Console, summary: Summary, results: Path) -> None:
 def _explanation(run: RunSummary) -> list[str]:
     """Return its reason, what else failed, and the next step, one line each."""
     lines = [run.reason]
+    if run.quarantine is not None:
+        lines.append(f"{run.quarantine}: the exit status leaves it out")
     lines += [f"failed: {sentence}" for sentence in run.failed if sentence not in run.reason]
     next_step = run.hint
     if run.cause is not None:
@@ -186,15 +189,17 @@ def _tell_measured(console: Console, run: RunSummary) -> None:
         print_whole(console, table)
 
 
-def _verdict(run: RunSummary) -> str:
-    return f"{run.verdict} {run.cause}" if run.cause else str(run.verdict)
-
-
 def _styled(run: RunSummary) -> tuple[str, str]:
-    return _verdict(run), STYLES[run.verdict]
+    return run.outcome, STYLES[run.verdict]
 
 
 def _count(summary: Summary) -> str:
-    verdicts = [run.verdict for run in summary.runs]
+    known = [run.verdict for run in summary.runs if run.quarantine is not None]
+    counted = _counted([run.verdict for run in summary.runs if run.quarantine is None])
+    beside = f", and in quarantine {_counted(known)}" if known else ""
+    return (counted or ("nothing counts" if known else "nothing ran")) + beside
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
     found = [f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts]
-    return ", ".join(found) or "nothing ran"
+    return ", ".join(found)

@@ -23,6 +23,9 @@ _RESULTS = {
 }
 
 
+_BAD = ("fail", "error")
+
+
 def as_tmt(runs: Sequence[ExportedRun]) -> str:
     """Return the document."""
     return yaml.safe_dump([_result(run) for run in runs], sort_keys=False, allow_unicode=True)
@@ -31,11 +34,13 @@ def as_tmt(runs: Sequence[ExportedRun]) -> str:
 def _result(run: ExportedRun) -> dict[str, Any]:
     summary = run.summary
     seconds = round(summary.seconds)
-    cause = f" {summary.cause}" if summary.cause else ""
+    known = str(summary.quarantine) if summary.quarantine is not None else ""
+    result = _RESULTS[summary.verdict]
+    notes = (f"{summary.outcome}: {summary.reason}", known)
     return {
         "name": f"/{safe_line(run.name)}",
-        "result": _RESULTS[summary.verdict],
-        "note": [safe_line(f"{summary.verdict}{cause}: {summary.reason}")],
+        "result": "warn" if known and result in _BAD else result,
+        "note": [safe_line(note) for note in notes if note],
         "duration": f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}",
         # Beside results.yaml, if the results are in the test's data directory.
         "log": [f"{run.results.name}/{name}" for name in ("report.html", "results.jsonl")],

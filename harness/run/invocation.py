@@ -22,7 +22,7 @@ from harness.record.reader import RESULTS_NAME, read_events
 from harness.record.recorder import Recorder
 from harness.report.junit import write_junit
 from harness.report.past_runs import remember
-from harness.report.summary import Summary, build_summary, exit_status, write_summary
+from harness.report.summary import Summary, build_summary, status_of, write_summary
 from harness.run.plan import RunOptions
 from harness.run.pool import RunPool
 from harness.run.runner import Bench
@@ -117,7 +117,7 @@ class Conclusion:
     @property
     def status(self) -> int:
         """The exit status: 1 on a FAIL, else 69 if results were not all shown and written."""
-        status = exit_status(run.verdict for run in self.summary.runs)
+        status = status_of(self.summary.runs)
         return UNAVAILABLE if self.troubles and status != FAILED else status
 
 

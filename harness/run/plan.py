@@ -4,7 +4,7 @@
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from harness.image.build_tree import describe, is_build_tree, read_config, tree_
 from harness.image.definition import ImageDefinition, of_suite, pinned
 from harness.record.run_plan import RunPlan
 from harness.run.qemus import QemuChoice
+from harness.run.quarantine import Quarantine
 from harness.scenario.model import Scenario
 
 
@@ -31,6 +32,8 @@ class RunOptions:
     """`FIELD=VALUE` of each `--set`, which the scenarios already include."""
     retry: int = 0
     """How often a run that the infrastructure broke is tried again on a new VM."""
+    quarantine: Quarantine = field(default_factory=Quarantine)
+    """The runs that the exit status leaves out."""
     shard: str = ""
     """`I/N` of `--shard`; empty: all runs are for this machine."""
 
@@ -106,6 +109,11 @@ def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | Harnes
         kernel_commit=describe(tree) if tree is not None else None,
         kernel_config=_config(tree),
         shard=options.shard,
+        quarantine=options.quarantine.of(
+            run.scenario.name,
+            run.image.name,
+            boot.release if isinstance(boot, BootFiles) else None,
+        ),
     )
 
 

@@ -51,7 +51,7 @@ function _shtab_fpr_harness_using
 end
 
 set -g _shtab_fpr_harness_commands run bisect-step bisect-releases compare replay mail judge report export merge trend page audit list show doctor image 'image build' 'image list' kernel 'kernel check' 'kernel config' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --debug --domain --expect --fails-in --format --history --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --repeat --results --retry --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --debug --domain --expect --fails-in --format --history --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --quarantine --repeat --results --retry --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -77,6 +77,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l set -x -d 'change a
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -s q -l quiet -d 'show no progress, only the results at the end'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l shard -x -d 'run the I-th of N parts that take about the same time and memory, as 1/4 to 4/4 on four machines; `fpr-harness merge` puts their results together'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l retry -xka "0 1 2" -d 'try a run that the infrastructure broke (MISS) again on a new VM, at most N times, 0 to 2; a FAIL never (default: 0)'
+complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l quarantine -xka "(__fish_complete_path (commandline -ct))" -d 'a YAML file of runs that go on and are shown and do not make the exit status: scenario, owner, link, expires (docs/nights.md)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l history -xka "(__fish_complete_path (commandline -ct))" -d 'the file of past runs (default: results/history.jsonl; none with --results)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l tag -xka "all control default full long madv-free needs-cgroup needs-hugetlb needs-ksm needs-swap needs-thp" -d 'run all scenarios with this tag: --tag full'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l bundle -xka "(__fish_complete_path (commandline -ct))" -d 'put everything about the runs into one file, for `fpr-harness replay`'

@@ -175,6 +175,17 @@ def test_github_is_told_and_obeys_nothing_that_is_printed_meanwhile(
     assert step.read_text().startswith("### fpr-harness: 1 MISS\n")
 
 
+def test_what_is_in_quarantine_is_expected_to_fail_and_makes_nothing_green(tmp_path: Path) -> None:
+    path = tmp_path / "quarantine.yaml"
+    entry = "{scenario: reclaim-*, owner: Ada, link: 'https://x.org/1', expires: 2999-01-01}"
+    path.write_text(f"quarantine: [{entry}]")
+    words = ["--quarantine", str(path), "--results", str(tmp_path / "results")]
+    status, output = scenarios(*words)
+    assert "1 xfailed" in output
+    assert "nothing counts, and in quarantine 1 MISS" in output
+    assert status == 69
+
+
 def test_reruns_are_refused_because_they_hide_failures(tmp_path: Path) -> None:
     plugin = tmp_path / "rerunning.py"
     plugin.write_text("def pytest_addoption(parser):\n    parser.addoption('--reruns', type=int)\n")
