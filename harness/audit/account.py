@@ -114,13 +114,23 @@ class GuestAccount:
         return self.per_cpu + self.small + self.below_watermark + self.waiting + self.reported
 
 
-def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -> GuestAccount:
+def classes_of(reading: AuditReading, facts: GuestFacts) -> PageClasses:
+    """Find the oracle's cell of every page."""
+    return classify(
+        *(reading.before, reading.host, reading.after),
+        *(facts.counters.zones, facts.balloon.page_reporting_order),
+    )
+
+
+def guest_account(
+    reading: AuditReading, classes: PageClasses, kinds: StateArray, facts: GuestFacts
+) -> GuestAccount:
     """Account for guest RAM page by page.
 
-    `kinds`: PageKind of the pages in use, by PFN, of the second reading of the guest.
+    `classes`: from `classes_of`; `kinds`: PageKind of the pages in use, by PFN, of the second
+    reading of the guest.
     """
     zones, order = facts.counters.zones, facts.balloon.page_reporting_order
-    classes = classify(reading.before, reading.host, reading.after, zones, order)
     held = (reading.host == HostState.RESIDENT) | (reading.host == HostState.SWAPPED)
     padded = np.zeros(len(held), np.uint8)
     padded[: len(kinds)] = kinds

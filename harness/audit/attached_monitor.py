@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import struct
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any, Self
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from harness.audit.questions import Questions
+from harness.audit.unix_socket import connect_to
 from harness.errors import QmpError
 from harness.machine.pace import slowness
 
@@ -26,7 +26,6 @@ the next waits until the first has gone (chardev/char-socket.c)."""
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 _PEER = struct.Struct("3i")
-_PATH_BYTES = 107
 
 
 class AttachedMonitor:
@@ -50,7 +49,7 @@ class AttachedMonitor:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(seconds)
-            _connect_to(connection, self.path)
+            connect_to(connection, self.path)
             pid, _uid, _gid = _PEER.unpack(
                 connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
             )
@@ -115,18 +114,6 @@ class AttachedMonitor:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _connect_to(connection: socket.socket, path: Path) -> None:
-    """Connect, also to a path that is too long for an address (unix(7))."""
-    if len(os.fsencode(path)) <= _PATH_BYTES:
-        connection.connect(str(path))
-        return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        connection.connect(f"/proc/self/fd/{directory}/{path.name}")
-    finally:
-        os.close(directory)
 
 
 def _unreachable(path: Path, error: Exception) -> QmpError:

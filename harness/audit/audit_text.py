@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.audit.account import Part, sum_of
-from harness.audit.audit_document import Advice, Audit, Guest
+from harness.audit.audit_document import Advice, Audit, Guest, Where
 from harness.audit.part_words import GROUP_WORDS, PART_WORDS
 from harness.audit.qemu_facts import Balloon
 from harness.audit.qemu_list import QemuProcess, socket_paths
@@ -21,12 +21,13 @@ _ALWAYS = ("waiting", "reported", "unexplained", "guest_ram")
 """Parts that are shown although they are 0."""
 
 _BALLOON_WORDS = {"reporting": "reporting", "silent": "no reporting", "none": "none"}
-_PROMPTS = {
+PROMPTS: dict[Where, str] = {
     "guest": "guest#",
     "host": "host#",
     "qemu": "QEMU:",
     "libvirt": "libvirt:",
 }
+"""In front of a command, by where it is given."""
 
 
 def list_table(qemus: Sequence[QemuProcess]) -> Table:
@@ -67,7 +68,7 @@ def _blocks(audit: Audit, earlier: Audit | None) -> Iterator[RenderableType]:
     yield Text()
     yield _parts_table(audit, earlier)
     yield Text()
-    yield from (Text(line) for line in _facts(audit))
+    yield from (Text(line) for line in fact_lines(audit))
     if audit.advice:
         yield Text("\nWhat to do", style="bold")
         for number, advice in enumerate(audit.advice, 1):
@@ -114,12 +115,13 @@ def _parts_table(audit: Audit, earlier: Audit | None) -> Table:
         for part in parts:
             was = earlier.part(part.name) if earlier is not None else 0
             if part.size or was or part.name in _ALWAYS:
-                row(f"  {PART_WORDS[part.name]}", part.size, was, _note(audit, part))
+                row(f"  {PART_WORDS[part.name]}", part.size, was, part_note(audit, part))
     row("in all", audit.total, earlier.total if earlier is not None else 0, style="bold")
     return table
 
 
-def _note(audit: Audit, part: Part) -> str:
+def part_note(audit: Audit, part: Part) -> str:
+    """Say what more is known of a part than its size."""
     account = audit.guest.account if audit.guest is not None else None
     if part.name == "below_order" and account is not None:
         sizes = sorted(account.below_order.items(), reverse=True)
@@ -129,7 +131,8 @@ def _note(audit: Audit, part: Part) -> str:
     return ""
 
 
-def _facts(audit: Audit) -> Iterator[str]:
+def fact_lines(audit: Audit) -> Iterator[str]:
+    """Say in sentences what the parts do not show."""
     host, account = audit.host, audit.guest.account if audit.guest is not None else None
     if account is not None:
         yield (
@@ -186,7 +189,7 @@ def _advice(number: int, advice: Advice) -> Iterator[RenderableType]:
     size = f"{format_size(advice.size)}: " if advice.size is not None else ""
     yield Padding(Text(f"{number}. {size}{advice.words}"), (0, 0, 0, 2), expand=False)
     for command in advice.commands:
-        yield Padding(Text(f"{_PROMPTS[command.where]} {command.line}"), (0, 0, 0, 6), expand=False)
+        yield Padding(Text(f"{PROMPTS[command.where]} {command.line}"), (0, 0, 0, 6), expand=False)
 
 
 def signed_size(size: int) -> str:

@@ -104,12 +104,19 @@ def check_readable(process: QemuProcess) -> None:
 
 
 def socket_paths(process: QemuProcess, proc: Path = PROC) -> list[Path]:
-    """Return the QMP sockets of the process, as paths that lead there from here.
+    """Return the QMP sockets of the process, as paths that lead there from here."""
+    return _from_here(process, process.words.sockets, proc)
 
-    A QEMU in a container names paths of its own file system.
-    """
+
+def agent_paths(process: QemuProcess, proc: Path = PROC) -> list[Path]:
+    """Return the sockets of its guest agent's port, as paths that lead there from here."""
+    return _from_here(process, process.words.agents, proc)
+
+
+def _from_here(process: QemuProcess, names: Sequence[str], proc: Path) -> list[Path]:
+    """A QEMU in a container names paths of its own file system."""
     found = []
-    for name in process.words.sockets:
+    for name in names:
         path = Path(name)
         if not path.is_absolute():
             path = proc / f"{process.pid}" / "cwd" / path

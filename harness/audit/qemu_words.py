@@ -35,6 +35,8 @@ class QemuWords:
     balloon: Balloon
     sockets: tuple[str, ...]
     """Paths of the QMP sockets on which it listens; relative ones lead from its directory."""
+    agents: tuple[str, ...]
+    """Paths of the sockets on which it listens for clients of the guest agent."""
     domain: str
     """Its name in libvirt, if libvirt started it; else empty."""
 
@@ -62,6 +64,7 @@ def read_words(words: Sequence[str]) -> QemuWords:
         memory=_memory(options),
         balloon=_balloon(options),
         sockets=tuple(dict.fromkeys(_sockets(options))),
+        agents=tuple(_agents(options)),
         domain=name if _is_libvirt(options) else "",
     )
 
@@ -128,15 +131,31 @@ def _balloon(options: Sequence[Option]) -> Balloon:
     return found
 
 
-def _sockets(options: Sequence[Option]) -> Iterator[str]:
-    """Yield the paths of listening QMP sockets: -qmp, or a monitor on a -chardev."""
-    listening: dict[str, str] = {}
+def _listening(options: Sequence[Option]) -> dict[str, str]:
+    """Find the paths of listening sockets by the id of their -chardev."""
+    found: dict[str, str] = {}
     for option, value in options:
         if option == "chardev":
             device = _properties(value, "backend")
             backend = device.get("backend", device.get("type"))
             if backend == "socket" and _listens(device) and "path" in device:
-                listening[str(device.get("id", ""))] = str(device["path"])
+                found[str(device.get("id", ""))] = str(device["path"])
+    return found
+
+
+def _agents(options: Sequence[Option]) -> Iterator[str]:
+    """Yield the path of the socket behind the guest agent's port."""
+    listening = _listening(options)
+    for option, value in options:
+        device = _properties(value, "driver") if option == "device" else {}
+        chardev = str(device.get("chardev", ""))
+        if device.get("name") == "org.qemu.guest_agent.0" and chardev in listening:
+            yield listening[chardev]
+
+
+def _sockets(options: Sequence[Option]) -> Iterator[str]:
+    """Yield the paths of listening QMP sockets: -qmp, or a monitor on a -chardev."""
+    listening = _listening(options)
     for option, value in options:
         if option in ("qmp", "qmp-pretty") and value.startswith("unix:"):
             socket = _properties(value.removeprefix("unix:"), "path")

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.audit.account import GuestAccount, guest_account, parts_of
+from harness.audit.account import GuestAccount, classes_of, guest_account, parts_of
 from harness.audit.advice import advise
 from harness.audit.audit_document import Audit, Guest, Vm
 from harness.audit.guest_told import GuestFacts, parse_facts
@@ -18,10 +18,13 @@ from harness.audit.qemu_list import QemuProcess
 from harness.audit.unknowns import unknowns
 from harness.errors import ObserveError
 from harness.guest.page_stream import PageReader, PageReading
+from harness.kernel.oracle import PageClasses
 from harness.kernel.pages import StateArray
+from harness.kernel.zones import Zone
 from harness.machine.interfaces import GuestShell
 from harness.observe.page_audit import read_both_sides
 from harness.observe.ram_layout import RamLayout
+from harness.record.address_map import RamPiece
 from harness.units import format_size
 
 _PAGE_POISON = 4
@@ -45,8 +48,27 @@ class _Look:
     """Both sides at one moment."""
 
     host: HostSide
-    guest: Guest | None
+    states: StateArray
+    """HostState by PFN."""
     host_seconds: float
+    guest: Guest | None = None
+    classes: PageClasses | None = None
+    zones: tuple[Zone, ...] = ()
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An audit, and the pages that it was made from."""
+
+    audit: Audit
+    states: StateArray
+    """HostState by PFN."""
+    pieces: tuple[RamPiece, ...]
+    """Of guest RAM."""
+    classes: PageClasses | None
+    """None if the guest did not show the state of its pages."""
+    zones: tuple[Zone, ...]
+    """Of the guest; empty if it was not looked into."""
 
 
 class _TimedResidency:
@@ -89,7 +111,7 @@ class _KindsReader:
 
 def take_vm_audit(
     process: QemuProcess, facts: QemuFacts, visit: VisitMaker | None, *, asked: float = 0.0
-) -> Audit:
+) -> Taken:
     """Audit the VM; `visit`: the way into its guest, None for the host's side alone.
 
     `asked`: seconds that asking QEMU for the facts took.
@@ -107,7 +129,7 @@ def take_vm_audit(
     look = _host_alone(host) if visit is None else _both(host, facts, visit)
     account = look.guest.account if look.guest is not None else None
     balloon = facts.balloon
-    return Audit(
+    audit = Audit(
         schema=1,
         at=at,
         seconds=time.monotonic() - start,
@@ -130,12 +152,13 @@ def take_vm_audit(
         unknown=unknowns(look.host, facts.backends, balloon, look.guest),
         advice=advise(look.host, facts.backends, balloon, facts.inhibitors, look.guest),
     )
+    return Taken(audit, look.states, facts.layout.pieces, look.classes, look.zones)
 
 
 def _host_alone(host: HostReader) -> _Look:
     residency = _TimedResidency(host)
-    residency.read()
-    return _Look(residency.taken(), None, residency.seconds)
+    states = residency.read()
+    return _Look(residency.taken(), states, residency.seconds)
 
 
 def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
@@ -145,15 +168,23 @@ def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
         guest = parse_facts(way.facts(), offered=offered, at=time.monotonic())
         check_identity(qemu, guest)
         if not guest.page_flags:
-            residency.read()
-            return _Look(residency.taken(), _guest(guest, None), residency.seconds)
+            states = residency.read()
+            return _Look(residency.taken(), states, residency.seconds, _guest(guest, None))
         with PageReader(way, qemu.layout.pfn_end, kinds=True) as pages:
             reader = _KindsReader(pages)
             reading = read_both_sides(reader, residency.read)
-            account = guest_account(reading, reader.kinds(), guest)
+    classes = classes_of(reading, guest)
+    account = guest_account(reading, classes, reader.kinds(), guest)
     if guest.uuid != qemu.uuid.lower():
         check_written(account, guest)
-    return _Look(residency.taken(), _guest(guest, account), residency.seconds)
+    return _Look(
+        residency.taken(),
+        reading.host,
+        residency.seconds,
+        _guest(guest, account),
+        classes,
+        guest.counters.zones,
+    )
 
 
 def check_identity(qemu: QemuFacts, guest: GuestFacts) -> None:

@@ -8,19 +8,21 @@ import time
 from pathlib import Path
 
 from harness.audit.audit_document import Audit, as_json, from_json
+from harness.audit.audit_html import write_page
 from harness.audit.audit_text import audit_text, list_table
 from harness.audit.guest_tool import guest_tool
 from harness.audit.qemu_facts import ask
 from harness.audit.qemu_list import list_qemus
 from harness.audit.refresh import watch
-from harness.audit.ssh_visit import SshVisit
 from harness.audit.ssh_words import parse_destination
 from harness.audit.target import Named, connect
-from harness.audit.vm_audit import VisitMaker, take_vm_audit
+from harness.audit.vm_audit import Taken, take_vm_audit
+from harness.audit.ways_in import WayIn, agent_way, ssh_way
 from harness.errors import RecordError, UsageError
 from harness.report.screen import make_console, print_whole
 
 LEAST_WATCH_SECONDS, MOST_WATCH_SECONDS = 1.0, 86400.0
+NEED_A_VM = ("ssh", "guest_agent", "json", "html", "compare", "watch")
 MOST_BYTES = 16 << 20
 """Of an earlier audit's file; one takes 10 KiB."""
 
@@ -38,35 +40,41 @@ def execute(options: argparse.Namespace) -> int:
         raise UsageError("a VM without a name is named by --pid or --qmp")
     if options.json and options.compare is not None:
         raise UsageError("--compare shows what has grown; it does not go with --json")
-    visit = _way_in(options)
+    way = _way_in(options)
     earlier = _earlier(options.compare)
+    if options.html is not None and not options.html.absolute().parent.is_dir():
+        raise UsageError(f"--html {options.html}: there is no such directory")
     if options.watch is None:
-        _show(_take(named, visit), earlier, options)
+        taken = _take(named, way)
+        if options.html is not None:
+            write_page(taken, options.html)
+        _show(taken.audit, earlier, options)
         return 0
-    if options.json or options.compare is not None:
-        raise UsageError("--watch shows what moves; it goes with neither --json nor --compare")
+    if options.json or options.compare is not None or options.html is not None:
+        raise UsageError("--watch shows what moves; it goes with none of --json, --html, --compare")
     if not LEAST_WATCH_SECONDS <= options.watch <= MOST_WATCH_SECONDS:
         raise UsageError(
             f"--watch takes seconds, from {LEAST_WATCH_SECONDS:g} to {MOST_WATCH_SECONDS:g}"
         )
-    watch(lambda: _take(named, visit), options.watch)
+    watch(lambda: _take(named, way).audit, options.watch)
     return 0
 
 
-def _take(named: Named, visit: VisitMaker | None) -> Audit:
+def _take(named: Named, way: WayIn | None) -> Taken:
     start = time.monotonic()
     process, monitor = connect(named)
     # The monitor is free again before the guest is visited: others may need it.
     with contextlib.closing(monitor):
         facts = ask(monitor)
+    visit = way(process) if way is not None else None
     return take_vm_audit(process, facts, visit, asked=time.monotonic() - start)
 
 
 def _check_alone(options: argparse.Namespace) -> None:
-    given = [name for name in ("ssh", "json", "compare", "watch") if getattr(options, name)]
+    given = [name for name in NEED_A_VM if getattr(options, name) not in (None, False)]
     if given:
         raise UsageError(
-            f"--{given[0]} needs a VM: NAME, --pid, --qmp or --domain",
+            f"--{given[0].replace('_', '-')} needs a VM: NAME, --pid, --qmp or --domain",
             hint="`fpr-harness audit` without arguments lists them",
         )
 
@@ -77,7 +85,9 @@ def _list() -> int:
     console = make_console()
     if mine:
         print_whole(console, list_table(mine))
-        console.print("\nAudit one of them: fpr-harness audit --pid PID [--ssh USER@HOST[:PORT]]")
+        console.print(
+            "\nAudit one of them: fpr-harness audit --pid PID [--ssh USER@HOST | --guest-agent]"
+        )
     else:
         console.print("There is no QEMU process here that may be audited.")
     others = sorted({process.user for process in qemus if not process.readable})
@@ -89,12 +99,15 @@ def _list() -> int:
     return 0
 
 
-def _way_in(options: argparse.Namespace) -> VisitMaker | None:
+def _way_in(options: argparse.Namespace) -> WayIn | None:
+    if options.guest_agent is not None:
+        if options.domain is not None and options.guest_agent:
+            raise UsageError("--guest-agent takes no SOCKET with --domain: libvirt holds it")
+        return lambda process: agent_way(process, options.domain, options.guest_agent, guest_tool())
     if options.ssh is None:
         return None
     to = parse_destination(options.ssh)
-    tool = guest_tool()
-    return lambda: SshVisit(to, tool)
+    return lambda _process: ssh_way(to, guest_tool())
 
 
 def _earlier(path: Path | None) -> Audit | None:

@@ -23,12 +23,27 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="libvirt's domain of this name, asked through virsh (LIBVIRT_DEFAULT_URI)",
     )
-    parser.add_argument(
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument(
         "--ssh",
         metavar="USER@HOST[:PORT]",
         help="look into the guest too, as root or with sudo there (default: the host's side alone)",
     )
+    way.add_argument(
+        "--guest-agent",
+        nargs="?",
+        const="",
+        metavar="SOCKET",
+        help="look into the guest through QEMU's guest agent: with --domain libvirt's, else behind "
+        "SOCKET (default: the one that QEMU's command line names)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write one HTML page as well, with a map of guest RAM",
+    )
     parser.add_argument(
         "--compare",
         type=Path,

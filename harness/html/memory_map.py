@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute a map of the guest's physical memory at an audit, with a cell for each block of pages.
 
-It uses only the audit's pages and draws nothing.
+It uses only the audit's pages and draws nothing. Where only the host was looked at, a cell tells
+what the host holds of its block.
 """
 
 import itertools
@@ -12,8 +13,11 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from harness.kernel.oracle import CELLS
-from harness.kernel.zones import MAX_ORDER, effective_order, zone_name
+from harness.kernel.blocks import BoolArray
+from harness.kernel.oracle import CELLS, PageClasses
+from harness.kernel.pages import HostState, StateArray
+from harness.kernel.zones import HUGE_PAGE, MAX_ORDER, Zone, effective_order, zone_name
+from harness.record.address_map import RamPiece
 from harness.record.audit_file import AuditInputs
 from harness.units import PAGE_SIZE, format_size
 
@@ -40,6 +44,8 @@ class Kind(StrEnum):
     FREE_ABSENT = "free-absent"
     OFFLINE = "offline"
     UNKNOWN = "unknown"
+    ON_HOST = "on-host"
+    OFF_HOST = "off-host"
     NOTHING = "nothing"
 
 
@@ -57,6 +63,12 @@ MEANING = {
 }
 """Meanings in the order of the legend; `Kind.NOTHING` is a hole in the guest's memory."""
 
+HOST_MEANING = {
+    Kind.ON_HOST: "held by the host, resident or swapped",
+    Kind.OFF_HOST: "not held by the host",
+}
+"""Meanings where only the host was looked at."""
+
 SHORT = {
     Kind.LOST: "lost",
     Kind.REPORTED_RESIDENT: "reported, still held",
@@ -68,6 +80,8 @@ SHORT = {
     Kind.FREE_ABSENT: "free, not on the host",
     Kind.OFFLINE: "offline",
     Kind.UNKNOWN: "unknown",
+    Kind.ON_HOST: "on the host",
+    Kind.OFF_HOST: "not on the host",
 }
 """A few words for the contents of a block."""
 
@@ -92,6 +106,15 @@ _KIND_OF_CELL = {
 _KINDS = tuple(Kind)
 _KIND_NUMBER = np.array([_KINDS.index(_KIND_OF_CELL[name]) for name in CELLS], np.uint8)
 _NOTHING = _KINDS.index(Kind.NOTHING)
+_KIND_OF_HOST = {
+    HostState.ABSENT: Kind.OFF_HOST,
+    HostState.RESIDENT: Kind.ON_HOST,
+    HostState.SWAPPED: Kind.ON_HOST,
+    HostState.ZERO: Kind.OFF_HOST,
+    HostState.UNKNOWN: Kind.NOTHING,
+}
+_HOST_NUMBER = np.array([_KINDS.index(_KIND_OF_HOST[state]) for state in HostState], np.uint8)
+_HUGE_PAGE_ORDER = (HUGE_PAGE // PAGE_SIZE).bit_length() - 1
 _ALARMING = (_KINDS.index(Kind.LOST), _KINDS.index(Kind.REPORTED_RESIDENT))
 """Kinds of which a single page colours its whole cell; the first takes precedence."""
 
@@ -137,7 +160,7 @@ class ZoneBand:
     @property
     def by_kind(self) -> dict[Kind, list[MapCell]]:
         """The cells by kind, in the order of the legend."""
-        found = {kind: [cell for cell in self.cells if cell.kind is kind] for kind in MEANING}
+        found = {kind: [cell for cell in self.cells if cell.kind is kind] for kind in SHORT}
         return {kind: cells for kind, cells in found.items() if cells}
 
     @property
@@ -181,29 +204,69 @@ class MemoryMap:
         return {kind for band in self.bands for cell in band.cells for kind, _count in cell.pages}
 
 
+@dataclass(frozen=True)
+class _Span:
+    """Page frames [start, end) with rows of their own; of them, those in `own` are drawn."""
+
+    name: str
+    node: int
+    start: int
+    end: int
+    own: BoolArray
+
+
 def draw_map(inputs: AuditInputs, lost_pfns: Sequence[int] = ()) -> MemoryMap:
     """Compute the map of an audit; `lost_pfns` are the pages that its report calls lost."""
-    zones, order = inputs.facts.zones, inputs.facts.reporting_order
-    classes = inputs.classify()
+    facts = inputs.facts
+    return draw_classes(inputs.classify(), facts.zones, facts.reporting_order, lost_pfns)
+
+
+def draw_classes(
+    classes: PageClasses, zones: Sequence[Zone], order: int, lost_pfns: Sequence[int] = ()
+) -> MemoryMap:
+    """Compute the map of classified pages; `order`: the reporting order."""
     kinds = _KIND_NUMBER[classes.cells]
     kinds[[pfn for pfn in lost_pfns if 0 <= pfn < len(kinds)]] = _ALARMING[0]
-    present = sum(zone.present for zone in zones)
+    # Spans of interleaved nodes overlap; each page is drawn in its own zone.
+    spans = [
+        _Span(
+            zone_name(zone),
+            zone.node,
+            zone.start_pfn,
+            min(zone.start_pfn + zone.spanned, len(kinds)),
+            classes.zones == zones.index(zone) + 1,
+        )
+        for zone in sorted((zone for zone in zones if zone.spanned), key=lambda z: z.start_pfn)
+    ]
+    return _draw(kinds, spans, order, sum(zone.present for zone in zones))
+
+
+def draw_residency(states: StateArray, pieces: Sequence[RamPiece]) -> MemoryMap:
+    """Compute the map of what the host holds of guest RAM. `states`: HostState by PFN."""
+    everything = np.ones(len(states), np.bool_)
+    spans = [
+        _Span(piece.block, 0, piece.pfn_start, min(piece.pfn_end, len(states)), everything)
+        for piece in pieces
+    ]
+    pages = sum(span.end - span.start for span in spans)
+    return _draw(_HOST_NUMBER[states], spans, _HUGE_PAGE_ORDER, pages)
+
+
+def _draw(
+    kinds: npt.NDArray[np.uint8], spans: Sequence[_Span], order: int, present: int
+) -> MemoryMap:
     order = _cell_order(present, order)
     columns = COLUMNS if present >> order <= FEW_CELLS else 2 * COLUMNS
     bands: list[ZoneBand] = []
-    for zone in sorted((zone for zone in zones if zone.spanned), key=lambda zone: zone.start_pfn):
-        end = min(zone.start_pfn + zone.spanned, len(kinds))
-        if zone.start_pfn >= end:
+    for span in spans:
+        if span.start >= span.end:
             continue
-        # Spans of interleaved nodes overlap; each page is drawn in its own zone.
-        in_zone = classes.zones[zone.start_pfn : end] == zones.index(zone) + 1
-        own_kinds = np.where(in_zone, kinds[zone.start_pfn : end], np.uint8(_NOTHING))
-        own = tuple(_cells(own_kinds, zone.start_pfn, order, columns))
+        part = slice(span.start, span.end)
+        own_kinds = np.where(span.own[part], kinds[part], np.uint8(_NOTHING))
+        own = tuple(_cells(own_kinds, span.start, order, columns))
         if own:
-            size = PAGE_SIZE << order
-            bands.append(
-                ZoneBand(zone_name(zone), zone.node, zone.start_pfn, end, columns, size, own)
-            )
+            place = (span.start, span.end, columns, PAGE_SIZE << order)
+            bands.append(ZoneBand(span.name, span.node, *place, own))
     return MemoryMap(PAGE_SIZE << order, tuple(bands))
 
 

@@ -44,6 +44,12 @@ class RunKeys:
         """Return the guest's host key as a line of a known_hosts file for `name` (sshd(8))."""
         return f"{name} {_TYPE.decode()} {base64.b64encode(self.host_public).decode()}\n"
 
+    @property
+    def client_public(self) -> str:
+        """The client's public key as a line of an authorized_keys file (sshd(8))."""
+        client = _string(_TYPE) + _string(self.client.public_key().public_bytes_raw())
+        return f"{_TYPE.decode()} {base64.b64encode(client).decode()} fpr-harness\n"
+
     def initramfs_tail(self) -> bytes:
         """Return a cpio archive with the keys, to append to an image's initramfs.
 
@@ -51,12 +57,10 @@ class RunKeys:
         string (signkey.c and gensignkey.c of dropbear 2022.83).
         """
         seed, public = self.host.private_bytes_raw(), self.host.public_key().public_bytes_raw()
-        client = _string(_TYPE) + _string(self.client.public_key().public_bytes_raw())
-        authorized = _TYPE + b" " + base64.b64encode(client) + b" fpr-harness\n"
         return write_cpio(
             [
                 file_entry("etc/dropbear/host_key", _string(_TYPE) + _string(seed + public), 0o600),
-                file_entry("root/.ssh/authorized_keys", authorized, 0o600),
+                file_entry("root/.ssh/authorized_keys", self.client_public.encode(), 0o600),
             ]
         )
 

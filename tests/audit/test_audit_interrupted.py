@@ -54,7 +54,7 @@ def audit_while(vm: PlainVm, happens: Callable[[], object]) -> Audit:
     process, monitor = connect(Named(pid=vm.pid))
     with contextlib.closing(monitor):
         facts = ask(monitor)
-    return take_vm_audit(process, facts, visit)
+    return take_vm_audit(process, facts, visit).audit
 
 
 def test_a_tool_that_is_killed(vm: PlainVm) -> None:

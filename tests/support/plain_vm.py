@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts a VM by a plain QEMU command line, as somebody else would: nothing of `harness.machine`.
 
-The guest is an image of the project's, with SSH keys of its own. A program `ssh` in the VM's
+The guest is an image of the project's, or Debian's own userland. A program `ssh` in the VM's
 directory, for the front of PATH, calls ssh(1) with a configuration of the VM's.
 """
 
@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from debian_guest import APPEND as DEBIAN_APPEND
+from debian_guest import LOGIN, debian_guest
+
 from harness.deadline import Deadline, wait_for
 from harness.image.build import ensure_image
 from harness.image.definition import load_definitions
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.pace import slowness
 
-BOOT_SECONDS = 90.0
+BOOT_SECONDS, DEBIAN_SECONDS = 90.0, 240.0
+READY = b"fpr-init: ready"
 SSH_SECONDS = 60.0
 REPORTING = "virtio-balloon-pci,id=balloon0,free-page-reporting=on"
 SILENT = "virtio-balloon-pci,id=balloon0"
@@ -129,17 +133,54 @@ def plain_vm(
     keys = RunKeys.generate()
     write_keyed_initramfs(image.initramfs, keys, directory / "initrd")
     port = free_port()
-    write_ssh(directory, name, port, keys)
+    write_ssh(directory, name, keys.client_pem, keys.known_hosts(f"[127.0.0.1]:{port}"), port)
+    boot = (
+        *("-kernel", str(image.kernel), "-initrd", str(directory / "initrd")),
+        *("-append", f"{APPEND} {append}"),
+    )
+    more = (*boot, *(("-device", device) if device else ()), *words)
+    with running(directory, name, memory, port, more, READY, BOOT_SECONDS) as vm:
+        yield vm
+
+
+@contextlib.contextmanager
+def debian_vm(
+    directory: Path, *, name: str = "debian", memory: str = "1G", words: Sequence[str] = ()
+) -> Iterator[PlainVm]:
+    """Start a Debian guest with a port for its guest agent, behind `ga.sock` of the directory."""
+    guest = debian_guest()
+    port = free_port()
+    write_ssh(directory, name, guest.key, guest.known_hosts(f"[127.0.0.1]:{port}"), port)
+    more = (
+        *("-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", DEBIAN_APPEND),
+        *("-drive", f"file={guest.disk},format=raw,if=virtio,snapshot=on"),
+        *("-device", REPORTING, "-device", "virtio-serial"),
+        *("-chardev", f"socket,id=ga,path={directory}/ga.sock,server=on,wait=off"),
+        *("-device", "virtserialport,chardev=ga,name=org.qemu.guest_agent.0"),
+        *words,
+    )
+    with running(directory, name, memory, port, more, LOGIN, DEBIAN_SECONDS) as vm:
+        yield vm
+
+
+@contextlib.contextmanager
+def running(
+    directory: Path,
+    name: str,
+    memory: str,
+    port: int,
+    words: Sequence[str],
+    ready: bytes,
+    seconds: float,
+) -> Iterator[PlainVm]:
+    """Run QEMU; its guest is up once its console shows `ready`, within `seconds`."""
     command = [
         *("qemu-system-x86_64", "-name", f"guest={name}", "-m", memory, "-smp", "2"),
         *("-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-display", "none"),
-        *("-kernel", str(image.kernel), "-initrd", str(directory / "initrd")),
-        *("-append", f"{APPEND} {append}"),
         *("-serial", f"file:{directory}/console.log"),
         *("-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
         *("-device", "virtio-net-pci,netdev=net0"),
         *("-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"),
-        *(("-device", device) if device else ()),
         *words,
     ]
     log = directory / "qemu.log"
@@ -150,15 +191,11 @@ def plain_vm(
     try:
         console = directory / "console.log"
 
-        def ready() -> bool | None:
+        def up() -> bool | None:
             assert process.poll() is None, log.read_text()
-            return b"fpr-init: ready" in console.read_bytes() if console.exists() else None
+            return ready in console.read_bytes() if console.exists() else None
 
-        wait_for(
-            lambda: ready() or None,
-            Deadline(BOOT_SECONDS * slowness(), "the guest"),
-            interval=0.1,
-        )
+        wait_for(lambda: up() or None, Deadline(seconds * slowness(), "the guest"), interval=0.1)
         yield PlainVm(name, process.pid, directory)
     finally:
         process.kill()
@@ -174,11 +211,11 @@ def settled(vm: PlainVm, least: int, seconds: float = 60.0) -> Any:
     return audit
 
 
-def write_ssh(directory: Path, name: str, port: int, keys: RunKeys) -> None:
+def write_ssh(directory: Path, name: str, key: str, known_hosts: str, port: int) -> None:
     """Write the program `ssh` and what it needs to reach the guest at the port by its name."""
-    (directory / "key").write_text(keys.client_pem)
+    (directory / "key").write_text(key)
     (directory / "key").chmod(0o600)
-    (directory / "known_hosts").write_text(keys.known_hosts(f"[127.0.0.1]:{port}"))
+    (directory / "known_hosts").write_text(known_hosts)
     (directory / "ssh_config").write_text(
         f"Host {name}\n  HostName 127.0.0.1\n  Port {port}\n  User root\n"
         f"  IdentityFile {directory}/key\n  IdentitiesOnly yes\n"

@@ -7,15 +7,27 @@ import numpy as np
 import pytest
 from audit_builders import facts, host_side, reading, zone
 
-from harness.audit.account import guest_account, parts_of, sum_of
+from harness.audit.account import (
+    GuestAccount,
+    classes_of,
+    parts_of,
+    sum_of,
+)
+from harness.audit.account import guest_account as account_of
+from harness.audit.guest_told import GuestFacts
 from harness.audit.vm_audit import check_written
 from harness.errors import ObserveError
 from harness.kernel.page_kinds import PageKind
-from harness.kernel.pages import GuestState, HostState
+from harness.kernel.pages import GuestState, HostState, StateArray
+from harness.record.audit_file import AuditReading
 from harness.units import KIB, MIB, PAGE_SIZE
 
 PAGES = 1 << 16
 BLOCK = 512
+
+
+def guest_account(look: AuditReading, kinds: StateArray, told: GuestFacts) -> GuestAccount:
+    return account_of(look, classes_of(look, told), kinds, told)
 
 
 def test_pages_in_use_are_told_apart_by_kind() -> None:

@@ -24,12 +24,12 @@ def test_a_plain_command_line() -> None:
         "-name vm1 -m 1G -qmp unix:/run/vm1.sock,server=on,wait=off "
         "-device virtio-balloon-pci,free-page-reporting=on"
     )
-    assert read == QemuWords("vm1", GIB, "reporting", ("/run/vm1.sock",), "")
+    assert read == QemuWords("vm1", GIB, "reporting", ("/run/vm1.sock",), (), "")
 
 
 def test_libvirts_command_line() -> None:
     """Its monitor is a descriptor that libvirt holds, so no socket is to be tried."""
-    assert read_words(LIBVIRT) == QemuWords("web", 2 * GIB, "reporting", (), "web")
+    assert read_words(LIBVIRT) == QemuWords("web", 2 * GIB, "reporting", (), (), "web")
 
 
 @pytest.mark.parametrize(

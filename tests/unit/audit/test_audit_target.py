@@ -3,11 +3,12 @@
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from harness.audit import target
+from harness.audit import target, virsh_monitor
 from harness.audit.qemu_list import QemuProcess
 from harness.audit.qemu_words import read_words
 from harness.audit.questions import MOST_ADDRESSES
@@ -30,10 +31,10 @@ def virsh(monkeypatch: pytest.MonkeyPatch) -> None:
         "human-monitor-command": "",
     }
 
-    def ask(_self: VirshMonitor, message: str, _seconds: float) -> dict[str, Any]:
-        return {"return": answers[json.loads(message)["execute"]]}
+    def run(words: Sequence[str], _domain: str, _seconds: float) -> dict[str, Any]:
+        return {"return": answers[json.loads(words[-1])["execute"]]}
 
-    monkeypatch.setattr(VirshMonitor, "_ask", ask)
+    monkeypatch.setattr(virsh_monitor, "run_virsh", run)
 
 
 @pytest.mark.usefixtures("virsh")
