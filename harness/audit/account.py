@@ -5,8 +5,10 @@ Each resident page of guest RAM is in exactly one part, by the guest's state of 
 (`harness.kernel.oracle.classify`) and, if it is in use, by its kind.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -40,6 +42,19 @@ _KINDS = {
     PageKind.HUGETLB: "huge_pool",
     PageKind.KERNEL: "kernel",
 }
+_WRITTEN = (PageKind.ANONYMOUS, PageKind.FILE, PageKind.SHMEM, PageKind.PAGE_TABLE)
+"""What is in use and has these kinds, the guest has certainly written."""
+
+PART_PAGES = 1 << 18
+"""Page frames that are looked at together, 1 GiB; a multiple of the largest block."""
+
+_Sum = tuple[str, int]
+"""What is summed up, and of which kind or order; 0 where there is only one."""
+
+_SUMMED = (
+    *("below_watermark", "waiting", "reported", "collapsible", "ballooned", "changing", "hidden"),
+    *("given_back", "absent_free", "absent_used", "absent_written", "written"),
+)
 _FREE_LARGE = ("free_large_resident", "free_large_absent", "free_new_resident", "free_new_absent")
 
 
@@ -114,81 +129,108 @@ class GuestAccount:
         return self.per_cpu + self.small + self.below_watermark + self.waiting + self.reported
 
 
-def classes_of(reading: AuditReading, facts: GuestFacts) -> PageClasses:
-    """Find the oracle's cell of every page."""
-    return classify(
-        *(reading.before, reading.host, reading.after),
-        *(facts.counters.zones, facts.balloon.page_reporting_order),
+def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -> GuestAccount:
+    """Account for guest RAM page by page.
+
+    `kinds`: PageKind of the pages in use, by PFN, of the second reading of the guest.
+    """
+    zones, order = facts.counters.zones, facts.balloon.page_reporting_order
+    sums: Counter[_Sum] = Counter()
+    for part in _parts_of_memory(zones, len(reading.host)):
+        size = part.stop - part.start
+        there = [_moved(zone, part.start, size) for zone in zones]
+        pages = (reading.before[part], reading.host[part], reading.after[part])
+        sums += _sums(*pages, kinds[part], there, order)
+
+    def by_number(name: str) -> dict[int, int]:
+        found = {int(number): size for (what, number), size in sums.items() if what == name}
+        return dict(sorted(found.items()))
+
+    used = {name: sums["used", kind] for kind, name in _KINDS.items()}
+    per_cpu = min(percpu_free(zones), used["kernel"])
+    used["kernel"] -= per_cpu
+    return GuestAccount(
+        used=used,
+        per_cpu=per_cpu,
+        below_order=by_number("below_order"),
+        watermark_orders=by_number("watermark_order"),
+        huge_pool_unused=huge_pool(facts.counters),
+        deferred_split=retained(facts.counters, None)["deferred_split_bytes"],
+        **{name: sums[name, 0] for name in _SUMMED},
     )
 
 
-def guest_account(
-    reading: AuditReading, classes: PageClasses, kinds: StateArray, facts: GuestFacts
-) -> GuestAccount:
-    """Account for guest RAM page by page.
+def _parts_of_memory(zones: Sequence[Zone], pages: int) -> Iterator[slice]:
+    """Divide the page frames, so that what is computed of each page takes little memory.
 
-    `classes`: from `classes_of`; `kinds`: PageKind of the pages in use, by PFN, of the second
-    reading of the guest.
+    No block of the buddy allocator spans two parts. Where zones overlap, the longer gives way, of
+    which a part cannot know.
     """
-    zones, order = facts.counters.zones, facts.balloon.page_reporting_order
-    held = (reading.host == HostState.RESIDENT) | (reading.host == HostState.SWAPPED)
+    bounds = sorted((zone.start_pfn, zone.start_pfn + zone.spanned) for zone in zones)
+    apart = all(end <= start for (_, end), (start, _) in itertools.pairwise(bounds))
+    step = PART_PAGES if apart else max(pages, 1)
+    for start in range(0, pages, step):
+        yield slice(start, min(start + step, pages))
+
+
+def _moved(zone: Zone, start: int, pages: int) -> Zone:
+    """The zone as the `pages` page frames from `start` on show it."""
+    first = min(max(zone.start_pfn - start, 0), pages)
+    end = min(max(zone.start_pfn + zone.spanned - start, first), pages)
+    return replace(zone, start_pfn=first, spanned=end - first)
+
+
+def _sums(
+    before: StateArray,
+    host: StateArray,
+    after: StateArray,
+    kinds: StateArray,
+    zones: Sequence[Zone],
+    order: int,
+) -> Counter[_Sum]:
+    """Sum up a part of the page frames: bytes by what they are."""
+    classes = classify(before, host, after, zones, order)
+    held = (host == HostState.RESIDENT) | (host == HostState.SWAPPED)
     padded = np.zeros(len(held), np.uint8)
     padded[: len(kinds)] = kinds
     used = _in_cells(classes, "used_resident", "used_absent", "held_absent")
-    written = used & np.isin(
-        padded, (PageKind.ANONYMOUS, PageKind.FILE, PageKind.SHMEM, PageKind.PAGE_TABLE)
-    )
-    absent = reading.host == HostState.ABSENT
+    written = used & np.isin(padded, _WRITTEN)
     small = _in_cells(classes, "free_small_resident", "free_small_absent")
     watched = np.array([True, *(above_watermark(zone, order) for zone in zones)])[classes.zones]
     reported = _in_cells(classes, "reported_resident", "reported_absent")
     large = _in_cells(classes, *_FREE_LARGE)
-    by_kind = {name: _bytes(used & held & (padded == kind)) for kind, name in _KINDS.items()}
-    per_cpu = min(percpu_free(zones), by_kind["kernel"])
-    by_kind["kernel"] -= per_cpu
-    orders = classes.orders[small & held & watched]
-    return GuestAccount(
-        used=by_kind,
-        per_cpu=per_cpu,
-        below_order={
-            int(found): int(count) * PAGE_SIZE
-            for found, count in enumerate(np.bincount(orders))
-            if count
-        },
-        below_watermark=_bytes(small & held & ~watched),
-        watermark_orders=_watermark_orders(small & held, classes, zones, order),
-        waiting=_bytes(large & held),
-        reported=_bytes(reported & held),
-        collapsible=_bytes(collapsible(reported, held)),
-        ballooned=_bytes(_in_cells(classes, "offline_resident", "offline_absent") & held),
-        changing=_bytes(_in_cells(classes, "unstable") & held),
-        hidden=_bytes(_in_cells(classes, "nothing") & held),
-        huge_pool_unused=huge_pool(facts.counters),
-        deferred_split=retained(facts.counters, None)["deferred_split_bytes"],
-        given_back=_bytes(reported & ~held),
-        absent_free=_bytes((small | large) & ~held),
-        absent_used=_bytes(used & ~held),
-        absent_written=_bytes(written & absent),
-        written=_bytes(written),
-    )
-
-
-def _watermark_orders(
-    free: BoolArray, classes: PageClasses, zones: Sequence[Zone], order: int
-) -> dict[int, int]:
-    found: dict[int, int] = {}
+    masks = {
+        "below_watermark": small & held & ~watched,
+        "waiting": large & held,
+        "reported": reported & held,
+        "collapsible": collapsible(reported, held),
+        "ballooned": _in_cells(classes, "offline_resident", "offline_absent") & held,
+        "changing": _in_cells(classes, "unstable") & held,
+        "hidden": _in_cells(classes, "nothing") & held,
+        "given_back": reported & ~held,
+        "absent_free": (small | large) & ~held,
+        "absent_used": used & ~held,
+        "absent_written": written & (host == HostState.ABSENT),
+        "written": written,
+    }
+    found: Counter[_Sum] = Counter({(name, 0): _bytes(mask) for name, mask in masks.items()})
+    for kind in _KINDS:
+        found["used", int(kind)] = _bytes(used & held & (padded == kind))
+    orders = np.bincount(classes.orders[small & held & watched])
+    for number, count in enumerate(orders.tolist()):
+        found["below_order", number] = count * PAGE_SIZE
     for index, zone in enumerate(zones, NO_ZONE + 1):
         enough = (k for k in range(min(order, MAX_ORDER), -1, -1) if above_watermark(zone, k))
         highest = next(enough, None)
         if highest is not None and not above_watermark(zone, order):
-            size = _bytes(free & (classes.zones == index))
-            found[highest] = found.get(highest, 0) + size
-    return found
+            found["watermark_order", highest] += _bytes(small & held & (classes.zones == index))
+    return +found
 
 
 def _in_cells(classes: PageClasses, *names: str) -> BoolArray:
     """Find the pages of some of the oracle's cells."""
-    return np.isin(classes.cells, [CELLS.index(name) for name in names])
+    wanted: BoolArray = np.isin(CELLS, names)
+    return wanted[classes.cells]
 
 
 def parts_of(host: HostSide, guest: GuestAccount | None) -> tuple[Part, ...]:

@@ -19,6 +19,7 @@ from harness.html.memory_map import (
     draw_residency,
 )
 from harness.html.rendering import render_page
+from harness.kernel.oracle import classify
 from harness.record.results_directory import write_whole
 from harness.units import format_size
 
@@ -46,7 +47,7 @@ def audit_page(taken: Taken) -> str:
         facts=list(fact_lines(audit)),
         prompts=PROMPTS,
         drawn=_map(taken),
-        meaning=HOST_MEANING if taken.classes is None else MEANING,
+        meaning=HOST_MEANING if taken.reading is None else MEANING,
         version=__version__,
         format_size=format_size,
     )
@@ -58,9 +59,11 @@ def write_page(taken: Taken, path: Path) -> None:
 
 
 def _map(taken: Taken) -> MemoryMap:
-    if taken.classes is None or taken.audit.guest is None:
+    if taken.reading is None or taken.audit.guest is None:
         return draw_residency(taken.states, taken.pieces)
-    return draw_classes(taken.classes, taken.zones, taken.audit.guest.order)
+    reading, order = taken.reading, taken.audit.guest.order
+    classes = classify(reading.before, reading.host, reading.after, taken.zones, order)
+    return draw_classes(classes, taken.zones, order)
 
 
 def _bars(audit: Audit) -> Iterator[Bar]:

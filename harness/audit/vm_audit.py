@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.audit.account import GuestAccount, classes_of, guest_account, parts_of
+from harness.audit.account import GuestAccount, guest_account, parts_of
 from harness.audit.advice import advise
 from harness.audit.audit_document import Audit, Guest, Vm
 from harness.audit.guest_told import GuestFacts, parse_facts
@@ -18,13 +18,13 @@ from harness.audit.qemu_list import QemuProcess
 from harness.audit.unknowns import unknowns
 from harness.errors import ObserveError
 from harness.guest.page_stream import PageReader, PageReading
-from harness.kernel.oracle import PageClasses
 from harness.kernel.pages import StateArray
 from harness.kernel.zones import Zone
 from harness.machine.interfaces import GuestShell
 from harness.observe.page_audit import read_both_sides
 from harness.observe.ram_layout import RamLayout
 from harness.record.address_map import RamPiece
+from harness.record.audit_file import AuditReading
 from harness.units import format_size
 
 _PAGE_POISON = 4
@@ -52,7 +52,7 @@ class _Look:
     """HostState by PFN."""
     host_seconds: float
     guest: Guest | None = None
-    classes: PageClasses | None = None
+    reading: AuditReading | None = None
     zones: tuple[Zone, ...] = ()
 
 
@@ -65,8 +65,8 @@ class Taken:
     """HostState by PFN."""
     pieces: tuple[RamPiece, ...]
     """Of guest RAM."""
-    classes: PageClasses | None
-    """None if the guest did not show the state of its pages."""
+    reading: AuditReading | None
+    """Of both sides; None if the guest did not show the state of its pages."""
     zones: tuple[Zone, ...]
     """Of the guest; empty if it was not looked into."""
 
@@ -152,7 +152,7 @@ def take_vm_audit(
         unknown=unknowns(look.host, facts.backends, balloon, look.guest),
         advice=advise(look.host, facts.backends, balloon, facts.inhibitors, look.guest),
     )
-    return Taken(audit, look.states, facts.layout.pieces, look.classes, look.zones)
+    return Taken(audit, look.states, facts.layout.pieces, look.reading, look.zones)
 
 
 def _host_alone(host: HostReader) -> _Look:
@@ -173,8 +173,7 @@ def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
         with PageReader(way, qemu.layout.pfn_end, kinds=True) as pages:
             reader = _KindsReader(pages)
             reading = read_both_sides(reader, residency.read)
-    classes = classes_of(reading, guest)
-    account = guest_account(reading, classes, reader.kinds(), guest)
+    account = guest_account(reading, reader.kinds(), guest)
     if guest.uuid != qemu.uuid.lower():
         check_written(account, guest)
     return _Look(
@@ -182,7 +181,7 @@ def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
         reading.host,
         residency.seconds,
         _guest(guest, account),
-        classes,
+        reading,
         guest.counters.zones,
     )
 

@@ -51,7 +51,7 @@ function _shtab_fpr_harness_using
 end
 
 set -g _shtab_fpr_harness_commands run bisect-step bisect-releases compare replay mail judge report export merge trend page audit list show doctor image 'image build' 'image list' kernel 'kernel check' 'kernel config' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --debug --domain --expect --fails-in --format --history --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --quarantine --repeat --results --retry --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --debug --domain --expect --fails-in --format --guest-agent --history --html --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --quarantine --repeat --results --retry --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -191,7 +191,9 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l pid -x -d 'the QE
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l qmp -xka "(__fish_complete_path (commandline -ct))" -d 'the QEMU that listens on this QMP socket'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l domain -x -d 'libvirt'"'"'s domain of this name, asked through virsh (LIBVIRT_DEFAULT_URI)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l ssh -x -d 'look into the guest too, as root or with sudo there (default: the host'"'"'s side alone)'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l guest-agent -x -d 'look into the guest through QEMU'"'"'s guest agent: with --domain libvirt'"'"'s, else behind SOCKET (default: the one that QEMU'"'"'s command line names)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l json -d 'print JSON'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l html -xka "(__fish_complete_path (commandline -ct))" -d 'write one HTML page as well, with a map of guest RAM'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l compare -xka "(__fish_complete_path (commandline -ct))" -d 'show what has grown since an earlier audit, written by --json'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l watch -x -d 'audit again every SECONDS (default: 10) until Ctrl-C, and show what has moved'
 complete -c fpr-harness -n '_shtab_fpr_harness_using; and test $_shtab_fpr_harness_npos -eq 0' -a list -d 'list the scenarios, with length and needs'

@@ -7,27 +7,20 @@ import numpy as np
 import pytest
 from audit_builders import facts, host_side, reading, zone
 
+from harness.audit import account
 from harness.audit.account import (
-    GuestAccount,
-    classes_of,
+    guest_account,
     parts_of,
     sum_of,
 )
-from harness.audit.account import guest_account as account_of
-from harness.audit.guest_told import GuestFacts
 from harness.audit.vm_audit import check_written
 from harness.errors import ObserveError
 from harness.kernel.page_kinds import PageKind
-from harness.kernel.pages import GuestState, HostState, StateArray
-from harness.record.audit_file import AuditReading
+from harness.kernel.pages import GuestState, HostState
 from harness.units import KIB, MIB, PAGE_SIZE
 
 PAGES = 1 << 16
 BLOCK = 512
-
-
-def guest_account(look: AuditReading, kinds: StateArray, told: GuestFacts) -> GuestAccount:
-    return account_of(look, classes_of(look, told), kinds, told)
 
 
 def test_pages_in_use_are_told_apart_by_kind() -> None:
@@ -132,6 +125,28 @@ def test_all_parts_together_are_what_is_resident(seed: int) -> None:
     assert sum(part.size for part in parts) == side.total
     assert parts[-1].name == "unexplained"
     assert parts[-1].size == 0
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_memory_is_accounted_for_alike_in_parts_and_as_a_whole(
+    monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    """Also where one zone lies within another, as those of interleaved nodes do."""
+    random = np.random.default_rng(7)
+    states = [*PageKind, GuestState.FREE, GuestState.REPORTED]
+    kinds = np.repeat(random.choice(states, PAGES // 32), 32).astype(np.uint8)
+    host = random.choice([HostState.ABSENT, HostState.RESIDENT], PAGES).astype(np.uint8)
+    half = PAGES // 2
+    zones = [
+        zone(spanned=PAGES if nested else half, free=PAGES),
+        zone(spanned=half - 3000, free=9000, start_pfn=half + (0 if nested else 3000)),
+    ]
+    monkeypatch.setattr(account, "PART_PAGES", 4 * 1024)
+    parts = account.guest_account(reading(kinds, host), kinds, facts(zones))
+    monkeypatch.setattr(account, "PART_PAGES", PAGES)
+    assert account.guest_account(reading(kinds, host), kinds, facts(zones)) == parts
+    assert parts.below_watermark > 0
+    assert parts.given_back > 0
 
 
 def test_what_is_unexplained_is_named() -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from audit_builders import facts, reading, recorded, zone
 
-from harness.audit.account import classes_of
 from harness.audit.audit_html import audit_page
 from harness.audit.part_words import PART_WORDS
 from harness.audit.vm_audit import Taken
@@ -33,7 +32,7 @@ def taken(*, guest: bool = True) -> Taken:
     look, told = reading(kinds, host), facts([zone(spanned=PAGES, free=PAGES)])
     if not guest:
         return Taken(replace(recorded(), guest=None), host, PIECES, None, ())
-    return Taken(recorded(), host, PIECES, classes_of(look, told), told.counters.zones)
+    return Taken(recorded(), host, PIECES, look, told.counters.zones)
 
 
 def cells(page: str, kind: str) -> int:
