@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,12 +120,12 @@ def virsh(uri: str, *words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that nobody may pass."""
-    place = tmp_path_factory.mktemp("libvirt")
-    for above in (place, *place.parents[:2]):
-        above.chmod(0o755)
-    return place
+def place() -> Iterator[Path]:
+    """A directory that nobody may pass; a short path, for libvirt's sockets below it."""
+    with tempfile.TemporaryDirectory(prefix="fprt") as directory:
+        place = Path(directory)
+        place.chmod(0o755)
+        yield place
 
 
 @pytest.fixture(scope="module")
