@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * counters: streams meminfo, vmstat, buddyinfo and zoneinfo at a fixed rate.
+ * counters: streams meminfo, vmstat, buddyinfo and zoneinfo at a fixed rate, or on request.
  *
  * A frame, in little endian:
  *   "FPRC" u32 version, u64 sequence, u64 ticks missed so far, u64 planned and u64 actual
  *   monotonic ns, u32 length of each of the four texts, the texts
  * The answer to a line `ping NUMBER` on standard input, sent at once:
  *   "FPRP" u32 version, u64 number, u64 monotonic ns
+ * With --on-request, each line `frame` on standard input asks for a frame.
  * The end of standard input ends the tool.
  */
 #define _GNU_SOURCE
@@ -44,7 +45,9 @@ struct pong {
 /* A header and its texts, sent with one write. */
 static char buffer[sizeof(struct frame) + (1U << 20)];
 
-static void send_frame(const int *files, uint64_t sequence, uint64_t missed, uint64_t planned)
+static int files[TEXTS];
+
+static void send_frame(uint64_t sequence, uint64_t missed, uint64_t planned)
 {
 	struct frame frame = { .version = VERSION, .sequence = sequence, .missed = missed,
 			       .planned = planned, .actual = monotonic_ns() };
@@ -65,7 +68,24 @@ static void send_frame(const int *files, uint64_t sequence, uint64_t missed, uin
 	write_all(buffer, used);
 }
 
-/* Answers the pings received; returns 0 at the end of standard input. */
+/* Answers one line. */
+static void answer_line(const char *line)
+{
+	static uint64_t sequence;
+	struct pong pong = { .version = VERSION, .now = monotonic_ns() };
+
+	if (!strcmp(line, "frame")) {
+		send_frame(sequence++, 0, pong.now);
+		return;
+	}
+	if (strncmp(line, "ping ", 5))
+		usage("counters: unknown command %s", line);
+	memcpy(pong.magic, "FPRP", 4);
+	pong.number = parse_number(line + 5, "ping");
+	write_all(&pong, sizeof(pong));
+}
+
+/* Answers the lines received; returns 0 at the end of standard input. */
 static int answer(void)
 {
 	static char line[256];
@@ -78,14 +98,8 @@ static int answer(void)
 	used += (size_t)got;
 	line[used] = 0;
 	while ((end = strchr(line, '\n'))) {
-		struct pong pong = { .version = VERSION, .now = monotonic_ns() };
-
 		*end = 0;
-		if (strncmp(line, "ping ", 5))
-			usage("counters: unknown command %s", line);
-		memcpy(pong.magic, "FPRP", 4);
-		pong.number = parse_number(line + 5, "ping");
-		write_all(&pong, sizeof(pong));
+		answer_line(line);
 		used -= (size_t)(end + 1 - line);
 		memmove(line, end + 1, used + 1);
 	}
@@ -135,7 +149,6 @@ static uint64_t parse_period(const char *text)
 
 int counters_main(int argc, char **argv)
 {
-	int files[TEXTS];
 	uint64_t period, next, sequence = 0, missed = 0;
 
 	for (int i = 0; i < TEXTS; i++) {
@@ -144,17 +157,22 @@ int counters_main(int argc, char **argv)
 			die("open %s", names[i]);
 	}
 	if (argc == 1 && !strcmp(argv[0], "--once")) {
-		send_frame(files, 0, 0, monotonic_ns());
+		send_frame(0, 0, monotonic_ns());
+		return STATUS_OK;
+	}
+	if (argc == 1 && !strcmp(argv[0], "--on-request")) {
+		while (answer())
+			;
 		return STATUS_OK;
 	}
 	if (argc != 2 || strcmp(argv[0], "--hz"))
-		usage("counters: expected --once, or --hz RATE");
+		usage("counters: expected --once, --on-request, or --hz RATE");
 	period = parse_period(argv[1]);
 	next = monotonic_ns() + period;
 	while (wait_until(next)) {
 		uint64_t late;
 
-		send_frame(files, sequence, missed, next);
+		send_frame(sequence, missed, next);
 		sequence++;
 		next += period;
 		/* Count frames that are already late instead of sending them. */

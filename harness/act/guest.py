@@ -98,6 +98,10 @@ class Machine(Protocol):
     def sleep_alive(self, seconds: float) -> None:
         """Sleep; raises at once if QEMU ends or the run is stopped (`InterruptedRunError`)."""
 
+    def pass_time(self, seconds: float) -> None:
+        """Let so many seconds of the guest's clock pass. Raises like `sleep_alive`, and what a
+        command in the guest does."""
+
     def restart(self, deadline: Deadline, how: Restart) -> None:
         """Restart the machine and log in to the guest that boots again. Raises `QmpError`,
         `SshError`, `DeadlineError`."""

@@ -154,6 +154,7 @@ class GuestSession:
             sink=self.record.add,
             relative=self.record.relative,
             raw_path=samples / "guest-counters.bin",
+            on_request=self.vm.spec.clock == "virtual",
         )
         self.sampler.start()
 
@@ -231,6 +232,7 @@ def _record_ready(vm: VirtualMachine, record: RunRecord) -> BalloonState:
             untraced=vm.untraced,
             unconfined=vm.unconfined,
             build=read_build(vm.shell),
+            clock=vm.spec.clock,
             host_page=HUGE_PAGE if vm.spec.backend == "hugetlb" else PAGE_SIZE,
         )
     )

@@ -23,7 +23,14 @@ from harness.report.summary import Summary
 from harness.report.terminal import ProgressView, print_table
 from harness.run.host_paths import check_host_paths
 from harness.run.invocation import Conclusion, conclude, prepare_images, run_pool
-from harness.run.plan import PlannedRun, RunOptions, choose_images, longest_first, plan_runs
+from harness.run.plan import (
+    PlannedRun,
+    RunOptions,
+    choose_images,
+    longest_first,
+    plan_runs,
+    refuse_clock,
+)
 from harness.run.qemus import choose_qemus, prepare_qemus, refuse_if_none
 from harness.run.shards import Shard, runs_of_shard
 from harness.run.stop_request import StopRequest, stopping_on_signals
@@ -65,6 +72,7 @@ def carry_out(
     Raises `HarnessError` where nothing can run.
     """
     chosen = run_options(options)
+    refuse_clock(scenarios, chosen.clock)
     images = choose_images(load_definitions(), options.image)
     choices = choose_qemus(load_qemus(), options.qemu)
     runs = plan_runs(scenarios, images, options.repeat, choices)

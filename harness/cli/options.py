@@ -5,7 +5,7 @@ import argparse
 import datetime
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import UsageError
 from harness.resources import SCENARIOS_DIR
@@ -108,6 +108,7 @@ def declare_results_option(add: Callable[..., Any]) -> None:
 
 def declare_run_options(add: Callable[..., Any]) -> None:
     """Declare how to run scenarios, and how often."""
+    declare_clock_option(add)
     add("--jobs", type=int, metavar="N", help="guests at once (default: as many as fit the host)")
     add("--repeat", type=int, default=1, metavar="N", help="run everything N times (default: 1)")
     add(
@@ -118,6 +119,17 @@ def declare_run_options(add: Callable[..., Any]) -> None:
         help="keep the guest of a run that did not pass up for this long, to log in to it",
     )
     declare_scenario_options(add)
+
+
+def declare_clock_option(add: Callable[..., Any]) -> None:
+    """Declare the guests' clock."""
+    add(
+        "--clock",
+        choices=("real", "virtual"),
+        default="real",
+        help="virtual: the guest's clock counts its instructions, and a guest that idles jumps to "
+        "its next timer instead of waiting (TCG only; default: real)",
+    )
 
 
 def declare_night_options(add: Callable[..., Any]) -> None:
@@ -305,8 +317,15 @@ def run_options(options: Any) -> "RunOptions":
         raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")
     quarantine: Path | None = getattr(options, "quarantine", None)
     today = datetime.datetime.now(datetime.UTC).date()
+    clock: Literal["real", "virtual"] = getattr(options, "clock", "real")
+    if clock == "virtual" and options.accel == "kvm":
+        raise UsageError(
+            "--clock virtual counts the guest's instructions, which KVM does not do",
+            hint="leave --accel kvm out, or --clock virtual",
+        )
     return RunOptions(
         accel=options.accel,
+        clock=clock,
         kernel=options.kernel,
         modules=options.modules,
         keep_failed=60.0 * getattr(options, "keep_failed", 0.0),

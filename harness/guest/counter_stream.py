@@ -7,7 +7,7 @@ The head of guest-images/tool/counters.c describes the format.
 import re
 import struct
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -88,19 +88,27 @@ class ClockMap:
 
 
 class CounterStream:
-    """A stream of `hz` frames a second; it starts when entered as a context manager."""
+    """A stream of `hz` frames a second; it starts when entered as a context manager.
 
-    def __init__(self, shell: GuestShell, hz: float) -> None:
+    With `on_request` a frame comes only when `read` asks for it: the guest's clock does not follow
+    the host's, so that `hz` frames of its seconds would be any number of the host's.
+    """
+
+    def __init__(self, shell: GuestShell, hz: float, *, on_request: bool = False) -> None:
         self._shell = shell
         self._hz = hz
+        self._on_request = on_request
         self._process: GuestProcess | None = None
         self._began = time.monotonic()
         self._frames = 0
         self.clock = ClockMap(0.0, 0.0)
 
     def __enter__(self) -> Self:
-        self._process = self._shell.start(f"fpr-guest counters --hz {self._hz:g}")
+        how = "--on-request" if self._on_request else f"--hz {self._hz:g}"
+        self._process = self._shell.start(f"fpr-guest counters {how}")
         self._began = time.monotonic()
+        if self._on_request:
+            return self
         try:
             self.clock = self._shake_hands()
         except BaseException:
@@ -123,10 +131,15 @@ class CounterStream:
 
     def read(self) -> CounterFrame:
         """Wait for the next frame. Raises `ObserveError`, `SshError`, `DeadlineError`."""
+        if self._on_request:
+            assert self._process is not None
+            self._process.write(b"frame\n")
         answer = self._next(START_SECONDS * self._shell.pace)
         if not isinstance(answer, CounterFrame):
             raise ObserveError("the guest tool answered a ping that the harness did not send")
         self._frames += 1
+        if self._on_request:
+            return replace(answer, at=time.monotonic())
         due = self._hz * (time.monotonic() - self._began) + BURST_FRAMES
         if self._frames > due:
             raise ObserveError(

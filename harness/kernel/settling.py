@@ -6,6 +6,7 @@ merge, *idle* when something remains but nothing moved for more than two reporti
 *moving* when its deadline passes first. The kernel's rules are in `harness.kernel.zones`.
 """
 
+import bisect
 import math
 from collections.abc import Sequence
 from enum import StrEnum
@@ -44,6 +45,10 @@ MERGE_PASSES = 1.5
 """How many passes nearly free blocks get to merge: the pages they lack lie on a per-CPU list, which
 releases them as other pages are freed (free_pcppages_bulk(), mm/page_alloc.c). The next pass
 reports the merged blocks."""
+
+BETWEEN_PASSES_SECONDS = 0.4
+"""Under a virtual clock, guest seconds without movement after which no pass is under way: the
+blocks of one are with the host, and none of them is free."""
 
 MERGING_BLOCKS = REPORTING_CAPACITY // 4
 """The wait goes on for nearly free blocks only if more than this many could merge."""
@@ -134,6 +139,13 @@ class _GuestClock:
         self._host.append(host)
         self._guest.append(guest)
 
+    def passed_for_certain(self, moment: float) -> float:
+        """Return the guest seconds from the first look at or after a moment to the last look, where
+        nothing tells how fast the guest's clock ran between two looks; 0.0 without such a look.
+        """
+        first = bisect.bisect_left(self._host, moment)
+        return self._guest[-1] - self._guest[first] if first < len(self._host) else 0.0
+
     def passed_since(self, moment: float) -> float:
         """Return the guest seconds from a moment of the host's clock to the last look.
 
@@ -163,17 +175,25 @@ class SettleTracker:
     peak, or that the remaining bytes reached a new low.
 
     Passes follow the guest's clock, which may stand still while the host's runs on (QEMU was
-    stopped, or the guest got no CPU time). The wait is idle only when both clocks say so.
+    stopped, or the guest got no CPU time). The wait is idle only when both clocks say so; with a
+    virtual clock, which may run any number of times faster, when the guest's does.
     """
 
     def __init__(
-        self, block_bytes: int, leave: int = 0, pass_seconds: float = PASS_SECONDS
+        self,
+        block_bytes: int,
+        leave: int = 0,
+        pass_seconds: float = PASS_SECONDS,
+        *,
+        virtual: bool = False,
     ) -> None:
         """Start a wait.
 
         `block_bytes`: size of a block of the reporting order; a smaller change of `held` is noise;
-        `leave`: bytes that may remain when the wait is over; `pass_seconds`: time between passes.
+        `leave`: bytes that may remain when the wait is over; `pass_seconds`: time between passes;
+        `virtual`: whether the guest has a virtual clock.
         """
+        self._virtual = virtual
         self._block = block_bytes
         self._leave = leave
         self._pass = pass_seconds
@@ -247,12 +267,22 @@ class SettleTracker:
             self._guest_clock.look(at, guest_at)
         if remaining is not None:
             self._merging = merging
-        quiet = min(at - self._last_moved, self._guest_clock.passed_since(self._last_moved))
+        if self._virtual:
+            quiet = self._guest_clock.passed_for_certain(self._last_moved)
+        else:
+            quiet = min(at - self._last_moved, self._guest_clock.passed_since(self._last_moved))
+        if self._virtual and quiet < BETWEEN_PASSES_SECONDS:
+            return None
         if self._remaining is not None and self._remaining <= self._leave:
             if self._merging <= MERGING_BLOCKS * self._block or quiet > MERGE_PASSES * self._pass:
                 return SettleOutcome.DRAINED
             return None
         return SettleOutcome.IDLE if quiet > IDLE_PASSES * self._pass else None
+
+    @property
+    def guest_seconds(self) -> float:
+        """Guest seconds from the first look at its clock to the last."""
+        return self._guest_clock.passed_for_certain(0.0)
 
     @property
     def clock_rate(self) -> float | None:

@@ -19,6 +19,12 @@ TRANSLATION_BUFFER_MIB = 256
 """Size of TCG's translation buffer. A guest fills about 60 MiB of it, so it is never flushed, and
 QEMU's default (an eighth of the host's memory, at most 1 GiB) would waste memory."""
 
+VIRTUAL_CLOCK = "shift=2,sleep=off"
+"""QEMU's -icount: an instruction takes 2^2 ns, and an idle guest does not wait for its timers."""
+
+VIRTUAL_TSC_KHZ = 1_000_000
+"""Frequency of the TSC under -icount, which counts nanoseconds (cpu_get_ticks(), 5.2 to 11.1)."""
+
 KERNEL_WORDS = (
     "console=ttyS0",
     "panic=-1",  # with -no-reboot, a panic ends QEMU at once instead of at a deadline
@@ -110,10 +116,14 @@ def command_by_hand(
 def _machine_words(
     spec: GuestSpec, files: LaunchFiles, accel: str, cpu: str, name: str, tsc_khz: int
 ) -> Iterator[str]:
-    accelerator = f"tcg,thread=multi,tb-size={TRANSLATION_BUFFER_MIB}" if accel == "tcg" else "kvm"
+    virtual = spec.clock == "virtual"
+    tcg = f"tcg,thread={'single' if virtual else 'multi'},tb-size={TRANSLATION_BUFFER_MIB}"
     yield from ("-name", f"guest={name}")
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
-    yield from ("-accel", accelerator, "-cpu", cpu)
+    yield from ("-accel", tcg if accel == "tcg" else "kvm", "-cpu", cpu)
+    if virtual:
+        yield from ("-icount", VIRTUAL_CLOCK)
+        tsc_khz = VIRTUAL_TSC_KHZ
     yield from _memory_words(spec, files)
     # The kernel warns of NUMA nodes that share a socket, and with it a cache.
     yield from ("-smp", f"{spec.vcpus},sockets={spec.vcpus}" if spec.numa else str(spec.vcpus))

@@ -41,6 +41,8 @@ def launch(
 def _boot(given: Launch, accel: Accelerator, progress: Callable[[str], None]) -> VirtualMachine:
     """See `launch`."""
     artefacts, cancelled = given.artefacts, given.cancelled
+    if given.spec.clock == "virtual":
+        return _boot_counted(given, accel, progress)
     if accel != "auto":
         if accel == "kvm" and (why := kvm_unusable()):
             raise LaunchError(f"--accel kvm: {why}", hint="fix it, or use --accel auto or tcg")
@@ -70,6 +72,20 @@ def _boot(given: Launch, accel: Accelerator, progress: Callable[[str], None]) ->
     if learned:
         memory.remember(why)
     return vm
+
+
+def _boot_counted(
+    given: Launch, accel: Accelerator, progress: Callable[[str], None]
+) -> VirtualMachine:
+    """Boot under a virtual clock."""
+    if accel == "kvm":
+        raise LaunchError(
+            "a virtual clock counts the guest's instructions, which KVM does not do",
+            hint="take --accel tcg, or --clock real",
+        )
+    if accel == "auto":
+        progress("accelerator TCG, because the clock is virtual")
+    return VirtualMachine.boot(given, "tcg")
 
 
 def _guest_spoke(artefacts: Path) -> bool:

@@ -18,6 +18,9 @@ PREFIX = "needs-"
 HUGE_PAGE = 2 * MIB
 LOCKED_TIMES = 2
 """QEMU locks all it has mapped: libraries, stacks and translation buffers beside guest memory."""
+FAIR_CLOCK = (8, 1)
+"""From this release on QEMU gives each vCPU its share of a virtual clock's time; before, one that
+waits for another in a loop lets it run too rarely for a guest to boot (icount_percpu_budget())."""
 _HUGE_POOL = "sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
 _THP = "sys/kernel/mm/transparent_hugepage/enabled"
 _KSM = "sys/kernel/mm/ksm/run"
@@ -57,6 +60,8 @@ def missing_in_qemu(spec: GuestSpec, qemu: Qemu) -> str | None:
     wanted = balloon_properties(spec, reporting=True).keys() - {"driver", "id"}
     lacking = [] if spec.machine in qemu.machines else [f"machine type {spec.machine}"]
     lacking += [f"{name} of virtio-balloon" for name in sorted(wanted - qemu.balloon)]
+    if spec.clock == "virtual" and spec.vcpus > 1 and qemu.release < FAIR_CLOCK:
+        lacking.append(f"virtual clock for {spec.vcpus} vCPUs, which is from 8.1 on")
     return f"QEMU {qemu.version} has no {', no '.join(lacking)}" if lacking else None
 
 

@@ -70,7 +70,13 @@ class Qemu:
 
     @property
     def major(self) -> int:
-        return int(self.version.split(".")[0])
+        return self.release[0]
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """Major and minor version."""
+        major, minor = (int(part) for part in self.version.split(".")[:2])
+        return major, minor
 
 
 def lacking(qemu: Qemu) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ Backend = Literal[
 ]
 Machine = Literal["pc", "q35", "microvm"]
 Discard = Literal["dontneed", "free", "slow"]
+Clock = Literal["real", "virtual"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class GuestSpec:
     """Whether QEMU gets transparent huge pages as the host is set up, or never."""
     qemu_args: tuple[str, ...] = ()
     """Further words of QEMU's command line."""
+    clock: Clock = "real"
+    """Whether the guest's clock is the host's, or counts its instructions and jumps to the next
+    timer where it idles (TCG only)."""
 
 
 class BootLike(Protocol):

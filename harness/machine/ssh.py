@@ -71,11 +71,21 @@ class SshShell:
     Output beyond a limit raises `GuestError`, so that a guest cannot fill the host's memory.
     """
 
-    def __init__(self, port: int, keys: RunKeys, gone: Gone, deadline: Deadline) -> None:
+    def __init__(
+        self, port: int, keys: RunKeys, gone: Gone, deadline: Deadline, *, logins: int = 1
+    ) -> None:
+        """Log in; of up to `logins` attempts the last one's error is raised."""
         self.pace = 1.0
         """How many times longer than usual the guest may take for what it is asked."""
         self._gone = gone
-        self._transport = self._connect(port, keys, deadline)
+        while True:
+            logins -= 1
+            try:
+                self._transport = self._connect(port, keys, deadline)
+                break
+            except SshError:
+                if not logins or deadline.passed:
+                    raise
 
     def _connect(self, port: int, keys: RunKeys, deadline: Deadline) -> paramiko.Transport:
         with contextlib.ExitStack() as undo:

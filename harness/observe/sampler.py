@@ -58,8 +58,11 @@ class Sampler:
         sink: Callable[[Sample], None],
         relative: Callable[[float], float],
         raw_path: Path,
+        on_request: bool = False,
     ) -> None:
+        """`on_request`: the guest sends its counters only when asked, see `CounterStream`."""
         self._shell = shell
+        self._on_request = on_request
         self._mapping = mapping
         self._discards = discards
         self._hz = hz
@@ -171,7 +174,7 @@ class Sampler:
             return None
 
     def _receive(self) -> None:
-        stream = CounterStream(self._shell, self._hz)
+        stream = CounterStream(self._shell, self._hz, on_request=self._on_request)
         with self._lock:
             self._stream = stream  # before it starts, so that `stop` can interrupt the start
         with closing(stream), stream, self._raw_path.open("ab") as raw:
@@ -186,6 +189,8 @@ class Sampler:
                     )
                 raw.write(frame.raw)
                 self._guest_free = (frame.at, frame.free_bytes)
+                if self._on_request:
+                    self._stopping.wait(1.0 / self._hz)
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Run a thread's work; an error is a failure, unless `stop` caused it."""

@@ -186,6 +186,8 @@ class GuestReady:
     record is of an older version."""
     host_page: int | None = None
     """Size of the pages behind guest RAM: bytes; None in records of older versions."""
+    clock: Literal["real", "virtual"] = "real"
+    """Whether the guest's clock was the host's, or counted its instructions (`--clock`)."""
     kind: Literal["guest-ready"] = "guest-ready"
 
 

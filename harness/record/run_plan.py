@@ -2,7 +2,7 @@
 """What was to be run and how: the scenario and the options that results must record."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from harness.record.asked import Asked
 
@@ -32,6 +32,8 @@ class RunPlan:
     """`FIELD=VALUE` of each `--set`."""
     accel: str = "auto"
     """The accelerator asked for."""
+    clock: Literal["real", "virtual"] = "real"
+    """The clock asked for."""
     kernel: str | None = None
     """Path of the kernel asked for; None: the image's."""
     modules: str | None = None

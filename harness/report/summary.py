@@ -28,6 +28,7 @@ class RunSummary:
     attempt: int
     kernel: str | None = None
     accel: str | None = None
+    clock: str | None = None
     qemu: str | None = None
     verdict: Verdict = Verdict.MISS
     cause: Cause | None = None
@@ -101,6 +102,7 @@ def _after(run: RunSummary, event: Event) -> RunSummary:
             run,
             kernel=event.kernel,
             accel=event.accel,
+            clock=event.clock,
             qemu=event.qemu,
             discard=event.discard,
         )
@@ -133,6 +135,7 @@ def _as_json(run: RunSummary) -> dict[str, object]:
         "image": run.image,
         "kernel": run.kernel,
         "accel": run.accel,
+        "clock": run.clock,
         "qemu": run.qemu,
         "verdict": run.verdict,
         "cause": run.cause,

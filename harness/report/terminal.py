@@ -67,7 +67,7 @@ _GRAVEST_LAST = (Verdict.SKIP, Verdict.MISS, Verdict.ERROR, Verdict.FAIL)
 def print_table(summary: Summary, results: Path, file: TextSink | None = None) -> None:
     """Print verdict and measures of every run, then reason and next step of those not passed."""
     console = make_console(file)
-    accels = {run.accel for run in summary.runs if run.accel}
+    accels = {_under(run) for run in summary.runs if run.accel}
     several = {
         "QEMU": len({run.qemu_name for run in summary.runs}) > 1,
         "accel": len(accels) > 1,
@@ -112,7 +112,7 @@ def _cells(run: RunSummary, several: Mapping[str, bool]) -> list[Text]:
         Text(safe_line(run.run_id)),
         Text(safe_line(short_release(run.kernel or "-"))),
         *([Text(safe_line(run.qemu or "-"))] if several["QEMU"] else []),
-        *([Text(run.accel or "-")] if several["accel"] else []),
+        *([Text(_under(run))] if several["accel"] else []),
         Text(run.outcome + _remarks(run), style=STYLES[run.verdict]),
         Text("-" if freed is None else format_size(round(freed))),
         Text(came_back if fraction is None else f"{came_back} {_share(fraction)}"),
@@ -124,6 +124,11 @@ def _remarks(run: RunSummary) -> str:
     """Why it took another attempt is in the reason of the verdict, in summary.json."""
     known = ", in quarantine" if run.quarantine is not None else ""
     return known + (f", attempt {run.attempt}" if run.attempt > 1 else "")
+
+
+def _under(run: RunSummary) -> str:
+    """What its guest ran under: the accelerator, and the clock if it is not the host's."""
+    return f"{run.accel or '-'}{', virtual clock' if run.clock == 'virtual' else ''}"
 
 
 def _share(fraction: float) -> str:

@@ -4,16 +4,22 @@
 from collections.abc import Sequence
 
 from harness.errors import PreconditionError
-from harness.machine.spec import BalloonSpec, GuestSpec, NumaNode
+from harness.machine.spec import BalloonSpec, Clock, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine
 from harness.scenario.model import Scenario
 
 
-def guest_spec(scenario: Scenario) -> GuestSpec:
-    """Return the machine that a scenario asks for."""
+def guest_spec(scenario: Scenario, clock: Clock = "real") -> GuestSpec:
+    """Return the machine that a scenario asks for.
+
+    Under the virtual clock vCPUs run one at a time, so a second one would add no concurrency; where
+    the scenario has no nodes that each need one, its guest gets one.
+    """
+    one = clock == "virtual" and not scenario.guest.numa
     return GuestSpec(
         memory=scenario.guest.memory,
-        vcpus=scenario.guest.vcpus,
+        vcpus=1 if one else scenario.guest.vcpus,
+        clock=clock,
         cmdline=scenario.guest.cmdline,
         numa=tuple(NumaNode(node.memory, tuple(node.vcpus)) for node in scenario.guest.numa),
         machine=scenario.guest.machine,

@@ -23,6 +23,7 @@ class RunOptions:
     """Options of the command line that hold for every run."""
 
     accel: Literal["auto", "kvm", "tcg"] = "auto"
+    clock: Literal["real", "virtual"] = "real"
     kernel: Path | None = None
     """A kernel to boot instead of the image's."""
     modules: Path | None = None
@@ -91,6 +92,14 @@ def plan_runs(
     ]
 
 
+def refuse_clock(scenarios: Sequence[Scenario], clock: Literal["real", "virtual"]) -> None:
+    """Raise `UsageError` if none of the scenarios is valid under this clock; where some are, the
+    others are a SKIP each."""
+    refused = [scenario.not_under(clock) for scenario in scenarios]
+    if refused and all(refused):
+        raise UsageError(f"--clock {clock}: {refused[0]}", hint="take the other clock")
+
+
 def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | HarnessError) -> RunPlan:
     """Make the plan of a run that its results record."""
 
@@ -103,6 +112,7 @@ def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | Harnes
         asked=run.scenario.asked,
         overrides=options.overrides,
         accel=options.accel,
+        clock=options.clock,
         kernel=given(options.kernel),
         modules=given(options.modules),
         kernel_sha256=_sha256(boot.kernel) if isinstance(boot, BootFiles) else None,

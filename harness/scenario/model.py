@@ -186,6 +186,9 @@ class Scenario(Part):
     """The guest's balloon device."""
     host: Host = Host()
     """How the host backs and discards the guest's memory."""
+    clocks: Annotated[tuple[Literal["real", "virtual"], ...], NotEmpty] = ("real", "virtual")
+    """The clocks of the guest that it is valid under (`--clock`). Steps such as `race` are valid
+    under `real` only, whatever stands here."""
     steps: Annotated[tuple[Verb, ...], NotEmpty]
     """The steps, in order."""
     expect: Expectations = Field(default_factory=dict)
@@ -245,6 +248,16 @@ class Scenario(Part):
         own = self.guest.memory + self.guest.hotplug
         steps = (step.host_memory(self.guest.memory) for _loc, step in unrolled(self.steps))
         return max(own, *steps)
+
+    def not_under(self, clock: Literal["real", "virtual"]) -> str:
+        """Say why it is not valid under this clock of the guest; empty if it is."""
+        if clock == "virtual":
+            for _loc, step in unrolled(self.steps):
+                if step.real_clock:
+                    return f"`{step.verb}` is not valid under a virtual clock: {step.real_clock}"
+        if clock not in self.clocks:
+            return f"{self.name} is not valid under a {clock} clock (clocks: {self.clocks[0]})"
+        return ""
 
     @property
     def measured(self) -> frozenset[str]:

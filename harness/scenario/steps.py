@@ -79,6 +79,8 @@ class Verb(Part, ABC):
     """Whether it measures how fast the guest is, so that no other guest must run on the host."""
     verifies: ClassVar[bool] = False
     """Whether it compares held memory with what was written to it."""
+    real_clock: ClassVar[str] = ""
+    """Why its guest's clock must be the host's; empty: it may count instructions, too."""
     holds_steps: ClassVar[bool] = False
     """Whether it carries out other steps; such verbs cannot be nested."""
 

@@ -81,7 +81,8 @@ def collapse_noise(history: History) -> str | None:
 
 def clock_noise(history: History) -> str | None:
     """Say that the guest's clock was too slow for it to report in time; None if it was not."""
-    rate = history.settle.clock_rate if history.settle is not None else None
+    virtual = history.ready is not None and history.ready.clock == "virtual"
+    rate = history.settle.clock_rate if history.settle is not None and not virtual else None
     if rate is None or rate >= CLOCK_RATE:
         return None
     return (

@@ -149,6 +149,9 @@ class FakeMachine:
         self._clock.sleep(seconds)
         self.meanwhile()
 
+    def pass_time(self, seconds: float) -> None:
+        self.sleep_alive(seconds)
+
     def arrive(self, deadline: Deadline) -> None:
         deadline.check()
         self.arrived = True

@@ -41,9 +41,9 @@ def _zoneinfo(zone: Zone) -> str:
     )
 
 
-def pages(states: StateArray) -> bytes:
-    """Build a round of `fpr-guest pages`; the guest's clock is the host's."""
-    now = int(time.monotonic() * 1e9)
+def pages(states: StateArray, rate: float = 1.0) -> bytes:
+    """Build a round of `fpr-guest pages`; the guest's clock runs `rate` times as fast as ours."""
+    now = int(time.monotonic() * 1e9 * rate)
     starts = np.flatnonzero(np.diff(states.astype(np.int64), prepend=-1))
     lengths = np.diff(starts, append=len(states))
     header = struct.pack(
@@ -59,17 +59,18 @@ def pages(states: StateArray) -> bytes:
     return header + ((lengths << 3) | states[starts].astype(np.int64)).astype("<u4").tobytes()
 
 
-def page_rounds(rounds: Iterable[StateArray]) -> FakeProcess:
-    """Make a process of `fpr-guest pages`; the last round is repeated from then on."""
+def page_rounds(rounds: Iterable[StateArray], rate: float = 1.0) -> FakeProcess:
+    """Make a process of `fpr-guest pages`; the last round is repeated from then on. `rate`: of the
+    guest's clock, see `pages`."""
     first, *later = rounds
     coming = [first, *later]
 
     def reply(_asked: str) -> bytes:
         if len(coming) > 1:
             coming.pop(0)
-        return pages(coming[0])
+        return pages(coming[0], rate)
 
-    return FakeProcess(pages(first), reply=reply)
+    return FakeProcess(pages(first, rate), reply=reply)
 
 
 def churn(

@@ -32,6 +32,7 @@ class Busy(Verb):
     """
 
     verb: ClassVar[str] = "busy"
+    real_clock: ClassVar[str] = "it must work at the same time as reporting does, on another vCPU"
     size: BusySize
     """A share of memory, a size, or one of two words. `batch` is 32 blocks, the capacity of one
     report. `all-but-half-a-batch` is the free memory above the minimum watermarks less half a

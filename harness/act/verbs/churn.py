@@ -103,7 +103,7 @@ class Churn(Verb):
         if self.hold >= PICTURE_SECONDS and not held.pictured:
             held.pictured = True
             take_picture(guest, "peak", (tool.pid,))
-        guest.vm.sleep_alive(max(0.0, until - record.now()))
+        guest.vm.pass_time(max(0.0, until - record.now()))
         Verify().perform(guest)
         _free(guest, self.free, self.order)
 

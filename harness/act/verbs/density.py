@@ -28,6 +28,7 @@ class Crowd(Verb):
     """
 
     verb: ClassVar[str] = "crowd"
+    real_clock: ClassVar[str] = "its guests share one time, and each would have a clock of its own"
     limit: Size
     """Limit of the guest memory that the host holds for all of them together."""
     touch: MemoryShare

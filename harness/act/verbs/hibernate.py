@@ -58,6 +58,9 @@ class Hibernate(Verb):
     """
 
     verb: ClassVar[str] = "hibernate"
+    real_clock: ClassVar[str] = (
+        "the guest must go before its next pass, which it may reach at any moment"
+    )
     moves_memory: ClassVar[bool] = True
     breaks_connection: ClassVar[bool] = True
     deadline: Seconds = 300.0

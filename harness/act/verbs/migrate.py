@@ -33,6 +33,7 @@ class Migrate(Verb):
     """Migrates the guest to a second QEMU by precopy, and continues there."""
 
     verb: ClassVar[str] = "migrate"
+    real_clock: ClassVar[str] = "the guest must write at its own pace while the host copies it"
     moves_memory: ClassVar[bool] = True
     breaks_connection: ClassVar[bool] = True
     cancel: StrictBool = False
@@ -91,6 +92,7 @@ class Snapshot(Verb):
     """Saves the guest as savevm does, loads it in a second QEMU, and continues there."""
 
     verb: ClassVar[str] = "snapshot"
+    real_clock: ClassVar[str] = "the guest's clock would not go with it"
     moves_memory: ClassVar[bool] = True
     breaks_connection: ClassVar[bool] = True
     deadline: Seconds = 120.0

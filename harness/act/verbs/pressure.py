@@ -21,6 +21,7 @@ class Pressure(Verb):
     """
 
     verb: ClassVar[str] = "pressure"
+    real_clock: ClassVar[str] = "the host reclaims in its own time"
     moves_memory: ClassVar[bool] = True
     needs_memory_group: ClassVar[bool] = True
     by: Literal["any", "process-madvise", "cgroup-reclaim", "cgroup-limit"] = "any"

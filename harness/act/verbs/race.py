@@ -40,6 +40,10 @@ class Race(Verb):
     """
 
     verb: ClassVar[str] = "race"
+    real_clock: ClassVar[str] = (
+        "a task takes blocks while the host still discards them, which needs vCPUs and "
+        "host at work at the same time"
+    )
     rounds: Annotated[StrictInt, Field(ge=1, le=100)] = 4
     """Number of rounds; each takes a little longer than the delay between two reporting passes."""
 

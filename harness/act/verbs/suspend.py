@@ -49,6 +49,7 @@ class Suspend(Verb):
     """
 
     verb: ClassVar[str] = "suspend"
+    real_clock: ClassVar[str] = "the host wakes the guest in its own time"
     moves_memory: ClassVar[bool] = True
     state: Literal["mem", "freeze"]
     """Sleep state: `mem` is S3, `freeze` is s2idle (Documentation/admin-guide/pm/sleep-states.rst).

@@ -27,6 +27,7 @@ class Watch(Verb):
     """
 
     verb: ClassVar[str] = "watch"
+    real_clock: ClassVar[str] = "it times what the guest faults back in by the host's clock"
     name: MeasureName
     """NAME in the names of its measures."""
     duration: Seconds

@@ -51,7 +51,7 @@ function _shtab_fpr_harness_using
 end
 
 set -g _shtab_fpr_harness_commands run bisect-step bisect-releases compare replay mail judge report export merge trend page audit list show doctor image 'image build' 'image list' kernel 'kernel check' 'kernel config' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --compare --debug --domain --expect --fails-in --format --guest-agent --history --html --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --quarantine --repeat --results --retry --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --clock --compare --debug --domain --expect --fails-in --format --guest-agent --history --html --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --quarantine --repeat --results --retry --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -68,6 +68,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l accel -xka "auto kv
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l qemu -xka "bookworm bullseye sid trixie host all" -d 'a qemu-system-x86_64, a build to fetch (`fpr-harness qemu list`), a comma-separated list, or `all` builds (default: `host`, the installed one)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -s v -l verbose -d 'log steps and findings on standard error; -vv: everything in harness.log'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l results -xka "(__fish_complete_directories)" -d 'new directory for the results (default: results/<UTC time>)'
+complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l clock -xka "real virtual" -d 'virtual: the guest'"'"'s clock counts its instructions, and a guest that idles jumps to its next timer instead of waiting (TCG only; default: real)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l jobs -x -d 'guests at once (default: as many as fit the host)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l repeat -x -d 'run everything N times (default: 1)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using run' -l keep-failed -x -d 'keep the guest of a run that did not pass up for this long, to log in to it'
@@ -92,6 +93,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-step' -l modules -xk
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-step' -l accel -xka "auto kvm tcg" -d 'auto takes KVM if a guest becomes ready under it, else TCG (default: auto)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-step' -l qemu -xka "bookworm bullseye sid trixie host all" -d 'a qemu-system-x86_64, a build to fetch (`fpr-harness qemu list`), a comma-separated list, or `all` builds (default: `host`, the installed one)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-step' -s v -l verbose -d 'log steps and findings on standard error; -vv: everything in harness.log'
+complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-step' -l clock -xka "real virtual" -d 'virtual: the guest'"'"'s clock counts its instructions, and a guest that idles jumps to its next timer instead of waiting (TCG only; default: real)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-step' -l jobs -x -d 'guests at once (default: as many as fit the host)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-step' -l repeat -x -d 'run everything N times (default: 1)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-step' -l keep-failed -x -d 'keep the guest of a run that did not pass up for this long, to log in to it'
@@ -112,6 +114,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-releases' -l modules
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-releases' -l accel -xka "auto kvm tcg" -d 'auto takes KVM if a guest becomes ready under it, else TCG (default: auto)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-releases' -l qemu -xka "bookworm bullseye sid trixie host all" -d 'a qemu-system-x86_64, a build to fetch (`fpr-harness qemu list`), a comma-separated list, or `all` builds (default: `host`, the installed one)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-releases' -s v -l verbose -d 'log steps and findings on standard error; -vv: everything in harness.log'
+complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-releases' -l clock -xka "real virtual" -d 'virtual: the guest'"'"'s clock counts its instructions, and a guest that idles jumps to its next timer instead of waiting (TCG only; default: real)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-releases' -l jobs -x -d 'guests at once (default: as many as fit the host)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-releases' -l repeat -x -d 'run everything N times (default: 1)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using bisect-releases' -l keep-failed -x -d 'keep the guest of a run that did not pass up for this long, to log in to it'

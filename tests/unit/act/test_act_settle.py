@@ -2,6 +2,7 @@
 """`settle`: when a guest has given back what it will."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from fake_guest import FakeGuest
 from guest_words import counters, page_rounds
 from run_builders import BLOCK, BLOCKS, mapping, zone
 
-from harness.act.verbs.settle import Drained, Settle
+from harness.act.verbs.settle import LEAST_LOOKS, Drained, Settle
 from harness.errors import ObserveError
 from harness.kernel.pages import GuestState, StateArray
 from harness.kernel.settling import MERGE_PASSES, SettleOutcome
+from harness.machine.spec import GuestSpec
 from harness.record.events import Settled
 from harness.units import MIB
 
@@ -110,3 +112,36 @@ def test_a_guest_whose_pages_cannot_be_read_has_not_settled(guest: FakeGuest) ->
     with pytest.raises(ObserveError, match="are not counters"):
         settle(guest)
     assert not guest.recorded(Settled)
+
+
+@pytest.fixture
+def racing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGuest:
+    """A guest with a virtual clock."""
+    return FakeGuest(tmp_path, monkeypatch, GuestSpec(256 * MIB, 1, clock="virtual"))
+
+
+def say_racing(guest: FakeGuest, rounds: Iterable[StateArray]) -> None:
+    say(guest, [states(0)])
+    guest.vm.says["fpr-guest pages"] = page_rounds(rounds, rate=100.0)
+
+
+def test_under_a_virtual_clock_each_look_is_a_pass_of_the_guest_later(racing: FakeGuest) -> None:
+    say_racing(racing, [states(30), states(20), states(10), states(0)])
+    event = settle(racing)
+    assert event.outcome is SettleOutcome.DRAINED
+    assert racing.record.now() == pytest.approx(4 * racing.pass_seconds, abs=0.5)
+
+
+def test_under_a_virtual_clock_two_passes_of_the_guest_are_enough(racing: FakeGuest) -> None:
+    say_racing(racing, [states(30)])
+    assert settle(racing).outcome is SettleOutcome.IDLE
+    assert racing.record.now() < 3.0, "the host's clock does not count"
+
+
+def test_under_a_virtual_clock_the_time_is_the_guests_but_it_is_looked_at_often(
+    racing: FakeGuest,
+) -> None:
+    say_racing(racing, [states(number) for number in range(100, 0, -1)])
+    event = settle(racing, deadline="60s")
+    assert event.outcome is SettleOutcome.MOVING
+    assert racing.record.now() == pytest.approx((LEAST_LOOKS - 1) * racing.pass_seconds, abs=0.5)

@@ -14,6 +14,7 @@ from harness.cli.main import main
         (["--jobs", "0"], "at least 1"),
         (["--repeat", "-1"], "at least 1"),
         (["--modules", "/nonexistent"], "--modules needs --kernel"),
+        (["--clock", "virtual", "--accel", "kvm"], "which KVM does not do"),
         (["--image", "nosuch"], "no image is called nosuch"),
         (["--kernel", "/nonexistent"], "--kernel /nonexistent: no such file or directory"),
         (["--kernel", "/", "--modules", "/nonexistent"], "--modules /nonexistent: no such"),
@@ -31,6 +32,16 @@ def test_bad_usage(
     results = tmp_path / "results"
     assert main(["run", "reclaim-basic", "--results", str(results), *arguments]) == 2
     assert message in capsys.readouterr().err
+    assert not results.exists()
+
+
+def test_a_scenario_that_no_virtual_clock_suits_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    asked = ["run", "no-loss-isolated-plain", "--clock", "virtual", "--results", str(results)]
+    assert main(asked) == 2
+    assert "--clock virtual: `busy` is not valid under a virtual clock" in capsys.readouterr().err
     assert not results.exists()
 
 

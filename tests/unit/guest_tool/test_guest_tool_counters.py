@@ -86,3 +86,13 @@ def test_counters_that_end_wake_their_reader(shell: LocalShell) -> None:
         kept.process.kill()
         with pytest.raises(SshError, match="ended early"):
             stream.read()
+
+
+def test_on_request_a_frame_comes_for_each_question_and_none_by_itself(shell: LocalShell) -> None:
+    with CounterStream(shell, hz=200.0, on_request=True) as stream:
+        time.sleep(0.05)  # ten periods
+        before = time.monotonic()
+        frames = [stream.read() for _ in range(3)]
+        assert [frame.sequence for frame in frames] == [0, 1, 2]
+        assert all(frame.at >= before for frame in frames)
+        assert frames[0].free_bytes > 0

@@ -203,3 +203,35 @@ class TestRemaining:
 
     def test_free_pages_in_no_zone_remain(self) -> None:
         assert remaining(np.full(BLOCK, GuestState.FREE, np.uint8), (), 9) == 2 * MIB
+
+
+class TestVirtualClock:
+    """The guest's clock runs at any rate, so that only its own seconds tell of passes."""
+
+    @pytest.fixture
+    def tracker(self) -> SettleTracker:
+        return SettleTracker(block_bytes=BLOCK_BYTES, virtual=True)
+
+    def test_idle_is_what_does_not_move_for_two_passes_of_the_guest(
+        self, tracker: SettleTracker
+    ) -> None:
+        assert tracker.observe(0.1, remaining=8 * MIB, guest_at=10.0) is None
+        assert tracker.observe(60.0, remaining=8 * MIB, guest_at=13.9) is None
+        assert tracker.observe(60.1, remaining=8 * MIB, guest_at=14.1) is SettleOutcome.IDLE
+
+    def test_what_moved_between_two_looks_may_have_moved_right_before_the_second(
+        self, tracker: SettleTracker
+    ) -> None:
+        assert tracker.observe(0.1, discarded=0, remaining=8 * MIB, guest_at=10.0) is None
+        assert tracker.observe(0.5, discarded=MIB, remaining=6 * MIB, guest_at=900.0) is None
+        assert tracker.observe(0.6, discarded=MIB, remaining=6 * MIB, guest_at=903.0) is None
+        assert tracker.guest_seconds == 893.0
+
+    def test_drained_is_no_moment_in_a_pass(self, tracker: SettleTracker) -> None:
+        """The blocks of a pass are with the host: none of them is free."""
+        assert tracker.observe(0.1, discarded=0, remaining=8 * MIB, guest_at=10.0) is None
+        assert tracker.observe(0.2, discarded=MIB, remaining=0, guest_at=12.0) is None
+        assert tracker.observe(0.3, discarded=MIB, remaining=0, guest_at=12.3) is None
+        assert tracker.observe(0.4, discarded=MIB, remaining=0, guest_at=12.5) is (
+            SettleOutcome.DRAINED
+        )

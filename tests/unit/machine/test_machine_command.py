@@ -45,6 +45,14 @@ def after(option: str, argv: list[str]) -> list[str]:
     return [argv[at + 1] for at, word in enumerate(argv) if word == option]
 
 
+def test_virtual_clock_counts_instructions_and_the_tsc_counts_nanoseconds() -> None:
+    argv = words(replace(PLAIN, clock="virtual", machine="microvm"))
+    assert after("-accel", argv) == ["tcg,thread=single,tb-size=256"]
+    assert after("-icount", argv) == ["shift=2,sleep=off"]
+    assert "tsc_early_khz=1000000" in after("-append", argv)[0].split()
+    assert "-icount" not in words(PLAIN)
+
+
 def test_plain_guest_word_for_word() -> None:
     assert " ".join(words(PLAIN)) == (
         "/usr/bin/qemu-system-x86_64 -name guest=fpr-1"

@@ -13,7 +13,7 @@ from qemus import a_qemu
 
 from harness.errors import BootError, HarnessError, InterruptedRunError, LaunchError
 from harness.machine import launch as subject
-from harness.machine.spec import GuestSpec, Launch
+from harness.machine.spec import Clock, GuestSpec, Launch
 from harness.machine.vm import VirtualMachine
 from harness.units import MIB
 
@@ -54,9 +54,9 @@ class Host:
         guest.as_root = self.as_root
         return guest
 
-    def launch(self, accel: Any = "auto") -> object:
+    def launch(self, accel: Any = "auto", clock: Clock = "real") -> object:
         return subject.launch(
-            GuestSpec(memory=256 * MIB, vcpus=1),
+            GuestSpec(memory=256 * MIB, vcpus=1, clock=clock),
             Boot(),
             accel=accel,
             qemu=None,
@@ -184,3 +184,13 @@ def test_qemu_ended_by_a_stop_says_nothing_about_kvm(host: Host) -> None:
     with pytest.raises(InterruptedRunError):
         host.launch()
     assert host.booted == ["kvm"]
+
+
+def test_a_virtual_clock_takes_tcg_and_never_kvm(host: Host) -> None:
+    assert host.launch(clock="virtual") == "guest under tcg"
+    assert host.said == ["accelerator TCG, because the clock is virtual"]
+    assert host.launch("tcg", clock="virtual") == "guest under tcg"
+    with pytest.raises(LaunchError, match="which KVM does not do"):
+        host.launch("kvm", clock="virtual")
+    assert host.booted == ["tcg", "tcg"]
+    assert not host.memory.exists()

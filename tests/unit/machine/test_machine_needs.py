@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from qemus import a_qemu
 
 from harness.machine import needs
-from harness.machine.needs import missing_needs
+from harness.machine.needs import missing_in_qemu, missing_needs
 from harness.machine.spec import GuestSpec
 from harness.units import GIB, MIB
 
@@ -99,3 +100,12 @@ def test_memory_that_is_to_be_locked_must_be_allowed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr("resource.getrlimit", lambda _which: (8 * MIB, 8 * MIB))
     assert missing_needs([], locked) is None, "root has CAP_IPC_LOCK"
+
+
+def test_several_vcpus_share_a_virtual_clock_from_8_1_on() -> None:
+    guest = GuestSpec(memory=GIB, vcpus=2, clock="virtual")
+    told = missing_in_qemu(guest, a_qemu(version="8.0.5"))
+    assert told == "QEMU 8.0.5 has no virtual clock for 2 vCPUs, which is from 8.1 on"
+    assert missing_in_qemu(guest, a_qemu(version="8.1.0")) is None
+    assert missing_in_qemu(guest, a_qemu(version="10.0.13")) is None
+    assert missing_in_qemu(replace(guest, vcpus=1), a_qemu(version="7.2.22")) is None

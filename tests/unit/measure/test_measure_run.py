@@ -33,6 +33,7 @@ from harness.record.events import (
     DevicePlugged,
     Event,
     GuestMoved,
+    GuestReady,
     StepsDone,
 )
 from harness.record.facts import DiscardTotals
@@ -171,6 +172,19 @@ def test_an_audit_from_before_memory_moved_is_out_of_date(event: Event) -> None:
 def test_so_is_a_settle_once_memory_was_taken_or_freed(event: Event) -> None:
     found = measure([*a_run(last=()), event])
     assert not {"settle_seconds", "remaining_bytes"} & set(found)
+
+
+def under_a_virtual_clock(events: Sequence[Event]) -> list[Event]:
+    return [
+        replace(event, clock="virtual") if isinstance(event, GuestReady) else event
+        for event in events
+    ]
+
+
+def test_a_virtual_clock_gives_no_time_of_a_settle() -> None:
+    """An idle guest skips most of its seconds, and the host's are not the guest's."""
+    missing = measure(a_run()).keys() - measure(under_a_virtual_clock(a_run())).keys()
+    assert missing == {"settle_seconds", "settle_t50_seconds", "settle_t90_seconds"}
 
 
 @pytest.mark.parametrize("listed", [0.5, 0.998, 0.9995])

@@ -38,8 +38,9 @@ class ScriptedStream:
 
     frames: "queue.Queue[Frame | None]"
 
-    def __init__(self, _shell: GuestShell, hz: float) -> None:
+    def __init__(self, _shell: GuestShell, hz: float, *, on_request: bool) -> None:
         assert hz > 0
+        assert not on_request, "these guests have the host's clock"
 
     def read(self) -> Frame:
         frame = self.frames.get(timeout=30.0)

@@ -70,6 +70,7 @@ def test_summary_json_has_the_contracts_shape(tmp_path: Path) -> None:
                 "image": "debian-12",
                 "kernel": KERNEL,
                 "accel": "tcg",
+                "clock": "real",
                 "qemu": "7.2.22",
                 "verdict": "PASS",
                 "cause": None,

@@ -121,6 +121,10 @@ def test_under_which_accelerator_is_told_once_unless_it_differs() -> None:
     assert "accel" not in table(Summary(runs[:1]))
     assert "1 PASS under tcg; evidence" in table(Summary(runs[:1]))
     assert "1 MISS; evidence" in table(Summary((RunSummary("c", "c", "i", 1),)))
+    clocks = (runs[0], replace(runs[0], clock="virtual"))
+    shown = table(Summary(clocks)).splitlines()
+    assert ["virtual clock" in line for line in shown[1:3]] == [False, True]
+    assert "1 PASS under tcg, virtual clock; evidence" in table(Summary(clocks[1:]))
 
 
 def test_what_is_gravest_stands_last() -> None:

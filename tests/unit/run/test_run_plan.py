@@ -7,11 +7,12 @@ import pytest
 from kernel_trees import build_tree, bzimage
 
 from harness.act.discover import VERBS
-from harness.errors import ImageError
+from harness.errors import ImageError, UsageError
 from harness.image.definition import load_definitions
 from harness.record.run_plan import RunPlan
 from harness.run import plan as subject
-from harness.run.plan import RunOptions, plan_runs, recorded_plan
+from harness.run.guest_setup import guest_spec
+from harness.run.plan import RunOptions, plan_runs, recorded_plan, refuse_clock
 from harness.scenario.selection import find_scenarios
 
 
@@ -43,3 +44,21 @@ def test_a_configuration_that_cannot_be_read_does_not_end_the_run(tmp_path: Path
     tree = build_tree(tmp_path)
     (tree / ".config").write_bytes(b"CONFIG_A=y\n" * 200_000)
     assert recorded(tree).kernel_config == {}
+
+
+def test_a_clock_that_no_scenario_is_valid_under_is_refused_and_else_told_of_each() -> None:
+    basic, races = find_scenarios(["reclaim-basic", "no-loss-isolated-plain"], VERBS)
+    refuse_clock([basic, races], "virtual")
+    refuse_clock([races], "real")
+    with pytest.raises(UsageError, match="--clock virtual: `busy` is not valid under a virtual"):
+        refuse_clock([races], "virtual")
+
+
+def test_one_vcpu_will_do_where_they_run_one_at_a_time() -> None:
+    basic, nodes = find_scenarios(["reclaim-basic", "numa-two-nodes"], VERBS)
+    assert (guest_spec(basic).vcpus, guest_spec(basic).clock) == (2, "real")
+    assert (guest_spec(basic, "virtual").vcpus, guest_spec(basic, "virtual").clock) == (
+        1,
+        "virtual",
+    )
+    assert guest_spec(nodes, "virtual").vcpus == 2, "each node needs one"

@@ -417,6 +417,16 @@ class TestNoise:
         assert found is verdict
         assert ("the guest's clock advanced by only 21%" in reason) is (verdict is Verdict.MISS)
 
+    def test_a_virtual_clock_that_is_slow_excuses_nothing(self) -> None:
+        """It counts instructions, and the guest has as many as it needs."""
+        unreported = healthy().blocks(26, 60, G.FREE, S.RESIDENT)
+        waited = replace(held_after(unreported), clock_rate=0.21)
+        events = [
+            replace(event, clock="virtual") if isinstance(event, GuestReady) else event
+            for event in run_on(unreported, settled_as=waited)
+        ]
+        assert check(events, FRACTION)[0] is Verdict.FAIL
+
     def test_a_failure_noise_cannot_explain_stands_beside_one_it_can(self) -> None:
         loud = noise(55.0, mem_available=100 * MIB, pgsteal_kswapd=1)
         events = run_on(self.RETAINED, noise_as=loud, earlier=[warning()])
