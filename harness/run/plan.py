@@ -100,6 +100,11 @@ def refuse_clock(scenarios: Sequence[Scenario], clock: Literal["real", "virtual"
         raise UsageError(f"--clock {clock}: {refused[0]}", hint="take the other clock")
 
 
+def wants_the_host(scenario: Scenario, clock: Literal["real", "virtual"]) -> bool:
+    """Whether it measures what other guests on the host would disturb: times, not instructions."""
+    return scenario.times_the_guest and clock == "real"
+
+
 def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | HarnessError) -> RunPlan:
     """Make the plan of a run that its results record."""
 

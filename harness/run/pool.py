@@ -24,7 +24,7 @@ from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import Judged
 from harness.run.host_memory import HostMemory
 from harness.run.host_turn import HostTurn
-from harness.run.plan import PlannedRun
+from harness.run.plan import PlannedRun, wants_the_host
 from harness.run.runner import Bench, give_up, run_scenario
 from harness.scenario.model import Guest, Scenario
 from harness.units import GIB, MIB
@@ -186,7 +186,7 @@ class RunPool:
     def _run(self, run: PlannedRun) -> Judged:
         boot = self._boots[run.image.name]
         size = Room.for_scenario(run.scenario).memory
-        alone = self._alone or run.scenario.times_the_guest
+        alone = self._alone or wants_the_host(run.scenario, self._bench.options.clock)
         try:
             with contextlib.ExitStack() as end:
                 try:

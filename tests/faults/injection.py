@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from catalogue import HOLD_SECONDS, Fault
 from deeds import DEEDS, addresses_of
@@ -18,11 +18,13 @@ from rivals import rival_verdicts
 from running import Running
 from small_disk import small_disk
 
+from harness.act.discover import VERBS
 from harness.image.qemu_build import ensure_qemu
 from harness.image.qemu_definition import load_qemus
 from harness.machine.interposer import build_interposer
 from harness.machine.pace import slowness
 from harness.record.reader import read_events
+from harness.scenario.selection import find_scenarios
 from harness.units import MIB, PAGE_SIZE
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,17 @@ those of other QEMUs and hosts."""
 
 QEMU = os.environ.get("FPR_FAULTS_QEMU", "")
 """A build of `fpr-harness qemu list` to run on; empty: the QEMU installed here."""
+
+CLOCK: Literal["real", "virtual"] = (
+    "virtual" if os.environ.get("FPR_FAULTS_CLOCK") == "virtual" else "real"
+)
+"""The guests' clock."""
+
+ELSEWHERE = "-".join(filter(None, [QEMU, "virtual-clock" if CLOCK == "virtual" else ""]))
+"""Name of the place where this is run; empty: here, with the host's clock."""
+
+GUEST_SECONDS = {"real": 1, "virtual": 3000}
+"""Seconds of the guest that pass in one of ours, while a deed looks for memory to harm."""
 
 EXIT_STATUS = {"PASS": 0, "FAIL": 1, "MISS": 69, "ERROR": 69}
 WITHIN = 0.01
@@ -87,15 +100,15 @@ class Injection:
 def inject(fault: Fault, directory: Path) -> Injection:
     """Run the fault's scenario with the fault in it."""
     options = list(fault.options)
+    options += ["--clock", CLOCK]
     if fault.churn is not None:
-        hold = HOLD_SECONDS * slowness()
+        hold = HOLD_SECONDS * slowness() * GUEST_SECONDS[CLOCK]
         options += ["--set", f"steps[{fault.churn}].churn.hold={hold:.0f}s"]
     if not fault.discard and QEMU:
         options += ["--qemu", QEMU]
     if fault.discard:
         options += ["--qemu", str(_broken_qemu(fault, directory))]
-    own = Path(__file__).parent / "broken" / f"{fault.scenario}.yaml"
-    scenario = str(own) if own.exists() else fault.scenario
+    scenario = _scenario(fault)
     with _place(fault, directory) as place:
         run = Running(place / "results", ["run", scenario, *options])
         try:
@@ -123,13 +136,25 @@ def inject(fault: Fault, directory: Path) -> Injection:
         seconds=round(summary.get("seconds", 0.0), 1),
         exit_status=status,
         kernel=summary.get("kernel", ""),
-        accel=summary.get("accel", ""),
+        accel=summary.get("accel", "") + (", virtual clock" if CLOCK == "virtual" else ""),
         qemu=summary.get("qemu", ""),
         injected_bytes=touched if fault.measure else None,
         measured_bytes=summary["measures"].get(fault.measure) if fault.measure else None,
         rivals={rival.rival: rival.passed for rival in rival_verdicts(events)},
         key=source_key(),
     )
+
+
+def _scenario(fault: Fault) -> str:
+    """Its scenario's name, or the path of a file of its own."""
+    own = Path(__file__).parent / "broken" / f"{fault.scenario}.yaml"
+    return str(own) if own.exists() else fault.scenario
+
+
+def refused(fault: Fault) -> str:
+    """Why the fault's scenario is not valid under `CLOCK`; empty if it is."""
+    (scenario,) = find_scenarios([_scenario(fault)], VERBS)
+    return scenario.not_under(CLOCK)
 
 
 @contextlib.contextmanager
@@ -195,12 +220,12 @@ def source_key() -> str:
     return outcome_key([ROOT / "scenarios", ROOT / "tests" / "faults"])
 
 
-def place(elsewhere: str = QEMU) -> Path:
+def place(elsewhere: str = ELSEWHERE) -> Path:
     """Where outcomes are kept: `KEPT`, or a folder of it for another QEMU or host."""
     return KEPT / "elsewhere" / elsewhere if elsewhere else KEPT
 
 
-def load_injection(name: str, elsewhere: str = QEMU) -> Injection | None:
+def load_injection(name: str, elsewhere: str = ELSEWHERE) -> Injection | None:
     """What is kept of a fault, if anything."""
     path = place(elsewhere) / f"{name}.json"
     return Injection(**json.loads(path.read_text())) if path.exists() else None

@@ -12,7 +12,13 @@ from harness.image.definition import load_definitions
 from harness.record.run_plan import RunPlan
 from harness.run import plan as subject
 from harness.run.guest_setup import guest_spec
-from harness.run.plan import RunOptions, plan_runs, recorded_plan, refuse_clock
+from harness.run.plan import (
+    RunOptions,
+    plan_runs,
+    recorded_plan,
+    refuse_clock,
+    wants_the_host,
+)
 from harness.scenario.selection import find_scenarios
 
 
@@ -62,3 +68,10 @@ def test_one_vcpu_will_do_where_they_run_one_at_a_time() -> None:
         "virtual",
     )
     assert guest_spec(nodes, "virtual").vcpus == 2, "each node needs one"
+
+
+def test_other_guests_disturb_times_and_no_instructions() -> None:
+    basic, faults = find_scenarios(["reclaim-basic", "overhead-faults"], VERBS)
+    assert wants_the_host(faults, "real")
+    assert not wants_the_host(faults, "virtual")
+    assert not wants_the_host(basic, "real")
