@@ -26,6 +26,9 @@ class Await(Verb):
     """Waits until the host's view of guest memory meets conditions, such as pages merged by KSM."""
 
     verb: ClassVar[str] = "await"
+    real_clock: ClassVar[str] = (
+        "the moment it waits for may be over before the host looks, or is of the host's own time"
+    )
     until: Expectations
     """Conditions on measures of the host's mapping: `{merged_bytes: ">= 64MiB"}`."""
     deadline: Seconds
