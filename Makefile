@@ -9,11 +9,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_VENV := .venv-docs
 IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: help setup venv test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile test-audit fuzz soak load docs lint bench clean system
+.PHONY: help setup venv test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile test-audit fuzz soak load docs lint lint-ci bench clean system
 
 setup: $(INSTALLED)  ## install what is missing, and build the guest image
 	$(BIN)/fpr-harness image build $(image_options)
@@ -107,12 +108,25 @@ test-kvm: $(INSTALLED)  ## KVM in a host that QEMU emulates
 detection: $(INSTALLED)  ## write docs/detection.md from what was seen of faults
 	PYTHONPATH=tests/support $(BIN)/python tests/faults/detection.py
 
+$(DOCS_VENV)/.installed: requirements-docs.lock
+	@echo "making $(DOCS_VENV) from $<"
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
 # The generated documents, with what RESULTS="results/... ..." say of each scenario on each image,
-# the JSON Schemas, the man page and the shell completions.
-docs: $(INSTALLED)  ## write the generated documents, schemas, man page, completions
+# the JSON Schemas, the man page and the shell completions; then the site, in which every link and
+# anchor must lead somewhere.
+docs: $(INSTALLED) $(DOCS_VENV)/.installed  ## write what is generated, and the site in build/site
 	$(BIN)/python -m harness.cli.make_docs docs $(RESULTS)
 	$(BIN)/python -m harness.cli.make_schemas schemas
 	$(BIN)/python -m harness.cli.make_manual share
+	$(DOCS_VENV)/bin/sphinx-build -q -W --keep-going -n -b html -d build/doctrees docs build/site
+	@echo "docs: build/site/index.html"
+
+# What runners are told, without their network.
+lint-ci: $(DOCS_VENV)/.installed  ## look for mistakes and holes in the workflows
+	$(DOCS_VENV)/bin/zizmor --offline --quiet .github/workflows
 
 # N clean runs on a busy host: what FAILs there is a false alarm.
 N ?= 100
@@ -135,4 +149,4 @@ bench: $(INSTALLED)  ## measure how fast it is
 	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 clean:  ## remove what make and the tests have made here
-	rm -rf $(VENV) build results *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DOCS_VENV) build results *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from harness.act.discover import VERBS
 from harness.cli.main import main
+from harness.cli.make_reference import commands_document, fields_document
 from harness.cli.parser import build_parser
 from harness.resources import SCENARIOS_DIR
 from harness.scenario.load import load_all
@@ -41,6 +43,37 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert file.exists(), target
         if anchor:
             assert anchor in anchors(file), target
+
+
+@pytest.mark.parametrize(
+    ("name", "document"), [("commands.md", commands_document), ("fields.md", fields_document)]
+)
+def test_the_reference_is_what_parser_and_models_say(
+    name: str, document: Callable[[], str]
+) -> None:
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == document(), "run `make docs`"
+
+
+def test_the_site_has_every_document_in_its_menu() -> None:
+    """What is in no table of contents, Sphinx would warn of, but in `make docs` alone."""
+    menu = re.findall(
+        r"^```{toctree}$(.*?)^```$", (ROOT / "docs/index.md").read_text(), re.M | re.S
+    )
+    named = [word for part in menu for word in part.split() if not word.startswith(":")]
+    assert {f"{name}.md" for name in named} >= {
+        path.name for path in ROOT.glob("docs/*.md") if path.name != "index.md"
+    }
+
+
+def test_the_scenario_of_the_tutorial_loads(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    whole, dropped = re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)
+    (tmp_path / "after-the-build.yaml").write_text(whole)
+    before, _settle, after = whole.rpartition("  - settle: {deadline: 60s}\n")
+    second = (before + dropped + _settle + after).replace("after-the-build", "caches-dropped")
+    (tmp_path / "caches-dropped.yaml").write_text(second)
+    names = [scenario.name for scenario in load_all(sorted(tmp_path.glob("*.yaml")), VERBS)]
+    assert names == ["after-the-build", "caches-dropped"]
 
 
 def targets() -> set[str]:
