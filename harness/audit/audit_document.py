@@ -8,6 +8,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from harness.audit.account import GuestAccount, Part
 from harness.audit.host_side import HostSide
+from harness.audit.keepers import Keeper
 from harness.audit.qemu_facts import Backend, Balloon
 from harness.errors import RecordError
 
@@ -106,6 +107,8 @@ class Audit:
     unknown: tuple[str, ...]
     """What this audit cannot know, in sentences."""
     advice: tuple[Advice, ...]
+    keepers: tuple[Keeper, ...] | None
+    """Who in the guest keeps its memory, those who keep the most first; None unless asked for."""
 
     def part(self, name: str) -> int:
         """Return the bytes of a part; 0 if it was not looked at."""

@@ -9,7 +9,7 @@ from harness import __version__
 from harness.audit.account import Group, sum_of
 from harness.audit.audit_document import Audit
 from harness.audit.audit_text import PROMPTS, fact_lines, part_note
-from harness.audit.part_words import GROUP_WORDS, PART_WORDS
+from harness.audit.part_words import GROUP_WORDS, KEEPER_WORDS, PART_WORDS
 from harness.audit.vm_audit import Taken
 from harness.html.memory_map import (
     HOST_MEANING,
@@ -46,6 +46,7 @@ def audit_page(taken: Taken) -> str:
         bars=list(_bars(audit)),
         facts=list(fact_lines(audit)),
         prompts=PROMPTS,
+        keeper_words=KEEPER_WORDS,
         drawn=_map(taken),
         meaning=HOST_MEANING if taken.reading is None else MEANING,
         version=__version__,

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from harness.audit.account import Part, sum_of
 from harness.audit.audit_document import Advice, Audit, Guest, Where
-from harness.audit.part_words import GROUP_WORDS, PART_WORDS
+from harness.audit.keepers import Keeper
+from harness.audit.part_words import GROUP_WORDS, KEEPER_WORDS, MOST_KEEPERS, PART_WORDS
 from harness.audit.qemu_facts import Balloon
 from harness.audit.qemu_list import QemuProcess, socket_paths
 from harness.report.screen import new_table
@@ -73,6 +74,9 @@ def _blocks(audit: Audit, earlier: Audit | None) -> Iterator[RenderableType]:
         yield Text("\nWhat to do", style="bold")
         for number, advice in enumerate(audit.advice, 1):
             yield from _advice(number, advice)
+    if audit.keepers is not None:
+        yield Text("\nWho keeps it in the guest", style="bold")
+        yield _keepers_table(audit.keepers)
     if audit.unknown:
         yield Text("\nWhat cannot be known", style="bold")
         yield from (
@@ -117,6 +121,19 @@ def _parts_table(audit: Audit, earlier: Audit | None) -> Table:
             if part.size or was or part.name in _ALWAYS:
                 row(f"  {PART_WORDS[part.name]}", part.size, was, part_note(audit, part))
     row("in all", audit.total, earlier.total if earlier is not None else 0, style="bold")
+    return table
+
+
+def _keepers_table(keepers: Sequence[Keeper]) -> Table:
+    table = new_table()
+    table.add_column("SIZE", justify="right", no_wrap=True)
+    table.add_column("KEEPS FREE", justify="right", no_wrap=True)
+    table.add_column("IN BLOCKS", justify="right", no_wrap=True)
+    table.add_column("WHO", overflow="fold")
+    for keeper in keepers[:MOST_KEEPERS]:
+        name = f"{KEEPER_WORDS[keeper.sort]} {safe_line(keeper.name)}".strip()
+        kept = format_size(keeper.keeps_free) if keeper.blocks else ""
+        table.add_row(format_size(keeper.size), kept, str(keeper.blocks or ""), name)
     return table
 
 

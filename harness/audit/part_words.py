@@ -2,6 +2,7 @@
 """The parts of a VM's memory in words."""
 
 from harness.audit.account import Group
+from harness.audit.keepers import Sort
 
 GROUP_WORDS: dict[Group, str] = {
     "used": "used by the guest",
@@ -37,3 +38,13 @@ PART_WORDS: dict[str, str] = {
     "host_page_tables": "page tables for QEMU",
     "unexplained": "unexplained",
 }
+
+KEEPER_WORDS: dict[Sort, str] = {
+    "process": "process",
+    "file": "file",
+    "slab": "slab cache",
+    "page_tables": "page tables",
+    "kernel": "kernel, all else",
+}
+MOST_KEEPERS = 20
+"""How many are shown; JSON has all."""

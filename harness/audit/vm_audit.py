@@ -151,6 +151,7 @@ def take_vm_audit(
         guest=look.guest,
         unknown=unknowns(look.host, facts.backends, balloon, look.guest),
         advice=advise(look.host, facts.backends, balloon, facts.inhibitors, look.guest),
+        keepers=None,
     )
     return Taken(audit, look.states, facts.layout.pieces, look.reading, look.zones)
 

@@ -5,12 +5,15 @@ import argparse
 import contextlib
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from harness.audit.audit_document import Audit, as_json, from_json
 from harness.audit.audit_html import write_page
 from harness.audit.audit_text import audit_text, list_table
+from harness.audit.guest_kernel import import_drgn
 from harness.audit.guest_tool import guest_tool
+from harness.audit.keepers import find_keepers
 from harness.audit.qemu_facts import ask
 from harness.audit.qemu_list import list_qemus
 from harness.audit.refresh import watch
@@ -22,7 +25,8 @@ from harness.errors import RecordError, UsageError
 from harness.report.screen import make_console, print_whole
 
 LEAST_WATCH_SECONDS, MOST_WATCH_SECONDS = 1.0, 86400.0
-NEED_A_VM = ("ssh", "guest_agent", "json", "html", "compare", "watch")
+NOT_WITH_WATCH = ("json", "html", "compare", "debug_info")
+NEED_A_VM = ("ssh", "guest_agent", "watch", *NOT_WITH_WATCH)
 MOST_BYTES = 16 << 20
 """Of an earlier audit's file; one takes 10 KiB."""
 
@@ -44,14 +48,19 @@ def execute(options: argparse.Namespace) -> int:
     earlier = _earlier(options.compare)
     if options.html is not None and not options.html.absolute().parent.is_dir():
         raise UsageError(f"--html {options.html}: there is no such directory")
+    if options.debug_info is not None:
+        import_drgn()
+        if not options.debug_info.is_file():
+            raise UsageError(f"--debug-info {options.debug_info}: there is no such file")
     if options.watch is None:
-        taken = _take(named, way)
+        taken = _take(named, way, options.debug_info)
         if options.html is not None:
             write_page(taken, options.html)
         _show(taken.audit, earlier, options)
         return 0
-    if options.json or options.compare is not None or options.html is not None:
-        raise UsageError("--watch shows what moves; it goes with none of --json, --html, --compare")
+    given = [f"--{name.replace('_', '-')}" for name in NOT_WITH_WATCH if _is_given(options, name)]
+    if given:
+        raise UsageError(f"--watch shows what moves; it does not go with {given[0]}")
     if not LEAST_WATCH_SECONDS <= options.watch <= MOST_WATCH_SECONDS:
         raise UsageError(
             f"--watch takes seconds, from {LEAST_WATCH_SECONDS:g} to {MOST_WATCH_SECONDS:g}"
@@ -60,23 +69,31 @@ def execute(options: argparse.Namespace) -> int:
     return 0
 
 
-def _take(named: Named, way: WayIn | None) -> Taken:
+def _take(named: Named, way: WayIn | None, debug_info: Path | None = None) -> Taken:
     start = time.monotonic()
     process, monitor = connect(named)
     # The monitor is free again before the guest is visited: others may need it.
     with contextlib.closing(monitor):
         facts = ask(monitor)
     visit = way(process) if way is not None else None
-    return take_vm_audit(process, facts, visit, asked=time.monotonic() - start)
+    taken = take_vm_audit(process, facts, visit, asked=time.monotonic() - start)
+    if debug_info is None:
+        return taken
+    keepers = find_keepers(process.pid, facts.layout, taken.states, debug_info)
+    return replace(taken, audit=replace(taken.audit, keepers=keepers))
 
 
 def _check_alone(options: argparse.Namespace) -> None:
-    given = [name for name in NEED_A_VM if getattr(options, name) not in (None, False)]
+    given = [name for name in NEED_A_VM if _is_given(options, name)]
     if given:
         raise UsageError(
             f"--{given[0].replace('_', '-')} needs a VM: NAME, --pid, --qmp or --domain",
             hint="`fpr-harness audit` without arguments lists them",
         )
+
+
+def _is_given(options: argparse.Namespace, name: str) -> bool:
+    return getattr(options, name) not in (None, False)
 
 
 def _list() -> int:

@@ -37,6 +37,13 @@ def add_audit_options(parser: argparse.ArgumentParser) -> None:
         help="look into the guest through QEMU's guest agent: with --domain libvirt's, else behind "
         "SOCKET (default: the one that QEMU's command line names)",
     )
+    parser.add_argument(
+        "--debug-info",
+        type=Path,
+        metavar="VMLINUX",
+        help="say who in the guest keeps its memory (process, file, slab cache), read from its "
+        "kernel, whose debug information this is; needs drgn, and nothing in the guest",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--html",

@@ -2,6 +2,7 @@
 """`fpr-harness audit` of a Debian guest that the project did not make: by SSH, sudo and agent."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from plain_vm import PlainVm, debian_vm, part
@@ -86,3 +87,33 @@ def test_an_agent_that_may_run_nothing(vm: PlainVm) -> None:
         )
     assert "refuses guest-exec" in said
     assert "block-rpcs" in said
+
+
+def test_who_keeps_the_memory_by_the_kernels_own_structures(vm: PlainVm) -> None:
+    pytest.importorskip("drgn")
+    release = vm.run("uname -r").strip()
+    vmlinux = Path(f"/usr/lib/debug/boot/vmlinux-{release}")
+    if not vmlinux.exists():
+        pytest.skip(f"no {vmlinux} (package linux-image-{release}-dbg)")
+    vm.run("head -c 20000000 /dev/zero > /root/written")
+    audit = vm.look("--debug-info", str(vmlinux), "--ssh", vm.name)
+    sizes = {
+        sort: sum(keeper["size"] for keeper in audit["keepers"] if keeper["sort"] == sort)
+        for sort in ("slab", "file", "process", "kernel")
+    }
+    [written] = [k for k in audit["keepers"] if k["name"] == "vda: root/written"]
+    assert written["size"] >= 20000000 // 4096 * 4096
+    assert {"dentry", "task_struct"} <= {k["name"] for k in audit["keepers"]}
+    assert any(k["name"].startswith("systemd (1)") for k in audit["keepers"])
+    # The same as what the guest tool has seen, by quite another way.
+    for sort, name in (("slab", "slab"), ("file", "page_cache"), ("process", "anonymous")):
+        assert abs(sizes[sort] - part(audit, name)) < 10 * MIB, (sort, sizes, name)
+
+
+def test_another_kernels_debug_information_is_refused(vm: PlainVm, tmp_path: Path) -> None:
+    pytest.importorskip("drgn")
+    wrong = tmp_path / "vmlinux"
+    wrong.write_bytes(b"no kernel")
+    said = vm.audit("debian", "--debug-info", str(wrong), status=69)
+    assert "is no debug information of the guest's kernel 6.1" in said
+    assert "-dbg" in said

@@ -51,7 +51,7 @@ function _shtab_fpr_harness_using
 end
 
 set -g _shtab_fpr_harness_commands run bisect-step bisect-releases compare replay mail judge report export merge trend page audit list show doctor image 'image build' 'image list' kernel 'kernel check' 'kernel config' qemu 'qemu build' 'qemu list' shell
-set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --clock --compare --debug --domain --expect --fails-in --format --guest-agent --history --html --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --quarantine --repeat --results --retry --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
+set -g _shtab_fpr_harness_opts_with_value --accel --allow-qmp --build --bundle --clock --compare --debug --debug-info --domain --expect --fails-in --format --guest-agent --history --html --image --jobs --keep-failed --kernel --measure --memory --modules --origin --output --pid --qemu --qmp --quarantine --repeat --results --retry --runs --scenario --scenarios --series --set --shard --ssh --tag --until-confident --vcpus --watch
 
 complete -c fpr-harness -e
 complete -c fpr-harness -f
@@ -195,6 +195,7 @@ complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l qmp -xka "(__fish
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l domain -x -d 'libvirt'"'"'s domain of this name, asked through virsh (LIBVIRT_DEFAULT_URI)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l ssh -x -d 'look into the guest too, as root or with sudo there (default: the host'"'"'s side alone)'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l guest-agent -x -d 'look into the guest through QEMU'"'"'s guest agent: with --domain libvirt'"'"'s, else behind SOCKET (default: the one that QEMU'"'"'s command line names)'
+complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l debug-info -xka "(__fish_complete_path (commandline -ct))" -d 'say who in the guest keeps its memory (process, file, slab cache), read from its kernel, whose debug information this is; needs drgn, and nothing in the guest'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l json -d 'print JSON'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l html -xka "(__fish_complete_path (commandline -ct))" -d 'write one HTML page as well, with a map of guest RAM'
 complete -c fpr-harness -n '_shtab_fpr_harness_using audit' -l compare -xka "(__fish_complete_path (commandline -ct))" -d 'show what has grown since an earlier audit, written by --json'
