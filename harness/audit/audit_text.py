@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows audits, and the list of VMs, on a terminal or in a pipe."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -153,10 +153,12 @@ def fact_lines(audit: Audit) -> Iterator[str]:
     host, account = audit.host, audit.guest.account if audit.guest is not None else None
     if account is not None:
         yield (
-            f"Not held by the host: {format_size(account.given_back)} reported by the guest and "
-            f"given back, {format_size(account.absent_free)} free and "
-            f"{format_size(account.absent_used)} in use that it has never touched."
+            f"Not held by the host: {format_size(account.given_back)} that the guest has reported, "
+            f"{format_size(account.absent_free)} free otherwise, "
+            f"{format_size(account.absent_used)} in use and never touched."
         )
+    elif audit.guest is not None:
+        yield _counted(audit.guest.meminfo)
     blocks = host.blocks
     yield (
         f"Guest RAM in blocks of 2 MiB: {blocks.full} resident, {blocks.partly} partly "
@@ -175,6 +177,20 @@ def fact_lines(audit: Audit) -> Iterator[str]:
     yield _reporting(audit.balloon, audit.guest)
     if audit.balloon is not None and audit.guest is None:
         yield from _statistics(audit.balloon)
+
+
+def _counted(meminfo: Mapping[str, int]) -> str:
+    names = {
+        "MemFree": "free",
+        "AnonPages": "processes",
+        "Cached": "page cache and tmpfs",
+        "Shmem": "of it tmpfs",
+        "Slab": "slab",
+        "PageTables": "page tables",
+        "Hugetlb": "huge-page pool",
+    }
+    told = [f"{words} {format_size(meminfo[n])}" for n, words in names.items() if n in meminfo]
+    return f"The guest counts (/proc/meminfo), held by the host or not: {', '.join(told)}."
 
 
 def _reporting(balloon: Balloon | None, guest: Guest | None) -> str:

@@ -25,7 +25,7 @@ def _unknowns(
     if guest is None:
         yield (
             f"which of the {format_size(host.ram.held)} of guest RAM the guest uses, and which it "
-            "has freed: only the guest knows (--ssh)"
+            "has freed: only the guest knows (--ssh, --guest-agent)"
         )
         yield from _statistics(balloon)
     elif guest.account is None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from plain_vm import PlainVm, plain_vm
+from plain_vm import PlainVm, part, plain_vm
 
 from harness.audit.audit_document import Audit
 from harness.audit.guest_tool import guest_tool
@@ -17,10 +17,17 @@ from harness.audit.ssh_words import parse_destination
 from harness.audit.target import Named, connect
 from harness.audit.vm_audit import take_vm_audit
 from harness.errors import HarnessError, ObserveError, SshError
+from harness.units import format_size
 
 pytestmark = pytest.mark.vm
 
 NOBODY = 65534
+HIDE = """
+mkdir /proc2; mount -t proc proc /proc2; mount -t tmpfs none /proc
+for file in /proc2/*; do ln -s $file /proc/; done
+rm /proc/kpageflags
+"""
+"""Hides /proc/kpageflags, as if the kernel had been built without it."""
 TOOLS = "grep -l '^/proc/self/fd/3.pages' /proc/[0-9]*/cmdline | cut -d / -f 3"
 """Lists the processes of the guest tool."""
 
@@ -82,6 +89,18 @@ def test_a_guest_that_is_paused(vm: PlainVm) -> None:
     assert vm.look()["guest"] is None, "the host's side can be audited"
     vm.tell("cont")
     assert vm.both()["guest"] is not None
+
+
+def test_a_guest_without_page_flags_gets_less(vm: PlainVm) -> None:
+    vm.run(HIDE)
+    audit = vm.both()
+    assert audit["guest"]["account"] is None
+    assert part(audit, "guest_ram") == audit["host"]["ram"]["held"]
+    assert abs(part(audit, "unexplained")) <= audit["total"] / 100
+    said = vm.audit("plain", "--ssh", "plain")
+    assert "CONFIG_PROC_PAGE_MONITOR is off" in said
+    assert "The guest counts (/proc/meminfo)" in said
+    assert f"free {format_size(audit['guest']['meminfo']['MemFree'])[:2]}" in said
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")

@@ -92,6 +92,15 @@ def test_the_hosts_side_alone_says_what_it_cannot_know() -> None:
     assert "never sent statistics" in "\n".join(unknowns(audit.host, audit.backends, never, None))
 
 
+def test_a_guest_without_page_flags_shows_what_it_counts() -> None:
+    audit = recorded()
+    assert audit.guest is not None
+    less = replace(audit.guest, account=None, why_not="no flags")
+    text = shown(replace(audit, guest=less, parts=parts_of(audit.host, None)))
+    assert "The guest counts (/proc/meminfo), held by the host or not: free " in text
+    assert "slab" in text
+
+
 def test_memory_that_a_known_guest_misses_is_told() -> None:
     audit = with_account(recorded(), absent_written=100 * MIB)
     lines = "\n".join(unknowns(audit.host, audit.backends, audit.balloon, audit.guest))

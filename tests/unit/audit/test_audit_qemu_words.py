@@ -32,6 +32,25 @@ def test_libvirts_command_line() -> None:
     assert read_words(LIBVIRT) == QemuWords("web", 2 * GIB, "reporting", (), (), "web")
 
 
+PROXMOX = (
+    "/usr/bin/kvm -id 100 -name web,debug-threads=on -no-shutdown "
+    "-chardev socket,id=qmp,path=/var/run/qemu-server/100.qmp,server=on,wait=off "
+    "-mon chardev=qmp,mode=control "
+    "-chardev socket,id=qmp-event,path=/var/run/qmeventd.sock,reconnect=5 "
+    "-mon chardev=qmp-event,mode=control -daemonize -m 2048 "
+    "-device virtio-balloon-pci,id=balloon0,bus=pci.0,addr=0x3,free-page-reporting=on "
+    "-chardev socket,path=/var/run/qemu-server/100.qga,server=on,wait=off,id=qga0 "
+    "-device virtio-serial,id=qga0,bus=pci.0,addr=0x8 "
+    "-device virtserialport,chardev=qga0,name=org.qemu.guest_agent.0"
+).split()
+
+
+def test_a_command_line_like_those_of_proxmox() -> None:
+    """QEMU itself connects to the socket for events, which is none to connect to."""
+    sockets, agents = ("/var/run/qemu-server/100.qmp",), ("/var/run/qemu-server/100.qga",)
+    assert read_words(PROXMOX) == QemuWords("web", 2 * GIB, "reporting", sockets, agents, "")
+
+
 @pytest.mark.parametrize(
     ("text", "memory"),
     [
