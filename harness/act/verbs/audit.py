@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from harness.act.awake import awake
 from harness.act.guest import Guest, Kept
 from harness.act.verbs.churn import Held
 from harness.act.verbs.settle import Drained, wait_settled
@@ -168,17 +169,18 @@ def _look(guest: Guest) -> _Look:
     instruments, tool, audits = guest.instruments, guest.kept(Held).tool, guest.kept(Audits)
     held_by = (tool.pid,) if tool is not None else ()
     log = instruments.discards
-    mark = log.mark()
-    reading, (mapping, discards) = take_audit(
-        guest.vm.shell,
-        instruments.residency,
-        # In this order: what the host was seen to have lost has its discard.
-        lambda: (instruments.mapping.read(), log.read()),
-        held_by,
-    )
-    # Once more, for the discards of blocks reported while the guest was read the second time.
-    log.read()
-    counters = read_counters(guest.vm.shell)
+    with awake(guest.vm):
+        mark = log.mark()
+        reading, (mapping, discards) = take_audit(
+            guest.vm.shell,
+            instruments.residency,
+            # In this order: what the host was seen to have lost has its discard.
+            lambda: (instruments.mapping.read(), log.read()),
+            held_by,
+        )
+        # Once more, for the discards of blocks reported while the guest was read the second time.
+        log.read()
+        counters = read_counters(guest.vm.shell)
     # With MADV_FREE the host may reclaim a page long after its discard, so all discards count.
     earlier = 0 if guest.vm.spec.discard == "free" else audits.began_at(log)
     inputs = AuditInputs(
