@@ -91,9 +91,8 @@ def run_scenario(run: PlannedRun, boot: BootFiles | HarnessError, bench: Bench) 
 
     A guest that crashes before the first step is booted again if a known defect of QEMU may
     explain the crash; a second crash is blamed on the guest (see `harness.verdict.judge`). What the
-    infrastructure broke is tried again as often as the options say.
-    Raises `RecordError` if an event cannot be written, and passes on `KeyboardInterrupt` after
-    the verdict has been recorded.
+    infrastructure broke is tried again as often as the options say. Raises `RecordError` if an
+    event cannot be written; passes on `KeyboardInterrupt` after the verdict has been recorded.
     """
     earlier: list[AttemptCrashed | AttemptBroke] = []
     while True:

@@ -31,6 +31,12 @@ def no_job_of_github(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for what else measures on this host, unless it is of that."""
+    monkeypatch.setenv("FPR_HOST_TURN_HELD", "1")
+
+
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """Short paths, for sockets. KVM can be tried; every test must leave nothing behind."""

@@ -14,7 +14,7 @@ from running import Running, qemus_of
 
 from harness.act.discover import VERBS
 from harness.record.audit_file import load_audit
-from harness.record.events import Audited, Event, Judged
+from harness.record.events import Audited, Event, Judged, Pictured
 from harness.record.folding import fold
 from harness.record.reader import read_events
 from harness.resources import SCENARIOS_DIR
@@ -115,9 +115,12 @@ def test_judged_again_from_its_files_the_verdict_is_the_same(results: Path, name
 @pytest.mark.parametrize("name", NAMES)
 def test_audits_reduced_again_from_their_pages_are_the_same(results: Path, name: str) -> None:
     recorded = events(results, name)
-    audits = [event for event in recorded if isinstance(event, Audited)]
+    looks: list[Pictured | Audited] = [event for event in recorded if isinstance(event, Pictured)]
+    looks += [event for event in recorded if isinstance(event, Audited)]
     files = sorted((results / name / "audits").iterdir())
-    assert len(files) == len(audits) > 0
-    for event, path in zip(audits, files, strict=True):
+    numbered = enumerate([look.name for look in looks])
+    assert [path.stem for path in files] == [f"{number:02}-{name}" for number, name in numbered]
+    assert files[0].stem == "00-peak"
+    for event, path in zip(looks, files, strict=True):
         assert load_audit(path).reduce()[0] == event.report
         assert path.stat().st_size < 64 * KIB

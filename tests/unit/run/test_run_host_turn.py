@@ -33,6 +33,7 @@ with HostTurn(Path(sys.argv[1])).take(alone=True, cancelled=threading.Event()):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "LOOK_SECONDS", 0.01)
+    monkeypatch.delenv(subject.HELD)
 
 
 class Host:

@@ -37,9 +37,9 @@ def test_display_that_breaks_is_said_once_and_breaks_no_run(
     benches: list[Any] = []
     make = RunPool.__init__
 
-    def spy(self: RunPool, bench: Any, *rest: Any) -> None:
+    def spy(self: RunPool, bench: Any, *rest: Any, **named: Any) -> None:
         benches.append(bench)
-        make(self, bench, *rest)
+        make(self, bench, *rest, **named)
 
     monkeypatch.setattr(RunPool, "__init__", spy)
     heard: list[Event] = []
@@ -215,7 +215,7 @@ def test_a_defect_that_one_run_meets_leaves_the_others_and_every_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its exit status was that of a FAIL, the others were cancelled, and nothing was written."""
-    monkeypatch.setattr("harness.run.host_memory._place", lambda: tmp_path)
+    monkeypatch.setattr("harness.run.host_memory.host_place", lambda: tmp_path)
     bench = FakeBench(tmp_path / "results", monkeypatch)
     bench.prepare()
     defects = [KeyError("one"), LaunchError("no QEMU"), UnicodeDecodeError("utf-8", b"x", 0, 1, "")]
