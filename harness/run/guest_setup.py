@@ -13,8 +13,11 @@ def guest_spec(scenario: Scenario, clock: Clock = "real") -> GuestSpec:
     """Return the machine that a scenario asks for.
 
     Under the virtual clock vCPUs run one at a time, so a second one would add no concurrency; where
-    the scenario has no nodes that each need one, its guest gets one.
+    the scenario has no nodes that each need one, its guest gets one. Raises `PreconditionError` if
+    the scenario is not valid under the clock.
     """
+    if why := scenario.not_under(clock):
+        raise PreconditionError(why, hint="take the other --clock")
     one = clock == "virtual" and not scenario.guest.numa
     return GuestSpec(
         memory=scenario.guest.memory,

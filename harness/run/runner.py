@@ -219,8 +219,6 @@ class _Attempt:
     def _boot(self, boot: BootFiles, qemu: Qemu) -> VirtualMachine:
         record, options = self._record, self._bench.options
         spec = guest_spec(self._planned.scenario, options.clock)
-        if why := self._planned.scenario.not_under(options.clock):
-            raise PreconditionError(why, hint="leave --clock virtual out")
         if lacking := missing_needs(self._planned.scenario.tags, spec):
             raise PreconditionError(lacking)
         if lacking := missing_in_qemu(spec, qemu):

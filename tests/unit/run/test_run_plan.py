@@ -7,7 +7,7 @@ import pytest
 from kernel_trees import build_tree, bzimage
 
 from harness.act.discover import VERBS
-from harness.errors import ImageError, UsageError
+from harness.errors import ImageError, PreconditionError, UsageError
 from harness.image.definition import load_definitions
 from harness.record.run_plan import RunPlan
 from harness.run import plan as subject
@@ -68,6 +68,12 @@ def test_one_vcpu_will_do_where_they_run_one_at_a_time() -> None:
         "virtual",
     )
     assert guest_spec(nodes, "virtual").vcpus == 2, "each node needs one"
+
+
+def test_a_scenario_that_no_virtual_clock_suits_is_a_skip() -> None:
+    (races,) = find_scenarios(["no-loss-isolated-plain"], VERBS)
+    with pytest.raises(PreconditionError, match="`busy` is not valid under a virtual clock"):
+        guest_spec(races, "virtual")
 
 
 def test_other_guests_disturb_times_and_no_instructions() -> None:
