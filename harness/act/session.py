@@ -150,6 +150,7 @@ class GuestSession:
             shell=self.vm.shell,
             mapping=self.instruments.mapping,
             discards=self.instruments.discards,
+            threads=self.instruments.threads,
             hz=SAMPLE_HZ,
             sink=self.record.add,
             relative=self.record.relative,

@@ -20,6 +20,7 @@ from harness.measure import (
     places,
     reclaim,
     retention,
+    running_costs,
     settle_times,
     step_measures,
 )
@@ -37,6 +38,7 @@ MEASURES: dict[str, Measure] = {
         integrity.MEASURES,
         places.MEASURES,
         retention.MEASURES,
+        running_costs.MEASURES,
         step_measures.MEASURES,
         crowding.MEASURES,
         guest_facts.MEASURES,
@@ -70,6 +72,7 @@ _UNIT_OF_ENDING = {
     f"_{unit}": each
     for unit, each in (
         ("per_second", Unit.PER_SECOND),
+        ("gib_minutes", Unit.GIB_MINUTES),
         ("bytes", Unit.BYTES),
         ("seconds", Unit.SECONDS),
         ("fraction", Unit.FRACTION),

@@ -21,6 +21,7 @@ class Unit(StrEnum):
     FRACTION = "fraction"
     RATIO = "ratio"
     PER_SECOND = "faults per second"
+    GIB_MINUTES = "GiB·min"
 
 
 class TakenBy(Enum):

@@ -16,6 +16,7 @@ from harness.observe.discards import DiscardLog, NoDiscards
 from harness.observe.mapping import HostMappingReader, QuickMapping
 from harness.observe.ram_layout import RamLayout
 from harness.observe.residency import HostResidency
+from harness.observe.thread_times import ThreadSeconds, ThreadTimes
 from harness.record.facts import DiscardTotals, HostMapping
 
 
@@ -75,6 +76,13 @@ class DiscardReader(Protocol):
         """Stop recording discards."""
 
 
+class ThreadReader(Protocol):
+    """The CPU time of QEMU's threads."""
+
+    def read(self) -> ThreadSeconds:
+        """Read all threads. Raises `ObserveError`."""
+
+
 class Traced(Protocol):
     """A QEMU that instruments can be opened on."""
 
@@ -107,6 +115,8 @@ class Instruments:
     mapping: MappingReader
     residency: ResidencyReader
     discards: DiscardReader
+    threads: ThreadReader | None = None
+    """None: nobody reads QEMU's CPU time."""
 
     @classmethod
     def open(cls, vm: Traced) -> Self:
@@ -121,6 +131,7 @@ class Instruments:
             else DiscardLog(
                 vm.discard_log, layout, errors=vm.qemu_log, stop=lambda: _stop_tracing(vm.monitor)
             ),
+            threads=ThreadTimes.of(vm.pid, vm.monitor),
         )
 
 

@@ -17,7 +17,7 @@ from harness.deadline import Deadline
 from harness.errors import GuestError, HarnessError, ObserveError
 from harness.guest.counter_stream import CounterStream
 from harness.machine.interfaces import GuestShell
-from harness.observe.instruments import DiscardReader, MappingReader
+from harness.observe.instruments import DiscardReader, MappingReader, ThreadReader
 from harness.record.events import Sample
 from harness.run_log import RunThread
 
@@ -54,6 +54,7 @@ class Sampler:
         shell: GuestShell,
         mapping: MappingReader,
         discards: DiscardReader,
+        threads: ThreadReader | None = None,
         hz: float,
         sink: Callable[[Sample], None],
         relative: Callable[[float], float],
@@ -65,6 +66,7 @@ class Sampler:
         self._on_request = on_request
         self._mapping = mapping
         self._discards = discards
+        self._threads_of_qemu = threads
         self._hz = hz
         self._sink = sink
         self._relative = relative
@@ -146,6 +148,8 @@ class Sampler:
         discards = self._look(_DISCARDS, self._discards.read)
         host = self._look(_MAPPING, self._host) or (None, None, None, None)
         held, rss, lazyfree, huge = host
+        threads = self._threads_of_qemu
+        cpu = self._look("threads", threads.read) if threads is not None else None
         return Sample(
             t=self._relative(at),
             held=held,
@@ -154,6 +158,9 @@ class Sampler:
             discarded=discards.bytes if discards is not None else None,
             guest_free=guest_free if at - guest_at <= STALE_SECONDS else None,
             huge=huge,
+            cpu_main=round(cpu.main, 4) if cpu is not None else None,
+            cpu_vcpus=round(cpu.vcpus, 4) if cpu is not None else None,
+            cpu_others=round(cpu.others, 4) if cpu is not None else None,
         )
 
     def _host(self) -> tuple[int, int, int | None, int | None]:

@@ -204,6 +204,12 @@ class Sample:
     kind: Literal["sample"] = "sample"
     huge: int | None = None
     """The part of `rss` in anonymous huge pages; from exact readings only, like `lazyfree`."""
+    cpu_main: float | None = None
+    """CPU time of QEMU's main thread since it began: seconds."""
+    cpu_vcpus: float | None = None
+    """That of its vCPU threads together."""
+    cpu_others: float | None = None
+    """That of all its other threads together, ended ones included."""
 
 
 @dataclass(frozen=True)

@@ -286,7 +286,14 @@ def _(event: Sample, history: History) -> History:
     if waits and waits[-1].after is None:
         waits = (*waits[:-1], replace(waits[-1], after=event))
     watched = history.watched if history.phase is None else (*history.watched, event)
-    return replace(history, samples=history.samples + 1, waits=waits, watched=watched)
+    footprint = history.footprint.after(event) if history.in_steps else history.footprint
+    return replace(
+        history,
+        samples=history.samples + 1,
+        waits=waits,
+        watched=watched,
+        footprint=footprint,
+    )
 
 
 @_after.register

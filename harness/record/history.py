@@ -5,7 +5,7 @@
 each audit and at the end of each round. Histories share their common parts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.record.events import (
     AttemptBroke,
@@ -79,6 +79,25 @@ class Waited:
 
 
 @dataclass(frozen=True)
+class Footprint:
+    """What the host held over the time of the steps, by trapezoids between samples."""
+
+    seconds: float = 0.0
+    byte_seconds: float = 0.0
+    last: Sample | None = None
+
+    def after(self, sample: Sample) -> "Footprint":
+        """Take a sample in; one without what the host held is passed over."""
+        if sample.held is None:
+            return self
+        if self.last is None or self.last.held is None:
+            return replace(self, last=sample)
+        took = sample.t - self.last.t
+        area = took * (self.last.held + sample.held) / 2
+        return Footprint(self.seconds + took, self.byte_seconds + area, sample)
+
+
+@dataclass(frozen=True)
 class Trouble:
     """A console finding, and the state of the run at that time."""
 
@@ -122,6 +141,7 @@ class History:
     """All settles."""
     phase: PhaseStarted | None = None
     """The latest phase of a settle, while it goes on."""
+    footprint: Footprint = Footprint()
     watched: tuple[Sample, ...] = ()
     """The samples since it began."""
 

@@ -37,6 +37,7 @@ from harness.record.events import (
     Pressed,
     Raced,
     RunStarted,
+    Sample,
     Settled,
     StepsDone,
     Suspended,
@@ -273,6 +274,17 @@ def every_step() -> list[Event]:
         Witnessed(74.0, canary=MIB, unchecked=0, text_pages=None, files=40, lost=0),
         settled(zone_t90={"node0/DMA32": 4.0}),
         settled(t90=28.0, zone_t90={"node0/DMA32": 12.0}),
+    ]
+
+
+def sampled() -> list[Event]:
+    """Build the beginning of a settle, and what the sampler saw during it."""
+    return [
+        PhaseStarted(80.0, "settle", ""),
+        *(
+            Sample(81.0 + n, (8 - n) * MIB, 8 * MIB, 0, 0, 0, cpu_main=n, cpu_vcpus=n, cpu_others=n)
+            for n in range(4)
+        ),
     ]
 
 

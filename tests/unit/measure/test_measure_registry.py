@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from judging import check, run_on, swallowed
-from run_builders import a_run, every_step, healthy, mapping, pressed, ready, settled, zone
+from run_builders import a_run, every_step, healthy, mapping, pressed, ready, sampled, settled, zone
 
 from harness.measure.measures import (
     AUDIT_MEASURES,
@@ -46,7 +46,8 @@ def run_with_everything() -> list[Event]:
         counters=replace(last.counters, meminfo={"MemFree": 7}),
     )
     steps = every_step()
-    return [*first, *steps, *a_run(audits=[last, last])[5:], *steps[-2:], StepsDone(99.0)]
+    again = [*steps[-2:-1], *sampled(), steps[-1]]
+    return [*first, *steps, *a_run(audits=[last, last])[5:], *again, StepsDone(99.0)]
 
 
 TAKEN = measure(fold(run_with_everything()))
@@ -95,6 +96,7 @@ class TestEveryMeasure:
             "_ratio": Unit.RATIO,
             "_pages": Unit.PAGES,
             "_per_second": Unit.PER_SECOND,
+            "_gib_minutes": Unit.GIB_MINUTES,
         }
         wanted = next((u for end, u in endings.items() if each.name.endswith(end)), Unit.COUNT)
         assert each.unit is wanted

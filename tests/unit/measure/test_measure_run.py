@@ -17,6 +17,7 @@ from run_builders import (
     mapping,
     pressed,
     ready,
+    sampled,
     settled,
     started,
     zone,
@@ -118,7 +119,8 @@ def test_every_measure_taken_is_documented() -> None:
         counters=replace(charged.counters, meminfo={"MemFree": 7}),
     )
     steps = every_step()
-    taken = measure([*first, *steps, *a_run(audits=[charged, charged]), *steps[-2:]])
+    again = [*steps[-2:-1], *sampled(), steps[-1]]
+    taken = measure([*first, *steps, *a_run(audits=[charged, charged]), *again])
     assert {name for name in taken if name not in MEASURES} == {
         "node0_returned_fraction",
         "node0_DMA32_returned_fraction",

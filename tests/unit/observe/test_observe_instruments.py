@@ -14,6 +14,9 @@ from harness.observe.instruments import Instruments
 from harness.observe.ram_layout import RamLayout
 from harness.units import PAGE_SIZE
 
+NO_VCPUS = SimpleNamespace(execute=lambda _command: [])
+"""A monitor of a QEMU without any."""
+
 
 def test_they_look_at_one_process_and_its_logs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -28,7 +31,7 @@ def test_they_look_at_one_process_and_its_logs(
         )
         errors.write_text("")
         vm: Any = SimpleNamespace(
-            pid=child.pid, monitor=None, discard_log=discards, qemu_log=errors, untraced=""
+            pid=child.pid, monitor=NO_VCPUS, discard_log=discards, qemu_log=errors, untraced=""
         )
         instruments = Instruments.open(vm)
         assert instruments.layout == child.layout
@@ -48,7 +51,7 @@ def test_a_qemu_that_traces_no_discards_has_not_discarded_none(
         monkeypatch.setattr(RamLayout, "read", lambda _monitor: child.layout)
         log = tmp_path / "discards.log"
         vm: Any = SimpleNamespace(
-            pid=child.pid, monitor=None, discard_log=log, qemu_log=log, untraced="no such event"
+            pid=child.pid, monitor=NO_VCPUS, discard_log=log, qemu_log=log, untraced="no such event"
         )
         discards = Instruments.open(vm).discards
     assert (discards.read(), discards.untraced) == (None, "no such event")
