@@ -10,19 +10,25 @@ from pathlib import Path
 import yaml
 
 from harness.act.discover import VERBS
+from harness.compare.series_mail import Sides, compose_series
 from harness.errors import ScenarioFileError, UsageError
 from harness.record.facts import Verdict
 from harness.record.recorded_run import RecordedRun, read_runs
+from harness.record.sides import PLAN_NAME, side_of, side_words
 from harness.report.exported import ExportedRun, collect
 from harness.report.mail import Case, alike, compose
 from harness.report.scenario_words import guest_words
 from harness.report.sink import LastingSink
+from harness.report.summary import build_summary
 from harness.scenario.load import load_scenarios
 from harness.scenario.model import Scenario
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Print the mail; returns 0. Raises `UsageError`, `RecordError`."""
+    """Print the mail, or a comparison's table; returns 0. Raises `UsageError`, `RecordError`."""
+    if options.run is None and (options.directory / PLAN_NAME).exists():
+        LastingSink(sys.stdout).write(_series(options.directory))
+        return 0
     facts = collect([options.directory])
     runs = read_runs(options.directory)
     run, chosen = _choose(list(zip(runs, facts, strict=True)), options.run, options.directory)
@@ -40,6 +46,30 @@ def execute(options: argparse.Namespace) -> int:
     )
     LastingSink(sys.stdout).write(compose(case))
     return 0
+
+
+def _series(directory: Path) -> str:
+    """The table under a patch series, from a comparison's results. Raises `UsageError`."""
+    runs = read_runs(directory)
+    summaries = build_summary(
+        (run.run_id, event)
+        for run in runs
+        for event in (*run.events, *([run.judged] if run.judged is not None else []))
+    ).runs
+    a, b = ([run for run in summaries if side_of(run.run_id) == label] for label in "AB")
+    named = side_words(directory)
+    host = runs[0].started.host if runs else {}
+    sides = Sides(
+        named.get("A", "A"),
+        named.get("B", "B"),
+        f"Linux {host.get('kernel', '?')}, {host.get('machine', '?')}",
+    )
+    try:
+        return compose_series(sides, a, b)
+    except ValueError as error:
+        raise UsageError(
+            f"{directory}: {error}", hint="let `fpr-harness compare` go on with --results"
+        ) from error
 
 
 def _choose(

@@ -127,8 +127,15 @@ def _add_replay(commands: "Commands") -> None:
 
 
 def _add_mail(commands: "Commands") -> None:
-    mail = commands.add_parser("mail", help="write a failed run as a mail to a kernel list")
-    mail.add_argument("directory", type=Path, metavar="DIR", help="a results directory")
+    mail = commands.add_parser(
+        "mail", help="write a failed run, or a comparison, as a mail to a kernel list"
+    )
+    mail.add_argument(
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="a results directory; of one that `compare` made, the table for a patch series",
+    )
     mail.add_argument("run", nargs="?", metavar="RUN", help="the run (default: the first FAIL)")
 
 
