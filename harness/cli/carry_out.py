@@ -96,16 +96,17 @@ def perform(
     *,
     until_fail: bool = False,
     remembers: bool = False,
+    alone: bool = False,
 ) -> CarriedOut:
     """Do planned runs like `carry_out`; `boots_for` makes their images, given the results
-    directory and where to tell of progress."""
+    directory and where to tell of progress. `alone`: each run has the host for itself."""
     scenarios = [run.scenario for run in runs]
     refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
     check_host_paths(options.results, scenarios)
     output = LastingSink(sys.stdout)
     with commands_stopped(output):
         results, boots, qemus = _perform(
-            options, chosen, runs, boots_for, output, until_fail=until_fail
+            options, chosen, runs, boots_for, output, until_fail=until_fail, alone=alone
         )
         history = None
         if remembers:
@@ -130,6 +131,7 @@ def _perform(
     output: LastingSink,
     *,
     until_fail: bool,
+    alone: bool,
 ) -> tuple[Path, Boots, Mapping[str, Qemu | HarnessError]]:
     request = StopRequest()
     expected = {run.run_id: run.scenario.expected_seconds for run in longest_first(runs)}
@@ -150,7 +152,15 @@ def _perform(
         boots = boots_for(results, view.note)
         observers = [view.feed, stop_on_fail] if until_fail else [view.feed]
         with run_pool(
-            results, chosen, boots, qemus, options.jobs, observers, request, view.note
+            results,
+            chosen,
+            boots,
+            qemus,
+            options.jobs,
+            observers,
+            request,
+            view.note,
+            alone=alone,
         ) as pool:
             for future in [pool.submit(run) for run in longest_first(runs)]:
                 future.result()

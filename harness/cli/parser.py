@@ -54,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     bisect_options.add_bisect_step(commands)
     bisect_options.add_bisect_releases(commands)
     _add_compare(commands)
+    _add_sizing(commands)
     _add_replay(commands)
     _add_mail(commands)
     add_recorded_commands(commands)
@@ -110,6 +111,29 @@ def _add_compare(commands: "Commands") -> None:
     add_boot_options(compare)
     declare_results_option(compare.add_argument)
     declare_scenario_options(compare.add_argument)
+
+
+def _add_sizing(commands: "Commands") -> None:
+    sizing = commands.add_parser(
+        "sizing", help="sweep reporting orders and delays: what each saves and costs"
+    )
+    sizing.add_argument(
+        "--orders", metavar="LIST", help="reporting orders to set, as in 9,0 (default: 9,4,2,0)"
+    )
+    sizing.add_argument(
+        "--delays",
+        metavar="LIST",
+        help="delays between passes to set, as in 2s,100ms; from Linux 7.3 on (default: none set)",
+    )
+    sizing.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="run each setting N times (default: 1)"
+    )
+    add_quiet_option(sizing)
+    add_directory_option(sizing)
+    add_boot_options(sizing)
+    declare_results_option(sizing.add_argument)
+    declare_scenario_options(sizing.add_argument)
+    sizing.set_defaults(keep_failed=0.0)
 
 
 def _add_replay(commands: "Commands") -> None:

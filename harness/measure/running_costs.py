@@ -54,6 +54,17 @@ def _share(of: Callable[[Sample], float | None]) -> Callable[[History], float | 
     return compute
 
 
+def _total(of: Callable[[Sample], float | None]) -> Callable[[History], float | None]:
+    def compute(history: History) -> float | None:
+        ends = history.footprint.first, history.footprint.last
+        if ends[0] is None or ends[1] is None or not history.footprint.seconds:
+            return None
+        first, last = of(ends[0]), of(ends[1])
+        return None if first is None or last is None else last - first
+
+    return compute
+
+
 def _footprint(history: History) -> float | None:
     seconds = history.footprint.seconds
     return history.footprint.byte_seconds / GIB / 60 if seconds else None
@@ -90,6 +101,30 @@ MEASURES = (
         means_when_low=_SAVING,
         means_when_high=_DEAR,
         compute=_share(lambda sample: sample.cpu_others),
+    ),
+    Measure(
+        name="qemu_main_cpu_seconds",
+        unit=Unit.SECONDS,
+        meaning="CPU time of QEMU's main thread, which discards, over the steps",
+        means_when_low=_SAVING,
+        means_when_high=_DEAR,
+        compute=_total(lambda sample: sample.cpu_main),
+    ),
+    Measure(
+        name="qemu_vcpus_cpu_seconds",
+        unit=Unit.SECONDS,
+        meaning="CPU time of QEMU's vCPU threads together, over the steps",
+        means_when_low=_SAVING,
+        means_when_high=_DEAR,
+        compute=_total(lambda sample: sample.cpu_vcpus),
+    ),
+    Measure(
+        name="qemu_others_cpu_seconds",
+        unit=Unit.SECONDS,
+        meaning="CPU time of QEMU's other threads together, over the steps",
+        means_when_low=_SAVING,
+        means_when_high=_DEAR,
+        compute=_total(lambda sample: sample.cpu_others),
     ),
     Measure(
         name="footprint_gib_minutes",

@@ -84,6 +84,7 @@ class Footprint:
 
     seconds: float = 0.0
     byte_seconds: float = 0.0
+    first: Sample | None = None
     last: Sample | None = None
 
     def after(self, sample: Sample) -> "Footprint":
@@ -91,10 +92,10 @@ class Footprint:
         if sample.held is None:
             return self
         if self.last is None or self.last.held is None:
-            return replace(self, last=sample)
+            return replace(self, first=sample, last=sample)
         took = sample.t - self.last.t
         area = took * (self.last.held + sample.held) / 2
-        return Footprint(self.seconds + took, self.byte_seconds + area, sample)
+        return Footprint(self.seconds + took, self.byte_seconds + area, self.first, sample)
 
 
 @dataclass(frozen=True)
