@@ -62,6 +62,12 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
         r"WARNING: (?:CPU: [0-9]{1,9} PID: [0-9]{1,9} at )?(\S+:[0-9]+) (?:at )?([\w.]+)\+0x",
         r"WARNING: \1 in \2",
     ),
+    # Without CONFIG_DEBUG_BUGVERBOSE it names no line.
+    (
+        "warning",
+        r"WARNING: (?:CPU: [0-9]{1,9} PID: [0-9]{1,9} )?at ([\w.]+)\+0x",
+        r"WARNING in \1",
+    ),
     ("warning", r"WARNING: (.+)", r"WARNING: \1"),
     ("warning", r"INFO: ((?:possible|inconsistent|trying|suspicious) .+)", r"INFO: \1"),
     ("warning", r"(UBSAN: .+)", r"\1"),

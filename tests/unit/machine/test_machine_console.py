@@ -77,6 +77,16 @@ def test_damaged_page_tables_are_trouble(line: bytes, title: str) -> None:
     assert [(each.severity, each.title) for each in found] == [("warning", title)]
 
 
+@pytest.mark.parametrize(
+    "where", ["CPU: 1 PID: 29 at f+0x38/0x120 [virtio_balloon]", "at f+0x38/0x120, CPU#1: kworker"]
+)
+def test_a_warning_without_a_line_is_titled_by_its_function_alone(where: str) -> None:
+    """A kernel without CONFIG_DEBUG_BUGVERBOSE; another CPU or process is the same trouble."""
+    found = headline_of(f"WARNING: {where}")
+    assert found is not None
+    assert (found.severity, found.title) == ("warning", "WARNING in f")
+
+
 def test_two_warnings_one_after_the_other_are_two_findings() -> None:
     assert [found.title for found in scan(recorded("sleep-in-atomic"))] == [
         "BUG: scheduling while atomic",
