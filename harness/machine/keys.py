@@ -50,16 +50,21 @@ class RunKeys:
         client = _string(_TYPE) + _string(self.client.public_key().public_bytes_raw())
         return f"{_TYPE.decode()} {base64.b64encode(client).decode()} fpr-harness\n"
 
-    def initramfs_tail(self) -> bytes:
-        """Return a cpio archive with the keys, to append to an image's initramfs.
+    @property
+    def dropbear_host_key(self) -> bytes:
+        """The guest's host key as dropbear's file of it.
 
-        Dropbear's private key file holds the key's type, then the seed and the public key in one
-        string (signkey.c and gensignkey.c of dropbear 2022.83).
+        It holds the key's type, then the seed and the public key in one string (signkey.c and
+        gensignkey.c of dropbear 2022.83).
         """
         seed, public = self.host.private_bytes_raw(), self.host.public_key().public_bytes_raw()
+        return _string(_TYPE) + _string(seed + public)
+
+    def initramfs_tail(self) -> bytes:
+        """Return a cpio archive with the keys, to append to an image's initramfs."""
         return write_cpio(
             [
-                file_entry("etc/dropbear/host_key", _string(_TYPE) + _string(seed + public), 0o600),
+                file_entry("etc/dropbear/host_key", self.dropbear_host_key, 0o600),
                 file_entry("root/.ssh/authorized_keys", self.client_public.encode(), 0o600),
             ]
         )

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpine_guest import APPEND as ALPINE_APPEND
+from alpine_guest import READY as ALPINE_READY
+from alpine_guest import AlpineGuest
 from debian_guest import APPEND as DEBIAN_APPEND
 from debian_guest import LOGIN, debian_guest
 
@@ -160,6 +163,20 @@ def debian_vm(
         *words,
     )
     with running(directory, name, memory, port, more, LOGIN, DEBIAN_SECONDS) as vm:
+        yield vm
+
+
+@contextlib.contextmanager
+def alpine_vm(directory: Path, *, name: str = "alpine", memory: str = "1G") -> Iterator[PlainVm]:
+    """Start an Alpine guest."""
+    guest, port = AlpineGuest(directory), free_port()
+    known = guest.keys.known_hosts(f"[127.0.0.1]:{port}")
+    write_ssh(directory, name, guest.keys.client_pem, known, port)
+    more = (
+        *("-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", ALPINE_APPEND),
+        *("-drive", f"file={guest.disk},format=raw,if=virtio", "-device", REPORTING),
+    )
+    with running(directory, name, memory, port, more, ALPINE_READY, DEBIAN_SECONDS) as vm:
         yield vm
 
 
