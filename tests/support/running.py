@@ -17,10 +17,12 @@ END_SECONDS = 90.0
 PHASE_SECONDS = 90.0
 """Deadlines on a usual machine; `slowness` times as long on a slower one."""
 
-# A shell starts background jobs with SIGINT ignored. What a test starts would inherit that and
-# could not be interrupted.
+# A shell starts background jobs with SIGINT ignored, nohup(1) what it starts with SIGHUP. What a
+# test starts would inherit that and could not be asked to stop; it does not inherit handlers.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 class Running:
