@@ -11,15 +11,17 @@ import contextlib
 import secrets
 import threading
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from harness.audit.agent_channel import AgentChannel
 from harness.audit.guest_told import FACTS_SCRIPT, MARK
+from harness.closing import Closing
 from harness.deadline import Deadline
 from harness.errors import HarnessError, ObserveError
 from harness.machine.interfaces import CommandResult
 from harness.machine.pace import slowness
+
+Kind = TypeVar("Kind")
 
 FACTS_SECONDS = 20.0
 TOOL_SECONDS = 60.0
@@ -66,7 +68,7 @@ exit 1
 RUN_SCRIPT = '"$1/tool" pages --kinds < /dev/null > "$1/pages"'
 
 
-class AgentVisit:
+class AgentVisit(Closing):
     """A visit over a connection to the agent, which it closes."""
 
     pace = 1.0
@@ -99,7 +101,7 @@ class AgentVisit:
     def start(self, _command: str) -> Self:
         """Copy the tool and run it for the first time; the command is the script's own."""
         target = {"path": f"{self._place}/tool", "mode": "r+"}
-        handle = int(self._channel.execute("guest-file-open", target))
+        handle = _told(self._channel.execute("guest-file-open", target), int)
         for start in range(0, len(self._tool), CHUNK):
             part = base64.b64encode(self._tool[start : start + CHUNK]).decode()
             self._channel.execute("guest-file-write", {"handle": handle, "buf-b64": part})
@@ -124,7 +126,7 @@ class AgentVisit:
         while len(self._buffer) < size:
             deadline.check()
             wanted = {"handle": self._file, "count": READ_CHUNK}
-            answer = self._channel.execute("guest-file-read", wanted)
+            answer = _told(self._channel.execute("guest-file-read", wanted), dict)
             data = _decoded(answer.get("buf-b64", ""))
             if not data:
                 raise ObserveError(f"the tool's output in the guest lacks {size} bytes")
@@ -166,7 +168,7 @@ class AgentVisit:
                 hint="the guest restarts, is short of memory, or the tool was killed; try again",
             )
         target = {"path": f"{self._place}/pages", "mode": "r"}
-        self._file = int(self._channel.execute("guest-file-open", target))
+        self._file = _told(self._channel.execute("guest-file-open", target), int)
 
     def _close_file(self) -> None:
         self._buffer.clear()
@@ -181,10 +183,11 @@ class AgentVisit:
             "arg": ["-c", script, "fpr-audit", *words],
             "capture-output": True,
         }
-        started = self._channel.execute("guest-exec", arguments)
+        started = _told(self._channel.execute("guest-exec", arguments), dict)
+        process = {"pid": _told(started.get("pid"), int)}
         deadline = Deadline(seconds * self._pace, "the guest agent's program to end")
         pause = threading.Event()
-        while not (status := self._status(started)).get("exited"):
+        while not (status := self._status(process)).get("exited"):
             deadline.check()
             pause.wait(POLL_SECONDS)
         if status.get("out-truncated") or status.get("err-truncated"):
@@ -192,27 +195,20 @@ class AgentVisit:
         return CommandResult(
             "sh",
             # A program that a signal killed has no exit code.
-            int(status.get("exitcode", 128 + int(status.get("signal", 0)))),
+            _told(status.get("exitcode", 128 + _told(status.get("signal", 0), int)), int),
             _decoded(status.get("out-data", "")),
             _decoded(status.get("err-data", "")),
         )
 
-    def _status(self, started: Any) -> dict[str, Any]:
-        answer = self._channel.execute("guest-exec-status", {"pid": started["pid"]})
-        if not isinstance(answer, dict):
-            raise ObserveError(f"the guest agent's guest-exec-status is {answer!r:.100}")
-        return answer
+    def _status(self, process: dict[str, int]) -> dict[str, Any]:
+        return _told(self._channel.execute("guest-exec-status", process), dict)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+def _told(answer: Any, kind: type[Kind]) -> Kind:
+    """Return what the agent, a program of the guest's, told. Raises `ObserveError` for nonsense."""
+    if not isinstance(answer, kind):
+        raise ObserveError(f"the guest agent answers {answer!r:.100}, where {kind.__name__} is due")
+    return answer
 
 
 def _decoded(text: Any) -> bytes:

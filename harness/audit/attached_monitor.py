@@ -8,13 +8,13 @@ import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from harness.audit.questions import Questions
 from harness.audit.unix_socket import connect_to
+from harness.closing import Closing
 from harness.errors import QmpError
 from harness.machine.pace import slowness
 
@@ -28,7 +28,7 @@ logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 _PEER = struct.Struct("3i")
 
 
-class AttachedMonitor:
+class AttachedMonitor(Closing):
     """A `Monitor` that connects to the listening socket of a running QEMU."""
 
     def __init__(self, path: Path) -> None:
@@ -103,17 +103,6 @@ class AttachedMonitor:
         with contextlib.suppress(Exception):
             self._runner.run(asyncio.wait_for(self._client.disconnect(), GREETING_SECONDS))
         self._runner.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _unreachable(path: Path, error: Exception) -> QmpError:

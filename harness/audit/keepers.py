@@ -201,9 +201,9 @@ def _processes(program: Any) -> dict[int, str]:
             for area in for_each_vma(task.mm):
                 found.setdefault(area.anon_vma.value_(), name)
                 left -= 1
+                if left < 0:
+                    return {}
         except drgn.FaultError:
             continue  # it ended while it was looked at
-        if left < 0:
-            return {}
     found.pop(0, None)
     return found

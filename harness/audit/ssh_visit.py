@@ -12,11 +12,11 @@ import resource
 import select
 import subprocess
 import tempfile
-from types import TracebackType
 from typing import Self
 
 from harness.audit.guest_told import FACTS_SCRIPT, MARK
 from harness.audit.ssh_words import CONNECT_SECONDS, Destination, meaning, ssh_command
+from harness.closing import Closing
 from harness.deadline import Deadline
 from harness.errors import HarnessError, ObserveError, SshError
 from harness.machine.interfaces import CommandResult
@@ -70,7 +70,7 @@ exec /proc/self/fd/3 pages --kinds
 """
 
 
-class SshVisit:
+class SshVisit(Closing):
     """A running ssh(1) with the script behind it; a `GuestShell` for the tool's page stream."""
 
     pace = 1.0
@@ -209,14 +209,3 @@ class SshVisit:
     def _words(self) -> str:
         """What ssh, the script and the tool said on standard error."""
         return os.pread(self._stderr.fileno(), _CHUNK, 0).decode(errors="replace")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

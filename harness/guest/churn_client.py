@@ -7,9 +7,9 @@ The head of guest-images/tool/churn.c describes its lines.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Literal, Self
 
+from harness.closing import Closing
 from harness.errors import GuestError, SshError
 from harness.guest.held_pages import Mismatches, Verified, read_verified
 from harness.guest.tool_lines import ToolLine, ToolOutput
@@ -47,7 +47,7 @@ class Freed:
     held_bytes: int
 
 
-class ChurnSession:
+class ChurnSession(Closing):
     """One churn process.
 
     If the tool dies (OOM kill, crash), methods raise `GuestError` with its last words.
@@ -161,14 +161,3 @@ class ChurnSession:
                 f"{line.text!r:.200}"
             )
         return size
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

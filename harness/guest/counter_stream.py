@@ -8,9 +8,9 @@ import re
 import struct
 import time
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Self
 
+from harness.closing import Closing
 from harness.deadline import Deadline
 from harness.errors import ObserveError
 from harness.guest.proc_text import parse_meminfo, parse_vmstat, parse_zones
@@ -87,7 +87,7 @@ class ClockMap:
         return guest_ns / 1e9 + self.offset
 
 
-class CounterStream:
+class CounterStream(Closing):
     """A stream of `hz` frames a second; it starts when entered as a context manager.
 
     With `on_request` a frame comes only when `read` asks for it: the guest's clock does not follow
@@ -115,14 +115,6 @@ class CounterStream:
             self.close()
             raise
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the guest's process and wake a `read` in another thread. Never raises."""

@@ -14,9 +14,9 @@ its lines.
 """
 
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
+from harness.closing import Closing
 from harness.guest.held_pages import Mismatches, Verified, read_verified
 from harness.guest.tool_lines import ToolLine, ToolOutput
 from harness.image.initramfs import FILE_SUMS
@@ -62,7 +62,7 @@ class Witnessed:
         return self.canary.checked_bytes == self.canary.held_bytes
 
 
-class WitnessSession:
+class WitnessSession(Closing):
     """One witness process.
 
     If the tool ends, methods raise `GuestError`; if it crashes, `ToolCrashedError`.
@@ -122,17 +122,6 @@ class WitnessSession:
     def close(self) -> None:
         """End the tool; its memory goes with it. Never raises."""
         self._lines.process.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Lost(Mismatches):

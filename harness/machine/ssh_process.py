@@ -4,11 +4,11 @@
 import contextlib
 import functools
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import paramiko
 
+from harness.closing import Closing
 from harness.deadline import Deadline
 from harness.errors import GuestError, HarnessError, SshError
 from harness.machine.gone import Gone, gone_soon
@@ -43,7 +43,7 @@ WINDOW_BYTES = 1 << 21
 T = TypeVar("T")
 
 
-class SshProcess:
+class SshProcess(Closing):
     """A command running in the guest over its own channel."""
 
     def __init__(
@@ -190,17 +190,6 @@ class SshProcess:
         if channel.eof_received and channel.get_transport().is_active() and not self._gone():
             return KILLED
         raise broken(self._gone, f"using `{self._command}`", EOFError(words))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def how(status: int) -> str:

@@ -175,9 +175,9 @@ class History:
     contradictions: tuple[str, ...] = ()
     """What was told before and told otherwise later, a sentence each."""
     crashed_boots: tuple[AttemptCrashed, ...] = ()
-    broken_attempts: tuple[AttemptBroke, ...] = ()
-    """Earlier ones."""
     """Guests that crashed before the first step, earlier attempts first."""
+    broken_attempts: tuple[AttemptBroke, ...] = ()
+    """Earlier attempts that the infrastructure broke, in their order."""
     troubles: tuple[Trouble, ...] = ()
     noise: tuple[NoiseRead, ...] = ()
     samples: int = 0

@@ -13,9 +13,9 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
+from harness.closing import Closing
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, RecordError
 from harness.record.event_lines import encode
@@ -23,14 +23,14 @@ from harness.record.events import Event, Judged, LastWords, PhaseStarted, RunSta
 from harness.record.reader import RESULTS_NAME
 from harness.units import PAGE_SIZE
 
-RESERVE_BYTES = 64 * 1024
+RESERVE_BYTES = 128 * 1024
 """Disk space reserved for the last words of all runs of an invocation."""
 
 LOCK_SECONDS = 10.0
 """Deadline for the lock. A writer holds it for one write; if longer, the writer was stopped."""
 
 
-class Recorder:
+class Recorder(Closing):
     """Appends the events of many runs to `directory/results.jsonl`. Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
@@ -79,14 +79,15 @@ class Recorder:
                 raise self._failure
 
     def _try(self, line: bytes, *, last_words: bool, sync: bool) -> None:
-        for attempt in ("first", "from the reserve"):
+        # What the reserve frees others may take first, so as often as there is some of it.
+        while True:
             try:
                 self._append(line)
                 if sync:
                     os.fsync(self._file)
             except (OSError, DeadlineError) as error:
                 self._failure = self._failure or self._error(error)
-                if attempt == "first" and last_words and self._give_up(len(line)):
+                if last_words and self._give_up(len(line)):
                     continue
             return
 
@@ -152,17 +153,6 @@ class Recorder:
         with contextlib.suppress(OSError):
             os.fsync(self._file)
         os.close(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class RunRecorder:

@@ -38,3 +38,5 @@ def decode_stacks(record: RunRecord, boot: BootFiles, kernel: Path | None) -> No
                 LOG.warning("%s: %s has no lines for its stack", title, files.vmlinux)
     except HarnessError as error:
         LOG.warning("the stacks on the console are not decoded: %s", error.message)
+    except Exception:  # of the many formats of debug information; the verdict is yet to come
+        LOG.exception("the stacks on the console are not decoded")

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way in through QEMU's guest agent, of which this host plays the guest."""
 
+import contextlib
 import json
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +131,57 @@ def test_an_agent_that_is_not_there(path: Path, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ObserveError, match="the guest agent to answer") as told:
             SocketAgent(path)
     assert "systemctl status qemu-guest-agent" in told.value.hint
+
+
+def test_an_agent_that_never_stops_talking_is_given_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_channel, "SYNC_SECONDS", 0.2)
+
+    def talk(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            while True:
+                connection.sendall(b'\xff{"return": 1}\n' * 100)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        thread = threading.Thread(target=talk, args=(listener,), daemon=True)
+        thread.start()
+        with pytest.raises(ObserveError, match="the guest agent to answer"):
+            SocketAgent(path)
+        thread.join(10.0)
+
+
+class Nonsense:
+    """An agent's connection; every command has the answers given for it."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self._answers = answers
+
+    def execute(self, command: str, *_: object, **__: object) -> Any:
+        return self._answers.get(command)
+
+    def close(self) -> None:
+        """There is none."""
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {},
+        {"guest-exec": 5},
+        {"guest-exec": {"pid": "1"}},
+        {"guest-exec": {"pid": 1}, "guest-exec-status": [True]},
+        {"guest-exec": {"pid": 1}, "guest-exec-status": {"exited": True, "exitcode": "0"}},
+        {"guest-exec": {"pid": 1}, "guest-exec-status": {"exited": True, "signal": None}},
+        {"guest-exec": {"pid": 1}, "guest-exec-status": {"exited": True, "out-data": 7}},
+    ],
+)
+def test_nonsense_of_an_agent_is_told_as_such(answers: dict[str, Any]) -> None:
+    with AgentVisit(Nonsense(answers), b"") as visit, pytest.raises(ObserveError, match="agent"):
+        visit.facts()
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,26 @@ def test_a_new_attempt_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
             run.emit(started("x", attempt=2))
 
 
+def test_what_others_took_of_the_reserve_is_not_the_last_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest's logs may fill what was freed before the verdict is written."""
+    real, tried = os.write, []
+
+    def contended(file: int, line: bytes) -> int:
+        tried.append(line)
+        if len(tried) <= 3:
+            raise OSError(28, "No space left on device")
+        return real(file, line)
+
+    with Recorder(tmp_path) as recorder:
+        monkeypatch.setattr("harness.record.recorder.os.write", contended)
+        with pytest.raises(RecordError):
+            recorder.for_run("x").emit(Judged(1.0, Verdict.MISS, None, "disk full"))
+    [(_run, seen)] = read_events(tmp_path / "results.jsonl")
+    assert isinstance(seen, Judged)
+
+
 def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     wrote: list[int] = []

@@ -73,3 +73,17 @@ def test_without_debug_information_all_stays_as_it_was(
     decode_stacks(record, BOOT, Path("linux"))
     assert record.events == [WARNING]
     assert "not decoded: there is no vmlinux beside" in caplog.text
+
+
+@pytest.mark.usefixtures("decoder")
+def test_a_decoder_that_fails_costs_the_lines_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> str:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a file's name")
+
+    monkeypatch.setattr(decoding, "decode", fail)
+    record = a_record(WARNING)
+    decode_stacks(record, BOOT, Path("linux"))
+    assert record.events == [WARNING]
+    assert "UnicodeDecodeError" in caplog.text
