@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The way in through QEMU's guest agent, of which this host plays the guest."""
 
-import contextlib
 import json
 import socket
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,25 +131,37 @@ def test_an_agent_that_is_not_there(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "systemctl status qemu-guest-agent" in told.value.hint
 
 
+class Talkative:
+    """A connection on which there is always one more answer, to something else."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def connect(self, _address: str) -> None:
+        """There it is."""
+
+    def settimeout(self, _seconds: float) -> None:
+        """It never blocks."""
+
+    def sendall(self, _data: bytes) -> None:
+        """It listens to nothing."""
+
+    def recv(self, _size: int) -> bytes:
+        self.received += 1
+        assert self.received < 100_000, "nobody gave up"
+        return b'\xff{"return": -1}\n'
+
+    def close(self) -> None:
+        """There is none."""
+
+
 def test_an_agent_that_never_stops_talking_is_given_up(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_channel, "SYNC_SECONDS", 0.2)
-
-    def talk(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
-            while True:
-                connection.sendall(b'\xff{"return": 1}\n' * 100)
-
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(1)
-        thread = threading.Thread(target=talk, args=(listener,), daemon=True)
-        thread.start()
-        with pytest.raises(ObserveError, match="the guest agent to answer"):
-            SocketAgent(path)
-        thread.join(10.0)
+    monkeypatch.setattr(agent_channel, "SYNC_SECONDS", 0.02)
+    monkeypatch.setattr(socket, "socket", lambda _family: Talkative())
+    with pytest.raises(ObserveError, match="the guest agent to answer"):
+        SocketAgent(path)
 
 
 class Nonsense:
