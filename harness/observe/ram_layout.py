@@ -32,6 +32,7 @@ _BLOCK = re.compile(
     r" +0x[0-9a-f]{1,16} +0x[0-9a-f]{1,16} +0x([0-9a-f]{1,16})\b",
     re.MULTILINE,
 )
+_NAMELESS = re.compile(r"^ +\d{1,20} (?:B|KiB|MiB|GiB) +0x", re.MULTILINE)
 _HVA = re.compile(r"^Host virtual address for 0x[0-9a-f]+ \((.*)\) is 0x([0-9a-f]{1,16})\s*$")
 _SYSTEM_RAM = re.compile(r"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) : System RAM$", re.MULTILINE)
 _UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB}
@@ -127,12 +128,17 @@ class RamLayout:
         Call it once the guest has booted: the firmware remaps pages below 1 MiB.
         """
         backends = {str(entry["id"]) for entry in monitor.execute("query-memdev", timeout=timeout)}
-        sizes = parse_ram_blocks(monitor.human("info ramblock", timeout=timeout))
-        regions = [
+        listed = monitor.human("info ramblock", timeout=timeout)
+        sizes = parse_ram_blocks(listed)
+        backed = [
             region
             for region in parse_flat_view(monitor.human("info mtree -f", timeout=timeout))
-            if region.block in backends and region.block in sizes
+            if region.block in backends
         ]
+        missing = {region.block for region in backed} - sizes.keys()
+        if len(missing) > len(_NAMELESS.findall(listed)):
+            raise ObserveError(f"`info ramblock` does not list the blocks {sorted(missing)}")
+        regions = [region for region in backed if region.block in sizes]
         if not regions:
             raise ObserveError(
                 "`info mtree -f` shows no guest RAM in QEMU's address space; `query-memdev` lists "

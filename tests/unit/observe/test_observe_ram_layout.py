@@ -2,6 +2,7 @@
 """Where guest pages lie in QEMU, read from answers of a real QEMU (see tests/data/observe)."""
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -92,9 +93,18 @@ def test_the_memory_of_virtio_pmem_is_a_disk() -> None:
     """`query-memdev` lists it, and `info ramblock` has no name for it."""
     monitor = RecordedMonitor("pc-hotplug")
     lines = monitor.answers["info ramblock"].splitlines(keepends=True)
-    monitor.answers["info ramblock"] = "".join(line for line in lines if " d0 " not in line)
+    nameless = (re.sub(r"\S*\bd0 ", lambda name: " " * len(name[0]), line) for line in lines)
+    monitor.answers["info ramblock"] = "".join(nameless)
     assert "d0" not in {block.name for block in RamLayout.read(monitor).blocks}
     assert "d0" in {block.name for block in RamLayout.read(RecordedMonitor("pc-hotplug")).blocks}
+
+
+def test_guest_ram_that_is_not_listed_is_never_left_out() -> None:
+    monitor = RecordedMonitor("pc-hotplug")
+    lines = monitor.answers["info ramblock"].splitlines(keepends=True)
+    monitor.answers["info ramblock"] = "".join(line for line in lines if " d0 " not in line)
+    with pytest.raises(ObserveError, match=r"does not list the blocks \['d0'\]"):
+        RamLayout.read(monitor)
 
 
 @pytest.mark.parametrize("name", ["pc-1g-vga", "pc-6g", "pc-6g-numa", "q35-6g-memfd", "pc-hotplug"])
