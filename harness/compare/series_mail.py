@@ -3,7 +3,8 @@
 
 Plain text of 75 columns, as `harness.report.mail` writes it. The rows are what maintainers asked of
 the series that brought free page reporting: memory back, how soon, the page fault rate by
-processes and by threads (will-it-scale's page_fault1), and what the hypervisor pays.
+processes and by threads (will-it-scale's page_fault1, and page_fault2 for private mappings of a
+file), and what the hypervisor pays.
 """
 
 import textwrap
@@ -26,6 +27,8 @@ ROWS = {
     "faults_thread_base_on_per_second": "page faults/s, threads",
     "faults_process_huge_on_per_second": "huge faults/s, processes",
     "faults_thread_huge_on_per_second": "huge faults/s, threads",
+    "faults_process_file_on_per_second": "file faults/s, processes",
+    "faults_thread_file_on_per_second": "file faults/s, threads",
     "refill_page_seconds": "to write a page again",
     "qemu_main_cpu_fraction": "CPU, QEMU's main thread",
     "qemu_vcpus_cpu_fraction": "CPU, its vCPU threads",

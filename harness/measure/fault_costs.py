@@ -18,7 +18,7 @@ from harness.record.history import History
 
 CONFIDENCE = 0.95
 
-_WAYS = "(process|thread)_(base|huge)"
+_WAYS = "(process|thread)_(base|huge|file)"
 _ORDER = r"(_order\d+)?"
 
 _SLOW = overhead("the guest takes fewer page faults per second than it should")

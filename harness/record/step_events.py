@@ -233,7 +233,8 @@ class FaultRate:
 
     t: float
     by: Literal["process", "thread"]
-    pages: Literal["base", "huge"]
+    pages: Literal["base", "huge", "file"]
+    """Anonymous memory in pages of 4 KiB or 2 MiB; a private mapping of a file."""
     state: Literal["on", "idle", "off"]
     """Reporting active; offered, but its driver unbound; not offered."""
     per_second: float

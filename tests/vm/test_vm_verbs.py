@@ -22,6 +22,8 @@ steps:
   - require: {command: test -d /sys/power, missing: sleep states}
   - settle: {}
   - fault_rate: {duration: 100ms}
+  - fault_rate: {pages: file, duration: 100ms}
+  - fault_rate: {by: thread, pages: file, duration: 100ms}
   - plug: {device: dimm, size: 128MiB}
   - churn: {size: 20%, hold: 0s}
   - unplug: {device: dimm}
@@ -144,6 +146,8 @@ def measures(results: Path, scenario: str) -> dict[str, Any]:
 def test_every_verb_does_what_it_says(ended: tuple[Path, str]) -> None:
     found = measures(ended[0], "every-verb")
     assert found["faults_process_base_on_per_second"] > 1000
+    assert found["faults_process_file_on_per_second"] > 1000
+    assert found["faults_thread_file_on_per_second"] > 1000
     assert found["faults_thread_base_off_per_second"] > 1000
     assert found["slowest_plug_seconds"] > 0
     assert found["order_refused"] == 0

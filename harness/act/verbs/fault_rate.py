@@ -23,8 +23,10 @@ class MeasureFaults(Verb):
     times_the_guest: ClassVar[bool] = True
     by: Literal["process", "thread"] = "process"
     """Whether each vCPU runs its own process, or a thread of one process."""
-    pages: Literal["base", "huge"] = "base"
-    """Size of the pages: 4 KiB (`base`) or 2 MiB (`huge`)."""
+    pages: Literal["base", "huge", "file"] = "base"
+    """What is written to: pages of 4 KiB (`base`) or 2 MiB (`huge`) of anonymous memory, as in
+    will-it-scale's page_fault1; or pages of 4 KiB of a file in memory, mapped privately (`file`),
+    as in its page_fault2."""
     duration: Seconds = 1.0
     """How long it counts faults."""
 

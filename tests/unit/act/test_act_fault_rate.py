@@ -14,14 +14,15 @@ from harness.record.events import DriverChanged, Event, FaultRate
 SAID = "faults pages=5000 nanoseconds=2000000000\n"
 
 
-def test_the_guest_tool_counts_and_the_rate_is_recorded(guest: FakeGuest) -> None:
+@pytest.mark.parametrize("pages", ["base", "huge", "file"])
+def test_the_guest_tool_counts_and_the_rate_is_recorded(guest: FakeGuest, pages: str) -> None:
     guest.vm.says["fpr-guest faults"] = SAID
-    step = MeasureFaults.model_validate({"by": "thread", "pages": "huge", "duration": "2s"})
+    step = MeasureFaults.model_validate({"by": "thread", "pages": pages, "duration": "2s"})
     step.perform(guest)
-    assert guest.vm.commands == ["fpr-guest faults --by thread --pages huge --ms 2000"]
+    assert guest.vm.commands == [f"fpr-guest faults --by thread --pages {pages} --ms 2000"]
     assert guest.vm.timeouts == [2.0 + SLACK_SECONDS]
     (event,) = guest.recorded(FaultRate)
-    assert (event.by, event.pages, event.per_second) == ("thread", "huge", 2500.0)
+    assert (event.by, event.pages, event.per_second) == ("thread", pages, 2500.0)
 
 
 @pytest.mark.parametrize(

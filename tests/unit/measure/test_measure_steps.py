@@ -13,7 +13,7 @@ from run_builders import Guest, every_step, freed, healthy, ready, settled, zone
 from harness.kernel.pages import GuestState, HostState
 from harness.kernel.reuse import Discarded, reuse_curve
 from harness.measure.fault_costs import half_width
-from harness.measure.measures import measure, measured_by_steps
+from harness.measure.measures import measure, measured_by_steps, registered
 from harness.measure.places import place_sentence
 from harness.measure.retention import retained
 from harness.record.events import DevicePlugged, Event, FaultRate, Measured
@@ -84,18 +84,21 @@ def test_memory_plugged_and_taken_away_is_gone() -> None:
     assert step_measures([come, replace(come, present=False)])["plugged_bytes"] == 0
 
 
-def test_a_rate_measured_once_has_no_interval() -> None:
+@pytest.mark.parametrize("pages", ["base", "huge", "file"])
+def test_a_rate_measured_once_has_no_interval(pages: Literal["base", "huge", "file"]) -> None:
     events: list[Event] = [
-        FaultRate(1.0, "thread", "huge", "off", 100.0),
-        FaultRate(2.0, "thread", "huge", "idle", 90.0),
+        FaultRate(1.0, "thread", pages, "off", 100.0),
+        FaultRate(2.0, "thread", pages, "idle", 90.0),
     ]
-    assert step_measures(events) == pytest.approx(
+    found = step_measures(events)
+    assert found == pytest.approx(
         {
-            "faults_thread_huge_off_per_second": 100.0,
-            "faults_thread_huge_idle_per_second": 90.0,
-            "cost_thread_huge_idle_fraction": 0.1,
+            f"faults_thread_{pages}_off_per_second": 100.0,
+            f"faults_thread_{pages}_idle_per_second": 90.0,
+            f"cost_thread_{pages}_idle_fraction": 0.1,
         }
     )
+    assert all(registered(name) for name in found)
 
 
 def test_rates_at_several_orders_are_no_mean_of_one_thing() -> None:
