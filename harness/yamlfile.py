@@ -6,7 +6,6 @@ need but a hostile one may use: anchors, aliases, merge keys, tags, oversized an
 files.
 """
 
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import ScenarioFileError
+from harness.regular_file import open_regular
 from harness.yamlwords import describe
 
 M = TypeVar("M", bound=BaseModel)
@@ -155,9 +155,7 @@ def read_document(path: Path) -> Document:
 
 def _read_text(path: Path) -> str:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise file_error(path, [Mistake(0, (), "cannot be read: not a regular file")])
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             raw = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.cli.build_step import BuildFailedError, run_build
 from harness.errors import UNAVAILABLE, HarnessError, ImageError
+from harness.file_kind import why_not
 from harness.image.build_tree import (
     CONFIG,
     describe,
@@ -53,7 +54,9 @@ def _configure(tree: Path, debugs: Sequence[str], *, build: bool) -> int:
             f"{tree}: Kconfig does not grant {', '.join(lost)}, and no guest can be tested without",
             hint="`make menuconfig` says what an option depends on (press / and its name)",
         )
-    words = f"make -C {shlex.quote(str(tree))} -j{len(os.sched_getaffinity(0))} bzImage modules"
+    # Without loadable modules `make modules` is an error.
+    modules = " modules" if edited_config(tree).get("MODULES") == "y" else ""
+    words = f"make -C {shlex.quote(str(tree))} -j{len(os.sched_getaffinity(0))} bzImage{modules}"
     if not build:
         print(f"What to do: {words}")
         return 0
@@ -137,6 +140,6 @@ def _conclude(tree: Path, found: list[Option], trouble: HarnessError | None) -> 
 def _refuse_no_directory(tree: Path) -> None:
     if not tree.is_dir():
         raise ImageError(
-            f"{tree}: there is no such directory",
+            f"{tree}: {why_not(tree, 'a directory', 'there is no such directory')}",
             hint="name the directory of the sources, or that of `make O=DIR`",
         )

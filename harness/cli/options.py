@@ -3,11 +3,13 @@
 
 import argparse
 import datetime
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import UsageError
+from harness.file_kind import why_not
 from harness.resources import SCENARIOS_DIR
 
 if TYPE_CHECKING:
@@ -292,14 +294,16 @@ def check_run_options(options: Any, *, paths: bool = True) -> None:
 
 def check_paths(options: Any) -> None:
     """Raise `UsageError` if a path does not exist or is of the wrong kind."""
-    if options.kernel is not None and not options.kernel.exists():
+    # Path.exists() and Path.is_dir() raise where nothing can be seen.
+    kernel, modules = options.kernel, options.modules
+    if kernel is not None and not os.path.exists(kernel):  # noqa: PTH110
         raise UsageError(
-            f"--kernel {options.kernel}: no such file or directory",
+            f"--kernel {kernel}: {why_not(kernel, 'a kernel', 'no such file or directory')}",
             hint="name a bzImage, or a built kernel tree",
         )
-    if options.modules is not None and not options.modules.is_dir():
+    if modules is not None and not os.path.isdir(modules):  # noqa: PTH112
         raise UsageError(
-            f"--modules {options.modules}: no such directory",
+            f"--modules {modules}: {why_not(modules, 'a directory', 'no such directory')}",
             hint="name the kernel's directory lib/modules/VERSION",
         )
 

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 from harness.errors import ImageError
+from harness.file_kind import why_not
 from harness.image.build_tree import is_build_tree, is_source_tree, why_no_kernel
 
 _MAGIC_OFFSET = 0x202
@@ -43,7 +44,7 @@ def _find_kernel(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise ImageError(
-            f"--kernel {path}: no such file or directory",
+            f"--kernel {path}: {why_not(path, 'a kernel', 'no such file or directory')}",
             hint="name a bzImage, or a directory that holds one, such as a built kernel tree",
         )
     for name in _CANDIDATES:

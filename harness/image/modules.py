@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.errors import ImageError
+from harness.file_kind import why_not
 from harness.image.build_tree import (
     BUILTIN,
     ORDER,
@@ -218,7 +219,8 @@ def find_module_tree(given: Path, release: str) -> Path:
     try:
         if not given.is_dir():
             raise ImageError(
-                f"--modules {given}: no such directory", hint="name lib/modules/RELEASE"
+                f"--modules {given}: {why_not(given, 'a directory', 'no such directory')}",
+                hint="name lib/modules/RELEASE",
             )
         trees = list(_trees(given))
     except OSError as error:

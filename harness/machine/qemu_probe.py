@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import LaunchError
+from harness.file_kind import why_not
 from harness.image.cache import another_users, cache_directory
 from harness.machine import qemu_ask
 from harness.machine.qemu import DISCARD_EVENTS, Qemu, lacking
@@ -66,15 +67,9 @@ def _program(given: Path | None) -> Path:
 
 def _why_not(path: Path) -> str:
     """Say why a path is not a program that can be run."""
-    if path.is_dir():
-        return f"{path} is a directory, not a program"
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file() raises where nothing can be seen
         return f"{path} is not executable by you (chmod +x)"
-    if path.is_symlink():
-        return f"{path} is a dangling symbolic link"
-    if path.exists():
-        return f"{path} is neither a program nor a script"
-    return f"{path} does not exist"
+    return f"{path}: {why_not(path, 'a program', 'no such file')}"
 
 
 def probe(path: Path) -> Qemu:

@@ -8,6 +8,7 @@ the size that the manifest gives it.
 import contextlib
 import gzip
 import hashlib
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import IO, Self
 from pydantic import ValidationError
 
 from harness.errors import RecordError, UsageError
+from harness.file_kind import why_not
 from harness.record.bundle_manifest import (
     KERNELS,
     MANIFEST,
@@ -31,6 +33,7 @@ from harness.record.bundle_manifest import (
 from harness.regular_file import open_regular
 
 _CHUNK = 1 << 20
+_NAME_ONE = "name a bundle of `run --bundle`"
 _HEADER_BYTES = 64 << 10
 """Of an extended header, which holds a long name."""
 
@@ -53,8 +56,8 @@ class Bundle:
         """Check the whole file. Raises `UsageError` if there is none, and `RecordError` if it is
         truncated, was changed, or holds what no bundle holds."""
         self.path = path
-        if not path.exists():
-            raise UsageError(f"there is no file {path}", hint="name a bundle of `run --bundle`")
+        if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises for want of permission
+            raise UsageError(f"{path}: {why_not(path, 'a bundle', 'no such file')}", hint=_NAME_ONE)
         self._scenarios: dict[str, bytes] = {}
         with self._members() as members:
             self.manifest = self._read_manifest(members)
@@ -98,7 +101,7 @@ class Bundle:
         except OSError as error:
             raise RecordError(
                 f"cannot read the bundle {self.path}: {error.strerror or error}",
-                hint="check its permissions",
+                hint="check its permissions" if isinstance(error, PermissionError) else _NAME_ONE,
             ) from error
 
     def _each(self, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:

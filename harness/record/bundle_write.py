@@ -36,7 +36,7 @@ _COMPRESSION = 6
 
 def check_target(path: Path) -> None:
     """Raise `UsageError` if no bundle can be made there."""
-    if path.exists():
+    if os.path.lexists(path):  # a dangling link, too
         raise UsageError(f"--bundle {path}: it is there already", hint="name a new file")
     if not path.absolute().parent.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise UsageError(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import RecordError, UsageError
+from harness.file_kind import why_not
 from harness.record.event_lines import run_of_torn
 from harness.record.events import Event, Judged, RunStarted, StepsDone
 from harness.record.reader import RESULTS_NAME, read_numbered
@@ -60,7 +61,7 @@ def read_runs(results: Path) -> list[RecordedRun]:
     path = results / RESULTS_NAME
     if not results.is_dir():
         raise UsageError(
-            f"there is no directory {results}",
+            f"{results}: {why_not(results, 'a directory', 'there is no such directory')}",
             hint="name a results directory, such as results/latest",
         )
     if not path.exists():

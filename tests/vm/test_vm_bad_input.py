@@ -76,8 +76,8 @@ def test_qemu_that_exits_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("qemu", "message"),
     [
-        ("/nonexistent/qemu-system-x86_64", "does not exist"),
-        ("/tmp", "is a directory, not a program"),
+        ("/nonexistent/qemu-system-x86_64", "no such file"),
+        ("/tmp", "a directory, not a program"),
         ("/bin/ls", "does not answer as QEMU does"),
     ],
 )

@@ -18,6 +18,7 @@ from harness.cli.main import main
         (["--image", "nosuch"], "no image is called nosuch"),
         (["--kernel", "/nonexistent"], "--kernel /nonexistent: no such file or directory"),
         (["--kernel", "/", "--modules", "/nonexistent"], "--modules /nonexistent: no such"),
+        (["--kernel", "/", "--modules", "/dev/null"], "/dev/null: a character device, not a dir"),
         (["--kernel", "/", "--image", "all"], "all images would run the same kernel"),
         (["--kernel", "/", "--image", "bookworm,trixie"], "all images would run the same kernel"),
         (["--keep-failed", "-1"], "--keep-failed takes minutes"),

@@ -20,7 +20,7 @@ OLDDEFCONFIG = """\
 olddefconfig:
 \tgrep -v '^CONFIG_{refused}=' .config >.config.new; mv .config.new .config
 defconfig:
-\techo CONFIG_X86_64=y >.config
+\t(echo CONFIG_X86_64=y; echo CONFIG_MODULES=y) >.config
 bzImage modules:
 \techo no compiler here >&2; false
 """
@@ -63,6 +63,19 @@ def test_a_tree_is_configured_and_told_line_by_line(
     assert "CONFIG_KASAN=y" in (tree / ".config").read_text()
     assert main(["kernel", "config", str(tree), "--debug", "kasan"]) == 0
     assert "it had all of it already" in capsys.readouterr().out
+
+
+@pytest.mark.whole_command
+def test_modules_are_built_only_where_the_kernel_loads_any(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loads = sources(tmp_path / "loads")
+    assert main(["kernel", "config", str(loads)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(" bzImage modules")
+    loads_none = sources(tmp_path / "none")
+    (loads_none / ".config").write_text("CONFIG_X86_64=y\n")
+    assert main(["kernel", "config", str(loads_none)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(" bzImage")
 
 
 @pytest.mark.whole_command

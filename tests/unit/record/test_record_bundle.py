@@ -168,10 +168,15 @@ def test_what_follows_the_archive_is_refused(made: Path, tmp_path: Path) -> None
 
 
 def test_no_file_is_bad_usage(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no file"):
+    with pytest.raises(UsageError, match="no such file"):
         Bundle(tmp_path / "none.tgz")
     (tmp_path / "there").touch()
-    for target, why in (("there", "is there already"), ("no/such", "no file can be made")):
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for target, why in (
+        ("there", "is there already"),
+        ("dangling", "is there already"),
+        ("no/such", "no file can be made"),
+    ):
         with pytest.raises(UsageError, match=why):
             check_target(tmp_path / target)
 

@@ -107,7 +107,7 @@ def test_a_qemu_that_cannot_be_used_is_told_once_before_anything_begins(
     )
     assert status == 69
     # Of an xdist controller that ends so early pytest tells on both streams.
-    assert output.count("absent does not exist") == (2 if more else 1)
+    assert output.count("absent: no such file") == (2 if more else 1)
     assert not (tmp_path / "results").exists()
 
 
@@ -122,7 +122,7 @@ def test_each_qemu_is_a_test_of_its_own(tmp_path: Path, more: list[str]) -> None
     assert "3 MISS" in output
     runs = json.loads((tmp_path / "results" / "summary.json").read_text())["runs"]
     assert sorted(run["qemu"] or "" for run in runs) == ["", "9.1.2", "9.1.2"]
-    assert "/nonexistent/qemu does not exist" in output
+    assert "/nonexistent/qemu: no such file" in output
 
 
 def test_scenarios_of_one_name_have_a_verdict_each_and_junit_says_what_ran(tmp_path: Path) -> None:
