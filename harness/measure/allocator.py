@@ -9,8 +9,12 @@ from harness.measure.retention import compressed, huge_pool, percpu_free, unacco
 from harness.measure.terms import Means, Measure, Rule, TakenBy, Unit
 from harness.measure.usable import is_usable, usable_audit
 from harness.record.events import Audited
+from harness.record.facts import GuestCounters
 from harness.record.history import History
 from harness.units import PAGE_SIZE
+
+STRUCT_PAGE = 64
+"""Bytes of the kernel's `struct page` on x86_64 (include/linux/mm_types.h, 5.10 to 7.3)."""
 
 _NEVER = Means(Rule.CONTROL, "the guest's allocator keeps its books where they should be wrong")
 
@@ -33,14 +37,28 @@ def withheld(history: History) -> int | None:
 
 
 def _missing(audit: Audited) -> int:
-    """Bytes that are in no account of /proc/meminfo, nor on the per-CPU lists, nor compressed.
+    """Bytes that are in no account of /proc/meminfo, nor on the per-CPU lists, nor compressed, nor
+    the memory map of plugged memory.
 
     VmallocUsed counts the pages of vmalloc() (vmalloc_nr_pages(), mm/vmalloc.c, from 5.3), those of
     kernel stacks once more.
     """
     now = audit.counters
     known = percpu_free(now.zones) + compressed(now) + now.meminfo.get("VmallocUsed", 0)
-    return unaccounted(now) - known
+    return unaccounted(now) - known - _memory_map(now)
+
+
+def _memory_map(now: GuestCounters) -> int:
+    """Bytes of `struct page`, taken from free memory when memory is plugged.
+
+    vmstat counts them from 6.11 (mm/vmstat.c, nr_memmap_pages), without those set up at boot, which
+    MemTotal does not include either. Before that they follow from the zones' present pages, those
+    of boot included: only the growth counts.
+    """
+    pages = now.vmstat.get("nr_memmap_pages")
+    if pages is not None:
+        return pages * PAGE_SIZE
+    return sum(zone.present for zone in now.zones) * STRUCT_PAGE
 
 
 def free_drift(zones: Sequence[Zone]) -> int:

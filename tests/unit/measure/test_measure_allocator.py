@@ -62,6 +62,22 @@ def test_what_the_kernel_has_mapped_for_itself_is_not_lost() -> None:
     assert found["withheld_bytes"] == 0
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_memory_map_of_a_plugged_dimm_is_not_lost(counted: bool) -> None:
+    """A guest with 7.3.4 took 4 MiB for the map of 256 MiB, and its lists had a block meanwhile."""
+    before, after = healthy(), leaky(per_cpu=10 * BLOCK)
+    before.meminfo = {"MemTotal": 256 * MIB, "MemFree": 200 * MIB}
+    free = 452 * MIB - 10 * BLOCK * PAGE_SIZE
+    after.meminfo = {"MemTotal": 512 * MIB, "MemFree": free}
+    if counted:
+        before.vmstat, after.vmstat = {"nr_memmap_pages": 0}, {"nr_memmap_pages": 1024}
+    audited = before.audited(12.0, "before")
+    unplugged = tuple(replace(each, present=0) for each in audited.counters.zones)
+    audited = replace(audited, counters=replace(audited.counters, zones=unplugged))
+    found = measure(a_run(after, earlier=[audited]))
+    assert found["withheld_bytes"] == 0
+
+
 @pytest.mark.parametrize("state", [GuestState.HELD, GuestState.CONTENT])
 def test_what_somebody_has_written_is_not_withheld_but_lost(state: GuestState) -> None:
     guest = healthy().blocks(106, 3, state, HostState.ABSENT)
