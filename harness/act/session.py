@@ -10,12 +10,14 @@ from typing import Literal, Self
 
 from harness.act.guest import K, Kept
 from harness.act.run_record import RunRecord
+from harness.act.seen_pages import SeenPages
 from harness.deadline import Deadline
 from harness.errors import InterruptedRunError
 from harness.guest.kernel_build import read_build
 from harness.kernel.zones import HUGE_PAGE
 from harness.machine.reset import Restart
 from harness.machine.vm import VirtualMachine
+from harness.observe.boot_residency import BootResidency
 from harness.observe.features import BalloonState, read_balloon_state
 from harness.observe.host_noise import HostNoiseReader
 from harness.observe.instruments import Instruments
@@ -73,11 +75,12 @@ class GuestSession:
         cancelled: threading.Event,
         *,
         detached: bool,
+        booting: BootResidency | None = None,
     ) -> Self:
         """Record the guest's properties, open the instruments and start sampling.
 
-        With `detached`, processes started in the guest must outlive the SSH connection. Raises
-        what the instruments raise.
+        With `detached`, processes started in the guest must outlive the SSH connection. `booting`:
+        what the host was seen to hold while the guest booted. Raises what the instruments raise.
         """
         balloon = _record_ready(vm, record)
         session = cls(
@@ -92,6 +95,7 @@ class GuestSession:
             detached=detached,
         )
         session.read_noise()
+        session.kept(SeenPages).begin(session.instruments, booting)
         session._start_sampler()
         return session
 

@@ -5,11 +5,11 @@ A page is *suspect* if it was used and resident at an earlier audit and is used 
 one. That alone proves nothing: the guest may have freed, reported and reallocated it without
 touching it yet, as happens to pages on the per-CPU lists.
 
-A page is *lost* if it is used and absent, was resident at the previous audit, and no discard has
-covered it since. An absent page that has certainly been written is lost as well: the kernel never
-hands out anonymous memory, page tables or up-to-date file pages untouched. There are two
-exceptions: a discard covered the page during the audit (it may have changed hands twice), or the
-guest has moved to another QEMU (migration does not send pages of zeros).
+A page is *lost* if it is used and absent, was resident at the previous look, whoever had it then,
+and no discard has covered it since. An absent page that has certainly been written is lost as well:
+the kernel never hands out anonymous memory, page tables or up-to-date file pages untouched. There
+are two exceptions: a discard covered the page during the audit (it may have changed hands twice),
+or the guest has moved to another QEMU (migration does not send pages of zeros).
 
 Other reasons for absence are ruled out beforehand: pages in the balloon have a state of their own,
 and swapped and merged pages count as resident. The zero page holds what a page of zeros held (from
@@ -24,6 +24,9 @@ from harness.kernel.blocks import BoolArray
 from harness.kernel.pages import Seen, StateArray
 from harness.kernel.zones import HUGE_PAGE
 from harness.units import PAGE_SIZE
+
+WAS_RESIDENT = (Seen.RESIDENT, Seen.FREE_RESIDENT, Seen.REPORTABLE_RESIDENT, Seen.ON_HOST)
+"""What was seen of a page that was resident at the latest look."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,7 @@ def find_losses(looked: Looked, discards: DiscardCoverage | None, *, moved: bool
     written = gone & looked.written
     undiscarded = np.zeros(pages, np.bool_)
     if discards is not None:
-        undiscarded = gone & (looked.seen == Seen.RESIDENT)
+        undiscarded = gone & np.isin(looked.seen, WAS_RESIDENT)
         undiscarded &= ~padded_mask(discards.since_earlier, pages)
         written &= ~padded_mask(discards.during, pages)
     if moved:
@@ -96,13 +99,18 @@ def seen_after(looked: Looked) -> StateArray:
     the host and allocated again without being touched.
     """
     seen_used = (looked.seen == Seen.RESIDENT) | (looked.seen == Seen.RESIDENT_EARLIER)
-    seen = np.full(len(looked.used), Seen.NOTHING, np.uint8)
+    seen = seen_on_host(looked.resident)
     seen[looked.used & seen_used] = Seen.RESIDENT_EARLIER
     seen[looked.used & looked.resident] = Seen.RESIDENT
     seen[looked.free & looked.resident] = Seen.FREE_RESIDENT
     seen[looked.reportable & looked.resident] = Seen.REPORTABLE_RESIDENT
     seen[looked.reportable & ~looked.resident] = Seen.REPORTABLE_ABSENT
     return seen
+
+
+def seen_on_host(resident: BoolArray) -> StateArray:
+    """Return what a look at the host alone tells the next audit, as `Seen` by PFN."""
+    return np.where(resident, np.uint8(Seen.ON_HOST), np.uint8(Seen.NOTHING))
 
 
 def undiscarded(reported: BoolArray, looked: Looked, discards: DiscardCoverage) -> BoolArray:

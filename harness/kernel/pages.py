@@ -31,7 +31,7 @@ class GuestState(IntEnum):
 
 
 class Seen(IntEnum):
-    """What earlier audits saw of a page."""
+    """What earlier looks saw of a page."""
 
     NOTHING = 0
     RESIDENT_EARLIER = 1
@@ -44,6 +44,9 @@ class Seen(IntEnum):
     """The same, in a block that could be reported."""
     REPORTABLE_ABSENT = 5
     """Free, not reported and absent at the latest audit, in a block that could be reported."""
+    ON_HOST = 6
+    """Resident at the latest look, which tells nothing else of it: the guest was not asked, or the
+    page changed hands, was reported or offline."""
 
 
 class HostState(IntEnum):

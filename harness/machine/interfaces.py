@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -81,3 +82,27 @@ class Monitor(Protocol):
 
     def human(self, command: str, *, timeout: float = 10.0) -> str:
         """Execute an HMP command (`human-monitor-command`), return its text. Raises `QmpError`."""
+
+
+class Traced(Protocol):
+    """A QEMU that instruments can be opened on."""
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+
+    @property
+    def monitor(self) -> Monitor:
+        """QEMU's QMP monitor."""
+
+    @property
+    def discard_log(self) -> Path:
+        """The file of its trace of discards."""
+
+    @property
+    def untraced(self) -> str:
+        """Why QEMU does not trace discards; empty if it does."""
+
+    @property
+    def qemu_log(self) -> Path:
+        """The file of its error messages."""

@@ -4,12 +4,14 @@
 import contextlib
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from harness.errors import BootError, GuestBootError, HarnessError, InterruptedRunError, LaunchError
 from harness.machine.accel import KvmMemory, kvm_unusable
+from harness.machine.interfaces import Traced
 from harness.machine.qemu_probe import find_qemu
-from harness.machine.spec import Accelerator, BootLike, GuestSpec, Launch
+from harness.machine.spec import Accelerator, BootLike, GuestSpec, Launch, unwatched
 from harness.machine.vm import VirtualMachine
 
 
@@ -23,15 +25,20 @@ def launch(
     progress: Callable[[str], None],
     cancelled: threading.Event,
     boot_deadline: float | None = None,
+    while_booting: Callable[[Traced], AbstractContextManager[None]] = unwatched,
 ) -> VirtualMachine:
     """Launch a guest and return it once it has answered over SSH; use it in the calling thread.
 
     `auto` takes KVM only if the guest becomes ready under it, and reports through `progress` which
     accelerator it took and why. If the guest itself fails under KVM, TCG is not tried, because that
-    failure may be what the run is looking for. Raises `LaunchError`, `BootError`,
-    `InterruptedRunError`; nothing is left running then.
+    failure may be what the run is looking for. `while_booting` is entered for each QEMU that boots
+    the guest. Raises `LaunchError`, `BootError`, `InterruptedRunError`; nothing is left running
+    then.
     """
-    given = Launch(spec, boot, find_qemu(qemu), artefacts, cancelled, boot_deadline)
+    given = Launch(
+        *(spec, boot, find_qemu(qemu), artefacts, cancelled, boot_deadline),
+        while_booting=while_booting,
+    )
     vm = _boot(given, accel, progress)
     if vm.as_root:
         progress(f"QEMU runs as root: {vm.as_root}")

@@ -2,11 +2,14 @@
 """The specification of a guest's machine."""
 
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from harness.machine.huge_pages import HugePages
+from harness.machine.interfaces import Traced
 from harness.machine.keys import RunKeys
 from harness.machine.qemu import Qemu
 
@@ -88,6 +91,11 @@ class BootLike(Protocol):
         """Archives to append to the initramfs."""
 
 
+def unwatched(_vm: Traced) -> AbstractContextManager[None]:
+    """Watch nothing while a guest boots."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Launch:
     """The parameters of a launch, apart from the accelerator."""
@@ -104,3 +112,5 @@ class Launch:
     """Whether it boots, waits for a migration (`incoming`), or stays stopped."""
     disk: Path | None = None
     """The disk of a guest that arrives; None: the guest gets an empty one."""
+    while_booting: Callable[[Traced], AbstractContextManager[None]] = unwatched
+    """Entered when QEMU runs, and left when the guest is ready or will not be."""

@@ -41,7 +41,7 @@ from harness.machine.process import QemuProcess, RuntimeDirectory
 from harness.machine.qemu_files import CONSOLE_LOG, DISCARD_LOG, QemuFiles
 from harness.machine.qmp import QmpMonitor
 from harness.machine.reset import Restart, restart_machine
-from harness.machine.spec import Launch
+from harness.machine.spec import Launch, unwatched
 from harness.machine.ssh import SshShell
 from harness.machine.ssh_login import ssh_command
 from harness.machine.uname import ANSWER_BYTES, parse_release
@@ -102,7 +102,8 @@ class VirtualMachine:
         vm = cls(given, accel)
         try:
             vm._launch()
-            vm._become_ready()
+            with given.while_booting(vm):
+                vm._become_ready()
         except QemuGoneError as error:
             vm.end()
             raise LaunchError(error.message, hint=error.hint, evidence=error.evidence) from error
@@ -228,7 +229,7 @@ class VirtualMachine:
         """
         artefacts = self._given.artefacts / f"guest-{number}"
         artefacts.mkdir(exist_ok=True)
-        given = replace(self._given, artefacts=artefacts, disk=None)
+        given = replace(self._given, artefacts=artefacts, disk=None, while_booting=unwatched)
         other = VirtualMachine.boot(given, self.accel)
         self._end.callback(other.end)
         return other

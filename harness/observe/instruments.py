@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from harness.errors import HarnessError
 from harness.kernel.pages import StateArray
-from harness.machine.interfaces import Monitor
+from harness.machine.interfaces import Monitor, Traced
 from harness.observe.discards import DiscardLog, NoDiscards
 from harness.observe.mapping import HostMappingReader, QuickMapping
 from harness.observe.ram_layout import RamLayout
@@ -81,30 +81,6 @@ class ThreadReader(Protocol):
 
     def read(self) -> ThreadSeconds:
         """Read all threads. Raises `ObserveError`."""
-
-
-class Traced(Protocol):
-    """A QEMU that instruments can be opened on."""
-
-    @property
-    def pid(self) -> int:
-        """QEMU's process id."""
-
-    @property
-    def monitor(self) -> Monitor:
-        """QEMU's QMP monitor."""
-
-    @property
-    def discard_log(self) -> Path:
-        """The file of its trace of discards."""
-
-    @property
-    def untraced(self) -> str:
-        """Why QEMU does not trace discards; empty if it does."""
-
-    @property
-    def qemu_log(self) -> Path:
-        """The file of its error messages."""
 
 
 @dataclass(frozen=True)

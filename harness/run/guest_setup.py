@@ -3,10 +3,13 @@
 
 from collections.abc import Sequence
 
-from harness.errors import PreconditionError
+from harness.errors import PreconditionError, ScenarioError
 from harness.machine.spec import BalloonSpec, Clock, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine
 from harness.scenario.model import Scenario
+from harness.units import MIB, format_size
+
+LARGER = "give it more with --set guest.memory=SIZE; Debian's kernels boot with 96MiB"
 
 
 def guest_spec(scenario: Scenario, clock: Clock = "real") -> GuestSpec:
@@ -38,6 +41,16 @@ def guest_spec(scenario: Scenario, clock: Clock = "real") -> GuestSpec:
         thp=scenario.host.thp,
         qemu_args=scenario.host.qemu_args,
     )
+
+
+def check_size(spec: GuestSpec, least: int) -> None:
+    """Raise `ScenarioError` if the guest has less memory than the `least` its kernel boots with."""
+    if spec.memory < least:
+        raise ScenarioError(
+            f"a guest of {format_size(spec.memory)} is too small for this kernel, which needs "
+            f"{format_size(-(-least // MIB) * MIB)} to unpack itself and its initramfs",
+            hint=LARGER,
+        )
 
 
 def load_modules(vm: VirtualMachine, names: Sequence[str]) -> None:

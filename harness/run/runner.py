@@ -28,6 +28,7 @@ from harness.machine.launch import launch
 from harness.machine.needs import missing_in_qemu, missing_needs
 from harness.machine.qemu import Qemu
 from harness.machine.vm import VirtualMachine
+from harness.observe.boot_residency import BootLooks
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import (
     AttemptBroke,
@@ -47,7 +48,7 @@ from harness.record.run_directory import RunDirectory
 from harness.run.autopsy import examine
 from harness.run.console_end import read_console_to_end
 from harness.run.decoding import decode_stacks
-from harness.run.guest_setup import guest_spec, load_modules
+from harness.run.guest_setup import LARGER, check_size, guest_spec, load_modules
 from harness.run.keep import keep
 from harness.run.plan import PlannedRun, RunOptions
 from harness.run.repro import write_repro
@@ -56,7 +57,7 @@ from harness.run.second_witness import second_witness
 from harness.run.started import run_started
 from harness.run_log import RunLog, logging_to
 from harness.stopping import check_stop, stoppable
-from harness.units import MIB, format_size
+from harness.units import format_size
 from harness.verdict.judge import judge
 
 LOG = logging.getLogger(__name__)
@@ -66,8 +67,6 @@ TOLD = (RunStarted, AttemptBroke, AttemptCrashed, PhaseStarted, ConsoleFinding, 
 
 NO_MEMORY = "System is deadlocked on memory"
 """The kernel's panic when not even init finds memory (mm/oom_kill.c, 5.10 to 7.3)."""
-
-LARGER = "give it more with --set guest.memory=SIZE; Debian's kernels boot with 96MiB"
 
 GOOD = frozenset({Verdict.PASS, Verdict.DONE, Verdict.SKIP})
 
@@ -136,6 +135,7 @@ class _Attempt:
         self._record = RunRecord(self._emit)
         self._log = RunLog(run.run_id, self._record.now)
         self._boot_files: BootFiles | HarnessError | None = None
+        self._looks = BootLooks()
         self.crash: AttemptCrashed | None = None
         """The guest's crash before the first step, if it crashed there."""
 
@@ -231,13 +231,7 @@ class _Attempt:
                 f"({format_size(available)})",
                 hint="give the guest less with --set guest.memory=SIZE, or free memory on the host",
             )
-        least = least_memory(boot.kernel, boot.initramfs)
-        if spec.memory < least:
-            raise ScenarioError(
-                f"a guest of {format_size(spec.memory)} is too small for this kernel, which needs "
-                f"{format_size(-(-least // MIB) * MIB)} to unpack itself and its initramfs",
-                hint=LARGER,
-            )
+        check_size(spec, least_memory(boot.kernel, boot.initramfs))
         self._directory.create()
         self._log.open(self._directory.path)
         record.add(PhaseStarted(record.now(), "boot", self._planned.image.name))
@@ -256,6 +250,7 @@ class _Attempt:
                 artefacts=self._directory.path,
                 progress=lambda text: record.add(PhaseStarted(record.now(), "boot", text)),
                 cancelled=self._bench.cancelled,
+                while_booting=self._looks.watching,
             )
         except GuestCrashError as error:
             if NO_MEMORY in error.title:
@@ -285,6 +280,7 @@ class _Attempt:
                 directory.path,
                 self._bench.cancelled,
                 detached=self._planned.scenario.leaves_its_connection,
+                booting=self._looks.residency,
             ) as session:
                 stays = not self._planned.scenario.leaves_its_connection
                 load_modules(vm, self._planned.scenario.guest.modules)

@@ -5,6 +5,7 @@ import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.kernel.losses import WAS_RESIDENT
 from harness.kernel.pages import GuestState, Seen
 from harness.record.page_life import CoveringDiscard, PageAtAudit
 
@@ -48,12 +49,9 @@ def _used_absent(case: _Case) -> str:
     look, written = case.look, GuestState.CONTENT
     if look.before is look.after is written:
         return f"it has content, but the host does not hold it: lost; {_discarded(case)}"
-    if look.seen is Seen.NOTHING:
+    if look.seen not in (*WAS_RESIDENT, Seen.RESIDENT_EARLIER):
         return "the guest uses it, but the host does not hold it: it was never touched"
-    was = (
-        "the guest uses it, but the host does not hold it, although it did at an earlier audit at "
-        "which the guest used it"
-    )
+    was = "the guest uses it, but the host does not hold it, although it did at an earlier look"
     if any(each.status == 0 for each in case.discards):
         return (
             f"{was}: it may have been freed, reported and allocated again without being touched; "

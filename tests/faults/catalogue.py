@@ -121,8 +121,6 @@ FAULTS = (
         where="held",
         churn=2,
     ),
-    # Scenarios in which memory in use follows what is freed: after a block of `reclaim-basic` often
-    # comes a page on a per-CPU list, which nobody loses.
     *(
         _discards(
             f"neighbour-of-anybody-{scenario}",
@@ -131,7 +129,7 @@ FAULTS = (
             scenario=scenario,
             discard=f"neighbour={4 * KIB}",
         )
-        for scenario in ("reclaim-partial", "no-loss-isolated-plain")
+        for scenario in ("reclaim-basic", "reclaim-partial", "no-loss-isolated-plain")
     ),
     _discards(
         "wrong-block",

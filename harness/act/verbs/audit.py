@@ -9,13 +9,13 @@ from typing import ClassVar
 from pydantic import Field
 
 from harness.act.awake import awake
-from harness.act.guest import Guest, Kept
+from harness.act.guest import Guest
+from harness.act.seen_pages import SeenPages
 from harness.act.verbs.churn import Held
 from harness.act.verbs.settle import Drained, wait_settled
 from harness.guest.counter_stream import read_counters
 from harness.kernel.losses import DiscardCoverage
 from harness.kernel.pages import AuditReport, StateArray
-from harness.observe.instruments import DiscardReader
 from harness.observe.page_audit import take_audit
 from harness.record.audit_file import AuditFacts, AuditInputs, save_audit
 from harness.record.events import Audited
@@ -89,12 +89,10 @@ class Audit(Verb):
             guest.phase("settle", f"again: {format_size(late)} became reportable meanwhile")
             left = wait_settled(guest, LATE_SECONDS).left
             look = _look(guest)
-        audits = guest.kept(Audits)
-        audits.taken += 1
-        audits.seen = look.seen
-        audits.guest_at = look.inputs.reading.guest_at
-        audits.began = (guest.instruments.discards, look.mark)
-        sha256 = save_audit(audit_path(guest.directory, audits.taken, self.name), look.inputs)
+        pages = guest.kept(SeenPages)
+        guest_at = look.inputs.reading.guest_at
+        pages.audited(look.seen, guest_at, guest.instruments.discards, look.mark)
+        sha256 = save_audit(audit_path(guest.directory, pages.audits, self.name), look.inputs)
         guest.record.add(
             Audited(
                 guest.record.now(),
@@ -107,34 +105,6 @@ class Audit(Verb):
                 sha256=sha256,
             )
         )
-
-
-class Audits(Kept):
-    """State that audits hand on to later ones."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-        """Number of audits so far."""
-        self.seen: StateArray | None = None
-        """What audits saw of each page (`harness.kernel.pages.Seen`); None without a valid one."""
-        self.moved = False
-        """Whether the guest came from another QEMU."""
-        self.guest_at: float | None = None
-        """When the latest audit began, on the guest's clock."""
-        self.began: tuple[DiscardReader, int] | None = None
-        """The discard log that was open at the latest audit, and its mark just before it."""
-
-    def began_at(self, discards: DiscardReader) -> int:
-        """Return the mark in `discards` just before the latest audit; 0 if it used another log."""
-        if self.began is None or self.began[0] is not discards:
-            return 0
-        return self.began[1]
-
-    def passes_until(self, guest_at: float | None, pass_seconds: float) -> float | None:
-        """Return the passes the guest had time for from the latest audit to `guest_at`."""
-        if self.guest_at is None or guest_at is None:
-            return None
-        return (guest_at - self.guest_at) / pass_seconds
 
 
 @dataclass(frozen=True)
@@ -166,7 +136,7 @@ def _late(look: _Look, least: int) -> int:
 
 
 def _look(guest: Guest) -> _Look:
-    instruments, tool, audits = guest.instruments, guest.kept(Held).tool, guest.kept(Audits)
+    instruments, tool, pages = guest.instruments, guest.kept(Held).tool, guest.kept(SeenPages)
     held_by = (tool.pid,) if tool is not None else ()
     log = instruments.discards
     with awake(guest.vm):
@@ -182,10 +152,10 @@ def _look(guest: Guest) -> _Look:
         log.read()
         counters = read_counters(guest.vm.shell)
     # With MADV_FREE the host may reclaim a page long after its discard, so all discards count.
-    earlier = 0 if guest.vm.spec.discard == "free" else audits.began_at(log)
+    earlier = 0 if guest.vm.spec.discard == "free" else pages.mark_in(log)
     inputs = AuditInputs(
         reading=reading,
-        seen=audits.seen,
+        seen=pages.seen,
         discards=None
         if log.untraced
         else DiscardCoverage(
@@ -197,11 +167,11 @@ def _look(guest: Guest) -> _Look:
             at=guest.record.now(),
             zones=counters.zones,
             reporting_order=guest.reporting_order,
-            moved=audits.moved,
+            moved=pages.moved,
             pieces=instruments.layout.pieces,
             held_by=held_by,
             discard_log=os.path.relpath(log.path, guest.directory),
-            passes_since_earlier=audits.passes_until(reading.guest_at, guest.pass_seconds),
+            passes_since_earlier=pages.passes_until(reading.guest_at, guest.pass_seconds),
         ),
     )
     report, seen = inputs.reduce()

@@ -5,7 +5,7 @@ import contextlib
 from typing import ClassVar
 
 from harness.act.guest import Guest
-from harness.act.verbs.audit import Audits
+from harness.act.seen_pages import SeenPages
 from harness.act.verbs.churn import Held
 from harness.deadline import Deadline
 from harness.errors import (
@@ -104,7 +104,7 @@ class Hibernate(Verb):
         slept = any(event["event"] == "RESET" for event in vm.monitor.events()[seen:])
         vm.arrive(deadline)
         guest.reopen_instruments()
-        guest.kept(Audits).seen = None
+        guest.kept(SeenPages).begin(guest.instruments)
         if (tool := guest.kept(Held).tool) is not None:
             tool.attach(vm.shell)
         now = guest.record.now()

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import StrictBool, model_validator
 
 from harness.act.guest import Guest
+from harness.act.seen_pages import SeenPages
 from harness.deadline import Deadline
 from harness.errors import GuestStuckError, PreconditionError, QmpError
 from harness.machine.command import BALLOON_ID, MEMORY_SLOTS, balloon_properties
@@ -153,6 +154,7 @@ class Unplug(Verb):
                 _request(guest, 0)
                 _await(guest, deadline, lambda: _size_of(guest) == 0)
             guest.reopen_instruments()
+            guest.kept(SeenPages).keep_only(guest.instruments.layout)
         _record(guest, self.device, size, start, plugged=False)
 
 

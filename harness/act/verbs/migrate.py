@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import StrictBool, model_validator
 
 from harness.act.guest import Guest, Machine
-from harness.act.verbs.audit import Audits
+from harness.act.seen_pages import SeenPages
 from harness.act.verbs.churn import Held
 from harness.deadline import Deadline
 from harness.errors import PreconditionError, QmpError
@@ -200,8 +200,9 @@ def _go_on(guest: Guest, twin: Machine, deadline: Deadline) -> None:
     twin.arrive(deadline)
     guest.move_to_twin()
     # Zero pages were not sent, so a page that is absent in the twin is not lost.
-    audits = guest.kept(Audits)
-    audits.seen, audits.moved = None, True
+    pages = guest.kept(SeenPages)
+    pages.moved = True
+    pages.begin(guest.instruments)
     if (tool := guest.kept(Held).tool) is not None:
         tool.attach(twin.shell)
 

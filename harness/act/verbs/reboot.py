@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from pydantic import StrictBool, model_validator
 
 from harness.act.guest import Guest
-from harness.act.verbs.audit import Audits
+from harness.act.seen_pages import SeenPages
 from harness.act.verbs.load_kernel import LOADED
 from harness.deadline import Deadline
 from harness.errors import GuestStuckError
@@ -118,7 +118,7 @@ class Reboot(Verb):
         finally:
             slowly.unlink(missing_ok=True)
         # What a page held before says nothing of what it must hold now.
-        guest.kept(Audits).seen = None
+        guest.kept(SeenPages).begin(guest.instruments)
         guest.read_console()
 
 

@@ -13,7 +13,8 @@ from fake_process import FakeProcess
 from guest_words import counters, page_rounds
 from run_builders import BLOCK, BLOCKS, zone
 
-from harness.act.verbs.audit import Audit, Audits
+from harness.act.seen_pages import SeenPages
+from harness.act.verbs.audit import Audit
 from harness.act.verbs.churn import Held
 from harness.act.verbs.settle import Drained
 from harness.guest.churn_client import ChurnSession
@@ -75,7 +76,7 @@ def test_its_pages_and_sums_are_kept(guest: FakeGuest) -> None:
     assert kept.facts.zones == (zone(),)
     assert kept.facts.pieces == guest.instruments.layout.pieces
     assert kept.facts.discard_log == "discards.log"
-    seen = guest.kept(Audits).seen
+    seen = guest.kept(SeenPages).seen
     assert seen is not None
     assert (seen == Seen.RESIDENT).sum() == BLOCK * (BLOCKS - FREE_BLOCKS)
 
@@ -230,8 +231,28 @@ def test_any_discard_excuses_a_page_where_the_audit_before_says_nothing_of_it(
     assert suspected(guest) == (2 * MIB, 0)
 
 
+def test_what_is_lost_before_the_first_audit_does_not_look_untouched(guest: FakeGuest) -> None:
+    """It was on the host when the guest was ready, and QEMU discarded none of it since."""
+    guest.kept(SeenPages).begin(guest.instruments)
+    say(guest, [states(0)])
+    guest.host.host[:BLOCK] = HostState.ABSENT
+    guest.host.discarded_at[: BLOCK // 2] = guest.host.marks + 1
+    assert suspected(guest) == (0, MIB)
+    assert guest.recorded(Audited)[0].report.lost_undiscarded == MIB
+
+
+def test_what_a_page_was_says_nothing_of_one_plugged_in_its_place(guest: FakeGuest) -> None:
+    pages = guest.kept(SeenPages)
+    pages.begin(guest.instruments)
+    (piece,) = guest.instruments.layout.pieces
+    pages.keep_only(replace(guest.instruments.layout, pieces=(replace(piece, pfn_start=BLOCK),)))
+    say(guest, [states(0)])
+    guest.host.host[: 2 * BLOCK] = HostState.ABSENT
+    assert suspected(guest) == (0, 2 * MIB)
+
+
 def test_pages_that_a_migration_did_not_send_are_not_lost(guest: FakeGuest) -> None:
-    guest.kept(Audits).moved = True
+    guest.kept(SeenPages).moved = True
     pages = states(0)
     pages[:BLOCK] = GuestState.CONTENT
     say(guest, [pages])
@@ -246,9 +267,9 @@ def test_memory_freed_since_an_audit_is_due_after_two_passes_of_the_guest(
     say(guest, [states(0)])
     Audit.model_validate({"name": "before"}).perform(guest)
     say(guest, [states(10)])
-    audits = guest.kept(Audits)
-    assert audits.guest_at is not None
-    audits.guest_at -= passes * guest.pass_seconds
+    pages = guest.kept(SeenPages)
+    assert pages.guest_at is not None
+    pages.guest_at -= passes * guest.pass_seconds
     Audit.model_validate({"name": "after"}).perform(guest)
     after = guest.recorded(Audited)[-1].report.total
     assert (after.free_large_resident, after.free_new_resident) == (due, 20 * MIB - due)

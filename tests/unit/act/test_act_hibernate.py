@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fake_guest import FakeGuest
 
-from harness.act.verbs.audit import Audits
+from harness.act.seen_pages import SeenPages
 from harness.act.verbs.hibernate import Hibernate
 from harness.errors import (
     DeadlineError,
@@ -39,13 +39,15 @@ def comes_back(guest: FakeGuest) -> None:
 def test_the_guest_comes_back_over_a_new_connection_and_its_pages_are_news(
     sleeper: FakeGuest,
 ) -> None:
-    sleeper.kept(Audits).seen = np.full(4, Seen.RESIDENT, np.uint8)
+    sleeper.kept(SeenPages).seen = np.full(4, Seen.RESIDENT, np.uint8)
     sleeper.vm.meanwhile = lambda: comes_back(sleeper)
     Hibernate().perform(sleeper)
     assert "swapon /dev/vda" in sleeper.vm.commands[0]
     assert "echo disk >/sys/power/state" in sleeper.vm.commands[1]
     assert sleeper.vm.arrived
-    assert sleeper.kept(Audits).seen is None
+    seen = sleeper.kept(SeenPages).seen
+    assert seen is not None
+    assert set(seen) == {Seen.ON_HOST}
     (event,) = sleeper.recorded(Suspended)
     assert (event.state, event.slept) == ("disk", True)
     assert [asked[1] for asked in sleeper.vm.asked] == [{"reboot": "reset"}, {"reboot": "shutdown"}]

@@ -9,7 +9,7 @@ import pytest
 from fake_guest import FakeGuest
 from fake_process import FakeProcess
 
-from harness.act.verbs.audit import Audits
+from harness.act.seen_pages import SeenPages
 from harness.act.verbs.churn import Held
 from harness.act.verbs.migrate import CRAWL, FULL_SPEED, Migrate, Snapshot
 from harness.errors import DeadlineError, PreconditionError, QmpError
@@ -61,11 +61,13 @@ def test_what_audits_saw_counts_no_more_and_the_churn_tool_is_found_again(
     """Migration sends no pages of zeros: what is absent at the other end is no loss."""
     migration(guest, "completed")
     job(guest, "concluded")
-    guest.kept(Audits).seen = np.full(4, Seen.RESIDENT, np.uint8)
+    guest.kept(SeenPages).seen = np.full(4, Seen.RESIDENT, np.uint8)
     process = held(guest)
     verb().perform(guest)
-    assert guest.kept(Audits).seen is None
-    assert guest.kept(Audits).moved
+    seen = guest.kept(SeenPages).seen
+    assert seen is not None
+    assert set(seen) == {Seen.ON_HOST}
+    assert guest.kept(SeenPages).moved
     assert process.closed
     assert guest.vm.commands[-1].endswith("exec cat >/run/churn.in")
 

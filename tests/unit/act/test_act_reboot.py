@@ -9,7 +9,7 @@ from fake_guest import FakeGuest
 from pydantic import ValidationError
 from run_builders import a_run, ready
 
-from harness.act.verbs.audit import Audits
+from harness.act.seen_pages import SeenPages
 from harness.act.verbs.load_kernel import LoadKernel
 from harness.act.verbs.reboot import Reboot
 from harness.errors import GuestError, GuestStuckError, PreconditionError
@@ -24,11 +24,13 @@ from harness.units import GIB, MIB
 
 
 def test_the_guest_that_boots_again_is_recorded_and_its_pages_are_news(guest: FakeGuest) -> None:
-    guest.kept(Audits).seen = np.full(4, Seen.RESIDENT, np.uint8)
+    guest.kept(SeenPages).seen = np.full(4, Seen.RESIDENT, np.uint8)
     Reboot().perform(guest)
     assert guest.reboots == 1
     assert len(guest.recorded(GuestReady)) == 1
-    assert guest.kept(Audits).seen is None
+    seen = guest.kept(SeenPages).seen
+    assert seen is not None
+    assert set(seen) == {Seen.ON_HOST}
 
 
 def test_the_guests_own_kernel_goes_by_a_command_in_the_background(guest: FakeGuest) -> None:

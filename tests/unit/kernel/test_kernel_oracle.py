@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from run_builders import BLOCK, REAL_ZONES, Guest, covering, healthy, zone
 
-from harness.kernel.losses import DiscardCoverage
+from harness.kernel.losses import WAS_RESIDENT, DiscardCoverage
 from harness.kernel.oracle import reduce_audit
-from harness.kernel.pages import AuditReport, CellTotals, GuestState, HostState
+from harness.kernel.pages import AuditReport, CellTotals, GuestState, HostState, Seen
 from harness.kernel.zones import above_watermark, zone_index
 from harness.units import MIB, PAGE_SIZE
 
@@ -251,6 +251,19 @@ class TestLostPages:
     def test_what_was_discarded_since_may_have_been_taken_again_and_not_touched(self) -> None:
         report = self.lost(G.USED, discards=coverage([1], [1]))
         assert (report.lost_bytes, report.suspect_bytes) == (0, PAGE_SIZE)
+
+    @pytest.mark.parametrize("was", [*WAS_RESIDENT, Seen.RESIDENT_EARLIER, Seen.NOTHING])
+    def test_what_was_resident_is_lost_whoever_had_it_then(self, was: Seen) -> None:
+        """A page may be free at one audit, and taken and written before the next."""
+        report, _ = reduced([G.USED], [S.ABSENT], seen=np.array([was]), discards=coverage([1], [0]))
+        assert bool(report.lost_bytes) is (was in WAS_RESIDENT)
+
+    @pytest.mark.parametrize("state", [G.FREE, G.OFFLINE, G.REPORTED])
+    def test_what_an_audit_saw_on_the_host_is_remembered_whoever_has_it(
+        self, state: GuestState
+    ) -> None:
+        _, seen = reduced([state] * 2, [S.RESIDENT, S.ABSENT])
+        assert (seen[0] in WAS_RESIDENT, seen[1] in WAS_RESIDENT) == (True, False)
 
     def test_without_a_trace_a_page_with_no_owner_is_only_suspect(self) -> None:
         assert self.lost(G.USED).lost_bytes == 0
