@@ -19,7 +19,8 @@ SLACK = 24 * MIB
 """Free memory above the low watermarks that is left to other processes of the guest."""
 
 PASSES = 2
-"""Passes that a round waits for a report, plus `GRACE_SECONDS`, before it gives up racing."""
+"""Passes that a round waits for a report, plus `GRACE_SECONDS` at the guest's usual pace, before it
+gives up racing."""
 GRACE_SECONDS = 3.0
 
 HOLD_SECONDS = 0.5
@@ -70,7 +71,7 @@ class Race(Verb):
         slow = guest.vm.spec.discard == "slow"
         # A batch, and what was free besides.
         away = 2 * REPORTING_CAPACITY * SLOW_SECONDS if slow else 0.0
-        seconds = PASSES * guest.pass_seconds + GRACE_SECONDS + away
+        seconds = PASSES * guest.pass_seconds + GRACE_SECONDS * guest.vm.pace + away
         slowly = slow_from(guest.vm.directory)
         try:
             report = run_race(

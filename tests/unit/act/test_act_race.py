@@ -70,6 +70,13 @@ def test_nearly_all_is_held_and_a_batch_of_it_raced_for(guest: FakeGuest) -> Non
     assert wait == 7000, "two passes of 2 s and some"
 
 
+def test_a_slow_guest_has_longer_to_report(guest: FakeGuest) -> None:
+    """A guest that took 69 s to boot met no report in four rounds of 7 s."""
+    guest.vm.pace = 4.0
+    race(guest, said())
+    assert " --wait-ms 16000 " in guest.vm.commands[-1]
+
+
 def test_a_slow_host_is_slow_from_when_all_is_held_to_the_last_check(
     guest: FakeGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
