@@ -59,8 +59,8 @@ RESIDENT = "reported_resident_bytes"
 ACKED = "acked-not-discarded"
 
 LATE = {
-    50: ("reclaim-repeat", "no-loss-isolated-plain"),
-    300: ("reclaim-repeat", "forward-progress-noisy", "no-loss-isolated-plain"),
+    50: ("reused-at-once", "no-loss-isolated-plain"),
+    300: ("reused-at-once", "forward-progress-noisy", "no-loss-isolated-plain"),
     3000: ("forward-progress-noisy", "no-loss-isolated-plain"),
 }
 """Milliseconds by which discards are late, and the scenarios that must find it."""

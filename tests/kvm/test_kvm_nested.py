@@ -34,7 +34,7 @@ CHUNKS = (
     "feature-matrix-microvm-hint-oom-statistics small-guests-256m odd-sizes-1001m",
     "disable-races-unbind forward-progress-noisy huge-pages-kept",
     "memory-hotplug-dimm no-loss-isolated-plain page-cache-retains",
-    "reclaim-repeat hotplug-behind-reported",
+    "reclaim-repeat reused-at-once hotplug-behind-reported",
 )
 """The default set without reclaim-basic, which has a test of its own; so many as end in some
 minutes each. How many guests run at once is the harness's own to decide there."""

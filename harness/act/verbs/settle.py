@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wait until the guest has reported all it can, or until reporting no longer makes progress."""
 
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -12,6 +13,7 @@ from harness.deadline import Deadline
 from harness.guest.counter_stream import read_counters
 from harness.guest.page_stream import PageReader
 from harness.kernel.settling import (
+    BETWEEN_PASSES_SECONDS,
     IDLE_PASSES,
     SettleOutcome,
     SettleTracker,
@@ -33,11 +35,6 @@ QUIET_SECONDS = 0.4
 
 RESCAN_SECONDS = 1.0
 """Interval at which the guest's pages are read while nothing moves, twice in a reporting pass."""
-
-
-LEAST_LOOKS = 10
-"""Under the virtual clock, looks before the guest's time is up: between two of them may be more of
-its seconds than the deadline has."""
 
 
 class Settle(Verb):
@@ -71,7 +68,7 @@ class Settle(Verb):
                 t50=wait.tracker.t50,
                 t90=wait.tracker.t90,
                 zone_t90=wait.zone_t90,
-                clock_rate=wait.tracker.clock_rate,
+                clock_rate=None if guest.vm.spec.clock == "virtual" else wait.tracker.clock_rate,
             )
         )
         if wait.left is not None:
@@ -126,60 +123,116 @@ def wait_settled(guest: Watched, seconds: float, leave: int = 0) -> Wait:
     The deadline of `seconds` assumes passes every 2 s, and is extended in proportion if they are
     further apart. Raises what the instruments raise.
     """
-    mapping, discarding = guest.instruments.mapping, guest.instruments.discards
-    start = time.monotonic()
-    slower = max(1.0, guest.pass_seconds / PASS_SECONDS)
-    deadline = Deadline(seconds * slower, "the guest to report its free memory")
-    block = block_size(guest.reporting_order)
-    virtual = guest.vm.spec.clock == "virtual"
-    tracker = SettleTracker(block, leave=leave, pass_seconds=guest.pass_seconds, virtual=virtual)
-    drains = ZoneDrains()
-    idle = IDLE_PASSES * guest.pass_seconds
     memory = guest.vm.spec.memory + guest.vm.spec.hotplug
     with PageReader(guest.vm.shell, memory // PAGE_SIZE) as pages:
+        waiting = _Waiting(guest, pages, leave, seconds)
+        if guest.vm.spec.clock == "virtual":
+            return waiting.end(waiting.by_passes())
+        return waiting.end(waiting.by_both_clocks())
+
+
+class _Waiting:
+    """One wait: what it looks at, and when."""
+
+    def __init__(self, guest: Watched, pages: PageReader, leave: int, seconds: float) -> None:
+        self._guest = guest
+        self._pages = pages
+        self._leave = leave
+        self._seconds = seconds * max(1.0, guest.pass_seconds / PASS_SECONDS)
+        self._deadline = Deadline(self._seconds, "the guest to report its free memory")
+        self._start = time.monotonic()
+        self._block = block_size(guest.reporting_order)
+        self._virtual = guest.vm.spec.clock == "virtual"
+        self._tracker = SettleTracker(
+            self._block, leave=leave, pass_seconds=guest.pass_seconds, virtual=self._virtual
+        )
+        self._drains = ZoneDrains()
+        self._passed = 0.0
+        """Seconds of the guest that it was told to sleep."""
+
+    def by_both_clocks(self) -> SettleOutcome:
+        """Look at the host's counters often, and at the guest's pages between passes."""
         looked_at = -RESCAN_SECONDS
-        looks = 0
+        idle = IDLE_PASSES * self._guest.pass_seconds
         while True:
-            at = time.monotonic() - start
-            discards = discarding.read()
-            # An exact reading walks page tables; the counters suffice to see whether memory moves.
-            held = mapping.read_quick().held
-            remaining, about_to, guest_at = None, 0, None
-            moved = tracker.last_moved
+            at, moved = self._now, self._tracker.last_moved
             due = (
                 at - looked_at >= RESCAN_SECONDS
                 or looked_at < moved
                 or at - moved > idle >= looked_at - moved
             )
             quiet = at - moved >= QUIET_SECONDS or at - looked_at >= 2 * RESCAN_SECONDS
-            if virtual or (due and quiet):
-                looks += 1
-                counters = read_counters(guest.vm.shell)
-                reading = pages.read()
-                states, guest_at = reading.states, reading.start_ns / 1e9
-                zones = remaining_by_zone(states, counters.zones, guest.reporting_order)
-                drains.look(at, zones)
-                remaining = sum(zones.values())
-                if remaining <= leave:
-                    about_to = merging(states, counters.zones, guest.reporting_order)
+            if due and quiet:
                 looked_at = at
-            outcome = tracker.observe(
-                at,
-                held=held,
-                discarded=None if discards is None else discards.bytes,
-                remaining=remaining,
-                merging=about_to,
-                guest_at=guest_at,
-            )
-            late = virtual and looks >= LEAST_LOOKS and tracker.guest_seconds > seconds * slower
-            if outcome is None and (deadline.passed or late):
-                outcome = tracker.give_up()
+            outcome = self._observe(at, pages=looked_at == at)
             if outcome is not None:
-                return Wait(
-                    outcome,
-                    tracker,
-                    mapping.read().held,
-                    drains.t90(block + leave),
-                    REPORTING_CAPACITY * block,
-                )
-            guest.vm.pass_time(guest.pass_seconds if virtual else LOOK_SECONDS)
+                return outcome
+            if self._deadline.passed:
+                return self._tracker.give_up()
+            self._guest.vm.pass_time(LOOK_SECONDS)
+
+    def by_passes(self) -> SettleOutcome:
+        """Let the guest sleep as long as a wait without movement takes, and look at its pages then:
+        its seconds cost nothing, and a look does.
+        """
+        self._observe(0.0, pages=False)
+        for looks in itertools.count(1):
+            self._sleep(IDLE_PASSES * self._guest.pass_seconds + BETWEEN_PASSES_SECONDS)
+            moved = self._tracker.last_moved
+            self._observe(self._now, pages=False)
+            if self._tracker.last_moved > moved:
+                # A pass may be under way, and none of its blocks is free.
+                self._sleep(2 * BETWEEN_PASSES_SECONDS)
+            outcome = self._observe(self._now, pages=True)
+            # That what remains has not become less takes a second look at it.
+            if outcome is SettleOutcome.DRAINED or (outcome is not None and looks > 1):
+                return outcome
+            if self._passed > self._seconds or self._deadline.passed:
+                return self._tracker.give_up()
+        raise AssertionError("the loop has no end of its own")
+
+    def end(self, outcome: SettleOutcome) -> Wait:
+        """Say how it ended."""
+        return Wait(
+            outcome,
+            self._tracker,
+            self._guest.instruments.mapping.read().held,
+            self._drains.t90(self._block + self._leave),
+            REPORTING_CAPACITY * self._block,
+        )
+
+    @property
+    def _now(self) -> float:
+        return time.monotonic() - self._start
+
+    def _sleep(self, seconds: float) -> None:
+        self._guest.vm.pass_time(seconds)
+        self._passed += seconds
+
+    def _observe(self, at: float, *, pages: bool) -> SettleOutcome | None:
+        """Look at the host, and also at the guest's pages if asked to."""
+        discards = self._guest.instruments.discards.read()
+        # An exact reading walks page tables; the counters suffice to see whether memory moves.
+        held = self._guest.instruments.mapping.read_quick().held
+        remaining, about_to = None, 0
+        # Its own clock may have run on by any time since: what it slept has passed for certain.
+        guest_at = self._passed if self._virtual else None
+        if pages:
+            counters = read_counters(self._guest.vm.shell)
+            reading = self._pages.read()
+            order = self._guest.reporting_order
+            zones = remaining_by_zone(reading.states, counters.zones, order)
+            self._drains.look(at, zones)
+            remaining = sum(zones.values())
+            if remaining <= self._leave:
+                about_to = merging(reading.states, counters.zones, order)
+            if not self._virtual:
+                guest_at = reading.start_ns / 1e9
+        return self._tracker.observe(
+            at,
+            held=held,
+            discarded=None if discards is None else discards.bytes,
+            remaining=remaining,
+            merging=about_to,
+            guest_at=guest_at,
+        )

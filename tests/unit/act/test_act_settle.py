@@ -10,10 +10,16 @@ from fake_guest import FakeGuest
 from guest_words import counters, page_rounds
 from run_builders import BLOCK, BLOCKS, mapping, zone
 
-from harness.act.verbs.settle import LEAST_LOOKS, Drained, Settle
+from harness.act.verbs.settle import Drained, Settle
 from harness.errors import ObserveError
 from harness.kernel.pages import GuestState, StateArray
-from harness.kernel.settling import MERGE_PASSES, SettleOutcome
+from harness.kernel.settling import (
+    BETWEEN_PASSES_SECONDS,
+    IDLE_PASSES,
+    MERGE_PASSES,
+    SettleOutcome,
+)
+from harness.kernel.zones import PASS_SECONDS
 from harness.machine.spec import GuestSpec
 from harness.record.events import Settled
 from harness.units import MIB
@@ -125,23 +131,42 @@ def say_racing(guest: FakeGuest, rounds: Iterable[StateArray]) -> None:
     guest.vm.says["fpr-guest pages"] = page_rounds(rounds, rate=100.0)
 
 
-def test_under_a_virtual_clock_each_look_is_a_pass_of_the_guest_later(racing: FakeGuest) -> None:
-    say_racing(racing, [states(30), states(20), states(10), states(0)])
-    event = settle(racing)
-    assert event.outcome is SettleOutcome.DRAINED
-    assert racing.record.now() == pytest.approx(4 * racing.pass_seconds, abs=0.5)
+LOOK = IDLE_PASSES * PASS_SECONDS + BETWEEN_PASSES_SECONDS
+"""Seconds that a guest with a virtual clock sleeps before each look."""
 
 
-def test_under_a_virtual_clock_two_passes_of_the_guest_are_enough(racing: FakeGuest) -> None:
-    say_racing(racing, [states(30)])
-    assert settle(racing).outcome is SettleOutcome.IDLE
-    assert racing.record.now() < 3.0, "the host's clock does not count"
-
-
-def test_under_a_virtual_clock_the_time_is_the_guests_but_it_is_looked_at_often(
+def test_under_a_virtual_clock_the_guest_sleeps_two_passes_before_each_look(
     racing: FakeGuest,
 ) -> None:
+    say_racing(racing, [states(0)])
+    assert settle(racing).outcome is SettleOutcome.DRAINED
+    assert racing.record.now() == pytest.approx(LOOK, abs=0.3)
+
+
+def test_under_a_virtual_clock_it_looks_again_as_long_as_blocks_go(racing: FakeGuest) -> None:
+    say_racing(racing, [states(30), states(20), states(10), states(0)])
+    event = settle(racing)
+    assert (event.outcome, event.remaining) == (SettleOutcome.DRAINED, 0)
+    assert racing.record.now() == pytest.approx(5 * LOOK, abs=0.5), "the last two see no block"
+
+
+def test_under_a_virtual_clock_what_two_looks_find_unchanged_is_idle(racing: FakeGuest) -> None:
+    say_racing(racing, [states(30)])
+    assert settle(racing).outcome is SettleOutcome.IDLE
+    assert racing.record.now() == pytest.approx(2 * LOOK, abs=0.3)
+
+
+def test_under_a_virtual_clock_a_pass_that_discards_is_let_end_before_the_look(
+    racing: FakeGuest,
+) -> None:
+    say_racing(racing, [states(0)])
+    racing.host.mappings = [mapping(200 * MIB), mapping(100 * MIB)]
+    racing.vm.meanwhile = racing.host.read
+    assert settle(racing).outcome is SettleOutcome.DRAINED
+    assert racing.record.now() == pytest.approx(LOOK + 2 * BETWEEN_PASSES_SECONDS, abs=0.3)
+
+
+def test_under_a_virtual_clock_it_is_given_all_its_time(racing: FakeGuest) -> None:
     say_racing(racing, [states(number) for number in range(100, 0, -1)])
-    event = settle(racing, deadline="60s")
-    assert event.outcome is SettleOutcome.MOVING
-    assert racing.record.now() == pytest.approx((LEAST_LOOKS - 1) * racing.pass_seconds, abs=0.5)
+    assert settle(racing, deadline="60s").outcome is SettleOutcome.MOVING
+    assert 60.0 < racing.record.now() < 60.0 + 2 * LOOK
