@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -173,6 +174,9 @@ class Guest(Watched, Protocol):
 
     def kept(self, kind: type[K]) -> K:
         """Return the single object of this class that is kept with the guest."""
+
+    def unasked(self) -> AbstractContextManager[None]:
+        """Ask nothing of a guest with a virtual clock meanwhile: to answer would take its time."""
 
     def reopen_instruments(self) -> None:
         """Reopen the instruments on a changed memory layout. Raises what they raise."""

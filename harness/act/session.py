@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ready guest with its instruments and record, on which verbs are carried out."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -140,6 +141,10 @@ class GuestSession:
         )
         self.neighbours[number] = neighbour
         return neighbour
+
+    def unasked(self) -> contextlib.AbstractContextManager[None]:
+        """Ask nothing of a guest with a virtual clock meanwhile: to answer would take its time."""
+        return self.sampler.unasked()
 
     def kept(self, kind: type[K]) -> K:
         """Return the single object of this class that is kept with the guest."""

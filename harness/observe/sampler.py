@@ -8,8 +8,8 @@ fixed times and passes on a `Sample` that joins both.
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
@@ -73,6 +73,7 @@ class Sampler:
         self._raw_path = raw_path
         self._stopping = threading.Event()
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
         self._failures: dict[str, HarnessError] = {}
         self._defect: Exception | None = None
         self._stream: CounterStream | None = None
@@ -125,6 +126,12 @@ class Sampler:
         if self._defect is not None:
             defect, self._defect = self._defect, None
             raise defect
+
+    @contextmanager
+    def unasked(self) -> Iterator[None]:
+        """Ask the guest for nothing meanwhile, where it sends its counters only on request."""
+        with self._asking:
+            yield
 
     def _run(self) -> None:
         period = 1.0 / self._hz
@@ -187,7 +194,8 @@ class Sampler:
         with closing(stream), stream, self._raw_path.open("ab") as raw:
             began, frames = time.monotonic(), 0
             while not self._stopping.is_set():
-                frame = stream.read()
+                with self._asking if self._on_request else nullcontext():
+                    frame = stream.read()
                 frames += 1
                 if frames > HASTE * (self._hz * (time.monotonic() - began) + self._hz):
                     raise GuestError(

@@ -6,6 +6,7 @@ command; a list gives its items one after another, and the last one from then on
 while a verb sleeps: while a `FakeGuest` is in use, `time.monotonic` is its clock.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -206,6 +207,9 @@ class FakeGuest:
 
     def read_console(self) -> None:
         pass
+
+    def unasked(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def kept(self, kind: type[K]) -> K:
         kept = self._kept.setdefault(kind, kind())
