@@ -127,10 +127,11 @@ def declare_clock_option(add: Callable[..., Any]) -> None:
     """Declare the guests' clock."""
     add(
         "--clock",
-        choices=("real", "virtual"),
+        choices=("real", "virtual", "auto"),
         default="real",
         help="virtual: the guest's clock counts its instructions, and a guest that idles jumps to "
-        "its next timer instead of waiting (TCG only; default: real)",
+        "its next timer instead of waiting (TCG only; default: real); auto: virtual where KVM "
+        "is not, for the scenarios that are valid under it",
     )
 
 
@@ -321,7 +322,7 @@ def run_options(options: Any) -> "RunOptions":
         raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")
     quarantine: Path | None = getattr(options, "quarantine", None)
     today = datetime.datetime.now(datetime.UTC).date()
-    clock: Literal["real", "virtual"] = getattr(options, "clock", "real")
+    clock: Literal["real", "virtual", "auto"] = getattr(options, "clock", "real")
     if clock == "virtual" and options.accel == "kvm":
         raise UsageError(
             "--clock virtual counts the guest's instructions, which KVM does not do",

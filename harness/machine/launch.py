@@ -91,7 +91,9 @@ def _boot_counted(
             hint="take --accel tcg, or --clock real",
         )
     if accel == "auto":
-        progress("accelerator TCG, because the clock is virtual")
+        why = kvm_unusable() or KvmMemory(given.qemu).failure()
+        words = "accelerator TCG, because the clock is virtual"
+        progress(f"{words}; KVM is not usable here: {why}" if why else words)
     return VirtualMachine.boot(given, "tcg")
 
 

@@ -23,7 +23,8 @@ class RunOptions:
     """Options of the command line that hold for every run."""
 
     accel: Literal["auto", "kvm", "tcg"] = "auto"
-    clock: Literal["real", "virtual"] = "real"
+    clock: Literal["real", "virtual", "auto"] = "real"
+    """See `harness.run.which_clock` for `auto`."""
     kernel: Path | None = None
     """A kernel to boot instead of the image's."""
     modules: Path | None = None
@@ -92,9 +93,11 @@ def plan_runs(
     ]
 
 
-def refuse_clock(scenarios: Sequence[Scenario], clock: Literal["real", "virtual"]) -> None:
+def refuse_clock(scenarios: Sequence[Scenario], clock: Literal["real", "virtual", "auto"]) -> None:
     """Raise `UsageError` if none of the scenarios is valid under this clock; where some are, the
     others are a SKIP each."""
+    if clock == "auto":
+        return
     refused = [scenario.not_under(clock) for scenario in scenarios]
     if refused and all(refused):
         raise UsageError(f"--clock {clock}: {refused[0]}", hint="take the other clock")
@@ -105,7 +108,12 @@ def wants_the_host(scenario: Scenario, clock: Literal["real", "virtual"]) -> boo
     return scenario.times_the_guest and clock == "real"
 
 
-def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | HarnessError) -> RunPlan:
+def recorded_plan(
+    run: PlannedRun,
+    options: RunOptions,
+    boot: BootFiles | HarnessError,
+    clock: Literal["real", "virtual"],
+) -> RunPlan:
     """Make the plan of a run that its results record."""
 
     def given(path: Path | None) -> str | None:
@@ -117,7 +125,7 @@ def recorded_plan(run: PlannedRun, options: RunOptions, boot: BootFiles | Harnes
         asked=run.scenario.asked,
         overrides=options.overrides,
         accel=options.accel,
-        clock=options.clock,
+        clock=clock,
         kernel=given(options.kernel),
         modules=given(options.modules),
         kernel_sha256=_sha256(boot.kernel) if isinstance(boot, BootFiles) else None,

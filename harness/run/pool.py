@@ -26,6 +26,7 @@ from harness.run.host_memory import HostMemory
 from harness.run.host_turn import HostTurn
 from harness.run.plan import PlannedRun, wants_the_host
 from harness.run.runner import Bench, give_up, run_scenario
+from harness.run.which_clock import clock_for
 from harness.scenario.model import Guest, Scenario
 from harness.units import GIB, MIB
 
@@ -186,7 +187,8 @@ class RunPool:
     def _run(self, run: PlannedRun) -> Judged:
         boot = self._boots[run.image.name]
         size = Room.for_scenario(run.scenario).memory
-        alone = self._alone or wants_the_host(run.scenario, self._bench.options.clock)
+        clock = clock_for(run.scenario, self._bench.options, self._bench.qemus[run.qemu.name])
+        alone = self._alone or wants_the_host(run.scenario, clock)
         try:
             with contextlib.ExitStack() as end:
                 try:

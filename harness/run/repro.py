@@ -20,8 +20,8 @@ def write_repro(directory: Path, vm: VirtualMachine, run: PlannedRun, options: R
     path = directory / "repro.sh"
     again = ["fpr-harness", "run", f"{run.scenario.name}.yaml", "--image", run.image.name]
     again += ["--accel", vm.accel]
-    if options.clock != "real":
-        again += ["--clock", options.clock]
+    if vm.spec.clock != "real":
+        again += ["--clock", vm.spec.clock]
     for flag, option in (
         ("--kernel", options.kernel),
         ("--modules", options.modules),

@@ -55,6 +55,7 @@ from harness.run.repro import write_repro
 from harness.run.retrying import broken_attempt
 from harness.run.second_witness import second_witness
 from harness.run.started import run_started
+from harness.run.which_clock import clock_for
 from harness.run_log import RunLog, logging_to
 from harness.stopping import check_stop, stoppable
 from harness.units import format_size
@@ -110,12 +111,12 @@ def give_up(run: PlannedRun, bench: Bench, error: Exception) -> Judged:
     """
     record = RunRecord(lambda event: bench.emit(run.run_id, event))
     broken = internal_error(error, "starting the run", bench.results / run.run_id)
-    name = type(broken).__name__
-    qemu = bench.qemus[run.qemu.name]
-    record.add(run_started(run, bench.options, broken, qemu, attempt=1, t=record.now()))
-    record.add(Broke(record.now(), name, verdict_of(broken), broken.message, broken.hint))
-    reason = f"{broken.message} ({broken.hint})"
-    judged = Judged(record.now(), verdict_of(broken), None, reason)
+    name, verdict = type(broken).__name__, verdict_of(broken)
+    qemu, options = bench.qemus[run.qemu.name], bench.options
+    clock = clock_for(run.scenario, options, qemu)
+    record.add(run_started(run, options, broken, qemu, attempt=1, clock=clock, t=record.now()))
+    record.add(Broke(record.now(), name, verdict, broken.message, broken.hint))
+    judged = Judged(record.now(), verdict, None, f"{broken.message} ({broken.hint})")
     record.add(judged)
     return judged
 
@@ -131,6 +132,8 @@ class _Attempt:
         self._bench = bench
         self._earlier = tuple(earlier)
         self._number = len(earlier) + 1
+        self._qemu = bench.qemus[run.qemu.name]
+        self._clock = clock_for(run.scenario, bench.options, self._qemu)
         self._directory = RunDirectory(bench.results / run.run_id, self._number)
         self._record = RunRecord(self._emit)
         self._log = RunLog(run.run_id, self._record.now)
@@ -186,16 +189,10 @@ class _Attempt:
         self._bench.emit(self._planned.run_id, event)
 
     def _begin(self, boot: BootFiles | HarnessError) -> None:
-        self._record.add(
-            run_started(
-                self._planned,
-                self._bench.options,
-                boot,
-                self._bench.qemus[self._planned.qemu.name],
-                attempt=self._number,
-                t=self._record.now(),
-            )
-        )
+        plan, options, t = self._planned, self._bench.options, self._record.now()
+        number, clock = self._number, self._clock
+        started = run_started(plan, options, boot, self._qemu, attempt=number, clock=clock, t=t)
+        self._record.add(started)
         for each in self._earlier:
             self._record.add(each)
 
@@ -204,11 +201,10 @@ class _Attempt:
             raise self._defect(boot.__cause__ or boot, "preparing the guest image")
         if isinstance(boot, HarnessError):
             raise boot
-        qemu = self._bench.qemus[self._planned.qemu.name]
-        if isinstance(qemu, HarnessError):
-            raise qemu
+        if isinstance(self._qemu, HarnessError):
+            raise self._qemu
         check_stop("the run waited for its turn")
-        with self._boot(boot, qemu) as vm:
+        with self._boot(boot, self._qemu) as vm:
             self._work(vm)
             judged = self._judge()
             if judged.verdict not in GOOD:
@@ -218,7 +214,7 @@ class _Attempt:
 
     def _boot(self, boot: BootFiles, qemu: Qemu) -> VirtualMachine:
         record, options = self._record, self._bench.options
-        spec = guest_spec(self._planned.scenario, options.clock)
+        spec = guest_spec(self._planned.scenario, self._clock)
         if lacking := missing_needs(self._planned.scenario.tags, spec):
             raise PreconditionError(lacking)
         if lacking := missing_in_qemu(spec, qemu):

@@ -8,6 +8,7 @@ from harness import __version__
 from harness.errors import HarnessError
 from harness.image.build import BootFiles
 from harness.machine.qemu import Qemu
+from harness.machine.spec import Clock
 from harness.record.events import RunStarted
 from harness.run.plan import PlannedRun, RunOptions, recorded_plan
 
@@ -19,6 +20,7 @@ def run_started(
     qemu: Qemu | HarnessError,
     *,
     attempt: int,
+    clock: Clock,
     t: float,
 ) -> RunStarted:
     """Describe an attempt; `t` is in seconds since it began."""
@@ -33,5 +35,5 @@ def run_started(
         wall=began.isoformat(timespec="microseconds"),
         host={"kernel": platform.release(), "machine": platform.machine()},
         harness=__version__,
-        plan=recorded_plan(run, options, boot),
+        plan=recorded_plan(run, options, boot, clock),
     )

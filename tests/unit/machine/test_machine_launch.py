@@ -194,3 +194,12 @@ def test_a_virtual_clock_takes_tcg_and_never_kvm(host: Host) -> None:
         host.launch("kvm", clock="virtual")
     assert host.booted == ["tcg", "tcg"]
     assert not host.memory.exists()
+
+
+def test_a_virtual_clock_where_kvm_is_not_usable_says_so(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "kvm_unusable", lambda: "/dev/kvm does not exist")
+    host.launch(clock="virtual")
+    reason = "KVM is not usable here: /dev/kvm does not exist"
+    assert host.said == [f"accelerator TCG, because the clock is virtual; {reason}"]

@@ -25,7 +25,7 @@ from harness.scenario.selection import find_scenarios
 def recorded(kernel: Path | None) -> RunPlan:
     (scenario,) = find_scenarios(["reclaim-basic"], VERBS)
     (run,) = plan_runs([scenario], [load_definitions()["bookworm"]], 1)
-    return recorded_plan(run, RunOptions(kernel=kernel), ImageError("not built"))
+    return recorded_plan(run, RunOptions(kernel=kernel), ImageError("not built"), "real")
 
 
 @pytest.mark.parametrize("place", ["", "arch/x86/boot/bzImage"])
