@@ -14,7 +14,7 @@ IMAGES ?=
 ARGS ?=
 image_options = $(if $(IMAGES),--image $(IMAGES))
 
-.PHONY: help setup venv test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile test-audit fuzz soak load docs lint lint-ci bench clean system
+.PHONY: help setup venv test-vm test test-quick test-installed test-faults test-kernels test-red test-qemus test-qemu-faults test-kvm detection test-hostile test-audit fuzz soak load clocks docs lint lint-ci bench clean system
 
 setup: $(INSTALLED)  ## install what is missing, and build the guest image
 	$(BIN)/fpr-harness image build $(image_options)
@@ -139,6 +139,10 @@ load: N = 200
 load: $(INSTALLED)  ## run three invocations at once on a full machine
 	$(BIN)/python tests/soak/load.py -n $(N) $(image_options) \
 		--results results/load-$$(date -u +%Y-%m-%dT%H-%M-%SZ) $(ARGS)
+
+# What the virtual clock says, beside the real one; ARGS="--seconds 420" for a part of it.
+clocks: $(INSTALLED)  ## compare scenarios under both clocks; writes docs/clocks.md
+	$(BIN)/python tests/clocks/clocks.py $(image_options) $(ARGS)
 
 lint: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check .
