@@ -9,8 +9,9 @@
  *
  * The states are those of GuestState in harness/kernel/pages.py. With --kinds, pages in use have
  * those of PageKind in harness/kernel/page_kinds.py instead; the version is 3, the state takes bits
- * 0-3, and the tool ends LEFT_ALONE_SECONDS after the last byte. Before every round but the first,
- * the tool waits for a byte on standard input; the end of standard input ends the tool.
+ * 0-3, the tool ends LEFT_ALONE_SECONDS after the last byte, and with --patient SECONDS, the guest's
+ * other work goes first in the first seconds of each round. Before every round but the first, the
+ * tool waits for a byte on standard input; the end of standard input ends the tool.
  */
 #include "util.h"
 
@@ -22,12 +23,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define VERSION 2
 #define VERSION_KINDS 3
 
 #define LEFT_ALONE_SECONDS 120U
+
+/*
+ * At nice 19, a thread gets 1.4 % of a CPU that others keep busy (sched_prio_to_weight in
+ * kernel/sched/core.c: 15 beside 1024), and all of an idle one.
+ */
+#define PATIENT_NICE 19
+#define MOST_PATIENT_SECONDS 60U
 
 /* Page frames that a thread reads at once, and the most pieces, for a guest of 16 TiB. */
 #define PIECE_PAGES 32768U
@@ -86,6 +95,9 @@ struct piece {
 static struct {
 	int kpageflags;
 	int kinds;
+	uint64_t patient_seconds;
+	/* Monotonic ns; from then on, a round is as urgent as all else. */
+	uint64_t hurry;
 	struct range *ram;
 	size_t ram_count;
 	struct held held;
@@ -287,17 +299,38 @@ static uint32_t encode(uint32_t *runs, const uint64_t *flags, uint32_t pages, ui
 	return count;
 }
 
+/*
+ * Sets how nice the calling thread is, and its session, within which it counts under autogroup
+ * (CONFIG_SCHED_AUTOGROUP). Where it is not allowed to be as urgent again, it stays slow.
+ */
+static void be_nice(int nice)
+{
+	int session = open("/proc/self/autogroup", O_WRONLY);
+
+	setpriority(PRIO_PROCESS, 0, nice);
+	if (session >= 0) {
+		dprintf(session, "%d", nice);
+		close(session);
+	}
+}
+
 static void *read_pieces(void *unused)
 {
 	uint64_t *flags = allocate(PIECE_PAGES * sizeof(*flags));
 	uint32_t *runs = allocate(PIECE_PAGES * sizeof(*runs));
 	unsigned int index;
+	int patient = round_.patient_seconds > 0;
 
 	while ((index = atomic_fetch_add(&round_.next, 1)) < atomic_load(&round_.end)) {
 		struct piece *piece = &round_.pieces[index];
 		uint64_t pfn = (uint64_t)index * PIECE_PAGES;
-		size_t got = read_at(round_.kpageflags, flags, PIECE_PAGES * 8, pfn * 8,
-				     "/proc/kpageflags");
+		size_t got;
+
+		if (patient && monotonic_ns() > round_.hurry) {
+			be_nice(0);
+			patient = 0;
+		}
+		got = read_at(round_.kpageflags, flags, PIECE_PAGES * 8, pfn * 8, "/proc/kpageflags");
 
 		piece->pages = (uint32_t)(got / 8);
 		piece->count = encode(runs, flags, piece->pages, pfn);
@@ -350,9 +383,15 @@ static void read_round(void)
 	unsigned int end;
 
 	read_ram();
+	/* The threads inherit it. */
+	if (round_.patient_seconds)
+		be_nice(PATIENT_NICE);
+	round_.hurry = start + round_.patient_seconds * 1000000000ULL;
 	atomic_store(&round_.next, 0);
 	atomic_store(&round_.end, MOST_PIECES);
 	on_every_cpu(read_pieces, NULL);
+	if (round_.patient_seconds)
+		be_nice(0);
 	end = atomic_load(&round_.end);
 	if (round_.pieces[end - 1].pages == PIECE_PAGES) {
 		errno = EFBIG;
@@ -382,8 +421,14 @@ int pages_main(int argc, char **argv)
 {
 	struct held *held = &round_.held;
 
-	if (argc == 1 && !strcmp(argv[0], "--kinds")) {
+	if ((argc == 1 || argc == 3) && !strcmp(argv[0], "--kinds")) {
 		round_.kinds = 1;
+		if (argc == 3 && !strcmp(argv[1], "--patient"))
+			round_.patient_seconds = parse_number(argv[2], "--patient");
+		else if (argc == 3)
+			usage("pages: unknown option %s", argv[1]);
+		if (round_.patient_seconds > MOST_PATIENT_SECONDS)
+			usage("pages: --patient takes up to %u seconds", MOST_PATIENT_SECONDS);
 		argc = 0;
 	}
 	if (argc % 2)

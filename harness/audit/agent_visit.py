@@ -13,6 +13,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
+from harness.audit import guest_tool
 from harness.audit.agent_channel import AgentChannel
 from harness.audit.guest_told import FACTS_SCRIPT, MARK
 from harness.closing import Closing
@@ -24,11 +25,12 @@ from harness.machine.pace import slowness
 Kind = TypeVar("Kind")
 
 FACTS_SECONDS = 20.0
-TOOL_SECONDS = 60.0
-"""For one reading of all pages: 0.1 s per GiB under TCG."""
+TOOL_SECONDS = 90.0
+"""For one reading of all pages: 0.1 s per GiB under TCG, and as long as the tool is
+patient (`PATIENT_SECONDS`)."""
 GRACE_SECONDS = 3.0
 
-LIFE_SECONDS = 90
+LIFE_SECONDS = 240
 """After this, the guest removes the directory of a visit that was cut."""
 
 CHUNK = 60_000
@@ -65,13 +67,13 @@ done
 echo "neither /tmp nor /run of the guest takes a program (read-only, full, or mounted noexec)" >&2
 exit 1
 """
-RUN_SCRIPT = '"$1/tool" pages --kinds < /dev/null > "$1/pages"'
+RUN_SCRIPT = '"$1/tool" pages --kinds --patient "$2" < /dev/null > "$1/pages"'
 
 
 class AgentVisit(Closing):
     """A visit over a connection to the agent, which it closes."""
 
-    pace = 1.0
+    pace = 3.0
 
     def __init__(self, channel: AgentChannel, tool: bytes) -> None:
         self._channel = channel
@@ -160,7 +162,9 @@ class AgentVisit(Closing):
     def _take(self) -> None:
         """Run the tool once, and open what it has written."""
         self._close_file()
-        self._end = done = self._shell(RUN_SCRIPT, (self._place,), TOOL_SECONDS)
+        self._end = done = self._shell(
+            RUN_SCRIPT, (self._place, str(guest_tool.PATIENT_SECONDS)), TOOL_SECONDS
+        )
         if done.status:
             raise ObserveError(
                 f"the guest tool ended (status {done.status}): "

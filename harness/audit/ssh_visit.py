@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from typing import Self
 
+from harness.audit import guest_tool
 from harness.audit.guest_told import FACTS_SCRIPT, MARK
 from harness.audit.ssh_words import CONNECT_SECONDS, Destination, meaning, ssh_command
 from harness.closing import Closing
@@ -66,14 +67,15 @@ set -- $(wc -c < "$file")
 exec 3< "$file"
 rm -f "$file"
 trap - EXIT HUP INT TERM PIPE
-exec /proc/self/fd/3 pages --kinds
+exec /proc/self/fd/3 pages --kinds --patient PATIENT
 """
 
 
 class SshVisit(Closing):
     """A running ssh(1) with the script behind it; a `GuestShell` for the tool's page stream."""
 
-    pace = 1.0
+    pace = 3.0
+    """A reading may take as long as the tool is patient, and then its time (`PATIENT_SECONDS`)."""
 
     def __init__(self, to: Destination, tool: bytes) -> None:
         """Start ssh. Raises `SshError` if there is none."""
@@ -81,7 +83,9 @@ class SshVisit(Closing):
         self._tool = tool
         self._buffer = bytearray()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
-        script = FACTS_SCRIPT + TOOL_SCRIPT.replace("SIZE", str(len(tool)))
+        script = FACTS_SCRIPT + TOOL_SCRIPT.replace("SIZE", str(len(tool))).replace(
+            "PATIENT", str(guest_tool.PATIENT_SECONDS)
+        )
         try:
             self._process = subprocess.Popen(
                 ssh_command(to, script),

@@ -15,6 +15,7 @@ from churn_memory import needs_page_flags, needs_root
 from fake_agent import FakeAgent, serving
 
 from harness.audit import agent_channel
+from harness.audit import guest_tool as tool
 from harness.audit.agent_channel import SocketAgent, refused
 from harness.audit.agent_visit import LIFE_SECONDS, MAKE_SCRIPT, AgentVisit
 from harness.audit.guest_tool import guest_tool
@@ -24,6 +25,12 @@ from harness.deadline import Deadline, wait_for
 from harness.errors import ObserveError
 from harness.guest.page_stream import PageReader
 from harness.kernel.page_kinds import PageKind
+
+
+@pytest.fixture(autouse=True)
+def _hurried_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tool, which reads this host's pages here, does not wait for the host's other work."""
+    monkeypatch.setattr(tool, "PATIENT_SECONDS", 0)
 
 
 @pytest.fixture

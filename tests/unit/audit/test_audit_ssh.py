@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from churn_memory import needs_page_flags, needs_root
 
+from harness.audit import guest_tool as tool
 from harness.audit import ssh_visit
 from harness.audit.guest_tool import guest_tool
 from harness.audit.ssh_visit import SshVisit
@@ -18,6 +19,12 @@ from harness.guest.page_stream import PageReader
 from harness.kernel.page_kinds import PageKind
 
 THERE = Destination("guest", "root", 2222)
+
+
+@pytest.fixture(autouse=True)
+def _hurried_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tool, which reads this host's pages here, does not wait for the host's other work."""
+    monkeypatch.setattr(tool, "PATIENT_SECONDS", 0)
 
 
 @pytest.mark.parametrize(

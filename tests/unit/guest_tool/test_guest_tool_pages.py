@@ -25,6 +25,7 @@ from churn_memory import (
 from local_guest import LocalShell
 from page_rounds import decode_pages
 
+from harness.deadline import Deadline, wait_for
 from harness.errors import ObserveError
 from harness.guest.page_stream import PageReader
 from harness.kernel.pages import GuestState
@@ -138,3 +139,21 @@ def test_pages_are_for_root_only(tool: Path) -> None:
         pytest.raises(ObserveError, match=r"status 1.*/proc/kpageflags: Permission denied"),
     ):
         reader.read()
+
+
+def _nice(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[16])
+
+
+@needs_page_flags
+@needs_root
+def test_a_patient_round_lets_other_work_go_first(shell: LocalShell) -> None:
+    process = shell.start("fpr-guest pages --kinds --patient 60")
+    try:
+        nice = Deadline(SECONDS, "the tool to be nice")
+        wait_for(lambda: _nice(process.pid) == 19 or None, nice, interval=0.001)
+    finally:
+        process.kill()
+        process.close()
+    result = shell.run("fpr-guest pages --kinds --patient 61", timeout=SECONDS, check=False)
+    assert (result.status, b"up to 60 seconds" in result.stderr) == (2, True)
