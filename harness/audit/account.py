@@ -13,16 +13,16 @@ from typing import Literal
 
 import numpy as np
 
+from harness.audit.both_sides import BothSides, PagesPart
 from harness.audit.guest_told import GuestFacts
 from harness.audit.host_side import HostSide
 from harness.kernel.blocks import BoolArray
 from harness.kernel.losses import collapsible
 from harness.kernel.oracle import CELLS, PageClasses, classify
 from harness.kernel.page_kinds import PageKind
-from harness.kernel.pages import HostState, StateArray
+from harness.kernel.pages import HostState
 from harness.kernel.zones import MAX_ORDER, NO_ZONE, Zone, above_watermark
 from harness.measure.retention import huge_pool, percpu_free, retained
-from harness.record.audit_file import AuditReading
 from harness.units import MIB, PAGE_SIZE
 
 Group = Literal["used", "free", "other", "qemu", "host"]
@@ -129,18 +129,13 @@ class GuestAccount:
         return self.per_cpu + self.small + self.below_watermark + self.waiting + self.reported
 
 
-def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -> GuestAccount:
-    """Account for guest RAM page by page.
-
-    `kinds`: PageKind of the pages in use, by PFN, of the second reading of the guest.
-    """
+def guest_account(sides: BothSides, facts: GuestFacts) -> GuestAccount:
+    """Account for guest RAM page by page."""
     zones, order = facts.counters.zones, facts.balloon.page_reporting_order
     sums: Counter[_Sum] = Counter()
-    for part in _parts_of_memory(zones, len(reading.host)):
-        size = part.stop - part.start
-        there = [_moved(zone, part.start, size) for zone in zones]
-        pages = (reading.before[part], reading.host[part], reading.after[part])
-        sums += _sums(*pages, kinds[part], there, order)
+    for start, end in _parts_of_memory(zones, sides.pages):
+        there = [_moved(zone, start, end - start) for zone in zones]
+        sums += _sums(sides.part(start, end), there, order)
 
     def by_number(name: str) -> dict[int, int]:
         found = {int(number): size for (what, number), size in sums.items() if what == name}
@@ -160,8 +155,8 @@ def guest_account(reading: AuditReading, kinds: StateArray, facts: GuestFacts) -
     )
 
 
-def _parts_of_memory(zones: Sequence[Zone], pages: int) -> Iterator[slice]:
-    """Divide the page frames, so that what is computed of each page takes little memory.
+def _parts_of_memory(zones: Sequence[Zone], pages: int) -> Iterator[tuple[int, int]]:
+    """Divide the page frames into ranges [start, end), to compute little at a time.
 
     No block of the buddy allocator spans two parts. Where zones overlap, the longer gives way, of
     which a part cannot know.
@@ -170,7 +165,7 @@ def _parts_of_memory(zones: Sequence[Zone], pages: int) -> Iterator[slice]:
     apart = all(end <= start for (_, end), (start, _) in itertools.pairwise(bounds))
     step = PART_PAGES if apart else max(pages, 1)
     for start in range(0, pages, step):
-        yield slice(start, min(start + step, pages))
+        yield start, min(start + step, pages)
 
 
 def _moved(zone: Zone, start: int, pages: int) -> Zone:
@@ -180,21 +175,13 @@ def _moved(zone: Zone, start: int, pages: int) -> Zone:
     return replace(zone, start_pfn=first, spanned=end - first)
 
 
-def _sums(
-    before: StateArray,
-    host: StateArray,
-    after: StateArray,
-    kinds: StateArray,
-    zones: Sequence[Zone],
-    order: int,
-) -> Counter[_Sum]:
+def _sums(pages: PagesPart, zones: Sequence[Zone], order: int) -> Counter[_Sum]:
     """Sum up a part of the page frames: bytes by what they are."""
-    classes = classify(before, host, after, zones, order)
+    host = pages.host
+    classes = classify(pages.before, host, pages.after, zones, order)
     held = (host == HostState.RESIDENT) | (host == HostState.SWAPPED)
-    padded = np.zeros(len(held), np.uint8)
-    padded[: len(kinds)] = kinds
     used = _in_cells(classes, "used_resident", "used_absent", "held_absent")
-    written = used & np.isin(padded, _WRITTEN)
+    written = used & np.isin(pages.kinds, _WRITTEN)
     small = _in_cells(classes, "free_small_resident", "free_small_absent")
     watched = np.array([True, *(above_watermark(zone, order) for zone in zones)])[classes.zones]
     reported = _in_cells(classes, "reported_resident", "reported_absent")
@@ -215,7 +202,7 @@ def _sums(
     }
     found: Counter[_Sum] = Counter({(name, 0): _bytes(mask) for name, mask in masks.items()})
     for kind in _KINDS:
-        found["used", int(kind)] = _bytes(used & held & (padded == kind))
+        found["used", int(kind)] = _bytes(used & held & (pages.kinds == kind))
     orders = np.bincount(classes.orders[small & held & watched])
     for number, count in enumerate(orders.tolist()):
         found["below_order", number] = count * PAGE_SIZE

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an audit has found, as it is shown, written as JSON and compared. Pure."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -115,18 +116,21 @@ class Audit:
         return sum(part.size for part in self.parts if part.name == name)
 
 
-_AUDIT = TypeAdapter(Audit)
+@functools.cache
+def _adapter() -> TypeAdapter[Audit]:
+    """Make it where it is needed: that takes longer than an audit's look at the host."""
+    return TypeAdapter(Audit)
 
 
 def as_json(audit: Audit) -> str:
     """Format an audit as the text of a JSON document."""
-    return _AUDIT.dump_json(audit, indent=2).decode() + "\n"
+    return _adapter().dump_json(audit, indent=2).decode() + "\n"
 
 
 def from_json(text: str | bytes, name: str) -> Audit:
     """Read what `as_json` wrote. `name`: of the file, for errors. Raises `RecordError`."""
     try:
-        return _AUDIT.validate_json(text)
+        return _adapter().validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
@@ -140,6 +144,6 @@ def audit_schema() -> dict[str, Any]:
     """Generate the JSON Schema of the document."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **_AUDIT.json_schema(mode="serialization"),
+        **_adapter().json_schema(mode="serialization"),
         "title": "What fpr-harness audit --json writes",
     }

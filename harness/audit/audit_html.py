@@ -48,7 +48,7 @@ def audit_page(taken: Taken) -> str:
         prompts=PROMPTS,
         keeper_words=KEEPER_WORDS,
         drawn=_map(taken),
-        meaning=HOST_MEANING if taken.reading is None else MEANING,
+        meaning=HOST_MEANING if taken.sides is None else MEANING,
         version=__version__,
         format_size=format_size,
     )
@@ -60,10 +60,10 @@ def write_page(taken: Taken, path: Path) -> None:
 
 
 def _map(taken: Taken) -> MemoryMap:
-    if taken.reading is None or taken.audit.guest is None:
+    if taken.sides is None or taken.audit.guest is None:
         return draw_residency(taken.states, taken.pieces)
-    reading, order = taken.reading, taken.audit.guest.order
-    classes = classify(reading.before, reading.host, reading.after, taken.zones, order)
+    pages, order = taken.sides.part(0, taken.sides.pages), taken.audit.guest.order
+    classes = classify(pages.before, pages.host, pages.after, taken.zones, order)
     return draw_classes(classes, taken.zones, order)
 
 

@@ -19,6 +19,9 @@ from harness.observe.mapping import guest_ranges, parse_smaps
 from harness.observe.residency import HostResidency
 from harness.units import KIB, PAGE_SIZE
 
+_COUNTED_PAGES = 1 << 18
+"""Page frames that are counted together, 1 GiB; a multiple of a block."""
+
 _STATUS = re.compile(rb"^(VmRSS|VmSwap|VmPTE|VmLck):\s+(\d{1,20}) kB$", re.MULTILINE)
 
 
@@ -153,20 +156,22 @@ def parse_counters(status: bytes) -> ProcessCounters:
 def count_blocks(states: StateArray) -> BlockCounts:
     """Count the aligned blocks of 2 MiB that QEMU backs. `states`: HostState by PFN."""
     pages = HUGE_PAGE // PAGE_SIZE
-    whole = np.pad(states, (0, -len(states) % pages), constant_values=HostState.UNKNOWN)
-    blocks = whole.reshape(-1, pages)
-    backed = np.count_nonzero(blocks != HostState.UNKNOWN, axis=1)
-    held = np.count_nonzero((blocks == HostState.RESIDENT) | (blocks == HostState.SWAPPED), axis=1)[
-        backed > 0
-    ]
-    backed = backed[backed > 0]
-    partly = (held > 0) & (held < backed)
-    return BlockCounts(
-        full=int(np.count_nonzero(held == backed)),
-        partly=int(np.count_nonzero(partly)),
-        partly_bytes=int(held[partly].sum()) * PAGE_SIZE,
-        empty=int(np.count_nonzero(held == 0)),
-    )
+    full = partly = partly_pages = empty = 0
+    for start in range(0, len(states), _COUNTED_PAGES):
+        part = states[start : start + _COUNTED_PAGES]
+        whole = np.pad(part, (0, -len(part) % pages), constant_values=HostState.UNKNOWN)
+        blocks = whole.reshape(-1, pages)
+        backed = np.count_nonzero(blocks != HostState.UNKNOWN, axis=1)
+        there = backed > 0
+        held = np.count_nonzero(
+            (blocks == HostState.RESIDENT) | (blocks == HostState.SWAPPED), axis=1
+        )
+        between = (held > 0) & (held < backed)
+        full += int(np.count_nonzero(there & (held == backed)))
+        partly += int(np.count_nonzero(between))
+        partly_pages += int(held[between].sum())
+        empty += int(np.count_nonzero(there & (held == 0)))
+    return BlockCounts(full=full, partly=partly, partly_bytes=partly_pages * PAGE_SIZE, empty=empty)
 
 
 def _merged(pid: int) -> int | None:

@@ -11,20 +11,19 @@ from typing import Protocol
 from harness.audit.account import GuestAccount, guest_account, parts_of
 from harness.audit.advice import advise
 from harness.audit.audit_document import Audit, Guest, Vm
+from harness.audit.both_sides import BothSides, read_both
 from harness.audit.guest_told import GuestFacts, parse_facts
 from harness.audit.host_side import HostReader, HostSide
 from harness.audit.qemu_facts import QemuFacts
 from harness.audit.qemu_list import QemuProcess
 from harness.audit.unknowns import unknowns
 from harness.errors import ObserveError
-from harness.guest.page_stream import PageReader, PageReading
+from harness.guest.page_stream import PageReader
 from harness.kernel.pages import StateArray
 from harness.kernel.zones import Zone
 from harness.machine.interfaces import GuestShell
-from harness.observe.page_audit import read_both_sides
 from harness.observe.ram_layout import RamLayout
 from harness.record.address_map import RamPiece
-from harness.record.audit_file import AuditReading
 from harness.units import format_size
 
 _PAGE_POISON = 4
@@ -52,7 +51,7 @@ class _Look:
     """HostState by PFN."""
     host_seconds: float
     guest: Guest | None = None
-    reading: AuditReading | None = None
+    sides: BothSides | None = None
     zones: tuple[Zone, ...] = ()
 
 
@@ -65,8 +64,8 @@ class Taken:
     """HostState by PFN."""
     pieces: tuple[RamPiece, ...]
     """Of guest RAM."""
-    reading: AuditReading | None
-    """Of both sides; None if the guest did not show the state of its pages."""
+    sides: BothSides | None
+    """None if the guest did not show the state of its pages."""
     zones: tuple[Zone, ...]
     """Of the guest; empty if it was not looked into."""
 
@@ -90,23 +89,6 @@ class _TimedResidency:
     def taken(self) -> HostSide:
         assert self.side is not None
         return self.side
-
-
-class _KindsReader:
-    """Keeps the kinds of the last round."""
-
-    def __init__(self, reader: PageReader) -> None:
-        self._reader = reader
-        self.last: PageReading | None = None
-
-    def read(self) -> PageReading:
-        self.last = self._reader.read()
-        return self.last
-
-    def kinds(self) -> StateArray:
-        assert self.last is not None
-        assert self.last.kinds is not None
-        return self.last.kinds
 
 
 def take_vm_audit(
@@ -153,7 +135,7 @@ def take_vm_audit(
         advice=advise(look.host, facts.backends, balloon, facts.inhibitors, look.guest),
         keepers=None,
     )
-    return Taken(audit, look.states, facts.layout.pieces, look.reading, look.zones)
+    return Taken(audit, look.states, facts.layout.pieces, look.sides, look.zones)
 
 
 def _host_alone(host: HostReader) -> _Look:
@@ -172,17 +154,16 @@ def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
             states = residency.read()
             return _Look(residency.taken(), states, residency.seconds, _guest(guest, None))
         with PageReader(way, qemu.layout.pfn_end, kinds=True) as pages:
-            reader = _KindsReader(pages)
-            reading = read_both_sides(reader, residency.read)
-    account = guest_account(reading, reader.kinds(), guest)
+            sides = read_both(pages, residency.read)
+    account = guest_account(sides, guest)
     if guest.uuid != qemu.uuid.lower():
         check_written(account, guest)
     return _Look(
         residency.taken(),
-        reading.host,
+        sides.host,
         residency.seconds,
         _guest(guest, account),
-        reading,
+        sides,
         guest.counters.zones,
     )
 

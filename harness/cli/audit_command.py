@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.audit.audit_document import Audit, as_json, from_json
-from harness.audit.audit_html import write_page
 from harness.audit.audit_text import audit_text, list_table
 from harness.audit.guest_kernel import import_drgn
 from harness.audit.guest_tool import guest_tool
@@ -55,6 +54,9 @@ def execute(options: argparse.Namespace) -> int:
     if options.watch is None:
         taken = _take(named, way, options.debug_info)
         if options.html is not None:
+            # Jinja, and what a recorded run is read with: most audits need neither.
+            from harness.audit.audit_html import write_page
+
             write_page(taken, options.html)
         _show(taken.audit, earlier, options)
         return 0

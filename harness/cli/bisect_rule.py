@@ -4,10 +4,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.errors import UNAVAILABLE, USAGE
 from harness.record.facts import Cause, Verdict
-from harness.report.summary import RunSummary
+
+if TYPE_CHECKING:
+    from harness.report.summary import RunSummary
 
 GOOD, BAD, SKIP = 0, 1, 125
 """As git-bisect(1) has them."""
@@ -61,18 +64,18 @@ def runs_for_confidence(confidence: float, fails_in: float) -> int:
     return math.ceil(math.log1p(-confidence) / math.log1p(-fails_in))
 
 
-def failed(run: RunSummary) -> bool:
+def failed(run: "RunSummary") -> bool:
     """Tell whether the run shows the bug: a FAIL of a guest that came up and had reporting."""
     booted = run.kernel is not None
     return run.verdict is Verdict.FAIL and booted and run.cause is not Cause.FEATURE_OFF
 
 
-def says_nothing(run: RunSummary) -> bool:
+def says_nothing(run: "RunSummary") -> bool:
     """Tell whether the harness or its host broke, so that another run may say more."""
     return run.verdict in (Verdict.MISS, Verdict.ERROR)
 
 
-def answer(runs: Sequence[RunSummary], wanted: int) -> Answer:
+def answer(runs: "Sequence[RunSummary]", wanted: int) -> Answer:
     """Judge a commit by its runs, of which `wanted` must have passed for a good one."""
     shown = next((run for run in runs if failed(run)), None)
     if shown is not None:
@@ -91,7 +94,7 @@ def answer(runs: Sequence[RunSummary], wanted: int) -> Answer:
     return Answer(SKIP, f"{passed} of the {wanted} runs wanted passed; {what}: {other.reason}")
 
 
-def may_say_more(runs: Sequence[RunSummary], wanted: int) -> bool:
+def may_say_more(runs: "Sequence[RunSummary]", wanted: int) -> bool:
     """Tell whether other runs in place of those that say nothing may decide about the commit."""
     undecided = answer(runs, wanted).status == SKIP
     no_fail = all(run.verdict is not Verdict.FAIL for run in runs)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import UsageError
-from harness.record.reader import RESULTS_NAME
 
 Kind = Literal["base", "results", "kernel", "image", "qemu", "set"]
 
@@ -68,6 +67,9 @@ def parse_side(label: Literal["A", "B"], word: str) -> SideWord:
             if not value or (known == "set" and "=" not in value):
                 raise UsageError(f"{label}, {word!r}: nothing is named after {known}:")
             return SideWord(label, known, value)
+    # Every command's parser knows the sides of `compare`; reading a record takes much more.
+    from harness.record.reader import RESULTS_NAME
+
     path = Path(word)
     if (path / RESULTS_NAME).is_file():
         return SideWord(label, "results", word)

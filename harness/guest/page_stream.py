@@ -4,6 +4,7 @@
 The head of guest-images/tool/pages.c describes the format.
 """
 
+import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.deadline import Deadline
 from harness.errors import ObserveError, SshError
 from harness.guest.tool_end import last_words
-from harness.kernel.page_kinds import PageKind, states_of
+from harness.kernel.page_kinds import PageKind
 from harness.kernel.pages import GuestState, StateArray
 from harness.machine.interfaces import GuestProcess, GuestShell
 from harness.units import GIB, PAGE_SIZE
@@ -42,13 +44,41 @@ class PageReading:
     """The guest's state of each page frame."""
 
     states: StateArray
-    """GuestState, index = PFN; REPORTED on the heads of reported blocks only."""
+    """GuestState, index = PFN; REPORTED on the heads of reported blocks only. PageKind of pages in
+    use, if the reader was asked for kinds."""
     start_ns: int
     """The guest's monotonic clock at the start of the reading."""
     end_ns: int
     """The same at its end."""
-    kinds: StateArray | None = None
-    """PageKind of pages in use, GuestState of the others; None unless asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class PageRuns:
+    """The same as runs of page frames in the same state, for guests whose page frames are many."""
+
+    values: StateArray
+    """GuestState of each run, or with kinds, PageKind of pages in use."""
+    lengths: npt.NDArray[np.uint32]
+    """Page frames in each run."""
+    start_ns: int
+    end_ns: int
+
+    @functools.cached_property
+    def _ends(self) -> npt.NDArray[np.uint64]:
+        return np.cumsum(self.lengths, dtype=np.uint64)
+
+    def __len__(self) -> int:
+        """Return the number of page frames."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def part(self, start: int, end: int) -> StateArray:
+        """Return the values of the page frames [start, end), by PFN; NO_PAGE beyond the last."""
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        last = int(np.searchsorted(self._ends, end, side="left")) + 1
+        ends = np.minimum(self._ends[first:last], end).astype(np.int64)
+        lengths = np.diff(ends, prepend=start)
+        found = np.repeat(self.values[first:last], lengths)
+        return np.pad(found, (0, end - start - len(found)), constant_values=GuestState.NO_PAGE)
 
 
 @dataclass(frozen=True)
@@ -78,11 +108,11 @@ def _read_header(data: bytes, pfn_end: int, wanted: int) -> _Header:
     return _Header(version, pages, start_ns, end_ns, runs)
 
 
-def _decode(header: _Header, runs: bytes) -> PageReading:
+def _decode(header: _Header, runs: bytes) -> PageRuns:
     codes = np.frombuffer(runs, dtype="<u4")
     bits = _STATE_BITS[header.version]
     states = (codes & ((1 << bits) - 1)).astype(np.uint8)
-    lengths = codes >> bits
+    lengths = (codes >> bits).astype(np.uint32)
     pages = int(lengths.sum(dtype=np.uint64))
     if pages != header.pages:
         raise ObserveError(
@@ -92,10 +122,7 @@ def _decode(header: _Header, runs: bytes) -> PageReading:
     with_kinds = header.version == VERSION_KINDS
     if len(states) and states.max() > (max(PageKind) if with_kinds else max(GuestState)):
         raise ObserveError(f"the guest's page states include the unknown state {states.max()}")
-    pages_read = np.repeat(states, lengths)
-    if not with_kinds:
-        return PageReading(pages_read, header.start_ns, header.end_ns)
-    return PageReading(states_of(pages_read), header.start_ns, header.end_ns, pages_read)
+    return PageRuns(states, lengths, header.start_ns, header.end_ns)
 
 
 class PageReader:
@@ -123,6 +150,11 @@ class PageReader:
 
     def read(self) -> PageReading:
         """Read the states. Raises `ObserveError`, `SshError`, `DeadlineError`."""
+        runs = self.read_runs()
+        return PageReading(np.repeat(runs.values, runs.lengths), runs.start_ns, runs.end_ns)
+
+    def read_runs(self) -> PageRuns:
+        """Read the same, and leave it in runs. Raises like `read`."""
         try:
             return self._read()
         except SshError as error:
@@ -132,7 +164,7 @@ class PageReader:
                 ) from error
             raise
 
-    def _read(self) -> PageReading:
+    def _read(self) -> PageRuns:
         deadline = Deadline(READ_SECONDS * self._shell.pace, "the guest's page states")
         if self._process is None:
             self._process = self._shell.start(self._command)

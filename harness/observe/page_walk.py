@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.kernel.pages import HostState, StateArray
-from harness.units import MIB, PAGE_SIZE
+from harness.units import GIB, MIB, PAGE_SIZE
 
 # include/uapi/linux/fs.h, Linux 6.7: struct pm_scan_arg = size, flags, start, end, walk_end, vec,
 # vec_len, max_pages, category_inverted, category_mask, category_anyof_mask, return_mask;
@@ -34,6 +34,8 @@ _PAGE_IS_SWAPPED = 1 << 4
 _PAGE_IS_PFNZERO = 1 << 5
 _REGIONS = 1 << 16
 """The most runs returned by one call; takes 1.5 MiB."""
+_SCANNED = 4 * GIB
+"""Bytes scanned by one call: their states are made of the runs before they are copied."""
 
 _PAGEMAP_CHUNK = MIB
 """Bytes read by one call; larger chunks were measured to be no faster."""
@@ -81,14 +83,16 @@ def scan_pages(pagemap: int, start: int, states: StateArray) -> None:
     states[:] = HostState.ABSENT
     at = start
     while at < end:
+        stop = min(at + _SCANNED, end)
         vector = (regions.ctypes.data, _REGIONS)
         masks = (0, 0, wanted, wanted | _PAGE_IS_PFNZERO)
         argument = bytearray(
-            _SCAN_ARGUMENT.pack(_SCAN_ARGUMENT.size, 0, at, end, 0, *vector, 0, *masks)
+            _SCAN_ARGUMENT.pack(_SCAN_ARGUMENT.size, 0, at, stop, 0, *vector, 0, *masks)
         )
         count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
         if count == 0:
-            break
+            at = stop
+            continue
         # Run, gap, run, ..., run: their lengths are the differences between all edges. Go on from
         # the last edge, not from walk_end: Linux 6.18 stops short when its own buffer fills up.
         edges = regions[:count, :2].reshape(-1).astype(np.int64)

@@ -11,12 +11,15 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.record.facts import Verdict
 from harness.report.screen import TextSink
-from harness.report.summary import RunSummary, Summary
 from harness.safe_text import safe_line
 from harness.units import format_size
+
+if TYPE_CHECKING:
+    from harness.report.summary import RunSummary, Summary
 
 MOST_ANNOTATIONS = 10
 """GitHub shows so many errors of a step, and so many warnings."""
@@ -59,7 +62,7 @@ def commands_stopped(
         output.flush()
 
 
-def annotations(runs: Sequence[RunSummary]) -> str:
+def annotations(runs: "Sequence[RunSummary]") -> str:
     """Return workflow commands, a line each: the gravest first, as many of a kind as are shown."""
     lines: list[str] = []
     for kind in (*dict.fromkeys(_KINDS.values()), _KNOWN):
@@ -72,15 +75,15 @@ def annotations(runs: Sequence[RunSummary]) -> str:
     return "".join(lines)
 
 
-def _kind(run: RunSummary) -> str | None:
+def _kind(run: "RunSummary") -> str | None:
     return _KINDS.get(run.verdict) if run.quarantine is None else _KNOWN
 
 
-def _with(runs: Sequence[RunSummary], verdict: Verdict) -> list[RunSummary]:
+def _with(runs: "Sequence[RunSummary]", verdict: Verdict) -> "list[RunSummary]":
     return [run for run in runs if run.verdict is verdict]
 
 
-def _annotation(kind: str, run: RunSummary) -> str:
+def _annotation(kind: str, run: "RunSummary") -> str:
     where = ", ".join(part for part in (run.kernel, run.accel) if part)
     title = f"{run.outcome} {run.run_id}" + (f" ({where})" if where else "")
     known = str(run.quarantine) if run.quarantine is not None else ""
@@ -96,7 +99,7 @@ def _property(text: str) -> str:
     return _message(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def step_summary(summary: Summary) -> str:
+def step_summary(summary: "Summary") -> str:
     """Return the summary of a step in Markdown: what did not pass, and a table of all runs."""
     runs = summary.runs
     counts = [(verdict, len(_with(runs, verdict))) for verdict in Verdict]
@@ -120,7 +123,7 @@ def step_summary(summary: Summary) -> str:
     return text + end
 
 
-def _row(run: RunSummary) -> str:
+def _row(run: "RunSummary") -> str:
     freed, back = (run.measures.get(name) for name in ("freed_bytes", "reclaimed_bytes"))
     cells = [run.run_id, run.kernel or "-", run.qemu or "-", run.accel or "-", str(run.verdict)]
     cells += ["-" if size is None else format_size(round(size)) for size in (freed, back)]
@@ -134,7 +137,7 @@ def _cell(text: str) -> str:
 
 
 def tell_github(
-    summary: Summary, output: TextSink, environment: Mapping[str, str] = os.environ
+    summary: "Summary", output: TextSink, environment: Mapping[str, str] = os.environ
 ) -> None:
     """Print annotations, and add to the step's summary; does nothing outside GitHub Actions.
 

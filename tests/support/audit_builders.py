@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from harness.audit.audit_document import Audit, from_json
+from harness.audit.both_sides import BothSides
 from harness.audit.guest_told import GuestFacts
 from harness.audit.host_side import BlockCounts, HostSide, ProcessCounters, RamHeld
 from harness.audit.own_memory import OwnMemory
-from harness.kernel.page_kinds import states_of
+from harness.guest.page_stream import PageRuns
 from harness.kernel.pages import HostState, StateArray
 from harness.kernel.zones import Zone
 from harness.observe.features import BalloonState
-from harness.record.audit_file import AuditReading
 from harness.record.facts import GuestCounters
 from harness.units import GIB, MIB
 
@@ -61,19 +61,21 @@ def facts(zones: Sequence[Zone], order: int = 9) -> GuestFacts:
     )
 
 
-def reading(kinds: StateArray, host: StateArray | None = None) -> AuditReading:
-    """Both sides of pages that stay as they are; all resident unless `host` says otherwise."""
-    states = states_of(kinds)
+def runs(kinds: StateArray) -> PageRuns:
+    """Pages as the guest tool sends them."""
+    starts = np.flatnonzero(np.diff(kinds, prepend=kinds[:1] + 1))
+    lengths = np.diff(starts, append=len(kinds)).astype(np.uint32)
+    return PageRuns(kinds[starts], lengths, 0, 100_000_000)
+
+
+def reading(
+    kinds: StateArray, host: StateArray | None = None, before: StateArray | None = None
+) -> BothSides:
+    """Both sides of pages that stay as they are unless `before` says otherwise; all are resident
+    unless `host` says otherwise."""
     if host is None:
         host = np.full(len(kinds), HostState.RESIDENT, np.uint8)
-    return AuditReading(
-        before=states,
-        host=host,
-        after=states,
-        guest_seconds=0.1,
-        host_seconds=0.1,
-        guest_at=1.0,
-    )
+    return BothSides(runs(kinds if before is None else before), host, runs(kinds))
 
 
 def host_side(*, held: int = 256 * MIB, locked: int = 0, translated: int = 0) -> HostSide:

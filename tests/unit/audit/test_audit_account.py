@@ -28,7 +28,7 @@ def test_pages_in_use_are_told_apart_by_kind() -> None:
     for number, kind in enumerate(PageKind):
         kinds[100 * number : 100 * (number + 1)] = kind
     kinds[700:] = GuestState.NO_PAGE
-    account = guest_account(reading(kinds), kinds, facts([zone(spanned=PAGES)]))
+    account = guest_account(reading(kinds), facts([zone(spanned=PAGES)]))
     assert account.used == dict.fromkeys(
         (
             *("anonymous", "page_cache", "shmem", "slab", "page_tables", "huge_pool"),
@@ -46,7 +46,7 @@ def test_free_pages_are_told_apart_by_order_watermark_and_mark() -> None:
     kinds[4 * BLOCK + 1 : 5 * BLOCK] = GuestState.FREE
     kinds[6 * BLOCK : 6 * BLOCK + 8] = GuestState.FREE  # a block of order 3
     kinds[7 * BLOCK] = GuestState.FREE
-    account = guest_account(reading(kinds), kinds, facts([zone(spanned=PAGES, free=PAGES)]))
+    account = guest_account(reading(kinds), facts([zone(spanned=PAGES, free=PAGES)]))
     assert account.waiting == 4 * BLOCK * PAGE_SIZE
     assert account.reported == BLOCK * PAGE_SIZE
     assert account.below_order == {0: PAGE_SIZE, 3: 8 * PAGE_SIZE}
@@ -55,13 +55,13 @@ def test_free_pages_are_told_apart_by_order_watermark_and_mark() -> None:
 
     gone = np.full(PAGES, HostState.RESIDENT, np.uint8)
     gone[: 5 * BLOCK] = HostState.ABSENT
-    account = guest_account(reading(kinds, gone), kinds, facts([zone(spanned=PAGES, free=PAGES)]))
+    account = guest_account(reading(kinds, gone), facts([zone(spanned=PAGES, free=PAGES)]))
     assert account.given_back == BLOCK * PAGE_SIZE
     assert account.absent_free == 4 * BLOCK * PAGE_SIZE
     assert account.waiting == account.reported == 0
 
     low = zone(spanned=PAGES, free=9000, low=100)  # 9000 < 100 + 32 << 9, > 100 + 32 << 8
-    account = guest_account(reading(kinds), kinds, facts([low]))
+    account = guest_account(reading(kinds), facts([low]))
     assert account.waiting == 0
     assert account.below_watermark == (4 * BLOCK + 9) * PAGE_SIZE
     assert account.watermark_orders == {8: account.below_watermark}
@@ -69,7 +69,7 @@ def test_free_pages_are_told_apart_by_order_watermark_and_mark() -> None:
 
 def test_pages_of_the_per_cpu_lists_are_not_the_kernels() -> None:
     kinds = np.full(PAGES, PageKind.KERNEL, np.uint8)
-    account = guest_account(reading(kinds), kinds, facts([zone(spanned=PAGES, per_cpu=100)]))
+    account = guest_account(reading(kinds), facts([zone(spanned=PAGES, per_cpu=100)]))
     assert account.per_cpu == 100 * PAGE_SIZE
     assert account.used["kernel"] == (PAGES - 100) * PAGE_SIZE
 
@@ -80,7 +80,7 @@ def test_what_the_host_does_not_hold_is_counted_apart() -> None:
     kinds[1000:1010] = PageKind.ANONYMOUS
     host = np.full(PAGES, HostState.ABSENT, np.uint8)
     host[:10] = HostState.ZERO
-    account = guest_account(reading(kinds, host), kinds, facts([zone(spanned=PAGES)]))
+    account = guest_account(reading(kinds, host), facts([zone(spanned=PAGES)]))
     assert account.absent_used == 1010 * PAGE_SIZE
     assert account.absent_written == 10 * PAGE_SIZE
     assert account.absent_free == (PAGES - 1010) * PAGE_SIZE
@@ -92,9 +92,9 @@ def test_a_little_that_was_written_and_is_absent_is_normal_and_much_is_missing()
     host = np.full(PAGES, HostState.RESIDENT, np.uint8)
     host[:2000] = HostState.ABSENT
     zones = facts([zone(spanned=PAGES)])
-    assert guest_account(reading(kinds, host), kinds, zones).missing == 0
+    assert guest_account(reading(kinds, host), zones).missing == 0
     host[:8000] = HostState.ABSENT
-    account = guest_account(reading(kinds, host), kinds, zones)
+    account = guest_account(reading(kinds, host), zones)
     assert account.missing == 8000 * PAGE_SIZE
     with pytest.raises(ObserveError, match=r"the host lacks 31\.2MiB of 256MiB"):
         check_written(account, zones)
@@ -104,8 +104,7 @@ def test_pages_that_change_hands_are_in_no_other_part() -> None:
     before = np.full(PAGES, PageKind.ANONYMOUS, np.uint8)
     after = before.copy()
     after[:256] = GuestState.FREE
-    both = replace(reading(after), before=reading(before).before)
-    account = guest_account(both, after, facts([zone(spanned=PAGES)]))
+    account = guest_account(reading(after, before=before), facts([zone(spanned=PAGES)]))
     assert account.changing == MIB
     assert account.used["anonymous"] == (PAGES - 256) * PAGE_SIZE
 
@@ -117,7 +116,7 @@ def test_all_parts_together_are_what_is_resident(seed: int) -> None:
     kinds = np.repeat(random.choice(states, PAGES // 64), 64).astype(np.uint8)
     host = random.choice([HostState.ABSENT, HostState.RESIDENT, HostState.ZERO], PAGES)
     look = reading(kinds, host.astype(np.uint8))
-    account = guest_account(look, kinds, facts([zone(spanned=PAGES, free=PAGES)]))
+    account = guest_account(look, facts([zone(spanned=PAGES, free=PAGES)]))
     held = int(np.count_nonzero(host == HostState.RESIDENT)) * PAGE_SIZE
     side = host_side(held=held)
     parts = parts_of(side, account)
@@ -142,9 +141,9 @@ def test_memory_is_accounted_for_alike_in_parts_and_as_a_whole(
         zone(spanned=half - 3000, free=9000, start_pfn=half + (0 if nested else 3000)),
     ]
     monkeypatch.setattr(account, "PART_PAGES", 4 * 1024)
-    parts = account.guest_account(reading(kinds, host), kinds, facts(zones))
+    parts = account.guest_account(reading(kinds, host), facts(zones))
     monkeypatch.setattr(account, "PART_PAGES", PAGES)
-    assert account.guest_account(reading(kinds, host), kinds, facts(zones)) == parts
+    assert account.guest_account(reading(kinds, host), facts(zones)) == parts
     assert parts.below_watermark > 0
     assert parts.given_back > 0
 

@@ -55,6 +55,21 @@ def test_every_page_frame_gets_the_state_of_its_run(runs: list[tuple[int, int]])
     assert (reading.start_ns, reading.end_ns) == (100, 250)
 
 
+@settings(deadline=None)
+@given(runs, st.integers(0, 12000), st.integers(0, 12000))
+def test_a_part_of_the_runs_is_the_part_of_the_pages(
+    runs: list[tuple[int, int]], start: int, length: int
+) -> None:
+    data = encode(runs)
+    with PageReader(ScriptedGuest(data), PFN_END) as reader:
+        read = reader.read_runs()
+    pages = decode_pages(data, PFN_END).states
+    assert len(read) == len(pages)
+    beyond = np.full(length, GuestState.NO_PAGE)
+    expected = np.concatenate((pages[start : start + length], beyond))[:length]
+    assert read.part(start, start + length).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
