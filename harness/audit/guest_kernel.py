@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.deadline import Deadline
 from harness.errors import ObserveError, PreconditionError
 from harness.kernel.pages import HostState, StateArray
 from harness.observe.ram_layout import RamLayout
@@ -29,10 +30,15 @@ _READ_BYTES = 16 * MIB
 
 
 class GuestMemory:
-    """The guest's physical memory, read from its QEMU."""
+    """The guest's physical memory, read from its QEMU.
 
-    def __init__(self, pid: int, layout: RamLayout, states: StateArray) -> None:
+    Whatever walks the guest's lists reads here at each step, so that the deadline also ends a walk
+    of lists that lead in a circle.
+    """
+
+    def __init__(self, pid: int, layout: RamLayout, states: StateArray, deadline: Deadline) -> None:
         """`states`: HostState by PFN. Raises `ObserveError` if the process may not be read."""
+        self.deadline = deadline
         self._pieces = layout.pieces
         self._held = states == HostState.RESIDENT
         try:
@@ -48,7 +54,11 @@ class GuestMemory:
         return self._pieces
 
     def read(self, piece: RamPiece, first: int, pages: int) -> bytes:
-        """Read whole pages from page frame `first` on, which must lie in the piece."""
+        """Read whole pages from page frame `first` on, which must lie in the piece.
+
+        Raises `DeadlineError` once the deadline has passed.
+        """
+        self.deadline.check()
         data = bytearray(pages * PAGE_SIZE)
         for start, end in _runs(self._held[first : first + pages]):
             where = piece.hva + (first + start - piece.pfn_start) * PAGE_SIZE
@@ -58,7 +68,7 @@ class GuestMemory:
         return bytes(data)
 
     def note(self) -> bytes:
-        """Find the kernel's note. Raises `ObserveError` if there is none."""
+        """Find the kernel's note. Raises `ObserveError` if there is none, `DeadlineError`."""
         step = _READ_BYTES // PAGE_SIZE
         for piece in self._pieces:
             for first in range(piece.pfn_start, piece.pfn_end, step):
@@ -92,15 +102,15 @@ def find_note(data: bytes) -> bytes | None:
 
 @contextlib.contextmanager
 def guest_kernel(
-    pid: int, layout: RamLayout, states: StateArray, vmlinux: Path
+    pid: int, layout: RamLayout, states: StateArray, vmlinux: Path, deadline: Deadline
 ) -> Iterator[tuple[Any, GuestMemory]]:
-    """Open the guest's kernel as a program of drgn, and its memory.
+    """Open the guest's kernel as a program of drgn, and its memory, which ends with the deadline.
 
     Raises `PreconditionError` without drgn, `ObserveError` if the debug information is of another
-    kernel.
+    kernel, `DeadlineError`.
     """
     drgn = import_drgn()
-    memory = GuestMemory(pid, layout, states)
+    memory = GuestMemory(pid, layout, states, deadline)
     try:
         note = memory.note()
         program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64), vmcoreinfo=note)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says who in the guest keeps its memory, by name, from the guest's kernel in QEMU's memory."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +12,29 @@ import numpy as np
 
 from harness.audit.guest_kernel import GuestMemory, guest_kernel
 from harness.audit.struct_pages import Kind, Owners, PageShape, kept_blocks, owners
-from harness.errors import ObserveError
+from harness.deadline import Deadline
+from harness.errors import DeadlineError, ObserveError
 from harness.kernel.pages import StateArray
 from harness.observe.ram_layout import RamLayout
-from harness.units import PAGE_SIZE
+from harness.units import PAGE_SIZE, format_size
 
 MOST_FILES = 40
 """How many files are called by their names, the largest; a name costs many reads."""
 
 MOST_AREAS = 200_000
-"""Of all processes; beyond it, anonymous memory has no names."""
+"""Of all processes; beyond it, the anonymous memory of the others has no names."""
+
+OPEN_SECONDS, PAGES_SECONDS, NAMES_SECONDS = 60.0, 60.0, 20.0
+"""The most that finding the guest's kernel, looking at all its pages, and naming their users take:
+what a guest's kernel says of itself may be broken or hostile. 1 GiB takes 3 s in all."""
+
+NOT_NAMED = "not named in time"
+
+MOST_NAME_BYTES = 200
+"""Of a slab cache."""
+
+_DAMAGE = (ArithmeticError, LookupError, RecursionError, ValueError)
+"""What drgn's helpers raise, besides its FaultError, over structures that make no sense."""
 
 _SECTION_PAGES = 1 << 15
 """Page frames whose `struct page` lie together: a section of 128 MiB (SECTION_SIZE_BITS)."""
@@ -50,36 +64,80 @@ class Keeper:
     """Bytes free in these blocks, which are too small to be reported."""
 
 
-def find_keepers(
-    pid: int, layout: RamLayout, states: StateArray, vmlinux: Path
-) -> tuple[Keeper, ...]:
-    """Find them, those who keep the most first. `states`: HostState by PFN.
+@dataclass(frozen=True)
+class Keepers:
+    """Whom the look at the guest's kernel has found."""
 
-    Raises `PreconditionError` without drgn, `ObserveError` without the right debug information.
+    found: tuple[Keeper, ...]
+    """Those who keep the most first."""
+    unknown: tuple[str, ...]
+    """What it had no time for, in sentences."""
+
+
+def find_keepers(pid: int, layout: RamLayout, states: StateArray, vmlinux: Path) -> Keepers:
+    """Find who keeps guest memory, as far as that takes a bearable time.
+
+    `states`: HostState by PFN. Raises `PreconditionError` without drgn, `ObserveError` without the
+    right debug information.
     """
-    sizes: Counter[int] = Counter()
-    blocks: Counter[int] = Counter()
-    free: Counter[int] = Counter()
-    with guest_kernel(pid, layout, states, vmlinux) as (program, memory):
-        shape = page_shape(program)
-        for own in _all_owners(program, memory, shape):
-            names, counts = np.unique(own, return_counts=True)
-            sizes.update(dict(zip(names.tolist(), counts.tolist(), strict=True)))
-            for keeper, pages in zip(*(part.tolist() for part in kept_blocks(own)), strict=True):
-                blocks[keeper] += 1
-                free[keeper] += pages
-        sizes.pop(Kind.FREE, None)
-        names_of = _Names(program, sizes)
+    opening = Deadline(OPEN_SECONDS, "the guest's kernel")
+    try:
+        with guest_kernel(pid, layout, states, vmlinux, opening) as (program, memory):
+            users = _Users()
+            memory.deadline = Deadline(PAGES_SECONDS, "the guest's pages")
+            shape = page_shape(program)
+            missed = users.look(program, memory, shape)
+            memory.deadline = Deadline(NAMES_SECONDS, "the names of the guest's processes")
+            names = _Names(program, users.sizes)
+            return Keepers(users.keepers(names), (*missed, *names.missed))
+    except DeadlineError as error:
+        return Keepers((), (f"who in the guest keeps its memory: {error.message}",))
+
+
+class _Users:
+    """Sums up what each owner keeps."""
+
+    def __init__(self) -> None:
+        self.sizes: Counter[int] = Counter()
+        self._blocks: Counter[int] = Counter()
+        self._free: Counter[int] = Counter()
+
+    def look(self, program: Any, memory: GuestMemory, shape: PageShape) -> tuple[str, ...]:
+        """Look at all pages, and return what there was no time for."""
+        looked = 0
+        missed: tuple[str, ...] = ()
+        try:
+            for own in _all_owners(program, memory, shape):
+                self._add(own)
+                looked += len(own)
+        except DeadlineError:
+            pages = sum(piece.pfn_end - piece.pfn_start for piece in memory.pieces) - looked
+            missed = (
+                f"who keeps the last {format_size(pages * PAGE_SIZE)} of the guest's memory: the "
+                f"look at its pages was ended after {PAGES_SECONDS:.0f} s",
+            )
+        self.sizes.pop(Kind.FREE, None)
+        return missed
+
+    def _add(self, own: Owners) -> None:
+        names, counts = np.unique(own, return_counts=True)
+        self.sizes.update(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+        for keeper, pages in zip(*(part.tolist() for part in kept_blocks(own)), strict=True):
+            self._blocks[keeper] += 1
+            self._free[keeper] += pages
+
+    def keepers(self, names: "_Names") -> tuple[Keeper, ...]:
+        """List them by name."""
         found: dict[tuple[Sort, str], list[int]] = {}
-        for owner, pages in sizes.items():
-            sums = found.setdefault((_SORTS[Kind(owner & 7)], names_of.name(owner)), [0, 0, 0])
-            for index, more in enumerate((pages, blocks[owner], free[owner])):
+        for owner, pages in self.sizes.items():
+            sums = found.setdefault((_SORTS[Kind(owner & 7)], names.name(owner)), [0, 0, 0])
+            for index, more in enumerate((pages, self._blocks[owner], self._free[owner])):
                 sums[index] += more
-    keepers = (
-        Keeper(sort, name, pages * PAGE_SIZE, count, kept * PAGE_SIZE)
-        for (sort, name), (pages, count, kept) in found.items()
-    )
-    return tuple(sorted(keepers, key=lambda keeper: -(keeper.size + keeper.keeps_free)))
+        keepers = (
+            Keeper(sort, name, pages * PAGE_SIZE, count, kept * PAGE_SIZE)
+            for (sort, name), (pages, count, kept) in found.items()
+        )
+        return tuple(sorted(keepers, key=lambda keeper: -(keeper.size + keeper.keeps_free)))
 
 
 def _all_owners(program: Any, memory: GuestMemory, shape: PageShape) -> Iterator[Owners]:
@@ -149,9 +207,23 @@ class _Names:
 
     def __init__(self, program: Any, sizes: Counter[int]) -> None:
         self._program = program
+        self._missing = 0
         files = [owner for owner in sizes if owner & 7 == Kind.FILE]
         self._files = set(sorted(files, key=lambda owner: -sizes[owner])[:MOST_FILES])
-        self._processes = _processes(program)
+        self._processes = _Processes(program)
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """What there was no time for."""
+        words: tuple[str, ...] = ()
+        if not self._processes.complete:
+            words += (
+                "the names of all of the guest's processes: their list is broken, or "
+                f"longer than {NAMES_SECONDS:.0f} s or {MOST_AREAS} mappings",
+            )
+        if self._missing:
+            words += (f"the names of {self._missing} of the guest's files and slab caches",)
+        return words
 
     def name(self, owner: int) -> str:
         """Name one; the damage of a running guest is no name."""
@@ -161,14 +233,24 @@ class _Names:
         try:
             if kind is Kind.SLAB:
                 cache = drgn.Object(self._program, "struct kmem_cache *", pointer)
-                return str(cache.name.string_().decode(errors="replace"))
+                return self._string(cache.name)
             if kind is Kind.FILE:
                 return self._file(pointer) if owner in self._files else "smaller files"
-        except (drgn.FaultError, ValueError):
+        except (drgn.FaultError, *_DAMAGE):
             return "unreadable"
+        except DeadlineError:
+            self._missing += 1
+            return NOT_NAMED
         if kind is Kind.ANONYMOUS:
-            return self._processes.get(pointer, "shared after fork, or of a process that has ended")
+            unknown = "shared after fork, or of a process that has ended"
+            if not self._processes.complete:
+                unknown = NOT_NAMED
+            return self._processes.names.get(pointer, unknown)
         return ""
+
+    def _string(self, pointer: Any) -> str:
+        text = self._program.read_c_string(pointer.value_(), max_size=MOST_NAME_BYTES)
+        return str(text.decode(errors="replace"))
 
     def _file(self, pointer: int) -> str:
         import drgn
@@ -185,25 +267,34 @@ class _Names:
         return f"{disk}: {path.decode(errors='replace')}"
 
 
-def _processes(program: Any) -> dict[int, str]:
-    """Name the process of each anon_vma: the first that has it."""
-    import drgn
-    from drgn.helpers.linux.mm import for_each_vma
-    from drgn.helpers.linux.pid import for_each_task
+class _Processes:
+    """Names the process of each anon_vma: the first that has it."""
 
-    found: dict[int, str] = {}
-    left = MOST_AREAS
-    for task in for_each_task(program):
-        try:
-            if not task.mm or task.pid.value_() != task.tgid.value_():
-                continue
-            name = f"{task.comm.string_().decode(errors='replace')} ({task.pid.value_()})"
-            for area in for_each_vma(task.mm):
-                found.setdefault(area.anon_vma.value_(), name)
-                left -= 1
-                if left < 0:
-                    return {}
-        except drgn.FaultError:
-            continue  # it ended while it was looked at
-    found.pop(0, None)
-    return found
+    def __init__(self, program: Any) -> None:
+        self.names: dict[int, str] = {}
+        self.complete = False
+        import drgn
+
+        with contextlib.suppress(DeadlineError, drgn.FaultError, *_DAMAGE):
+            self._walk(program)
+        self.names.pop(0, None)
+
+    def _walk(self, program: Any) -> None:
+        import drgn
+        from drgn.helpers.linux.mm import for_each_vma
+        from drgn.helpers.linux.pid import for_each_task
+
+        left = MOST_AREAS
+        for task in for_each_task(program):
+            try:
+                if not task.mm or task.pid.value_() != task.tgid.value_():
+                    continue
+                name = f"{task.comm.string_().decode(errors='replace')} ({task.pid.value_()})"
+                for area in for_each_vma(task.mm):
+                    self.names.setdefault(area.anon_vma.value_(), name)
+                    left -= 1
+                    if left < 0:
+                        return
+            except (drgn.FaultError, *_DAMAGE):
+                continue  # it ended while it was looked at
+        self.complete = True

@@ -82,7 +82,8 @@ def _take(named: Named, way: WayIn | None, debug_info: Path | None = None) -> Ta
     if debug_info is None:
         return taken
     keepers = find_keepers(process.pid, facts.layout, taken.states, debug_info)
-    return replace(taken, audit=replace(taken.audit, keepers=keepers))
+    unknown = (*taken.audit.unknown, *keepers.unknown)
+    return replace(taken, audit=replace(taken.audit, keepers=keepers.found, unknown=unknown))
 
 
 def _check_alone(options: argparse.Namespace) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from harness.audit.guest_kernel import GuestMemory, find_note, import_drgn
-from harness.errors import ObserveError, PreconditionError
+from harness.deadline import Deadline
+from harness.errors import DeadlineError, ObserveError, PreconditionError
 from harness.kernel.pages import HostState
 from harness.observe.ram_layout import RamBlock, RamLayout
 from harness.record.address_map import RamPiece
@@ -31,13 +32,13 @@ def ram() -> Iterator[mmap.mmap]:
     memory.close()
 
 
-def memory_of(ram: mmap.mmap, held: list[int]) -> GuestMemory:
+def memory_of(ram: mmap.mmap, held: list[int], seconds: float = 60.0) -> GuestMemory:
     address = ctypes.addressof(ctypes.c_char.from_buffer(ram))
     states = np.full(PAGES, HostState.ABSENT, np.uint8)
     states[held] = HostState.RESIDENT
     pieces = (RamPiece(0, PAGES, "ram", 0, address),)
     layout = RamLayout(pieces, (RamBlock("ram", PAGES * PAGE_SIZE, PAGE_SIZE, address),))
-    return GuestMemory(os.getpid(), layout, states)
+    return GuestMemory(os.getpid(), layout, states, Deadline(seconds, "the kernel"))
 
 
 def test_only_pages_that_the_host_holds_are_read(ram: mmap.mmap) -> None:
@@ -56,6 +57,13 @@ def test_the_kernels_note_is_found_wherever_it_lies(ram: mmap.mmap) -> None:
     memory.close()
     memory = memory_of(ram, [4])
     with pytest.raises(ObserveError, match="has no note"):
+        memory.note()
+    memory.close()
+
+
+def test_once_its_deadline_has_passed_nothing_is_read(ram: mmap.mmap) -> None:
+    memory = memory_of(ram, [0], seconds=0.0)
+    with pytest.raises(DeadlineError, match=r"waited 0\.0 s for the kernel"):
         memory.note()
     memory.close()
 
