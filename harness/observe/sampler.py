@@ -28,6 +28,10 @@ EXACT_SHARE = 0.01
 HASTE = 4
 """What a guest's clock may be fast, with room for what a busy host has held back."""
 
+ASKED_SECONDS = 0.5
+"""The least time between two requests to a guest with a virtual clock, whose only vCPU has to stop
+its work to answer."""
+
 STALE_SECONDS = 1.0
 """A sample leaves out a guest counter older than this."""
 
@@ -205,7 +209,7 @@ class Sampler:
                 raw.write(frame.raw)
                 self._guest_free = (frame.at, frame.free_bytes)
                 if self._on_request:
-                    self._stopping.wait(1.0 / self._hz)
+                    self._stopping.wait(max(ASKED_SECONDS, 1.0 / self._hz))
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Run a thread's work; an error is a failure, unless `stop` caused it."""
