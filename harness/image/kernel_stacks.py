@@ -23,8 +23,8 @@ from harness.image.host_program import run_program
 from harness.image.kernel import find_kernel, kernel_release
 from harness.image.modules import ModuleTree, tree_beside
 
-MOST_PLACES = 64
-"""Of one text; an oops with its call trace has some 30."""
+MOST_PLACES = 160
+"""Of one text; an oops with its call trace has some 30, a report of KASAN with three stacks 64."""
 
 DECODE_SECONDS = 60.0
 """For each program; one with all the debug information of a distribution takes seconds a place."""

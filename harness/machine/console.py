@@ -18,8 +18,9 @@ from harness.growing_file import GrowingFile
 from harness.machine.oops import RANK, Headline, Severity, headline_of, looks_suspicious, with_place
 from harness.units import format_size
 
-EXCERPT_LINES = 100
-"""The most lines of a finding: an oops with call trace has about 50, an OOM report up to 100."""
+EXCERPT_LINES = 150
+"""The most lines of a finding: an oops with call trace has about 50, an OOM report up to 100, and a
+report of KASAN, with the stacks of the use, the allocation and the free, some 110."""
 
 RETOLD_LINES = 3
 """Lines within which a second headline belongs to the same trouble: "list_add double add",
@@ -47,7 +48,8 @@ FINAL_SECONDS = 3.0
 # Matches up to the last time stamp of a line, as a program's unfinished line may precede it.
 _STAMP = re.compile(r"^.*\[ {0,4}\d{1,9}\.\d{6}\](?:\[[ CT]{0,9}\d{1,9}\])? ?")
 _PLACE = re.compile(r"^RIP: 0010:([A-Za-z_][\w.]*)\+")
-_END = re.compile(r"^---\[ end |^(?:Memory cgroup o|O)ut of memory: Killed process")
+# The sanitizers end as they begin, with a line of equals signs (mm/kasan/report.c, lib/ubsan.c).
+_END = re.compile(r"^---\[ end |^(?:Memory cgroup o|O)ut of memory: Killed process|^={20,}$")
 _ANY_STAMP = re.compile(r"\[ {0,4}\d{1,9}\.\d{6}\]")
 # Not `\r*\n|\r`, which would search for the `\n` again from each `\r`.
 _LINE_END = re.compile(rb"\r+\n?|\n")

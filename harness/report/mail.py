@@ -3,7 +3,8 @@
 
 What Documentation/admin-guide/reporting-issues.rst asks for: the kernel and its commit, the
 configuration, what was done, what was expected, what was seen, and how to see it oneself. A word
-longer than a line, such as a link, stays whole; lines of the console are continued on a next line.
+longer than a line, such as a link, stays whole, and so does the subject; lines of the console are
+continued on a next line.
 """
 
 import textwrap
@@ -14,7 +15,7 @@ import yaml
 
 from harness.measure.measures import unit_of
 from harness.measure.terms import Unit
-from harness.record.facts import Verdict
+from harness.record.facts import Cause, Verdict
 from harness.record.recorded_run import RecordedRun
 from harness.record.run_plan import RunPlan
 from harness.report.exported import ExportedRun
@@ -22,8 +23,9 @@ from harness.safe_text import safe_line, safe_text
 from harness.verdict.expressions import format_measure
 
 COLUMNS = 75
-_MOST_CONSOLE = 60
-"""Lines of a finding; more is in console.log, which can be attached."""
+_MOST_CONSOLE = 150
+"""Lines of a finding; more is in console.log, which can be attached. A report of KASAN has some
+110, and who freed the memory stands near its end."""
 
 _CONFIGURED = (
     "PAGE_REPORTING",
@@ -40,6 +42,8 @@ _CONFIGURED = (
     "INIT_ON_FREE_DEFAULT_ON",
 )
 """Options that bear on free page reporting; a list reads no whole configuration."""
+
+_ON_CONSOLE = (Cause.GUEST_CRASH, Cause.GUEST_HANG, Cause.KERNEL_WARNING)
 
 _TOLD = (
     "freed_bytes",
@@ -77,8 +81,8 @@ def compose(case: Case) -> str:
 def _lines(case: Case) -> Iterator[str]:
     summary, facts = case.facts.summary, case.facts
     kernel = summary.kernel or "(its guest did not answer)"
-    cause = summary.cause or summary.verdict
-    yield safe_line(f"Subject: free page reporting: {summary.scenario}: {cause} on Linux {kernel}")
+    subject = f"{summary.scenario}: {_headline(case)} on Linux {kernel}"
+    yield safe_line(f"Subject: free page reporting: {subject}")
     yield ""
     yield from _wrapped(
         f"{_title(case)}: that does not hold on Linux {kernel}, seen by comparing what the guest "
@@ -104,6 +108,14 @@ def _lines(case: Case) -> Iterator[str]:
     if plan is not None:
         yield from ("", "Scenario", "--------")
         yield from yaml.safe_dump(_without_about(plan), sort_keys=False, width=70).splitlines()
+
+
+def _headline(case: Case) -> str:
+    """What kernel developers know it by: the first trouble on the console, if that is the cause."""
+    summary, findings = case.facts.summary, case.facts.findings
+    if findings and summary.cause in _ON_CONSOLE:
+        return findings[0].title
+    return str(summary.cause or summary.verdict)
 
 
 def _title(case: Case) -> str:
@@ -173,9 +185,13 @@ def _without_about(plan: RunPlan) -> dict[str, object]:
 def _console(text: str) -> Iterator[str]:
     lines = safe_text(text).splitlines()
     for line in lines[:_MOST_CONSOLE]:
-        yield line[:COLUMNS]
-        for start in range(COLUMNS, len(line), COLUMNS - 4):
-            yield "    " + line[start : start + COLUMNS - 4]
+        yield from textwrap.wrap(
+            line,
+            COLUMNS,
+            subsequent_indent="    ",
+            replace_whitespace=False,
+            break_on_hyphens=False,
+        ) or [""]
     if len(lines) > _MOST_CONSOLE:
         yield f"[{len(lines) - _MOST_CONSOLE} more lines in console.log]"
 

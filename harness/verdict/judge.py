@@ -8,8 +8,10 @@ expectation with its cause, unless host noise can explain it; what could not be 
 inconsistent record. If none applies, the run is a PASS.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from harness.errors import DeadlineError, GuestStuckError, InternalError
 from harness.measure.measures import measure, measured_by_steps
@@ -33,6 +35,9 @@ from harness.verdict.noise import clock_noise, collapse_noise, pressure_noise, s
 
 CRASHES_THAT_FAIL = 2
 """Crashed boots that make a FAIL under a QEMU with a known defect; fewer are booted again."""
+
+_MISUSE = re.compile(r"BUG: (?:KASAN|KFENCE|KMSAN): ")
+"""Titles of the sanitizers that find wrong uses of memory (mm/kasan, mm/kfence, mm/kmsan)."""
 
 _PRESSURE_EXPLAINS = frozenset(
     {
@@ -148,8 +153,17 @@ def _damage(history: History) -> _Finding | None:
         for trouble in history.troubles:
             if trouble.finding.severity == severity:
                 found = _trouble(trouble, cause)
-                return replace(found, reason=found.reason + _what_stuck(history))
+                after = _misuse_before(history, trouble)
+                return replace(found, reason=found.reason + after + _what_stuck(history))
     return None
+
+
+def _misuse_before(history: History, trouble: Trouble) -> str:
+    """Name the misuse of memory that the kernel had told of, which may have led to the trouble."""
+    for earlier in takewhile(lambda each: each is not trouble, history.troubles):
+        if _MISUSE.match(earlier.finding.title):
+            return f", after {earlier.finding.title}"
+    return ""
 
 
 def _what_stuck(history: History) -> str:

@@ -20,6 +20,7 @@ from harness.image.kernel_stacks import (
     with_lines,
 )
 
+KASAN = Path(__file__).parents[2] / "data" / "console" / "kasan-use-after-free.log"
 OOPS = """\
 WARNING: CPU: 0 PID: 39 at drivers/x.c:9 virtballoon_free_page_report+0x2c/0x90 [virtio_balloon]
 RIP: 0010:virtballoon_free_page_report+0x2c/0x90 [virtio_balloon]
@@ -33,6 +34,14 @@ Modules linked in: virtio_balloon(E) x+0x1/zz
 
 REPORT = Place("virtballoon_free_page_report", 0x2C, 0x90, "virtio_balloon")
 PROCESS = Place("page_reporting_process", 0x1F0, 0x3A0)
+
+
+def test_all_three_stacks_of_a_report_of_kasan_are_places() -> None:
+    text = KASAN.read_text().partition("soft lockup")[0]
+    found = places_in(text)
+    assert Place("kthread", 0x174, 0x1A0) in found
+    assert Place("async_run_entry_fn", 0x4A, 0x170) in found, "the last that no other stack has"
+    assert len(found) < MOST_PLACES
 
 
 def test_places_are_found_wherever_the_kernel_prints_them() -> None:

@@ -159,6 +159,23 @@ def test_last_line_without_end_counts() -> None:
     ]
 
 
+def test_a_report_of_kasan_has_its_three_stacks_and_ends_where_kasan_ends_it() -> None:
+    """What follows is told by itself: here the CPU that waits for the other."""
+    kasan, lockup = scan(recorded("kasan-use-after-free"))
+    assert (kasan.severity, kasan.title) == (
+        "warning",
+        "BUG: KASAN: use-after-free in virtqueue_add_inbuf",
+    )
+    stacks = kasan.text.partition("Allocated by task ")
+    allocated, _, freed = stacks[2].partition("Freed by task ")
+    assert "page_reporting_process" in stacks[0]
+    assert "virtballoon_probe" in allocated
+    assert "virtballoon_freeze" in freed
+    assert kasan.text.endswith("=" * 66)
+    assert "kernel taint" not in kasan.text
+    assert lockup.title == "BUG: soft lockup in delay_tsc"
+
+
 def test_same_trouble_again_is_told_once() -> None:
     assert len(scan(recorded("warn-on") * 5)) == 1
 

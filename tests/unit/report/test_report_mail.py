@@ -10,12 +10,14 @@ from results_builders import Recorded, write_results
 from run_builders import healthy
 
 from harness.cli.main import main
+from harness.machine.console import ConsoleScanner
 from harness.record.events import ConsoleFinding
 from harness.record.facts import Cause, Verdict
 from harness.record.recorded_run import read_runs
 from harness.report.exported import collect
 from harness.report.mail import COLUMNS, Case, alike, compose
 
+KASAN = Path(__file__).parents[2] / "data" / "console" / "kasan-use-after-free.log"
 TRACE = "BUG: KASAN: use-after-free in virtballoon_freeze\n" + " frame+0x12/0x34 " * 8
 
 
@@ -42,7 +44,7 @@ def case(tmp_path: Path) -> Case:
             facts,
             summary=summary,
             commit="v7.3-rc7-12-gabcdef012345-dirty",
-            findings=(ConsoleFinding(1.0, "warning", "KASAN", TRACE),),
+            findings=(ConsoleFinding(1.0, "warning", TRACE.splitlines()[0], TRACE),),
         ),
         steps=["wait until the host holds no more than is used", "free everything " * 9],
         guest="1GiB, 2 vCPUs",
@@ -54,7 +56,8 @@ def case(tmp_path: Path) -> Case:
 def test_it_says_all_that_a_maintainer_asks_for(case: Case) -> None:
     text = compose(case)
     assert text.startswith(
-        "Subject: free page reporting: reclaim: kernel-warning on Linux 7.3.0-rc7\n\n"
+        "Subject: free page reporting: reclaim: BUG: KASAN: use-after-free in virtballoon_freeze "
+        "on Linux 7.3.0-rc7\n\n"
     )
     for part in (
         "Commit:  v7.3-rc7-12-gabcdef012345-dirty",
@@ -71,8 +74,34 @@ def test_it_says_all_that_a_maintainer_asks_for(case: Case) -> None:
     assert "a story" not in text
 
 
+def test_a_report_of_kasan_is_whole_and_names_who_freed_the_memory(case: Case) -> None:
+    scanner = ConsoleScanner()
+    scanner.feed(KASAN.read_bytes())
+    scanner.finish()
+    kasan, lockup = (ConsoleFinding(1.0, f.severity, f.title, f.text) for f in scanner.findings)
+    summary = replace(case.facts.summary, cause=Cause.GUEST_HANG, reason=lockup.title)
+    found = replace(case.facts, summary=summary, findings=(kasan, lockup))
+    text = compose(replace(case, facts=found))
+    assert text.startswith(f"Subject: free page reporting: reclaim: {kasan.title} on Linux")
+    assert " virtballoon_freeze+0x20/0x30\n" in text.partition("Freed by task 8:")[2]
+    assert "more lines in console.log" not in text
+    assert lockup.text not in text
+    assert max(map(len, text.splitlines()[1:])) <= COLUMNS
+
+
+def test_a_long_line_of_the_console_is_continued_between_words(case: Case) -> None:
+    place = "(drivers/virtio/virtio_ring.c:2111 drivers/virtio/virtio_ring.c:2191)"
+    finding = replace(case.facts.findings[0], text=f" ? virtqueue_add_inbuf {place}")
+    text = compose(replace(case, facts=replace(case.facts, findings=(finding,))))
+    assert (
+        "\n ? virtqueue_add_inbuf (drivers/virtio/virtio_ring.c:2111\n"
+        "    drivers/virtio/virtio_ring.c:2191)\n"
+    ) in text
+
+
 def test_no_line_is_longer_than_75_columns(case: Case) -> None:
-    assert max(map(len, compose(case).splitlines())) <= COLUMNS
+    _subject, *lines = compose(case).splitlines()
+    assert max(map(len, lines)) <= COLUMNS
     assert compose(case).count("frame+0x12/0x34") > 6, "the console is continued, not cut"
 
 

@@ -216,6 +216,15 @@ class TestDamage:
         assert (verdict, seen) == (Verdict.FAIL, cause)
         assert "Kernel panic" in reason
 
+    def test_a_crash_after_a_wrong_use_of_memory_names_that_too(self) -> None:
+        misuse = replace(crash(), severity="warning", title="BUG: KASAN: use-after-free in f")
+        kind = check(a_run(earlier=[misuse, crash()]), {})
+        assert kind[1] is Cause.GUEST_CRASH
+        assert kind[2].endswith(f"{crash().title}, after BUG: KASAN: use-after-free in f")
+        other = replace(misuse, title="WARNING: a.c:1 in f")
+        for earlier in ([crash(), misuse], [other, crash()]):
+            assert "after" not in check(a_run(earlier=earlier), {})[2]
+
     @pytest.mark.parametrize(
         "found", [crash(), ChurnVerified(30.0, MIB, 1), LOSSY.audited()], ids=lambda e: e.kind
     )
