@@ -6,10 +6,12 @@ memory can be unmapped while its file keeps it. This module therefore reads smap
 mappings, and the blocks of their files.
 """
 
+import os
 import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -24,6 +26,8 @@ from harness.units import KIB, MIB, PAGE_SIZE
 _SMAPS_FIELD = re.compile(rb"^(\w+): +(\d{1,20}) kB$", re.MULTILINE)
 _STATUS_FIELD = re.compile(rb"^(VmRSS|VmSwap):\s+(\d{1,20}) kB$", re.MULTILINE)
 TRANSLATED = re.compile(rb"\S+ rwxp 0+ 0+:0+ 0\b")
+_IN_MEMORY = ("/memfd:", "/dev/shm/")
+"""How the paths of files begin that lie in memory: memfd_create(2), shm_open(3)."""
 _QUIET = MIB
 """A reading calibrates the counters only if the process's RSS moves by less than this, in bytes."""
 _Range = tuple[int, int]
@@ -55,20 +59,43 @@ def parse_smaps(text: bytes, ranges: tuple[_Range, ...]) -> dict[str, int]:
     return sums
 
 
-def outside_of(text: bytes, ranges: tuple[_Range, ...]) -> int:
-    """Sum Rss and Swap (bytes) of a process outside `ranges`, without its translation buffers.
+def translation_buffers(text: bytes) -> tuple[_Range, ...]:
+    """Find TCG's buffers of translated code, as host virtual bytes [low, high).
 
-    TCG's buffer of translated code is the only anonymous mapping that is writable and executable
-    (tcg/region.c, alloc_code_gen_buffer()). It grows as the guest runs and says nothing about the
-    guest's memory.
+    They are the only anonymous mappings that are writable and executable (tcg/region.c,
+    alloc_code_gen_buffer()), and QEMU reserves all of them when it starts.
     """
-    size = 0
+    return tuple(
+        (int(header[1], 16), int(header[2], 16))
+        for header, _ in smaps_sections(text)
+        if TRANSLATED.match(header[0])
+    )
+
+
+def outside_of(text: bytes, ranges: tuple[_Range, ...]) -> int:
+    """Sum Rss and Swap (bytes) of all mappings of a process outside `ranges`."""
+    return sum(
+        fields.get("Rss", 0) + fields.get("Swap", 0)
+        for header, fields in smaps_sections(text)
+        if not _lies_in(header, ranges)
+    )
+
+
+def unmapped_of(text: bytes, files: dict[tuple[int, int], int]) -> int:
+    """Sum what files in memory hold (bytes by device and inode) and no mapping shows as resident.
+
+    A descriptor alone keeps the memory of such a file, which counts in no mapping.
+    """
+    mapped: dict[tuple[int, int], int] = {}
     for header, fields in smaps_sections(text):
-        start, end = int(header[1], 16), int(header[2], 16)
-        inside = any(low <= start and end <= high for low, high in ranges)
-        if not inside and not TRANSLATED.match(header[0]):
-            size += fields.get("Rss", 0) + fields.get("Swap", 0)
-    return size
+        key = os.makedev(int(header[5], 16), int(header[6], 16)), int(header[7])
+        mapped[key] = mapped.get(key, 0) + fields.get("Rss", 0) - fields.get("Anonymous", 0)
+    return sum(max(0, size - mapped.get(key, 0)) for key, size in files.items())
+
+
+def _lies_in(header: re.Match[bytes], ranges: tuple[_Range, ...]) -> bool:
+    start, end = int(header[1], 16), int(header[2], 16)
+    return any(low <= start and end <= high for low, high in ranges)
 
 
 def smaps_sections(text: bytes) -> Iterator[tuple[re.Match[bytes], dict[str, int]]]:
@@ -97,6 +124,7 @@ class HostMappingReader:
         self.pid = pid
         self._ranges = guest_ranges(layout)
         self._files = tuple({file.path: None for file in backing_files(pid, layout)})
+        self._buffers: tuple[_Range, ...] | None = None
         self._cgroup = memory_file(pid)
         self._lock = threading.Lock()
         self._last: HostMapping | None = None
@@ -142,6 +170,10 @@ class HostMappingReader:
         at = time.monotonic()
         text = self._smaps()
         sums = parse_smaps(text, self._ranges)
+        if self._buffers is None:
+            # What becomes writable and executable later is no buffer of translated code.
+            self._buffers = translation_buffers(text)
+        outside = outside_of(text, (*self._ranges, *self._buffers))
         reading = HostMapping(
             at=at,
             rss=sums["Rss"],
@@ -153,7 +185,7 @@ class HostMappingReader:
             file_blocks=self._file_blocks(),
             cgroup_current=int(self._cgroup.read_text()) if self._cgroup else None,
             merged=self._merged(),
-            outside=outside_of(text, self._ranges),
+            outside=outside + unmapped_of(text, self._other_files()),
         )
         after, _ = self._counters()
         if self._last is None or abs(after - before) < _QUIET:
@@ -194,6 +226,17 @@ class HostMappingReader:
         if not self._files:
             return None
         return sum(path.stat().st_blocks * 512 for path in self._files)
+
+    def _other_files(self) -> dict[tuple[int, int], int]:
+        """Read the bytes of open files in memory other than guest RAM, by device and inode."""
+        own = {(status.st_dev, status.st_ino) for status in (path.stat() for path in self._files)}
+        found: dict[tuple[int, int], int] = {}
+        for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed in the meantime
+                if str(descriptor.readlink()).startswith(_IN_MEMORY):
+                    status = descriptor.stat()
+                    found[status.st_dev, status.st_ino] = status.st_blocks * 512
+        return {key: size for key, size in found.items() if key not in own}
 
 
 def guest_ranges(layout: RamLayout) -> tuple[_Range, ...]:

@@ -69,8 +69,8 @@ class HostMapping:
     merged: int | None = None
     """Pages of the whole process that KSM has merged with others, in bytes; None before 5.19."""
     outside: int | None = None
-    """What QEMU holds outside guest RAM and its translation buffers, resident or swapped; None in
-    records of older versions."""
+    """What QEMU holds outside guest RAM and its translation buffers, resident, swapped, or in files
+    in memory that it has open but not mapped; None in records of older versions."""
 
     @property
     def held(self) -> int:

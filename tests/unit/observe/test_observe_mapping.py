@@ -17,7 +17,12 @@ from harness.kernel.pages import HostState
 from harness.machine.cgroup import candidates
 from harness.observe import guest_vmas
 from harness.observe.guest_vmas import Mapping, parse_mappings
-from harness.observe.mapping import HostMappingReader, outside_of, parse_smaps
+from harness.observe.mapping import (
+    HostMappingReader,
+    outside_of,
+    parse_smaps,
+    translation_buffers,
+)
 from harness.observe.residency import HostResidency
 from harness.record.facts import HostMapping
 from harness.units import KIB, MIB, PAGE_SIZE
@@ -41,9 +46,10 @@ def test_what_the_process_holds_elsewhere_is_summed_apart() -> None:
     assert outside_of(SPLIT, ()) == 1240 * KIB + 8 * MIB
 
 
-def test_translation_buffers_are_nobodys_memory() -> None:
+def test_translation_buffers_are_known_by_their_rights() -> None:
     buffers = SPLIT.replace(b" rw-p 00000000 00:00 0 ", b" rwxp 00000000 00:00 0 ")
-    assert outside_of(buffers, ()) == 0
+    assert outside_of(buffers, translation_buffers(buffers)) == 0
+    assert translation_buffers(SPLIT) == ()
 
 
 def test_several_blocks_are_summed() -> None:
@@ -180,6 +186,45 @@ def test_a_file_mapped_elsewhere_is_not_behind_guest_ram() -> None:
         child.do("other = os.memfd_create('other'); os.ftruncate(other, 1 << 20)")
         child.do("there = mmap.mmap(other, 1 << 20); there[0] = 1")
         assert HostMappingReader(child.pid, child.layout).read().file_blocks is None
+
+
+KEPT = 8 * MIB
+MADE_UP = f"""
+KEPT, PAGE_OF_X = {KEPT}, b"x" * PAGE
+CODE = {{"flags": mmap.MAP_PRIVATE, "prot": mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC}}
+kept = os.memfd_create("kept"); os.ftruncate(kept, KEPT)
+def fill(memory, size): [memory.__setitem__(slice(at, at + PAGE), PAGE_OF_X) for at in
+    range(0, size, PAGE)]
+def append(first): [os.pwrite(kept, PAGE_OF_X, at) for at in range(first, KEPT, PAGE)]
+code = mmap.mmap(-1, KEPT, **CODE)
+code.madvise(mmap.MADV_DONTFORK)  # never merged with another mapping
+"""
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        pytest.param("append(0)", id="in a memfd that is not mapped"),
+        pytest.param("there = mmap.mmap(kept, KEPT); fill(there, KEPT)", id="in one that is"),
+        pytest.param(
+            "there = mmap.mmap(kept, KEPT // 2); fill(there, KEPT // 2); append(KEPT // 2)",
+            id="in one that is half mapped",
+        ),
+        pytest.param("there = mmap.mmap(-1, KEPT, **CODE); fill(there, KEPT)", id="as if code"),
+    ],
+)
+def test_memory_kept_anywhere_else_counts_as_outside(keep: str) -> None:
+    """Code that QEMU translates goes to a buffer that it has had from the start."""
+    with GuestRamProcess(PAGES, "memfd") as child:
+        child.do(f"exec({MADE_UP!r})")
+        reader = HostMappingReader(child.pid, child.layout)
+        before = reader.read().outside or 0
+        child.do("write(range(0, 100)); fill(code, KEPT)")
+        busy = reader.read().outside or 0
+        child.do(keep)
+        after = reader.read().outside or 0
+    assert abs(busy - before) < MIB
+    assert KEPT <= after - busy < KEPT + MIB
 
 
 @pytest.mark.parametrize("kind", ["small-pages", "memfd"])
