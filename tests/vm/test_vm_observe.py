@@ -18,12 +18,14 @@ from harness.machine.spec import Backend, GuestSpec
 from harness.machine.vm import VirtualMachine
 from harness.observe import residency as residency_module
 from harness.observe.balloon_stats import BalloonStatsReader, find_balloon
+from harness.observe.boot_residency import BootLooks, on_host
 from harness.observe.discards import DiscardLog
 from harness.observe.features import read_balloon_state
+from harness.observe.instruments import Instruments
 from harness.observe.mapping import HostMappingReader
 from harness.observe.page_audit import take_audit
 from harness.observe.page_walk import ScanSupport
-from harness.observe.ram_layout import RamLayout, parse_system_ram
+from harness.observe.ram_layout import parse_system_ram
 from harness.observe.residency import HostResidency
 from harness.observe.sampler import Sampler
 from harness.record.events import Sample
@@ -35,8 +37,15 @@ QUIET_SECONDS = 5.0
 """Longer than two reporting passes."""
 
 
+@pytest.fixture
+def looks() -> BootLooks:
+    return BootLooks()
+
+
 @pytest.fixture(params=["anonymous", "memfd-shared"])
-def vm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VirtualMachine]:
+def vm(
+    request: pytest.FixtureRequest, tmp_path: Path, looks: BootLooks
+) -> Iterator[VirtualMachine]:
     backend: Backend = request.param
     image = ensure_image(load_definitions()["bookworm"], progress=print)
     with launch(
@@ -47,14 +56,21 @@ def vm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VirtualMachin
         artefacts=tmp_path,
         progress=print,
         cancelled=threading.Event(),
+        while_booting=looks.watching,
     ) as machine:
         yield machine
 
 
 def test_every_instrument_agrees_on_a_guest_at_rest(
-    vm: VirtualMachine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vm: VirtualMachine, looks: BootLooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = RamLayout.read(vm.monitor)
+    instruments = Instruments.open(vm)
+    assert looks.residency is not None
+    booted = looks.residency.held_for(instruments)
+    assert booted.any()
+    assert on_host(instruments.residency.read())[booted].all(), "and no discard took it since"
+
+    layout = instruments.layout
     assert layout.uncovered(parse_system_ram(vm.shell.run("cat /proc/iomem").stdout.decode())) == ()
 
     assert find_balloon(vm.monitor) == vm.balloon_path
