@@ -4,7 +4,8 @@
 The patterns are those of kernels 5.10 to 7.3: lib/bug.c, kernel/panic.c, arch/x86/mm/fault.c,
 arch/x86/kernel/dumpstack.c and traps.c, kernel/watchdog.c, watchdog_perf.c, hung_task.c,
 workqueue.c, rcu/tree_stall.h, locking/lockdep.c, sched/core.c, mm/oom_kill.c, page_alloc.c,
-kasan/report.c, kfence/report.c, lib/list_debug.c, ubsan.c.
+slub.c, page_poison.c, page_io.c, kasan/report.c, kfence/report.c, lib/list_debug.c, ubsan.c,
+drivers/block/zram/zram_drv.c.
 """
 
 import re
@@ -57,6 +58,13 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
     ("warning", r"BUG: (scheduling while atomic|Bad [a-z-]+ [a-z]+)", r"BUG: \1"),
     ("warning", r"BUG: ([^:\[]+?)(?: \[[0-9a-f]+\].*|:.*|$)", r"BUG: \1"),
     ("warning", r"\[ BUG: (.+?)[.!]? \]", r"BUG: \1"),
+    # Of an object that is not as the slab allocator left it: slab_bug(), mm/slub.c; mm/slab.c.
+    ("warning", r"BUG (\S{1,64}) \([^()]*\): ([A-Za-z ]+)", r"BUG \1: \2"),
+    ("warning", r"(Slab corruption|slab error in \w+)", r"\1"),
+    # Of a free page that is not as page_poison= left it: check_poison_mem().
+    ("warning", r"(pagealloc: (?:memory corruption|single bit error))", r"\1"),
+    # Of swapped pages that are not as they were: zram_read_page(), end_swap_bio_read().
+    ("warning", r"(zram: Decompression failed|Read-error on swap-device)", r"\1"),
     (
         "warning",
         r"WARNING: (?:CPU: [0-9]{1,9} PID: [0-9]{1,9} at )?(\S+:[0-9]+) (?:at )?([\w.]+)\+0x",
@@ -88,6 +96,7 @@ _PATTERNS = tuple((severity, re.compile(words), title) for severity, words, titl
 _SUSPICIOUS = re.compile(
     rb"BUG|WARNING|INFO:|UBSAN|panic|PANIC|\[#|LOCKUP|tried to execute|list_(?:add|del)"
     rb"|allocation failure|oom-killer|ut of memory|fpr-init|bad p[g4umt]"
+    rb"|lab (?:corruption|error)|pagealloc: |Decompression failed|Read-error on swap"
     # A kernel message that interrupts a program's line, which may be one of the init's.
     rb"|\[(?<=[^\r\n]\[) {0,4}\d{1,9}\.\d{6}\]"
 )

@@ -228,9 +228,11 @@ def _blind(case: Case) -> Blame:
 
 _EXPLAINS = re.compile(
     r"page_report|virtballoon|virtio_balloon|balloon_report|Bad page (?:state|map)|bad p[g4um]d "
+    r"|pagealloc: (?:memory|single)"
 )
 """Functions of mm/page_reporting.c and drivers/virtio/virtio_balloon.c in a trace, and damage to
-pages and page tables (mm/page_alloc.c, mm/memory.c), which makes the guest's counters wrong."""
+pages and page tables (mm/page_alloc.c, page_poison.c, memory.c), which makes the guest's counters
+wrong."""
 
 _NEED_REPORTING = frozenset(
     {

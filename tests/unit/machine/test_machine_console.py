@@ -17,7 +17,7 @@ from harness.machine.console import (
     ConsoleWatcher,
     Finding,
 )
-from harness.machine.oops import headline_of
+from harness.machine.oops import headline_of, looks_suspicious
 
 CONSOLES = Path(__file__).parents[2] / "data" / "console"
 
@@ -258,6 +258,34 @@ def test_headline_behind_a_program_s_unfinished_line_is_found() -> None:
             "BUG: Bad page state",
         ),
         (
+            "BUG kmalloc-64 (Tainted: G    B             ): Poison overwritten",
+            "warning",
+            "BUG kmalloc-64: Poison overwritten",
+        ),
+        (
+            "BUG :A-0000104 (Not tainted): Invalid object pointer 0x00000000a1b2c3d4",
+            "warning",
+            "BUG :A-0000104: Invalid object pointer",
+        ),
+        (
+            "Slab corruption (Not tainted): size-64 start=c2f1a000, len=64",
+            "warning",
+            "Slab corruption",
+        ),
+        (
+            "slab error in verify_redzone_free(): cache `size-64': double free detected",
+            "warning",
+            "slab error in verify_redzone_free",
+        ),
+        ("pagealloc: memory corruption", "warning", "pagealloc: memory corruption"),
+        ("pagealloc: single bit error", "warning", "pagealloc: single bit error"),
+        (
+            "zram: Decompression failed! err=-22, page=1234",
+            "warning",
+            "zram: Decompression failed",
+        ),
+        ("Read-error on swap-device (254:0:12345)", "warning", "Read-error on swap-device"),
+        (
             "Oops: general protection fault, probably for non-canonical address"
             " 0xdead000000000100: 0000 [#1] PREEMPT SMP",
             "crash",
@@ -269,6 +297,7 @@ def test_headline(line: str, severity: str, title: str) -> None:
     headline = headline_of(line)
     assert headline is not None
     assert (headline.severity, headline.title) == (severity, title)
+    assert looks_suspicious(line.encode()), "the quick check lets it through"
 
 
 @pytest.mark.parametrize(
@@ -280,6 +309,8 @@ def test_headline(line: str, severity: str, title: str) -> None:
         "rcu: \tRCU debug extended QS entry/exit.",
         "NMI watchdog: Perf NMI watchdog permanently disabled",
         "fpr-init: ready",
+        "BUG is the first word of this line",
+        "SLUB: HWalign=64, Order=0-3, MinObjects=0, CPUs=2, Nodes=1",
         "Spectre V2 : WARNING is not at the start of this line",
     ],
 )

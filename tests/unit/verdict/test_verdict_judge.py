@@ -502,6 +502,7 @@ def test_a_warning_of_the_code_that_reports_names_what_it_explains() -> None:
     [
         "BUG: Bad page state in process fpr-guest  pfn:02600",
         "mm/pgtable-generic.c:39: bad pud 0000000064cf4a3a(481a75000007bc1f)",
+        "pagealloc: memory corruption",
     ],
 )
 def test_damaged_pages_come_before_what_the_guests_counters_say_then(text: str) -> None:
