@@ -31,7 +31,13 @@ from harness.verdict.checks import (
 from harness.verdict.coherence import blind_spot, contradiction, what_was_not_checked
 from harness.verdict.layers import Blame, never_on
 from harness.verdict.loss_words import loss_sentence
-from harness.verdict.noise import clock_noise, collapse_noise, pressure_noise, swap_noise
+from harness.verdict.noise import (
+    clock_noise,
+    collapse_noise,
+    merge_noise,
+    pressure_noise,
+    swap_noise,
+)
 
 CRASHES_THAT_FAIL = 2
 """Crashed boots that make a FAIL under a QEMU with a known defect; fewer are booted again."""
@@ -299,7 +305,7 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
         return None
     sentences = tuple(check.sentence for check in failed)
     blamed = [(check, blame(check.history, check.outcome)) for check in failed]
-    explained = [(check, why, _noise(check.history, why)) for check, why in blamed]
+    explained = [(check, why, _noise(check, why)) for check, why in blamed]
     sure = [(check, why) for check, why, noise in explained if noise is None]
     if not sure:
         check, why, noise = explained[0]
@@ -317,10 +323,14 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
     return _Finding(why.verdict, f"{why.sentence}{found}{more}", why.cause, sentences)
 
 
-def _noise(history: History, why: Blame) -> str | None:
+def _noise(check: Check, why: Blame) -> str | None:
     """Say what the host did that may have caused this, or None."""
+    history = check.history
     if why.cause is Cause.ACKED_NOT_DISCARDED:
         return collapse_noise(history)
+    merging = merge_noise(history) if check.outcome.measure == "huge_bytes" else None
+    if merging is not None:
+        return merging
     if why.cause is Cause.CONTROL_BROKEN and any(boot.discard == "free" for boot in history.boots):
         # Under memory pressure the host reclaims lazily free memory by itself.
         return pressure_noise(history)

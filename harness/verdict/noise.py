@@ -79,6 +79,21 @@ def collapse_noise(history: History) -> str | None:
     )
 
 
+def merge_noise(history: History) -> str | None:
+    """Say that KSM merged QEMU's memory, for which it splits huge pages; None if it did not.
+
+    try_to_merge_one_page() splits before it merges (mm/ksm.c, 4.5 to 6.18). One merged page costs a
+    whole huge page, so that what it explains has no bound below that.
+    """
+    merged = max((audit.mapping.merged or 0 for audit in history.audits), default=0)
+    if not merged:
+        return None
+    return (
+        f"KSM on the host had merged up to {format_size(merged)} of QEMU's memory, and splits huge "
+        "pages to do so (/sys/kernel/mm/ksm/run)"
+    )
+
+
 def clock_noise(history: History) -> str | None:
     """Say that the guest's clock was too slow for it to report in time; None if it was not."""
     virtual = history.ready is not None and history.ready.clock == "virtual"
