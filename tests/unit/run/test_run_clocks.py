@@ -12,6 +12,7 @@ import pytest
 
 from harness.act.discover import VERBS
 from harness.scenario.selection import find_scenarios
+from harness.units import MIB
 
 PROGRAM = Path(__file__).parents[2] / "clocks" / "clocks.py"
 
@@ -27,8 +28,8 @@ def clocks() -> ModuleType:
     return module
 
 
-def one(verdict: str = "PASS", cause: str | None = None, fraction: float | None = None) -> Any:
-    return {"verdict": verdict, "cause": cause, "fraction": fraction}
+def one(verdict: str = "PASS", cause: str | None = None, retained: int | None = None) -> Any:
+    return {"verdict": verdict, "cause": cause, "retained": retained}
 
 
 @pytest.mark.parametrize(
@@ -38,12 +39,16 @@ def one(verdict: str = "PASS", cause: str | None = None, fraction: float | None 
         (one("FAIL", "data-loss"), one("FAIL", "data-loss"), ""),
         (one("FAIL", "data-loss"), one("FAIL", "lazily-free"), "FAIL lazily-free under the vir"),
         (one(), one("FAIL", "data-loss"), "PASS under the real clock, FAIL data-loss"),
-        (one(fraction=0.98), one(fraction=0.92), ""),
-        (one(fraction=0.98), one(fraction=0.70), "reclaimed_fraction 0.98 (real) and 0.7"),
-        (one(fraction=None), one(fraction=0.70), ""),
+        (one(retained=5 * MIB), one(retained=45 * MIB), ""),
+        (
+            one(retained=0),
+            one(retained=60 * MIB),
+            "0B did not come back under the real clock, 60MiB",
+        ),
+        (one(retained=None), one(retained=60 * MIB), ""),
     ],
 )
-def test_the_verdict_the_cause_and_the_fraction_are_compared(
+def test_the_verdict_the_cause_and_what_is_retained_are_compared(
     clocks: ModuleType, real: Any, virtual: Any, words: str
 ) -> None:
     found = clocks.difference({"real": real, "virtual": virtual})
