@@ -7,7 +7,7 @@ from harness.audit.account import GuestAccount
 from harness.audit.audit_document import Advice, Command, Guest
 from harness.audit.host_side import HostSide
 from harness.audit.qemu_facts import Backend, Balloon
-from harness.kernel.zones import REPORTING_CAPACITY, block_size
+from harness.kernel.zones import MAX_ORDER, REPORTING_CAPACITY, block_size
 from harness.units import MIB, PAGE_SIZE, format_size
 
 WORTH = 0.01
@@ -166,11 +166,17 @@ def _pinned(
             Command("libvirt", "remove <locked/> from <memoryBacking>"),
         )
     else:
+        largest = max(b.page_size for b in large)
         why = (
-            f"guest RAM lies in pages of {format_size(max(b.page_size for b in large))}, larger "
-            "than the blocks that the guest reports"
+            f"guest RAM lies in pages of {format_size(largest)}, larger than the blocks that the "
+            "guest reports"
         )
-        commands = (Command("qemu", "use pages of 2 MiB: hugetlbsize=2M, or mem-path of such"),)
+        order = (largest // PAGE_SIZE).bit_length() - 1
+        commands = (
+            (Command("guest", f"echo {order} > {_ORDER_FILE}"),)
+            if order <= MAX_ORDER
+            else (Command("qemu", "use pages of 2 MiB: hugetlbsize=2M, or mem-path of such"),)
+        )
     return Advice("pinned", size, f"reported memory stays on the host: {why}", commands)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes an audit as one HTML file that refers to no other, with the map of guest RAM."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,8 @@ def audit_page(taken: Taken) -> str:
 
 
 def write_page(taken: Taken, path: Path) -> None:
-    """Write the page, whole or not at all. Raises `OSError`."""
-    write_whole(path, audit_page(taken).encode())
+    """Write the page, whole or not at all, where a link leads. Raises `RecordError`."""
+    write_whole(Path(os.path.realpath(path)), audit_page(taken).encode())
 
 
 def _map(taken: Taken) -> MemoryMap:

@@ -15,6 +15,7 @@ from harness.units import KIB
 _RSS = re.compile(r"^VmRSS:\s+(\d{1,20}) kB$", re.MULTILINE)
 _TGID = re.compile(r"^Tgid:\s+(\d{1,10})$", re.MULTILINE)
 _UID = re.compile(r"^Uid:\s+(\d{1,10})\s+(\d{1,10})", re.MULTILINE)
+_STOPPED = re.compile(r"^State:\s+[Tt]\b", re.MULTILINE)
 PROC = Path("/proc")
 
 
@@ -171,6 +172,11 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"user {uid}"
+
+
+def is_stopped(pid: int, proc: Path = PROC) -> bool:
+    """Whether a process is stopped by a signal or traced (T and t, proc(5))."""
+    return _STOPPED.search(_text(proc / f"{pid}" / "status")) is not None
 
 
 def _text(path: Path) -> str:

@@ -11,6 +11,7 @@ from harness.audit.qemu_list import (
     check_readable,
     find_name,
     find_pid,
+    is_stopped,
     list_qemus,
     qemu_of,
     socket_paths,
@@ -91,6 +92,18 @@ def _peer(monitor: AttachedMonitor) -> QemuProcess:
     return find_pid(monitor.peer_pid)
 
 
+def _of(process: QemuProcess, monitor: AttachedMonitor) -> AttachedMonitor:
+    """Return the monitor if it is that of the process. Raises `QmpError`."""
+    if monitor.peer_pid in (0, process.pid):  # 0: it is not visible from here
+        return monitor
+    monitor.close()
+    raise QmpError(
+        f"the command line of process {process.pid} names the QMP socket {monitor.path}, but "
+        f"process {monitor.peer_pid} answers there: it was started later, with the same path",
+        hint="give each VM a socket of its own",
+    )
+
+
 def _monitor_of(process: QemuProcess) -> AttachedMonitor:
     """Connect to the first of its QMP sockets that answers."""
     if process.words.domain:
@@ -102,9 +115,14 @@ def _monitor_of(process: QemuProcess) -> AttachedMonitor:
     refused: HarnessError | None = None
     for path in socket_paths(process):
         try:
-            return AttachedMonitor(path)
+            return _of(process, AttachedMonitor(path))
         except QmpError as error:
             refused = refused or error
+    if is_stopped(process.pid):
+        raise QmpError(
+            f"process {process.pid} is stopped (by SIGSTOP or a debugger), and answers nothing",
+            hint=f"let it run: kill -CONT {process.pid}",
+        )
     relative = [name for name in process.words.sockets if not name.startswith("/")]
     if relative and not any(path.exists() for path in socket_paths(process)):
         raise QmpError(

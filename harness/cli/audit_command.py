@@ -21,6 +21,8 @@ from harness.audit.target import Named, connect
 from harness.audit.vm_audit import Taken, take_vm_audit
 from harness.audit.ways_in import WayIn, agent_way, ssh_way
 from harness.errors import RecordError, UsageError
+from harness.file_kind import why_not
+from harness.regular_file import open_regular
 from harness.report.screen import make_console, print_whole
 
 LEAST_WATCH_SECONDS, MOST_WATCH_SECONDS = 1.0, 86400.0
@@ -47,6 +49,9 @@ def execute(options: argparse.Namespace) -> int:
     earlier = _earlier(options.compare)
     if options.html is not None and not options.html.absolute().parent.is_dir():
         raise UsageError(f"--html {options.html}: there is no such directory")
+    if options.html is not None and options.html.exists() and not options.html.is_file():
+        kind = why_not(options.html, "a regular file", "")
+        raise UsageError(f"--html {options.html}: {kind}")
     if options.debug_info is not None:
         import_drgn()
         if not options.debug_info.is_file():
@@ -134,7 +139,7 @@ def _earlier(path: Path | None) -> Audit | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             text = file.read(MOST_BYTES)
     except OSError as error:
         raise UsageError(f"--compare {path}: {error.strerror}") from error

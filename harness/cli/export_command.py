@@ -2,8 +2,10 @@
 """`fpr-harness export`: print recorded runs in a format that other programs read."""
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from harness.errors import UsageError
 from harness.record.reader import RESULTS_NAME
@@ -34,7 +36,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.output is None:
         print(text, end="")
     else:
-        write_whole(options.output, text.encode())
+        write_whole(Path(os.path.realpath(options.output)), text.encode())
     return 0
 
 

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from harness.errors import RecordError, UsageError
+from harness.file_kind import mode_kind
 from harness.record.reader import RESULTS_NAME
 
 DEFAULT_BASE = Path("results")
@@ -88,9 +89,16 @@ def _make_timed(base: Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically, and sync it to disk. Raises `RecordError`."""
+    """Write a file atomically, and sync it to disk.
+
+    Raises `RecordError`, also if `path` leads to a device or whatever else is no regular file: root
+    could replace it.
+    """
     temporary: Path | None = None
     try:
+        if path.exists() and not path.is_file():
+            kind = mode_kind(path.stat().st_mode)
+            raise OSError(errno.EINVAL, f"it is {kind}, not a regular file")  # noqa: TRY301
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}-", delete=False
         ) as file:

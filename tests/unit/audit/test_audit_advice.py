@@ -93,6 +93,15 @@ def test_reported_and_kept_by_a_device_by_locking_by_pages_too_large_or_by_nobod
     assert collapsed["acked-not-discarded"].size == 40 * MIB
 
 
+def test_pages_that_fit_the_guests_blocks_at_a_higher_order_need_no_restart() -> None:
+    kept = with_account(BASE, reported=100 * MIB)
+    assert kept.guest is not None
+    huge = tuple(replace(backend, page_size=2 * MIB) for backend in kept.backends)
+    low = replace(kept, guest=replace(kept.guest, order=5), backends=huge)
+    assert "echo 9 > /sys/module/page_reporting" in commands(advice(low)["pinned"])
+    assert "pinned" not in advice(replace(kept, backends=huge)), "order 9 reports blocks of 2 MiB"
+
+
 def test_a_poisoning_guest_is_named_before_all_else_that_could_keep() -> None:
     kept = with_account(BASE, reported=100 * MIB)
     assert kept.guest is not None

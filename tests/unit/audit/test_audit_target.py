@@ -3,12 +3,17 @@
 
 import json
 import os
+import signal
+import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.audit import target, virsh_monitor
+from harness.audit.attached_monitor import AttachedMonitor
 from harness.audit.qemu_list import QemuProcess
 from harness.audit.qemu_words import read_words
 from harness.audit.questions import MOST_ADDRESSES
@@ -85,3 +90,45 @@ def test_a_qemu_without_a_socket_says_how_to_give_it_one(monkeypatch: pytest.Mon
     with pytest.raises(QmpError, match="names no QMP socket") as told:
         connect(Named(pid=1))
     assert "-qmp unix:PATH,server=on,wait=off" in told.value.hint
+
+
+class Monitor:
+    """Of a QEMU that listens where another did before."""
+
+    peer_pid = 4711
+    path = Path("/run/qmp.sock")
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_socket_that_another_qemu_has_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its addresses are not those of the process that was named."""
+    monitor = Monitor()
+    command = "-qmp unix:/run/qmp.sock,server=on,wait=off"
+    monkeypatch.setattr(target, "find_pid", lambda _pid: a_qemu(command))
+    monkeypatch.setattr(target, "AttachedMonitor", lambda _path: monitor)
+    with pytest.raises(QmpError, match="but process 4711 answers there"):
+        connect(Named(pid=1))
+    assert monitor.closed
+
+
+def test_a_qemu_that_is_stopped_is_not_said_to_be_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def silent(_path: Path) -> AttachedMonitor:
+        raise QmpError("QEMU did not greet")
+
+    with subprocess.Popen(["sleep", "60"]) as stopped:
+        stopped.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+        qemu = replace(a_qemu("-qmp unix:/run/qmp.sock,server=on"), pid=stopped.pid)
+        monkeypatch.setattr(target, "find_pid", lambda _pid: qemu)
+        monkeypatch.setattr(target, "AttachedMonitor", silent)
+        try:
+            with pytest.raises(QmpError, match="is stopped") as told:
+                connect(Named(pid=1))
+        finally:
+            stopped.kill()
+    assert f"kill -CONT {stopped.pid}" in told.value.hint

@@ -2,6 +2,7 @@
 """Where results go, and the files made from the record."""
 
 import json
+import os
 import stat
 import threading
 import xml.etree.ElementTree as ElementTree
@@ -58,6 +59,20 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=r"cannot write .*summary\.json"):
         write_whole(path, b"new")
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path, linked: bool) -> None:
+    """As a device is, of which root could make a file."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    path = tmp_path / "link" if linked else fifo
+    if linked:
+        path.symlink_to(fifo)
+    with pytest.raises(RecordError, match="it is a FIFO, not a regular file"):
+        write_whole(path, b"new")
+    assert fifo.is_fifo()
+    assert path.is_symlink() == linked
 
 
 def test_summary_json_has_the_contracts_shape(tmp_path: Path) -> None:
