@@ -10,13 +10,9 @@ import contextlib
 from collections.abc import Iterator
 
 from harness.act.run_record import RunRecord
+from harness.act.testimony import CANARY, record_testimony
 from harness.guest.witness_client import WitnessSession
 from harness.machine.interfaces import GuestShell
-from harness.record.events import Witnessed
-from harness.units import MIB
-
-CANARY = 2 * MIB
-"""Little beside the smallest guest's memory, and pages enough to lie among those of others."""
 
 
 @contextlib.contextmanager
@@ -42,22 +38,7 @@ class SecondWitness:
     def testify(self, shell: GuestShell, record: RunRecord) -> None:
         """Look at everything, and record it. Raises `GuestError`, `SshError`, `DeadlineError`."""
         if self._session is not None:
-            self._record(self._session, record)
+            record_testimony(self._session, record)
             return
         with WitnessSession.start(shell, size=CANARY) as late:
-            self._record(late, record)
-
-    @staticmethod
-    def _record(session: WitnessSession, record: RunRecord) -> None:
-        seen = session.verify()
-        record.add(
-            Witnessed(
-                record.now(),
-                canary=seen.canary.checked_bytes,
-                unchecked=seen.canary.held_bytes - seen.canary.checked_bytes,
-                text_pages=seen.text_pages,
-                files=seen.files,
-                lost=seen.lost_pages,
-                detail=seen.details,
-            )
-        )
+            record_testimony(late, record)

@@ -11,7 +11,7 @@ from fake_process import FakeProcess
 from harness.guest import counter_stream, page_stream
 from harness.kernel.pages import StateArray
 from harness.kernel.zones import Zone
-from harness.units import PAGE_SIZE
+from harness.units import MIB, PAGE_SIZE
 
 
 def counters(zones: Sequence[Zone]) -> bytes:
@@ -93,3 +93,18 @@ def churn(
         return ""
 
     return FakeProcess(f"filled pid={pid} bytes={size} seconds=0.5\n", reply=reply)
+
+
+def witness(*, lost: int = 0) -> FakeProcess:
+    """The process of `fpr-guest witness`; `lost`: pages of the kernel's code that are zeros."""
+    size = 2 * MIB
+
+    def reply(asked: str) -> str:
+        assert asked.startswith("verify")
+        head = "lost what=text address=0xffffffff81000000\n" if lost else ""
+        canary = f"verified bytes={size} mismatched_pages=0 damaged_entries=0 text_changed=0\n"
+        words = f"text_pages=9 text_lost={lost} text_patched=0 files=5 files_lost=0"
+        return f"{head}{canary}witnessed {words}\n"
+
+    filled = f"filled pid=78 bytes={size} seconds=0.1\n"
+    return FakeProcess(f"{filled}witness text_pages=9 files=5\n", reply=reply)

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start further guests: how many fit under a limit, and how much the host holds for them."""
 
+import contextlib
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from pydantic import Field, StrictBool, StrictInt
 
 from harness.act.guest import Guest, Watched
+from harness.act.testimony import CANARY, record_testimony
 from harness.act.verbs.churn import phase_seconds
 from harness.act.verbs.settle import wait_settled
 from harness.errors import LaunchError, QemuGoneError
 from harness.guest.churn_client import ChurnSession
+from harness.guest.witness_client import WitnessSession
 from harness.observe.host_noise import HostNoiseReader
 from harness.record.events import ChurnVerified, CrowdFull, CrowdGrew
 from harness.scenario.fields import MemoryShare, Size
@@ -24,7 +28,8 @@ GUEST_SECONDS = 12.0
 class Crowd(Verb):
     """Starts guests like this one, one after another, until filling one more takes their sum over
     a limit, or QEMU cannot start one. Each guest fills memory, verifies it and frees it, and the
-    next one starts when it has settled. The consoles of all guests are watched.
+    next one starts when it has settled. The consoles of all guests are watched, and a witness in
+    each verifies at the end what nobody else does.
     """
 
     verb: ClassVar[str] = "crowd"
@@ -48,15 +53,21 @@ class Crowd(Verb):
 
     def perform(self, guest: Guest) -> None:
         """Start guests until the limit. Raises what `launch`, instruments and churn tool raise."""
-        guests: list[Watched] = [guest]
+        with contextlib.ExitStack() as ended:
+            crowd = _Members(guest, ended, [guest])
+            self._grow(guest, crowd)
+            for number, witness in crowd.witnesses.items():
+                record_testimony(witness, guest.record, f"guest {number}: ")
+
+    def _grow(self, guest: Guest, crowd: "_Members") -> None:
         if self.boot_first:
             for number in range(2, self.most + 1):
-                if not _join(guest, guests, number):
+                if not crowd.join(number):
                     return
         for number in range(1, self.most + 1):
-            if number > len(guests) and not _join(guest, guests, number):
+            if number > len(crowd.guests) and not crowd.join(number):
                 return
-            if not self._work(guest, guests, number):
+            if not self._work(guest, crowd.guests, number):
                 return
         guest.record.add(CrowdFull(guest.record.now(), f"all {self.most} guests fit"))
 
@@ -104,21 +115,34 @@ class Crowd(Verb):
         return True
 
 
-def _join(guest: Guest, guests: list[Watched], number: int) -> bool:
-    """Boot one more guest; False if its QEMU ended, which is recorded as the crowd's limit.
+@dataclass
+class _Members:
+    """The guests of a crowd, the first one included, and the witnesses in the others."""
 
-    Other errors say nothing about room for the guest, and are raised.
-    """
-    guest.phase("crowd", f"guest {number} boots")
-    try:
-        guests.append(guest.another(number))
-    except LaunchError as error:
-        if not isinstance(error.__cause__, QemuGoneError):
-            raise
-        words = f"guest {number} did not start: {error.message.splitlines()[0]}"
-        guest.record.add(CrowdFull(guest.record.now(), words))
-        return False
-    return True
+    first: Guest
+    ended: contextlib.ExitStack
+    guests: list[Watched]
+    witnesses: dict[int, WitnessSession] = field(default_factory=dict)
+    """By the guest's number; a run has a witness of its own in the first."""
+
+    def join(self, number: int) -> bool:
+        """Boot one more guest; False if its QEMU ended, which is recorded as the crowd's limit.
+
+        Other errors say nothing about room for the guest, and are raised.
+        """
+        self.first.phase("crowd", f"guest {number} boots")
+        try:
+            joined = self.first.another(number)
+        except LaunchError as error:
+            if not isinstance(error.__cause__, QemuGoneError):
+                raise
+            words = f"guest {number} did not start: {error.message.splitlines()[0]}"
+            self.first.record.add(CrowdFull(self.first.record.now(), words))
+            return False
+        self.guests.append(joined)
+        witness = WitnessSession.start(joined.vm.shell, size=CANARY)
+        self.witnesses[number] = self.ended.enter_context(witness)
+        return True
 
 
 def _held(guests: list[Watched]) -> int:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from fake_guest import FakeGuest, FakeMachine
 from fake_instruments import FakeInstruments
-from guest_words import churn, counters, page_rounds
+from guest_words import churn, counters, page_rounds, witness
 from run_builders import mapping, zone
 
 from harness.act.verbs.density import Crowd
 from harness.errors import BootError, HarnessError, LaunchError, QemuGoneError
 from harness.kernel.pages import GuestState
-from harness.record.events import ChurnVerified, CrowdFull, CrowdGrew
+from harness.record.events import ChurnVerified, CrowdFull, CrowdGrew, Witnessed
 from harness.units import MIB
 
 USED = np.full(zone().spanned, GuestState.USED, np.uint8)
@@ -24,6 +24,7 @@ def ready(vm: FakeMachine) -> None:
     vm.says["counters --once"] = counters([zone()])
     vm.says["fpr-guest pages"] = lambda _command: page_rounds([USED])
     vm.says["fpr-guest churn"] = lambda _command: churn(200 * MIB)
+    vm.says["fpr-guest witness"] = lambda _command: witness()
 
 
 def neighbour(guest: FakeGuest, held: int) -> SimpleNamespace:
@@ -60,6 +61,17 @@ def test_every_guest_verifies_what_it_holds_while_all_hold_most(guest: FakeGuest
     assert (lost.mismatched_pages, lost.detail) == (3, ("guest 2: mismatch page=1",))
 
 
+def test_a_witness_in_each_further_guest_looks_when_all_have_settled(guest: FakeGuest) -> None:
+    lossy = neighbour(guest, MIB)
+    lossy.vm.says["fpr-guest witness"] = lambda _command: witness(lost=1)
+    guest.others = [lossy, neighbour(guest, MIB)]
+    crowd(guest, most=3)
+    lost, clean = guest.recorded(Witnessed)
+    assert (lost.lost, lost.detail) == (1, ("guest 2: lost what=text address=0xffffffff81000000",))
+    assert (clean.lost, clean.text_pages, clean.files) == (0, 9, 5)
+    assert lost.t > guest.recorded(CrowdGrew)[-1].t
+
+
 def test_the_crowd_may_be_as_large_as_the_scenario_says(guest: FakeGuest) -> None:
     guest.others = [neighbour(guest, MIB)]
     crowd(guest, most=2)
@@ -73,7 +85,7 @@ def test_all_guests_can_run_before_the_first_works(guest: FakeGuest) -> None:
     with pytest.raises(LaunchError):
         crowd(guest, boot_first=True)
     assert not guest.vm.commands
-    assert not first.vm.commands
+    assert not [words for words in first.vm.commands if "churn" in words]
 
 
 def test_a_qemu_that_ends_while_it_starts_ends_the_crowd(guest: FakeGuest) -> None:
