@@ -56,6 +56,7 @@ def shortfall(history: History, missing: float) -> Blame:
     If none does, blame the layer that accounts for most.
     """
     ways = [
+        balloon_resident(history),
         disagreement(history),
         # An audit is more recent than what the settle left, which may have been given back since.
         not_reported(history, unreported(history) if usable_audit(history) else remaining(history)),
@@ -73,6 +74,20 @@ def shortfall(history: History, missing: float) -> Blame:
         f"no account explains half of the {format_size(round(missing))} missing; the largest, of "
         f"{format_size(most.size)}: {most.sentence}",
         most.size,
+    )
+
+
+def balloon_resident(history: History) -> Blame | None:
+    """Blame QEMU for memory of the balloon that the host holds; None if it holds none."""
+    audit = usable_audit(history)
+    size = 0 if audit is None else audit.report.total.offline_resident or 0
+    if not size:
+        return None
+    return Blame(
+        Cause.ACKED_NOT_DISCARDED,
+        f"{format_size(size)} in the balloon, or plugged and not in use, are still resident on the "
+        "host: QEMU did not discard them, or the discards had no effect",
+        size,
     )
 
 

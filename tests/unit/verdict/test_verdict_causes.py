@@ -302,6 +302,13 @@ class TestGuestRetained:
         guest.zones = (zone(free=700 + (32 << 9)),)
         assert "below their watermark" in self.judged(guest)
 
+    def test_memory_of_the_balloon_that_the_host_holds_is_not_the_guests(self) -> None:
+        """Swallowed inflation, beside a little that the guest has just freed."""
+        guest = healthy().blocks(26, 60, G.OFFLINE, S.RESIDENT).blocks(86, 20, G.FREE, S.RESIDENT)
+        _, cause, reason = check(run_on(guest), {"held_bytes": "<= 64MiB"})
+        assert cause is Cause.ACKED_NOT_DISCARDED
+        assert reason.startswith("120MiB in the balloon, or plugged and not in use, are still")
+
     def test_memory_the_guest_simply_uses(self) -> None:
         reason = self.judged(self.guest(), Cached=6)
         assert "page cache holds 6MiB" in reason
