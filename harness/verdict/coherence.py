@@ -229,9 +229,11 @@ def _memory(audit: Audited, history: History) -> Iterator[str]:
         return
     present = sum(zone.present for zone in audit.counters.zones) * PAGE_SIZE
     if not (1 - MEMORY_LEFT_OUT) * ready.memory <= present <= ready.memory:
+        less = present < ready.memory
+        kept = " (does mem= or memmap= on its command line keep the rest from it?)" if less else ""
         yield (
             f"the zones have {format_size(present)}, the guest was given "
-            f"{format_size(ready.memory)}"
+            f"{format_size(ready.memory)}{kept}"
         )
 
 

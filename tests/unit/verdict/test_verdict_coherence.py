@@ -177,7 +177,8 @@ RUNS = {
         a_run(freed_as=freed(zones_before=(zone(managed=10**6),))), "zone node0/DMA32 has"),
     "no zone before the free": (
         a_run(freed_as=freed(zones_before=())), "other zones than at the last audit"),
-    "a guest of another size": (a_run(ready_as=ready(memory=512 * MIB)), "was given 512MiB"),
+    "a guest of another size": (
+        a_run(ready_as=ready(memory=512 * MIB)), "was given 512MiB (does mem= or memmap="),
     "busy, and nothing verified": (
         a_run(earlier=[BusyStarted(16.0, MIB), BusyEnded(17.0, rounds=5)]), "verified less"),
     "busy, and less verified": (
