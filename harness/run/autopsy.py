@@ -30,6 +30,9 @@ from harness.run_log import escaped
 
 LOG = logging.getLogger(__name__)
 
+HALTED = "reboot: System halted"
+"""What a kernel prints before it halts on request (kernel/reboot.c, kernel_halt())."""
+
 ALIVE_SECONDS = 10.0
 """Seconds that a guest's kernel may take to answer the balloon's statistics poll of 1 s."""
 
@@ -112,6 +115,12 @@ def _in_the_guest(
         return error
     seen = _kernel_seen_working(vm)
     evidence.append(f"the balloon driver answered within {ALIVE_SECONDS * vm.pace:.0f} s: {seen}")
+    if seen is False and HALTED in vm.console.tail():
+        return SshError(
+            f"the guest halted itself, and QEMU stays: {error.message}",
+            hint="see console.log for what asked for that",
+            evidence=error.evidence,
+        )
     if seen is False:
         _hang(record, f"the guest stopped answering: {error.message}", evidence)
     elif seen:

@@ -5,14 +5,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from judging import check
 from run_builders import ready, started
 
 from harness.act.run_record import RunRecord
-from harness.errors import GuestError, ToolCrashedError
+from harness.errors import DeadlineError, GuestError, ToolCrashedError
 from harness.machine.vm import VirtualMachine
-from harness.record.events import Broke, Event
+from harness.record.events import Broke, ConsoleFinding, Event
 from harness.record.facts import Cause, Verdict
+from harness.run import autopsy
 from harness.run.autopsy import examine
 from harness.run.runner import verdict_of
 
@@ -48,3 +50,31 @@ def test_a_guest_that_floods_its_console_is_not_asked_why(tmp_path: Path) -> Non
     assert events == []
     assert verdict_of(flood) is Verdict.ERROR
     assert not (tmp_path / "autopsy.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("last", "hangs"),
+    [("[   29.401479] reboot: System halted", False), ("[   29.401479] random: ready", True)],
+    ids=["it said that it halts", "it fell silent"],
+)
+def test_a_guest_that_halted_on_request_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, hangs: bool
+) -> None:
+    """Like one that powered itself off: the scenario asked for it, or nobody knows."""
+    monkeypatch.setattr(autopsy, "_kernel_seen_working", lambda _vm: False)
+    silent = DeadlineError("waited 60.0 s for `halt -f` in the guest to end")
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise silent
+
+    console = SimpleNamespace(final_findings=list, overflow=lambda: None, tail=lambda: last)
+    monitor = SimpleNamespace(
+        execute=lambda *_a, **_k: {"status": "running"}, human=lambda *_a, **_k: ""
+    )
+    shell = SimpleNamespace(run=refuse)
+    vm = SimpleNamespace(console=console, monitor=monitor, shell=shell, alive=True, pace=1.0)
+    events: list[Event] = []
+    found = examine(cast(VirtualMachine, vm), RunRecord(events.append), tmp_path, silent)
+    assert verdict_of(found) is Verdict.MISS
+    assert [type(event) for event in events] == ([ConsoleFinding] if hangs else [])
+    assert ("halted itself" in found.message) is not hangs
