@@ -214,9 +214,12 @@ class HostMappingReader:
         /proc/PID/ksm_merging_pages, Documentation/admin-guide/mm/ksm.rst.
         """
         try:
-            return int(Path(f"/proc/{self.pid}/ksm_merging_pages").read_text()) * PAGE_SIZE
+            text = Path(f"/proc/{self.pid}/ksm_merging_pages").read_text()
         except FileNotFoundError:
             return None
+        if not text:  # it is ending, and has no memory any more
+            raise process_gone(self.pid)
+        return int(text) * PAGE_SIZE
 
     def _file_blocks(self) -> int | None:
         """Sum the bytes allocated to the files backing guest RAM; None without files.

@@ -259,6 +259,22 @@ def test_a_process_that_has_ended_is_an_error() -> None:
         HostMappingReader(child.pid, child.layout)
 
 
+def test_a_process_that_ends_between_two_files_is_an_error_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without memory of its own, it is still there, and ksm_merging_pages is empty."""
+    real = Path.read_text
+
+    def emptied(path: Path, *_arguments: object, **_options: object) -> str:
+        return "" if path.name == "ksm_merging_pages" else real(path)
+
+    with GuestRamProcess(PAGES, "small-pages") as child:
+        reader = HostMappingReader(child.pid, child.layout)
+        monkeypatch.setattr(Path, "read_text", emptied)
+        with pytest.raises(ObserveError, match="cannot read the memory map"):
+            reader.read()
+
+
 def test_the_control_groups_charge_is_found_in_version_2() -> None:
     groups = "0::/user.slice/session-2.scope\n"
     mounts = "31 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
