@@ -294,7 +294,7 @@ def test_checks_of_the_recorded_audits_are_judged(
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["nowhere"], 2, "no directory nowhere"),
+        (["nowhere"], 2, "nowhere: there is no such directory"),
         (["."], 2, "has no results.jsonl"),
         (["results/good"], 2, "of a single run: name results instead"),
         (["results", "--expect", "reclaimed_byte=> 1"], 2, "did you mean reclaimed_bytes"),
@@ -308,7 +308,7 @@ def test_checks_of_the_recorded_audits_are_judged(
             "rounds already has a condition",
         ),
         (["results", "--scenario", "none.yaml"], 2, "none.yaml"),
-        (["results", "good"], 2, "no directory good"),
+        (["results", "good"], 2, "good: there is no such directory"),
     ],
 )
 def test_a_mistake_is_one_message_before_any_table(
