@@ -44,7 +44,10 @@ def terms_of(run: RecordedRun) -> Terms:
     return Terms(run.started.plan.asked)
 
 
-NEWER = {"idle-stays-quiet", "many-reports", "poison-announced", "hotplug-behind-reported"}
+NEWER = {
+    *("idle-stays-quiet", "many-reports", "poison-announced", "hotplug-behind-reported"),
+    "reused-at-once",
+}
 """Scenarios that came after the record."""
 
 

@@ -92,7 +92,7 @@ def test_a_line_torn_by_one_run_is_no_gap_of_another(tmp_path: Path) -> None:
 
 
 def test_what_is_no_results_directory_is_told_with_what_to_name(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no directory .*nowhere"):
+    with pytest.raises(UsageError, match=r"nowhere: there is no such directory"):
         read_runs(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"has no results\.jsonl\n.*holds a results\.jsonl"):
         read_runs(tmp_path)

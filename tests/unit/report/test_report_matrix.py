@@ -165,11 +165,11 @@ def test_every_measure_has_a_row_with_unit_moment_and_what_it_means_out_of_bound
         ("| `settle_t90_seconds` | seconds | ", "| - | *came back soon* | *slow* |"),
         ("| `nodeN_ZONE_returned_fraction` | fraction | ", "| audit | *place* | *came back* |"),
         (
-            r"| `cost_(process\|thread)_(base\|huge)_(on\|idle)[_orderN]_fraction` | fraction | ",
+            r"| `cost_(process\|thread)_(base\|huge\|file)_(on\|idle)[_orderN]_fraction` | ",
             "| `overhead`: reporting costs too much of the guest's page fault rate |",
         ),
         (
-            r"| `faults_(process\|thread)_(base\|huge)_(on\|idle\|off)[_orderN]_per_second` | ",
+            r"| `faults_(process\|thread)_(base\|huge\|file)_(on\|idle\|off)[_orderN]_per_second`",
             "| `overhead`: the guest takes more page faults per second than the scenario expects |",
         ),
     ):
