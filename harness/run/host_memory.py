@@ -76,10 +76,11 @@ class HostMemory:
     def reserve(self, size: int, cancelled: threading.Event) -> Iterator[None]:
         """Wait until `size` bytes fit, or nobody else is in, and keep them until the block ends.
 
-        Goes on at once when `cancelled` is set. A host that lets nobody share a file is none to
-        wait on. Raises `DeadlineError`.
+        Goes on at once when `cancelled` is set, and with more than the host has, for which no wait
+        is long enough. A host that lets nobody share a file is none to wait on. Raises
+        `DeadlineError`.
         """
-        if cancelled.is_set():
+        if cancelled.is_set() or size > os.sysconf("SC_PHYS_PAGES") * PAGE_SIZE:
             yield
             return
         with contextlib.ExitStack() as end:

@@ -107,6 +107,12 @@ def test_one_too_large_for_the_host_is_let_in_alone(memory: HostMemory) -> None:
         assert guest.is_in
 
 
+def test_what_the_host_can_never_give_is_not_waited_for(memory: HostMemory) -> None:
+    """The run itself says at once that there is less."""
+    with leaving(guest_of(memory, 4 * GIB), guest := guest_of(memory, 1 << 50)):
+        assert guest.is_in
+
+
 def test_what_a_guest_holds_already_is_reckoned_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
