@@ -76,9 +76,9 @@ def test_qemu_that_exits_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("qemu", "message"),
     [
-        ("/nonexistent/qemu-system-x86_64", "no such file"),
-        ("/tmp", "a directory, not a program"),
-        ("/bin/ls", "does not answer as QEMU does"),
+        ("/nonexistent/qemu-system-x86_64", ": no such file"),
+        ("/tmp", ": a directory, not a program"),
+        ("/bin/ls", " does not answer as QEMU does"),
     ],
 )
 def test_what_is_no_qemu_is_told_before_anything_begins(
@@ -87,7 +87,7 @@ def test_what_is_no_qemu_is_told_before_anything_begins(
     run = Running(tmp_path / "results", ["run", "--qemu", qemu])
     code, output = run.end()
     assert code == 69
-    assert output.count(f"{qemu} {message}") == 1
+    assert output.count(f"{qemu}{message}") == 1
     assert not run.results.exists()
 
 
