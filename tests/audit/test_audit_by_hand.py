@@ -37,7 +37,7 @@ def vm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainVm]:
 def test_a_list_says_how_to_name_the_vm(vm: PlainVm) -> None:
     lines = [line.split() for line in vm.audit().splitlines()]
     [row] = [line for line in lines if line[:1] == [str(vm.pid)]]
-    assert row[1:3] == ["plain", "512MiB"]
+    assert row[1:3] == [vm.name, "512MiB"]
     assert row[4:] == ["reporting", str(vm.qmp)]
 
 
@@ -66,9 +66,9 @@ def test_the_hosts_side_alone_says_what_it_cannot_know(vm: PlainVm) -> None:
 
 def test_a_comparison_names_what_grew(vm: PlainVm, tmp_path: Path) -> None:
     earlier = tmp_path / "earlier.json"
-    earlier.write_text(vm.audit("plain", "--ssh", "plain", "--json"))
+    earlier.write_text(vm.audit(vm.name, "--ssh", vm.name, "--json"))
     vm.run("head -c 33554432 /dev/zero > /tmp/big")
-    text = vm.audit("--qmp", str(vm.qmp), "--ssh", "plain", "--compare", str(earlier))
+    text = vm.audit("--qmp", str(vm.qmp), "--ssh", vm.name, "--compare", str(earlier))
     vm.run("rm /tmp/big")
     [line] = [row for row in text.splitlines() if row.startswith("  tmpfs and shared memory")]
     assert "+32" in line, text
@@ -104,10 +104,10 @@ def test_a_guest_with_another_key_is_not_entered(vm: PlainVm) -> None:
     host, kind, key = right.split()
     try:
         known.write_text(f"{host} {kind} {key[:30]}AAAA{key[34:]}\n")
-        said = vm.audit("--pid", str(vm.pid), "--ssh", "plain", status=69)
+        said = vm.audit("--pid", str(vm.pid), "--ssh", vm.name, status=69)
         assert "is not the one in known_hosts" in said
         known.write_text("")
-        assert "is not in known_hosts" in vm.audit("plain", "--ssh", "plain", status=69)
+        assert "is not in known_hosts" in vm.audit(vm.name, "--ssh", vm.name, status=69)
     finally:
         known.write_text(right)
 
@@ -152,7 +152,7 @@ def test_a_connection_cut_while_the_tool_runs_leaves_nothing(vm: PlainVm, visit:
 
 def test_ctrl_c_leaves_nothing(vm: PlainVm) -> None:
     watching = subprocess.Popen(
-        [sys.executable, "-m", "harness", "audit", "plain", "--ssh", "plain", "--watch", "1"],
+        [sys.executable, "-m", "harness", "audit", vm.name, "--ssh", vm.name, "--watch", "1"],
         env=vm.environment,
         stdout=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),

@@ -84,7 +84,7 @@ def test_a_qemu_that_ends(vm: PlainVm) -> None:
 
 def test_a_guest_that_is_paused(vm: PlainVm) -> None:
     vm.tell("stop")
-    said = vm.audit("plain", "--ssh", "plain", status=69)
+    said = vm.audit(vm.name, "--ssh", vm.name, status=69)
     assert "it does not run (QEMU says paused)" in said
     assert vm.look()["guest"] is None, "the host's side can be audited"
     vm.tell("cont")
@@ -97,7 +97,7 @@ def test_a_guest_without_page_flags_gets_less(vm: PlainVm) -> None:
     assert audit["guest"]["account"] is None
     assert part(audit, "guest_ram") == audit["host"]["ram"]["held"]
     assert abs(part(audit, "unexplained")) <= audit["total"] / 100
-    said = vm.audit("plain", "--ssh", "plain")
+    said = vm.audit(vm.name, "--ssh", vm.name)
     assert "CONFIG_PROC_PAGE_MONITOR is off" in said
     assert "The guest counts (/proc/meminfo)" in said
     assert f"free {format_size(audit['guest']['meminfo']['MemFree'])[:2]}" in said

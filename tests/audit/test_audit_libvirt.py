@@ -216,7 +216,7 @@ def test_a_domain_that_is_not_there(vm: PlainVm, uri: str) -> None:
 @pytest.mark.usefixtures("vm")
 def test_the_address_of_another_vm_is_found_out(uri: str, tmp_path: Path) -> None:
     with plain_vm(tmp_path, memory="1G") as other:
-        words = ("--domain", "web", "--ssh", "plain")
+        words = ("--domain", "web", "--ssh", other.name)
         said = other.audit(*words, status=69, LIBVIRT_DEFAULT_URI=uri)
     assert "is not this VM" in said
 

@@ -36,6 +36,9 @@ REPORTING = "virtio-balloon-pci,id=balloon0,free-page-reporting=on"
 SILENT = "virtio-balloon-pci,id=balloon0"
 
 # A shell starts background jobs with SIGINT ignored, which a visit's ssh(1) would inherit.
+NAME = f"plain{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+"""One for each worker: an audit by name refuses two VMs of one name."""
+
 APPEND = "console=ttyS0 panic=-1 no_timer_check random.trust_cpu=on audit=0"
 
 
@@ -125,7 +128,7 @@ def advised(audit: Mapping[str, Any]) -> dict[str, Any]:
 def plain_vm(
     directory: Path,
     *,
-    name: str = "plain",
+    name: str = NAME,
     memory: str = "512M",
     device: str | None = REPORTING,
     append: str = "",
