@@ -173,9 +173,11 @@ def _harm(fault: Fault, run: Running, directory: Path) -> None:
         run.wait_for_phase(fault.at, PHASE_SECONDS)
         DEEDS[fault.deed](run)
     if fault.discard:
-        run.wait_for_phase("hold", PHASE_SECONDS)
-        range_of = addresses_of(run, fault.where) if fault.where else None
-        text = f"{range_of[0]:x} {range_of[1]:x}\n" if range_of else ""
+        text = ""
+        if fault.where:
+            run.wait_for_phase("hold", PHASE_SECONDS)
+            low, high = addresses_of(run, fault.where)
+            text = f"{low:x} {high:x}\n"
         (directory / "begin.new").write_text(text)
         run.wait_for_phase(fault.at, PHASE_SECONDS)
         (directory / "begin.new").rename(directory / "begin")
