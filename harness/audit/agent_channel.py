@@ -111,11 +111,11 @@ class SocketAgent:
 
     def _line(self, end: bytes, deadline: Deadline) -> bytes:
         """Read up to and without `end`; an agent that never stops talking is silent, too."""
-        if deadline.passed:
-            raise self._silent(deadline)
-        while end not in self._received:
+        while True:
             if deadline.passed:
                 raise self._silent(deadline)
+            if end in self._received:
+                break
             if len(self._received) > MOST_BYTES:
                 raise ObserveError(f"the guest agent answers with more than {MOST_BYTES} bytes")
             try:

@@ -73,7 +73,7 @@ RUN_SCRIPT = '"$1/tool" pages --kinds --patient "$2" < /dev/null > "$1/pages"'
 class AgentVisit(Closing):
     """A visit over a connection to the agent, which it closes."""
 
-    pace = 3.0
+    pace = guest_tool.READING_PACE
 
     def __init__(self, channel: AgentChannel, tool: bytes) -> None:
         self._channel = channel

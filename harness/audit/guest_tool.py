@@ -11,6 +11,10 @@ PATIENT_SECONDS = 40
 """In the first seconds of each reading, the guest's own work goes first: the tool gets 1.4 % of a
 processor that is busy, and all of an idle one. From then on, it takes its share."""
 
+READING_PACE = 3.0
+"""How many times longer a reading may take than that of a guest of the harness's own, since the
+tool is patient."""
+
 
 def guest_tool() -> bytes:
     """Return the program, compiled once for each version of its sources. Raises `ImageError`."""

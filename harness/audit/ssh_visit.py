@@ -74,8 +74,7 @@ exec /proc/self/fd/3 pages --kinds --patient PATIENT
 class SshVisit(Closing):
     """A running ssh(1) with the script behind it; a `GuestShell` for the tool's page stream."""
 
-    pace = 3.0
-    """A reading may take as long as the tool is patient, and then its time (`PATIENT_SECONDS`)."""
+    pace = guest_tool.READING_PACE
 
     def __init__(self, to: Destination, tool: bytes) -> None:
         """Start ssh. Raises `SshError` if there is none."""

@@ -8,12 +8,11 @@ import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.closing import Closing
 from harness.deadline import Deadline
 from harness.errors import ObserveError, SshError
 from harness.guest.tool_end import last_words
@@ -125,7 +124,7 @@ def _decode(header: _Header, runs: bytes) -> PageRuns:
     return PageRuns(states, lengths, header.start_ns, header.end_ns)
 
 
-class PageReader:
+class PageReader(Closing):
     """Reads the page states any number of times over one connection to one process.
 
     `pfn_end`: one past the guest's last PFN according to QEMU, the bound for what the guest may
@@ -176,15 +175,8 @@ class PageReader:
             data = self._process.read_exactly(header.runs * _RUN_BYTES, deadline.remaining)
         return _decode(header, data)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the tool; the next reading starts another. Never raises."""
         if self._process is not None:
             self._process.close()
             self._process = None

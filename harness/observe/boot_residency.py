@@ -6,14 +6,13 @@ and lost without a discard, would look as if the guest had never touched it.
 """
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Iterator
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.errors import ObserveError
 from harness.kernel.blocks import BoolArray
 from harness.kernel.losses import padded_mask
 from harness.kernel.pages import HostState, StateArray
@@ -26,8 +25,6 @@ LOOK_SECONDS = 0.25
 
 LOOK_SHARE = 20
 """The time between two looks, at least, in times of the look before."""
-
-LOG = logging.getLogger(__name__)
 
 
 class BootResidency:
@@ -50,14 +47,13 @@ class BootResidency:
         self._mark = mark
 
     def held_for(self, instruments: Instruments) -> BoolArray:
-        """Return the pages, index = PFN, for instruments on the same QEMU; none if its memory lies
-        elsewhere now. Raises `ObserveError`.
+        """Return the pages, index = PFN, for instruments on the same QEMU. Raises `ObserveError`,
+        also if guest RAM lies elsewhere in it now.
         """
-        pages = instruments.layout.pfn_end
         if instruments.layout.blocks != self._instruments.layout.blocks:
-            return np.zeros(pages, np.bool_)
+            raise ObserveError("guest RAM lies elsewhere in QEMU than before the guest booted")
         self._instruments.discards.read()
-        return padded_mask(self._still_held(), pages)
+        return padded_mask(self._still_held(), instruments.layout.pfn_end)
 
     def _still_held(self) -> BoolArray:
         covered = self._instruments.discards.covered_since(self._mark)
@@ -73,40 +69,50 @@ class BootLooks:
     """Looks while a guest boots."""
 
     def __init__(self) -> None:
-        self.residency: BootResidency | None = None
-        """Of the QEMU watched last; None if nothing could be seen of it."""
+        self._seen: BootResidency | None = None
+        self._failure: Exception | None = None
 
     @contextlib.contextmanager
     def watching(self, vm: Traced) -> Iterator[None]:
         """Look at a QEMU that has just started until the block ends.
 
-        What cannot be seen is left out: the instruments say so when they are opened for the guest.
+        Why nothing can be seen is kept for `taken`: of a guest that does not boot, that matters
+        more than what the host holds of it.
         """
-        self.residency = None
+        self._seen = self._failure = None
         ended = threading.Event()
-        # Opened in this thread, which is also the one that asks QEMU while the guest boots.
         with contextlib.ExitStack() as looking:
-            with _left_out():
-                residency = BootResidency(Instruments.open(vm))
-                thread = RunThread(target=self._look, args=(residency, ended), name="boot-looks")
+            with self._failing():
+                # Opened in this thread, the one that asks QEMU while the guest boots.
+                seen = BootResidency(Instruments.open(vm))
+                thread = RunThread(target=self._look, args=(seen, ended), name="boot-looks")
                 thread.start()
                 looking.callback(thread.join)
                 looking.callback(ended.set)
+                self._seen = seen
             yield
 
-    def _look(self, residency: BootResidency, ended: threading.Event) -> None:
-        pause = 0.0
-        with _left_out():
-            while not ended.wait(pause):
+    def taken(self) -> BootResidency | None:
+        """Return what was seen of the QEMU watched last; None if none was watched.
+
+        Raises what kept it from being looked at.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self._seen
+
+    def _look(self, seen: BootResidency, ended: threading.Event) -> None:
+        with self._failing():
+            while True:
                 start = time.monotonic()
-                residency.look()
-                self.residency = residency
+                seen.look()
                 pause = max(LOOK_SECONDS, LOOK_SHARE * (time.monotonic() - start))
+                if ended.wait(pause):
+                    return
 
-
-@contextlib.contextmanager
-def _left_out() -> Iterator[None]:
-    try:
-        yield
-    except HarnessError as error:
-        LOG.debug("cannot see what the host holds while the guest boots: %s", error)
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised by `taken`
+            self._failure = error

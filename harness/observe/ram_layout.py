@@ -125,7 +125,7 @@ class RamLayout:
     def read(cls, monitor: Monitor, *, timeout: float = 10.0) -> Self:
         """Ask QEMU, with `timeout` seconds for each command. Raises ObserveError, QmpError.
 
-        Call it once the guest has booted: the firmware remaps pages below 1 MiB.
+        Before the guest has booted, pages below 1 MiB may be missing: the firmware maps them.
         """
         backends = {str(entry["id"]) for entry in monitor.execute("query-memdev", timeout=timeout)}
         listed = monitor.human("info ramblock", timeout=timeout)

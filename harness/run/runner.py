@@ -276,7 +276,7 @@ class _Attempt:
                 directory.path,
                 self._bench.cancelled,
                 detached=self._planned.scenario.leaves_its_connection,
-                booting=self._looks.residency,
+                booting=self._looks.taken(),
             ) as session:
                 stays = not self._planned.scenario.leaves_its_connection
                 load_modules(vm, self._planned.scenario.guest.modules)

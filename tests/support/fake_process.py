@@ -2,14 +2,13 @@
 """A fake process in the guest, with scripted output."""
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
+from harness.closing import Closing
 from harness.errors import SshError
 from harness.machine.interfaces import CommandResult
 
 
-class FakeProcess:
+class FakeProcess(Closing):
     """Has printed `said`, answers input with `reply`, and ends with `status`."""
 
     pace = 1.0
@@ -61,14 +60,3 @@ class FakeProcess:
 
     def close(self) -> None:
         self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

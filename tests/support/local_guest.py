@@ -9,9 +9,8 @@ import shlex
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from harness.closing import Closing
 from harness.deadline import Deadline
 from harness.errors import GuestError, SshError
 from harness.machine.interfaces import CommandResult
@@ -19,7 +18,7 @@ from harness.machine.interfaces import CommandResult
 GRACE_SECONDS = 5.0
 
 
-class LocalProcess:
+class LocalProcess(Closing):
     """The tool running here; it ends and raises like a command in a guest."""
 
     pace = 1.0
@@ -109,17 +108,6 @@ class LocalProcess:
 
     def _words(self) -> bytes:
         return os.pread(self._stderr.fileno(), 1 << 16, 0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class LocalShell:

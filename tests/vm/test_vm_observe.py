@@ -65,8 +65,9 @@ def test_every_instrument_agrees_on_a_guest_at_rest(
     vm: VirtualMachine, looks: BootLooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instruments = Instruments.open(vm)
-    assert looks.residency is not None
-    booted = looks.residency.held_for(instruments)
+    seen = looks.taken()
+    assert seen is not None
+    booted = seen.held_for(instruments)
     assert booted.any()
     assert on_host(instruments.residency.read())[booted].all(), "and no discard took it since"
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wait until the guest has reported all it can, or until reporting no longer makes progress."""
 
-import itertools
 import time
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -176,7 +175,9 @@ class _Waiting:
         its seconds cost nothing, and a look does.
         """
         self._observe(0.0, pages=False)
-        for looks in itertools.count(1):
+        looks = 0
+        while True:
+            looks += 1
             self._sleep(IDLE_PASSES * self._guest.pass_seconds + BETWEEN_PASSES_SECONDS)
             moved = self._tracker.last_moved
             self._observe(self._now, pages=False)
@@ -189,7 +190,6 @@ class _Waiting:
                 return outcome
             if self._passed > self._seconds or self._deadline.passed:
                 return self._tracker.give_up()
-        raise AssertionError("the loop has no end of its own")
 
     def end(self, outcome: SettleOutcome) -> Wait:
         """Say how it ended."""

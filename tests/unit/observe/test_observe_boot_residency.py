@@ -44,9 +44,10 @@ def test_what_was_discarded_since_does_not() -> None:
     assert list(seen.held_for(host.opened())) == [True, False, False]
 
 
-def test_what_lies_elsewhere_in_qemu_meanwhile_tells_nothing() -> None:
+def test_memory_that_lies_elsewhere_meanwhile_cannot_be_compared() -> None:
     _, seen = booting((R, R))
-    assert list(seen.held_for(FakeInstruments(3).opened())) == [False, False, False]
+    with pytest.raises(ObserveError, match="lies elsewhere"):
+        seen.held_for(FakeInstruments(3).opened())
 
 
 def test_the_first_audit_knows_of_it(guest: FakeGuest) -> None:
@@ -69,27 +70,32 @@ def test_it_looks_until_the_guest_is_ready(monkeypatch: pytest.MonkeyPatch) -> N
     with looks.watching(vm()):
         assert looked.acquire(timeout=DEADLINE)
         assert looked.acquire(timeout=DEADLINE)
-    assert looks.residency is not None
+    assert looks.taken() is not None
     assert "boot-looks" not in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.parametrize("error", [ObserveError("QEMU has ended"), ValueError("a defect of ours")])
 @pytest.mark.parametrize("at", ["open", "look"])
-def test_a_qemu_that_cannot_be_looked_at_boots_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, at: str
+def test_a_qemu_that_cannot_be_looked_at_boots_and_then_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, at: str, error: Exception
 ) -> None:
-    """What is the matter with it shows when the instruments are opened for the guest."""
+    """A guest that does not boot has more to say than that; one that boots was not looked at."""
 
     def refuse(_vm: object = None) -> Any:
-        raise ObserveError("QEMU has ended")
+        raise error
 
-    host = FakeInstruments(2)
-    instruments = host.opened()
+    instruments = FakeInstruments(2).opened()
     monkeypatch.setattr(instruments.residency, "read", refuse)
     monkeypatch.setattr(Instruments, "open", refuse if at == "open" else lambda _vm: instruments)
     looks = BootLooks()
     with looks.watching(vm()):
         pass
-    assert looks.residency is None
+    with pytest.raises(type(error), match=str(error)):
+        looks.taken()
+
+
+def test_what_was_not_watched_was_not_looked_at() -> None:
+    assert BootLooks().taken() is None
 
 
 def opened(host: FakeInstruments, looked: threading.Semaphore) -> Instruments:
