@@ -136,7 +136,8 @@ class SshShell:
         except (paramiko.SSHException, OSError, EOFError) as error:
             if deadline.passed and self._transport.is_active():
                 raise deadline.error() from error
-            raise broken(self._gone, f"starting `{command}`", error) from error
+            doing = f"starting `{command}`"
+            raise broken(self._gone, doing, error, self._transport) from error
         finally:
             watchdog.cancel()
         return SshProcess(channel, command, self._gone, self.pace)

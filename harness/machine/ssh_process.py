@@ -146,7 +146,7 @@ class SshProcess(Closing):
                     raise gone from None
                 self._take_aside(output=not reading)
             except (paramiko.SSHException, OSError, EOFError) as error:
-                raise broken(self._gone, f"using `{self._command}`", error) from error
+                raise self._broken(error) from error
 
     def _take_aside(self, *, output: bool) -> None:
         """Read the stream that the caller does not wait for, so that the window cannot fill up."""
@@ -189,16 +189,28 @@ class SshProcess(Closing):
             return channel.exit_status
         if channel.eof_received and channel.get_transport().is_active() and not self._gone():
             return KILLED
-        raise broken(self._gone, f"using `{self._command}`", EOFError(words))
+        raise self._broken(EOFError(words))
+
+    def _broken(self, error: BaseException) -> HarnessError:
+        doing = f"using `{self._command}`"
+        return broken(self._gone, doing, error, self._channel.get_transport())
 
 
 def how(status: int) -> str:
     return "killed by a signal" if status == KILLED else f"status {status}"
 
 
-def broken(gone: Gone, doing: str, error: BaseException) -> HarnessError:
-    """Make the error for a connection that failed while `doing`; QEMU's end takes precedence."""
+def broken(
+    gone: Gone, doing: str, error: BaseException, transport: paramiko.Transport
+) -> HarnessError:
+    """Make the error for a connection that failed while `doing`; QEMU's end takes precedence.
+
+    What a command sees is that its channel is closed; the connection's own thread knows why.
+    """
+    why = transport.saved_exception
+    ended = why or ("" if transport.is_active() else "the guest closed it")
+    words = "; ".join(filter(None, (str(error), str(ended)))) or type(error).__name__
     return gone_soon(gone) or SshError(
-        f"the SSH connection broke while {doing}: {error or type(error).__name__}",
+        f"the SSH connection broke while {doing}: {words}",
         hint="QEMU still runs; see console.log",
     )

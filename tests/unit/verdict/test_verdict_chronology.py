@@ -18,7 +18,7 @@ BEGAN, ENDED = 22.0, 40.0
 BEFORE, AFTER = 204 * MIB, 52 * MIB
 
 
-def samples(back_at: float = 35.0, *, last_held: int = AFTER) -> list[Event]:
+def samples(back_at: float = 35.0, *, last_held: int = AFTER) -> list[Sample]:
     """Ten a second: all of it comes back at one moment, and QEMU discards it then."""
     times = [BEGAN + 0.1 * step for step in range(180)]
     held = [BEFORE if t < back_at else AFTER for t in times[:-1]]
@@ -74,6 +74,13 @@ def test_a_wait_whose_times_are_contradicted_is_no_pass(told: Settled, words: st
     assert (verdict, cause) == (Verdict.MISS, None)
     assert "contradicts itself: the settle that ended at 40.0 s" in reason
     assert words in reason
+
+
+def test_samples_that_are_not_exact_do_not_contradict_what_was_held() -> None:
+    """Seen: 26 MiB too much of a guest of 512 MiB, by which QEMU's translated code had grown."""
+    quick = [replace(each, lazyfree=None) for each in samples()]
+    told = replace(WAIT, held=8 * MIB)
+    assert check(a_wait(told, quick, AFTER), RECLAIM)[0] is Verdict.PASS
 
 
 def test_memory_that_moves_at_the_end_of_a_wait_contradicts_nothing() -> None:
