@@ -2,18 +2,17 @@
 """Writes results.jsonl, the authority of every verdict, as things happen.
 
 Several processes and threads append to one file, each line under a lock on the file. When the disk
-fills, everything already written stays, each run gets one error, and a small reserve is freed so
-that the run's last words still fit.
+fills, everything already written stays, each run gets one error, and the run's last words go into
+blocks that the file has held in reserve beyond its end, which no other writer can take.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
-import tempfile
 import threading
 from pathlib import Path
-from typing import IO
 
 from harness.closing import Closing
 from harness.deadline import Deadline, wait_for
@@ -21,10 +20,14 @@ from harness.errors import DeadlineError, RecordError
 from harness.record.event_lines import encode
 from harness.record.events import Event, Judged, LastWords, PhaseStarted, RunStarted
 from harness.record.reader import RESULTS_NAME
-from harness.units import PAGE_SIZE
 
 RESERVE_BYTES = 128 * 1024
-"""Disk space reserved for the last words of all runs of an invocation."""
+"""Disk space beyond the end of the file, for the last words of all runs of an invocation."""
+
+_FALLOC_FL_KEEP_SIZE = 1
+"""include/uapi/linux/falloc.h."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 LOCK_SECONDS = 10.0
 """Deadline for the lock. A writer holds it for one write; if longer, the writer was stopped."""
@@ -34,23 +37,18 @@ class Recorder(Closing):
     """Appends the events of many runs to `directory/results.jsonl`. Thread-safe."""
 
     def __init__(self, directory: Path) -> None:
-        """Open the file and set up the reserve. Raises `RecordError` if it cannot be opened."""
+        """Open the file. Raises `RecordError` if it cannot be opened."""
         self.path = directory / RESULTS_NAME
         self._thread_lock = threading.Lock()
         self._failure: RecordError | None = None
         self._told: set[str] = set()
         self._begun: set[str] = set()
         """Runs that have seen anything worth a sync of its own."""
-        self._reserve: IO[bytes] | None = None
         try:
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._file = os.open(self.path, flags, 0o600)
         except OSError as error:
             raise self._error(error) from error
-        # The reserve is optional: a file system that cannot preallocate still takes results.
-        with contextlib.suppress(OSError):
-            self._reserve = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - ends in close()
-            os.posix_fallocate(self._reserve.fileno(), 0, RESERVE_BYTES)
 
     def for_run(self, run_id: str) -> "RunRecorder":
         """Return a recorder for the events of one run."""
@@ -79,32 +77,14 @@ class Recorder(Closing):
                 raise self._failure
 
     def _try(self, line: bytes, *, last_words: bool, sync: bool) -> None:
-        # What the reserve frees others may take first, so as often as there is some of it.
-        while True:
-            try:
-                self._append(line)
-                if sync:
-                    os.fsync(self._file)
-            except (OSError, DeadlineError) as error:
-                self._failure = self._failure or self._error(error)
-                if last_words and self._give_up(len(line)):
-                    continue
-            return
+        try:
+            self._append(line, from_reserve=last_words)
+            if sync:
+                os.fsync(self._file)
+        except (OSError, DeadlineError) as error:
+            self._failure = self._failure or self._error(error)
 
-    def _give_up(self, size: int) -> bool:
-        """Free as much of the reserve as `size` bytes need; False if none of it was left.
-
-        Freeing all of it at once would let the guest's logs, on the same disk, take the space
-        before the verdict is written.
-        """
-        if self._reserve is None:
-            return False
-        reserve = self._reserve.fileno()
-        left = os.fstat(reserve).st_size
-        os.ftruncate(reserve, max(0, left - size - 2 * PAGE_SIZE))
-        return left > 0
-
-    def _append(self, line: bytes) -> None:
+    def _append(self, line: bytes, *, from_reserve: bool) -> None:
         """Write a complete line or nothing. Raises `OSError`, `DeadlineError`."""
         self._lock()
         try:
@@ -112,6 +92,8 @@ class Recorder(Closing):
             # A killed writer may have left half a line: end it, so that only that line is lost.
             if size and os.pread(self._file, 1, size - 1) != b"\n":
                 line = b"\n" + line
+            if not from_reserve:
+                _allocate(self._file, size, len(line) + RESERVE_BYTES)
             try:
                 while line:
                     line = line[os.write(self._file, line) :]
@@ -147,12 +129,27 @@ class Recorder(Closing):
         )
 
     def close(self) -> None:
-        """Release the file and the reserve."""
-        if self._reserve is not None:
-            self._reserve.close()
-        with contextlib.suppress(OSError):
+        """Release the reserve, unless the disk is full and another process may need it."""
+        with contextlib.suppress(OSError, DeadlineError):
+            if self._failure is None:
+                self._lock()
+                os.ftruncate(self._file, os.fstat(self._file).st_size)
             os.fsync(self._file)
         os.close(self._file)
+
+
+def _allocate(file: int, start: int, length: int) -> None:
+    """Allocate blocks of a file, beyond its end too, without a change of its size.
+
+    Raises `OSError` if there is no room. A file system that cannot do it (NFS before 4.2, some of
+    FUSE) keeps no reserve.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    offset, size = ctypes.c_longlong(start), ctypes.c_longlong(length)
+    if libc.fallocate64(file, _FALLOC_FL_KEEP_SIZE, offset, size):
+        number = ctypes.get_errno()
+        if number in _FULL:
+            raise OSError(number, os.strerror(number))
 
 
 class RunRecorder:
