@@ -101,7 +101,7 @@ def witness(*, lost: int = 0) -> FakeProcess:
 
     def reply(asked: str) -> str:
         assert asked.startswith("verify")
-        head = "lost what=text address=0xffffffff81000000\n" if lost else ""
+        head = "lost what=text address=0x1000000\n" if lost else ""
         canary = f"verified bytes={size} mismatched_pages=0 damaged_entries=0 text_changed=0\n"
         words = f"text_pages=9 text_lost={lost} text_patched=0 files=5 files_lost=0"
         return f"{head}{canary}witnessed {words}\n"

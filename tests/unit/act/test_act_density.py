@@ -67,7 +67,7 @@ def test_a_witness_in_each_further_guest_looks_when_all_have_settled(guest: Fake
     guest.others = [lossy, neighbour(guest, MIB)]
     crowd(guest, most=3)
     lost, clean = guest.recorded(Witnessed)
-    assert (lost.lost, lost.detail) == (1, ("guest 2: lost what=text address=0xffffffff81000000",))
+    assert (lost.lost, lost.detail) == (1, ("guest 2: lost what=text address=0x1000000",))
     assert (clean.lost, clean.text_pages, clean.files) == (0, 9, 5)
     assert lost.t > guest.recorded(CrowdGrew)[-1].t
 
