@@ -39,7 +39,7 @@ from harness.scenario.selection import find_scenarios
 from harness.units import GIB, MIB
 
 TAGS = ("default", "madv-free")
-IN_A_BATCH = 8
+IN_A_BATCH = 24
 JOBS = 2
 STALL_EVERY = (5.0, 15.0)
 STALL_SECONDS = (0.5, 2.0)
