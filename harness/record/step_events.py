@@ -276,6 +276,8 @@ class CrowdFull:
 
     t: float
     why: str
+    all_fit: bool = False
+    """Whether all guests that the scenario starts at most fit, so that more might have."""
     kind: Literal["crowd-full"] = "crowd-full"
 
 

@@ -109,6 +109,20 @@ def _check(
     return Check(where, history, evaluate(name, condition, values))
 
 
+def too_small_a_crowd(check: Check) -> str | None:
+    """Say that a check on the number of guests cannot be judged because all that started fit."""
+    full, asked = check.history.crowd_full, check.outcome
+    if full is None or not full.all_fit or asked.measure != "crowd_guests":
+        return None
+    limits = asked.condition.comparison in ("<", "<=") and not check.fails
+    if not limits and not asked.too_low:
+        return None
+    return (
+        f"{full.why}, and whether more would have is not known, so this cannot be judged: "
+        f"crowd_guests {asked.condition.text} (let `crowd` start more with its `most`)"
+    )
+
+
 def why_unknown(check: Check) -> str:
     """Say why measures were not taken, if that is known; else ""."""
     untraced = [boot.untraced for boot in check.history.boots if boot.untraced]

@@ -25,6 +25,7 @@ from harness.verdict.checks import (
     all_checks,
     audit_checks,
     run_checks,
+    too_small_a_crowd,
     values_now,
     why_unknown,
 )
@@ -229,9 +230,12 @@ def _by_expectations(history: History, asked: Asked) -> _Finding:
     off = never_on(history)
     if asked.reporting_wanted and off is not None:
         return _Finding(Verdict.FAIL, off, Cause.FEATURE_OFF)
-    failure = _failure([check for check in checks if check.fails])
+    crowds = [words for check in checks if (words := too_small_a_crowd(check)) is not None]
+    failure = _failure([c for c in checks if c.fails and too_small_a_crowd(c) is None])
     if failure is not None:
         return failure
+    if crowds:
+        return _Finding(Verdict.ERROR, crowds[0])
     unchecked = what_was_not_checked(history)
     if unchecked is not None:
         return _Finding(Verdict.MISS, unchecked)

@@ -39,7 +39,8 @@ class Crowd(Verb):
     touch: MemoryShare
     """How much each guest fills and frees: a share of its memory (`80%`), or a size."""
     most: Annotated[StrictInt, Field(ge=1, le=64)] = 16
-    """The most guests to start, this one included."""
+    """The most guests to start, this one included. If all of them fit, how many more would have is
+    not known."""
     boot_first: StrictBool = False
     """Whether all `most` guests boot before the first one fills memory."""
 
@@ -69,7 +70,8 @@ class Crowd(Verb):
                 return
             if not self._work(guest, crowd.guests, number):
                 return
-        guest.record.add(CrowdFull(guest.record.now(), f"all {self.most} guests fit"))
+        words = f"all {self.most} guests fit"
+        guest.record.add(CrowdFull(guest.record.now(), words, all_fit=True))
 
     def _work(self, guest: Guest, guests: list[Watched], number: int) -> bool:
         """Fill and free memory in one guest; False if that took the sum over the limit."""

@@ -427,6 +427,29 @@ class TestCrowd:
         events[2] = ready(offered=False, negotiated=False)
         assert check(events, {"crowd_guests": ">= 4"})[1] is Cause.FEATURE_OFF
 
+    @pytest.mark.parametrize("condition", [">= 4", "== 4", "> 2", "<= 4", "< 3"])
+    def test_a_crowd_that_starts_too_few_guests_cannot_tell(self, condition: str) -> None:
+        """As `--set steps[0].crowd.most=3` makes of a scenario that expects four."""
+        full = CrowdFull(9.0, "all 2 guests fit", all_fit=True)
+        events = [*started(), CrowdGrew(9.0, 2, GIB, GIB, GIB), full, StepsDone(9.0)]
+        verdict, cause, reason = check(events, {"crowd_guests": condition})
+        assert (verdict, cause) == (Verdict.ERROR, None)
+        assert reason.startswith("all 2 guests fit, and whether more would have is not known")
+        assert f"crowd_guests {condition} " in reason
+
+    @pytest.mark.parametrize("condition", [">= 2", "== 2", "> 1"])
+    def test_all_guests_of_a_crowd_may_be_all_that_is_asked(self, condition: str) -> None:
+        full = CrowdFull(9.0, "all 2 guests fit", all_fit=True)
+        *events, done = run_on(healthy())
+        events += [CrowdGrew(55.0, 2, GIB, GIB, GIB), full, done]
+        assert check(events, {"crowd_guests": condition})[0] is Verdict.PASS
+
+    def test_a_crowd_with_too_few_guests_hides_no_other_failure(self) -> None:
+        full = CrowdFull(9.0, "all 2 guests fit", all_fit=True)
+        events = [*started(), CrowdGrew(9.0, 2, GIB, GIB, GIB), full, StepsDone(9.0)]
+        asked = {"crowd_guests": ">= 4", "crowd_held_bytes": "<= 1MiB"}
+        assert check(events, asked)[0] is Verdict.FAIL
+
     def test_too_many_guests_that_keep_what_they_free(self) -> None:
         assert check(list(self.EVENTS), {"crowd_guests": "<= 1"})[1] is Cause.CONTROL_BROKEN
 
