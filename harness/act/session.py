@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from harness.act.guest import K, Kept
+from harness.act.kernel_said import record_unprinted
 from harness.act.run_record import RunRecord
 from harness.act.seen_pages import SeenPages
 from harness.deadline import Deadline
@@ -103,8 +104,10 @@ class GuestSession:
     def reboot(self, deadline: Deadline, how: Restart) -> None:
         """Restart the machine, and observe the guest that boots again.
 
-        Raises what `VirtualMachine.restart` and the instruments raise.
+        The log of the kernel that goes is read first. Raises what `VirtualMachine.restart`, the
+        instruments and `record_unprinted` raise.
         """
+        record_unprinted(self.vm, self.record)
         self._stop_sampler()
         try:
             self.vm.restart(deadline, how)

@@ -45,7 +45,8 @@ _WHERE_TO_LOOK = {
     Cause.GUEST_CRASH: "see the crash in console.log",
     Cause.GUEST_HANG: "see the guest's last output in console.log; if a step made no progress, "
     "autopsy.txt has the guest's registers and blocked tasks",
-    Cause.KERNEL_WARNING: "see the warning in console.log",
+    Cause.KERNEL_WARNING: "see the warning in console.log, or in kernel.log if the console "
+    "does not show it",
     Cause.OVERHEAD: "see `judged` in results.jsonl for all measures of the run",
     Cause.CONTROL_BROKEN: "see discards.log for what QEMU discarded, and the `sample` lines of "
     "results.jsonl for what the host held meanwhile",

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a guest's console to the end of what its kernel has printed.
+"""Read a guest's console to the end of what its kernel has printed, and what it has not printed.
 
 Kernel messages reach the file late: under load or emulation the serial console lags behind. The
-guest is therefore asked to print a mark, and the console is read until the mark shows up.
+guest is therefore asked to print a mark, and the console is read until the mark shows up. What the
+guest keeps off its console (`quiet`) is in its kernel's log.
 """
 
 import logging
 import secrets
 
+from harness.act.kernel_said import record_unprinted
 from harness.act.run_record import RunRecord
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError, HarnessError, ObserveError, QemuGoneError
@@ -28,7 +30,8 @@ def read_console_to_end(vm: VirtualMachine, record: RunRecord, name: str = "") -
 
     `name` is the prefix of their titles.
 
-    Raises `ObserveError` if the console does not show what the guest prints, or cannot be read.
+    Raises `ObserveError` if the console does not show what the guest prints, or cannot be read, and
+    like `record_unprinted`.
     """
     mark = f"fpr-harness: the end {secrets.token_hex(8)}"
     try:
@@ -39,6 +42,7 @@ def read_console_to_end(vm: VirtualMachine, record: RunRecord, name: str = "") -
         printed = False
     record_findings(vm, record, name)
     if not printed:
+        record_unprinted(vm, record, name)
         return
     try:
         wait_for(
@@ -56,6 +60,7 @@ def read_console_to_end(vm: VirtualMachine, record: RunRecord, name: str = "") -
             evidence=[vm.console.path],
         ) from error
     record_findings(vm, record, name)
+    record_unprinted(vm, record, name)
 
 
 def record_findings(vm: VirtualMachine, record: RunRecord, name: str = "") -> None:

@@ -62,6 +62,15 @@ class FakeConsole:
         return self.overflowed
 
 
+KERNEL_LOG = "[    0.000000] Linux version 6.1.0-test\n"
+
+
+def a_shell(log: str = KERNEL_LOG, level: int = 7) -> Any:
+    """A guest's shell that does what it is told, and knows what its kernel has logged."""
+    said = f"{level} 4 1 7\n{log}".encode()
+    return SimpleNamespace(run=lambda *_a, **_k: SimpleNamespace(status=0, stdout=said, stderr=b""))
+
+
 def fake_vm(**changes: Any) -> Any:
     """The part of a VM that the runner uses."""
     return SimpleNamespace(
@@ -72,7 +81,7 @@ def fake_vm(**changes: Any) -> Any:
             "ssh_argv": ["ssh", "-p", "1", "root@127.0.0.1"],
             "console": FakeConsole(),
             "pace": 1.0,
-            "shell": SimpleNamespace(run=lambda *_a, **_k: SimpleNamespace(status=0)),
+            "shell": a_shell(),
             "__enter__": None,
             **changes,
         }

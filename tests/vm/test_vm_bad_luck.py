@@ -93,6 +93,20 @@ def test_trouble_printed_by_the_last_step_is_found(tmp_path: Path) -> None:
     assert "starting QEMU: setpriv" in log
 
 
+def test_trouble_is_found_though_the_guest_keeps_it_off_its_console(tmp_path: Path) -> None:
+    path = tmp_path / "hidden.yaml"
+    path.write_text(
+        "name: hidden\ntitle: t\nguest: {memory: 128MiB, cmdline: quiet}\n"
+        "steps: [{run: {command: \"echo '<4>BUG: Bad page map in process x' >/dev/kmsg\"}}]\n"
+    )
+    run = Running(tmp_path / "results", ["run", str(path), "--accel", ACCEL])
+    code, output = run.end()
+    assert code == 1, output
+    assert "BUG: Bad page map" in run.summary()["reason"]
+    texts = [(run.results / "hidden" / name).read_text() for name in ("kernel.log", "console.log")]
+    assert ["Bad page map" in text for text in texts] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("name", "harm"),
     [("console.log", Path.unlink), ("discards.log", lambda path: path.write_bytes(b""))],

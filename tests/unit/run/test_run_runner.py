@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_fakes import FakeBench, FakeConsole, fake_vm, planned
+from run_fakes import KERNEL_LOG, FakeBench, FakeConsole, a_shell, fake_vm, planned
 
+from harness.act.kernel_said import UNPRINTED
 from harness.deadline import Deadline, wait_for
 from harness.errors import (
     GuestCrashError,
@@ -232,6 +233,38 @@ def test_trouble_printed_after_the_last_step_is_found(bench: FakeBench, tmp_path
     bench.run(planned(tmp_path))
     kinds = bench.kinds()
     assert kinds.index("console-finding") < kinds.index("steps-done")
+
+
+def test_trouble_that_a_quiet_console_hides_is_found_in_the_kernels_log(
+    bench: FakeBench, tmp_path: Path
+) -> None:
+    shown = Finding("warning", "BUG: Bad page state", "...")
+    between = "[    9.100000] usb 1-1: reset\n" * 5
+    lines = (
+        "[    9.000000] BUG: Bad page state in process sh\n",
+        "[    9.500000] INFO: suspicious x\n",
+    )
+    log = KERNEL_LOG + between.join(lines)
+    bench.boots = [
+        lambda: fake_vm(
+            console=FakeConsole(tmp_path / "console.log", [shown]), shell=a_shell(log, level=4)
+        )
+    ]
+    bench.run(planned(tmp_path))
+    titles = [event.title for event in bench.events if isinstance(event, ConsoleFinding)]
+    assert titles == ["BUG: Bad page state", UNPRINTED + "INFO: suspicious x"]
+    assert (tmp_path / "kernel.log").read_text(encoding="utf-8") == log
+
+
+def test_quiet_console_and_a_log_without_its_beginning_are_a_miss(
+    bench: FakeBench, tmp_path: Path
+) -> None:
+    bench.boots = [
+        lambda: fake_vm(shell=a_shell("[   99.000000] usb 1-1: reset\n", level=1), alive=False)
+    ]
+    judged = bench.run(planned(tmp_path))
+    assert judged.verdict is Verdict.MISS
+    assert "off the console" in judged.reason
 
 
 def test_end_of_the_steps_counts_the_events_before_it(bench: FakeBench, tmp_path: Path) -> None:
