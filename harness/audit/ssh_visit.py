@@ -38,7 +38,7 @@ _CHUNK = 1 << 16
 _READY, _CANNOT = "ready", "cannot"
 
 # `set -C` makes `>` refuse a file that is there, be it a link that another user has laid. test -x
-# is false on a file system without execution.
+# is false on a file system without execution. Zeros first: a full one shows before the tool comes.
 TOOL_SCRIPT = f"""
 umask 077
 set -C
@@ -49,7 +49,7 @@ for directory in /tmp /run; do
   file=$directory/fpr-audit.$$
   if (: > "$file") 2>/dev/null; then
     chmod 700 "$file"
-    [ -x "$file" ] && break
+    [ -x "$file" ] && (set +C; head -c SIZE /dev/zero > "$file") 2>/dev/null && break
     rm -f "$file"
   fi
   file=
@@ -85,9 +85,10 @@ class SshVisit(Closing):
         script = FACTS_SCRIPT + TOOL_SCRIPT.replace("SIZE", str(len(tool))).replace(
             "PATIENT", str(guest_tool.PATIENT_SECONDS)
         )
+        self._script = script.encode()
         try:
             self._process = subprocess.Popen(
-                ssh_command(to, script),
+                ssh_command(to, len(self._script)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -109,6 +110,8 @@ class SshVisit(Closing):
     def facts(self) -> str:
         """Read what the guest tells of itself. Raises `SshError`, `DeadlineError`."""
         deadline = Deadline(FACTS_SECONDS + CONNECT_SECONDS, f"{self._to} to tell of itself")
+        with contextlib.suppress(SshError):  # it says why on its output
+            self.write(self._script, deadline.remaining)
         ends = tuple(f"{MARK}{word}\n".encode() for word in (_READY, _CANNOT))
         while not any(end in self._buffer for end in ends):
             if len(self._buffer) > FACTS_BYTES:

@@ -28,7 +28,9 @@ _DESTINATION = re.compile(
     r"(?::(?P<port>\d{1,5}))?"
 )
 
-# sh(1) of the guest runs the script as root: at once, or through sudo that asks for nothing.
+# sh(1) of the guest runs the script as root: at once, or through sudo that asks for nothing. The
+# script comes over standard input: the user's login shell, which may be csh(1), would not pass on
+# an argument of several lines.
 _AS_ROOT = (
     'if [ "$(id -u)" = 0 ]; then exec sh -c "$1" fpr-audit; fi; exec sudo -n sh -c "$1" fpr-audit'
 )
@@ -60,9 +62,13 @@ def parse_destination(text: str) -> Destination:
     return Destination(match["six"] or match["host"], match["user"] or "", port)
 
 
-def ssh_command(to: Destination, script: str) -> list[str]:
-    """Return the command that runs a shell script as the guest's root."""
+def ssh_command(to: Destination, size: int) -> list[str]:
+    """Return the command that runs, as the guest's root, a shell script of `size` bytes.
+
+    The script is the first of what comes over standard input.
+    """
     port = ["-p", str(to.port)] if to.port else []
+    script = f'eval "$(head -c {size})"'
     remote = shlex.join(["sh", "-c", _AS_ROOT, "fpr-audit", script])
     return ["ssh", *OPTIONS, *port, "--", str(to), remote]
 
@@ -99,6 +105,11 @@ _MEANINGS = (
         "sudo: not found",
         "the guest's user is not root, and the guest has no sudo",
         "log in as root: --ssh root@{host}",
+    ),
+    (
+        "hostname contains invalid characters",
+        "{host} is no name of a host",
+        "write --ssh USER@HOST or USER@HOST:PORT",
     ),
     ("Could not resolve hostname", "the name {host} has no address", "check the name of the guest"),
     (

@@ -2,6 +2,7 @@
 """The way in by ssh(1): its command line, its messages, and a visit without a network."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_what_is_no_destination_is_bad_usage(text: str) -> None:
 
 
 def test_ssh_asks_nothing_and_takes_no_word_for_an_option() -> None:
-    command = ssh_command(THERE, "echo 'a b'")
+    command = ssh_command(THERE, 4711)
     assert "BatchMode=yes" in command
     assert command[command.index("-p") + 1] == "2222"
     assert command[-3:-1] == ["--", "root@guest"]
@@ -67,6 +68,7 @@ def test_ssh_asks_nothing_and_takes_no_word_for_an_option() -> None:
         ("root@guest: Permission denied (publickey,password).", "would ask for a password"),
         ("sudo: a password is required", "its sudo asks for a password"),
         ("sh: 1: exec: sudo: not found", "has no sudo"),
+        ("hostname contains invalid characters", "is no name of a host"),
         ("ssh: Could not resolve hostname guest: Name or service not known", "has no address"),
         ("ssh: connect to host guest port 22: Connection refused", "nothing listens for SSH"),
         ("ssh: connect to host guest port 22: Connection timed out", "does not answer"),
@@ -111,6 +113,18 @@ def test_a_visit_tells_facts_runs_the_tool_and_leaves_nothing(path: Path) -> Non
             assert len(reader.read().states) > 0
     assert np.count_nonzero(kinds == PageKind.ANONYMOUS) > 1000
     assert np.count_nonzero(kinds == PageKind.SLAB) > 100
+
+
+@pytest.mark.whole_command
+@needs_root
+@pytest.mark.parametrize("shell", ["bash", "csh", "dash", "fish", "ksh", "tcsh", "zsh"])
+def test_every_login_shell_passes_the_script_on(path: Path, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    write(path, f'echo "Welcome!"; for last; do :; done; exec {shell} -c "$last"')
+    with SshVisit(THERE, bytes(1 << 20)) as visit:
+        assert "== fpr-audit: zoneinfo" in visit.facts()
+    assert left() == []
 
 
 @pytest.mark.whole_command
