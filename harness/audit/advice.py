@@ -17,6 +17,10 @@ LEAST_TRANSLATED = 32 * MIB
 """A buffer of less makes QEMU translate the same code again and again."""
 
 _ORDER_FILE = "/sys/module/page_reporting/parameters/page_reporting_order"
+_FRACTION_FILE = "/proc/sys/vm/percpu_pagelist_high_fraction"
+_LOW_FRACTION = 1000
+"""Of a zone on all of its per-CPU lists: less takes the zone's lock too often. Compaction returns
+none of these lists' pages, and adds to them (mm/compaction.c, Linux 6.1)."""
 _SERVICE = "systemctl set-property NAME.service MemoryHigh=SIZE"
 
 
@@ -94,9 +98,12 @@ def _negotiation(balloon: Balloon | None, guest: Guest | None) -> Iterator[Advic
     elif guest.kernel_reports == "no":
         why = f"its kernel {guest.release} was built without CONFIG_PAGE_REPORTING"
         commands = (Command("guest", "install a kernel of 5.7 or later with it, and restart"),)
-    elif guest.poison_asked:
-        why = "it fills freed pages with a pattern, of which the device does not let it tell"
-        commands = (Command("guest", "remove page_poison=1 from its command line, and restart"),)
+    elif guest.filled_by:
+        why = "it fills freed pages, of which the device does not let it tell (page-poison=off)"
+        commands = (
+            Command("qemu", "-device virtio-balloon-pci,free-page-reporting=on,page-poison=on"),
+            Command("guest", f"remove {guest.filled_by} from its command line, and restart"),
+        )
     else:
         why = f"its kernel {guest.release} is older than 5.7, or cannot report"
         commands = (Command("guest", "install a kernel of 5.7 or later, and restart"),)
@@ -215,8 +222,10 @@ def _free(guest: Guest, account: GuestAccount) -> Iterator[Advice]:
     yield Advice(
         "per-cpu",
         account.per_cpu,
-        "it is free on the guest's per-CPU lists; compaction returns them to the free lists",
-        (compact,),
+        "it is free on the guest's per-CPU lists, from which each processor takes its next pages; "
+        "with a lower limit, a processor keeps no more once it frees again (0: the kernel's own "
+        "choice again; from Linux 5.14)",
+        (Command("guest", f"echo {_LOW_FRACTION} > {_FRACTION_FILE}"),),
     )
 
 

@@ -70,8 +70,9 @@ class Guest:
     """Whether its kernel was built with CONFIG_PAGE_REPORTING."""
     poisons: bool
     """It fills freed pages with a pattern, and the device knows: QEMU keeps what is reported."""
-    poison_asked: bool
-    """Its command line asks for that (page_poison=1)."""
+    filled_by: str
+    """The word of its command line that has freed pages filled (`page_poison=1`,
+    `init_on_free=1`); else empty."""
     meminfo: dict[str, int]
     """/proc/meminfo in bytes; HugePages_* are counts."""
     account: GuestAccount | None

@@ -2,6 +2,7 @@
 """Takes one audit of a VM that the harness did not start: both sides, or the host's alone."""
 
 import datetime
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,6 +29,9 @@ from harness.units import format_size
 
 _PAGE_POISON = 4
 """VIRTIO_BALLOON_F_PAGE_POISON, include/uapi/linux/virtio_balloon.h."""
+
+_FILLED = re.compile(r"(?:init_on_free|page_poison)=(?:1|on|y|Y)")
+"""Has freed pages filled, with zeros or a pattern (mm/page_alloc.c, mm/page_poison.c)."""
 
 _NO_UUID = "00000000-0000-0000-0000-000000000000"
 
@@ -205,6 +209,7 @@ def _guest(facts: GuestFacts, account: GuestAccount | None) -> Guest:
             "the guest's kernel has no readable /proc/kpageflags: CONFIG_PROC_PAGE_MONITOR is off"
             f"{locked}"
         )
+    filled_by = next(filter(_FILLED.fullmatch, facts.cmdline.split()), "")
     return Guest(
         release=facts.release,
         reporting=facts.balloon.offered and facts.balloon.negotiated,
@@ -214,10 +219,8 @@ def _guest(facts: GuestFacts, account: GuestAccount | None) -> Guest:
         kernel_reports="yes" if facts.balloon.negotiated else facts.kernel_reports,
         # With init_on_free=1, the pattern is zeros, as in a discarded page (virtballoon_probe()).
         poisons=facts.balloon.features[_PAGE_POISON : _PAGE_POISON + 1] == "1"
-        and "init_on_free=1" not in facts.cmdline.split(),
-        poison_asked=any(
-            word in ("page_poison=1", "page_poison=on") for word in facts.cmdline.split()
-        ),
+        and not filled_by.startswith("init_on_free"),
+        filled_by=filled_by,
         meminfo=facts.counters.meminfo,
         account=account,
         why_not=why,

@@ -17,7 +17,7 @@ LARGE = 200 * MIB
 """What a state is about, at least: of 300 MiB that the guest fills."""
 SMALL = 40 * MIB
 
-FREED = "head -c 314572800 /dev/zero > /tmp/big; rm /tmp/big"
+FREED = "dd if=/dev/zero of=/tmp/big bs=1M count=300 2> /dev/null; rm /tmp/big"
 """Fills 300 MiB and frees them again."""
 HELD = (
     "mkfifo /tmp/orders; (sleep 600 > /tmp/orders &) > /dev/null 2>&1; "

@@ -133,9 +133,14 @@ def plain_vm(
     device: str | None = REPORTING,
     append: str = "",
     words: Sequence[str] = (),
+    kernel: Path | None = None,
 ) -> Iterator[PlainVm]:
-    """Start the VM, and end it with the block. `device`: the balloon; `words`: more for QEMU."""
-    image = ensure_image(load_definitions()["bookworm"], progress=print)
+    """Start the VM, and end it with the block.
+
+    `device`: the balloon; `append`: more for the guest's command line; `words`: more for QEMU;
+    `kernel`: in place of the image's own.
+    """
+    image = ensure_image(load_definitions()["bookworm"], kernel=kernel, progress=print)
     keys = RunKeys.generate()
     write_keyed_initramfs(image.initramfs, keys, directory / "initrd")
     port = free_port()
@@ -196,20 +201,21 @@ def running(
     """Run QEMU; its guest is up once its console shows `ready`, within `seconds`."""
     command = [
         *("qemu-system-x86_64", "-name", f"guest={name}", "-m", memory, "-smp", "2"),
-        *("-accel", "tcg,thread=multi", "-cpu", "max,-cx16", "-display", "none"),
+        *("-cpu", "max,-cx16", "-display", "none"),
         *("-serial", f"file:{directory}/console.log"),
         *("-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
         *("-device", "virtio-net-pci,netdev=net0"),
         *("-qmp", f"unix:{directory}/qmp.sock,server=on,wait=off"),
         *words,
+        *("-accel", "tcg,thread=multi"),  # QEMU takes the first that works, so one among `words`
     ]
-    log = directory / "qemu.log"
+    log, console = directory / "qemu.log", directory / "console.log"
+    console.unlink(missing_ok=True)  # of an earlier VM, which was ready
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stderr=errors, stdout=subprocess.DEVNULL
         )
     try:
-        console = directory / "console.log"
 
         def up() -> bool | None:
             assert process.poll() is None, log.read_text()

@@ -48,7 +48,7 @@ def test_no_balloon_and_no_reporting_offered() -> None:
     [
         (None, "unknown", False, "no driver is bound", "modprobe virtio_balloon"),
         ("virtio_balloon", "no", False, "without CONFIG_PAGE_REPORTING", "5.7 or later"),
-        ("virtio_balloon", "unknown", True, "with a pattern", "remove page_poison=1"),
+        ("virtio_balloon", "unknown", True, "page-poison=off", "remove page_poison=1"),
         ("virtio_balloon", "unknown", False, "older than 5.7", "install a kernel"),
     ],
 )
@@ -62,7 +62,7 @@ def test_offered_and_not_accepted(
         reporting=False,
         driver=driver,
         kernel_reports=kernel_reports,  # type: ignore[arg-type]
-        poison_asked=poisons,
+        filled_by="page_poison=1" if poisons else "",
     )
     found = advice(replace(audit, guest=guest))
     assert "waiting" not in found, "nothing waits for a pass that never comes"
@@ -129,7 +129,7 @@ def test_a_zone_below_its_watermark_names_an_order_that_is_low_enough_or_none() 
     ("changes", "name", "command"),
     [
         ({"waiting": 50 * MIB}, "waiting", ""),
-        ({"per_cpu": 50 * MIB}, "per-cpu", "compact_memory"),
+        ({"per_cpu": 50 * MIB}, "per-cpu", "percpu_pagelist_high_fraction"),
         ({"deferred_split": 50 * MIB}, "deferred-split", "echo 2 > /proc/sys/vm/drop_caches"),
     ],
 )
