@@ -43,6 +43,14 @@ _KINDS: tuple[tuple[Severity, str, str], ...] = (
         r"(?=.*: (?:0x)?[0-9a-f]{4} \[#[0-9]{1,9}\])(?:Oops: ){0,4}([A-Za-z][\w /-]*)",
         r"\1",
     ),
+    # So has a program of the harness's own, for which only damaged memory is a reason
+    # (show_signal_msg(), arch/x86/mm/fault.c; do_trap(), arch/x86/kernel/traps.c).
+    (
+        "crash",
+        r"(?:traps: )?(fpr-guest|guest-shell|dropbear|init)\[\d{1,9}\](?:: (segfault) at"
+        r"| (?:trap )?([a-z][a-z ]{3,30}) ip:)",
+        r"\2\3 in \1",
+    ),
     # It makes no progress.
     ("hang", r"(?:NMI )?(?:watchdog: )?BUG: soft lockup", r"BUG: soft lockup"),
     ("hang", r"(?:NMI )?(?:watchdog: )?(?:CPU\d+: )?Watchdog detected hard LOCKUP", r"hard LOCKUP"),
@@ -97,6 +105,7 @@ _SUSPICIOUS = re.compile(
     rb"BUG|WARNING|INFO:|UBSAN|panic|PANIC|\[#|LOCKUP|tried to execute|list_(?:add|del)"
     rb"|allocation failure|oom-killer|ut of memory|fpr-init|bad p[g4umt]"
     rb"|lab (?:corruption|error)|pagealloc: |Decompression failed|Read-error on swap"
+    rb"|segfault at|traps: "
     # A kernel message that interrupts a program's line, which may be one of the init's.
     rb"|\[(?<=[^\r\n]\[) {0,4}\d{1,9}\.\d{6}\]"
 )

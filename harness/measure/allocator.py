@@ -32,28 +32,35 @@ def withheld(history: History) -> int | None:
     seen, now = audit.report.withheld, audit.counters
     beyond = seen - percpu_free(now.zones) - huge_pool(now)
     first = next((each for each in history.audits if is_usable(each)), audit)
-    lost = min(seen, _missing(audit) - _missing(first))
+    lost = min(seen, _missing(audit) - _missing(first) - _new_memory_map(first, audit))
     return max(0, beyond, lost) // HUGE_PAGE * HUGE_PAGE
 
 
 def _missing(audit: Audited) -> int:
-    """Bytes that are in no account of /proc/meminfo, nor on the per-CPU lists, nor compressed, nor
-    the memory map of plugged memory.
+    """Bytes that are in no account of /proc/meminfo, nor on the per-CPU lists, nor compressed.
 
     VmallocUsed counts the pages of vmalloc() (vmalloc_nr_pages(), mm/vmalloc.c, from 5.3), those of
     kernel stacks once more.
     """
     now = audit.counters
     known = percpu_free(now.zones) + compressed(now) + now.meminfo.get("VmallocUsed", 0)
-    return unaccounted(now) - known - _memory_map(now)
+    return unaccounted(now) - known
+
+
+def _new_memory_map(first: Audited, last: Audited) -> int:
+    """Bytes of `struct page` taken from free memory between two audits, for plugged memory.
+
+    Memory that the guest takes offline keeps them (offline_pages(), mm/memory_hotplug.c).
+    """
+    return max(0, _memory_map(last.counters) - _memory_map(first.counters))
 
 
 def _memory_map(now: GuestCounters) -> int:
-    """Bytes of `struct page`, taken from free memory when memory is plugged.
+    """Bytes of `struct page`.
 
     vmstat counts them from 6.11 (mm/vmstat.c, nr_memmap_pages), without those set up at boot, which
     MemTotal does not include either. Before that they follow from the zones' present pages, those
-    of boot included: only the growth counts.
+    of boot included: only the growth says something.
     """
     pages = now.vmstat.get("nr_memmap_pages")
     if pages is not None:

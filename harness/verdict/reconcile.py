@@ -31,7 +31,8 @@ class Ledgers:
     discards_failed: int | None
     discard_errno: int
     """Of the latest discard that failed; 0: not known."""
-    rss_fall: int | None
+    file_rss_fall: int | None
+    """Of the pages of a file that QEMU has mapped; without its private copies of them."""
     file_blocks_fall: int | None
     """None for anonymous memory."""
     lazyfree: int
@@ -71,7 +72,7 @@ def ledgers_of(history: History) -> Ledgers | None:
         discarded=discards.bytes if discards else None,
         discards_failed=discards.failed_bytes if discards else None,
         discard_errno=discards.errno if discards else 0,
-        rss_fall=before.rss - now.rss if before else None,
+        file_rss_fall=before.shmem - now.shmem if before else None,
         file_blocks_fall=blocks_fall,
         lazyfree=now.lazyfree,
         swap_growth=now.swap - before.swap if before else None,
@@ -148,7 +149,8 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
     """Return the way in which discards had no effect, by the most bytes; None if they had."""
     resident = ledgers.reported_resident
     seen = (
-        "QEMU's trace shows the discards, so the host ignored them"
+        "QEMU's trace shows the discards, so the host kept them, or something has touched them "
+        "since"
         if ledgers.reported_undiscarded is not None
         else "without QEMU's trace it is unknown whether QEMU discarded them"
     )
@@ -161,7 +163,7 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
         )
     ]
     if ledgers.file_blocks_fall is not None:
-        gone = [n for n in (ledgers.rss_fall, ledgers.discarded) if n is not None]
+        gone = [n for n in (ledgers.file_rss_fall, ledgers.discarded) if n is not None]
         kept = min(gone, default=0) - ledgers.file_blocks_fall
         ways.append(
             Disagreement(

@@ -91,6 +91,11 @@ def mapping(held: int, **changes: Any) -> HostMapping:
     return replace(plain, **changes)
 
 
+def of_a_file(held: int, *, blocks: int) -> HostMapping:
+    """Build the mapping of a shared file with `held` bytes mapped, of the `blocks` it has."""
+    return mapping(held, anonymous=0, shmem=held, file_blocks=blocks)
+
+
 def noise(at: float = 0.0, **changes: Any) -> NoiseRead:
     """Build the counters of a quiet host."""
     plain = HostNoise(

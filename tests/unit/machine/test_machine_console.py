@@ -251,6 +251,22 @@ def test_headline_behind_a_program_s_unfinished_line_is_found() -> None:
             "warning",
             "page allocation failure: order:0",
         ),
+        (
+            "fpr-guest[123]: segfault at 308 ip 00000000004848c9 sp 00007ff265051168 error 4 in"
+            " fpr-guest[401000+a8000] likely on CPU 1 (core 1, socket 0)",
+            "crash",
+            "segfault in fpr-guest",
+        ),
+        (
+            "traps: dropbear[91] general protection fault ip:4848c9 sp:7ff265051168 error:0",
+            "crash",
+            "general protection fault in dropbear",
+        ),
+        (
+            "traps: fpr-guest[7] trap invalid opcode ip:4848c9 sp:7ff265051168 error:0",
+            "crash",
+            "invalid opcode in fpr-guest",
+        ),
         ("[ BUG: Invalid wait context ]", "warning", "BUG: Invalid wait context"),
         (
             "BUG: Bad page state in process swapper/0  pfn:12345",
@@ -310,6 +326,7 @@ def test_headline(line: str, severity: str, title: str) -> None:
         "NMI watchdog: Perf NMI watchdog permanently disabled",
         "fpr-init: ready",
         "BUG is the first word of this line",
+        "stress-ng[123]: segfault at 0 ip 00000000004848c9 sp 00007ff265051168 error 4",
         "SLUB: HWalign=64, Order=0-3, MinObjects=0, CPUs=2, Nodes=1",
         "Spectre V2 : WARNING is not at the start of this line",
     ],

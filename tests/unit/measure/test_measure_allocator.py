@@ -62,6 +62,21 @@ def test_what_the_kernel_has_mapped_for_itself_is_not_lost() -> None:
     assert found["withheld_bytes"] == 0
 
 
+def test_memory_that_was_taken_offline_has_not_lost_its_memory_map() -> None:
+    """On 6.1 a guest put 128 MiB offline, whose map of 2 MiB stays, and its lists had a block."""
+    before, after = healthy(), leaky(per_cpu=10 * BLOCK)
+    before.meminfo = {"MemTotal": 512 * MIB, "MemFree": 400 * MIB}
+    after.meminfo = {"MemTotal": 384 * MIB, "MemFree": 272 * MIB - 10 * BLOCK * PAGE_SIZE}
+    audited = before.audited(12.0, "before")
+    larger = tuple(
+        replace(each, present=each.present + 128 * MIB // PAGE_SIZE)
+        for each in audited.counters.zones
+    )
+    audited = replace(audited, counters=replace(audited.counters, zones=larger))
+    found = measure(a_run(after, earlier=[audited]))
+    assert found["withheld_bytes"] == 0
+
+
 @pytest.mark.parametrize("counted", [True, False])
 def test_the_memory_map_of_a_plugged_dimm_is_not_lost(counted: bool) -> None:
     """A guest with 7.3.4 took 4 MiB for the map of 256 MiB, and its lists had a block meanwhile."""

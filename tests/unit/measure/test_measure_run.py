@@ -15,6 +15,7 @@ from run_builders import (
     freed,
     healthy,
     mapping,
+    of_a_file,
     pressed,
     ready,
     sampled,
@@ -270,8 +271,8 @@ def test_discards_of_another_qemu_are_not_counted_from_a_free_in_the_first() -> 
 
 def test_held_for_a_file_is_its_blocks() -> None:
     """Dropped from the mapping but not from the file is not reclaimed."""
-    before = freed(before=mapping(HELD_BEFORE, anonymous=0, file_blocks=HELD_BEFORE))
-    after = healthy().audited(mapping=mapping(0, anonymous=0, file_blocks=HELD_BEFORE))
+    before = freed(before=of_a_file(HELD_BEFORE, blocks=HELD_BEFORE))
+    after = healthy().audited(mapping=of_a_file(0, blocks=HELD_BEFORE))
     assert measure(a_run(freed_as=before, audits=[after]))["reclaimed_bytes"] == 0
 
 
