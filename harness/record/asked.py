@@ -35,6 +35,10 @@ IF_TAKEN = frozenset(
 )
 """Invariants whose measures not every run can take; without the measure, they hold."""
 
+AT_EVERY_AUDIT = ("reported_resident_bytes", "balloon_resident_bytes")
+"""Invariants of every audit, where it could take the measure, and not of the run's end alone: the
+guest may take or deflate the memory in question before the end."""
+
 
 @dataclass(frozen=True)
 class Asked:

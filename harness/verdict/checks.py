@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.measure.measures import TRACE_MEASURES, measure, needs_audit
 from harness.measure.usable import is_complete, is_usable
-from harness.record.asked import IF_TAKEN, Asked
+from harness.record.asked import AT_EVERY_AUDIT, IF_TAKEN, Asked
 from harness.record.history import History
 from harness.units import format_size
 from harness.verdict.expressions import (
@@ -66,14 +66,25 @@ def all_checks(history: History, asked: Asked) -> list[Check]:
 
 
 def audit_checks(history: History, asked: Asked) -> Iterator[Check]:
-    """Evaluate the checks in `audit` steps over what was known at each audit."""
+    """Evaluate the checks in `audit` steps, and what must hold at every audit, over what was known
+    at each.
+    """
     known: dict[str, float] = {}
+    always = {
+        name: asked.invariants[name]
+        for name in AT_EVERY_AUDIT
+        if name in asked.invariants and name not in asked.expect
+    }
     for then in history.at_audits:
         audit = then.audits[-1]
         values = measure(then)
         for text in audit.checks:
             name, condition = parse_check(text)
             yield _check(audit.name, then, name, condition, values | known, asked)
+        for name in always:
+            # The whole run is judged by the last audit, unless memory has changed since.
+            if name in values and audit is not history.audit:
+                yield _check(audit.name, then, name, parse_condition(always[name]), values, asked)
         known |= _at(audit.name, values)
 
 

@@ -33,6 +33,7 @@ from harness.verdict.coherence import blind_spot, contradiction, what_was_not_ch
 from harness.verdict.layers import Blame, never_on
 from harness.verdict.loss_words import loss_sentence
 from harness.verdict.noise import (
+    EMPTIED_BY_SPLITS,
     clock_noise,
     collapse_noise,
     merge_noise,
@@ -250,7 +251,7 @@ def _by_expectations(history: History, asked: Asked) -> _Finding:
     blind = blind_spot(history)
     if blind is not None:
         return _Finding(Verdict.MISS, f"nothing fails, but {blind}")
-    if not asked.expect and not any(check.where for check in checks):
+    if not asked.expect and not any(audit.checks for audit in history.audits):
         held = f", and {_all(len(checks), 'invariant')}" if checks else ""
         return _Finding(Verdict.DONE, f"measured; the scenario expects nothing{held}")
     if not history.boots:
@@ -332,8 +333,9 @@ def _noise(check: Check, why: Blame) -> str | None:
     history = check.history
     if why.cause is Cause.ACKED_NOT_DISCARDED:
         return collapse_noise(history)
-    merging = merge_noise(history) if check.outcome.measure == "huge_bytes" else None
-    if merging is not None:
+    name = check.outcome.measure
+    emptied = why.cause is Cause.CONTROL_BROKEN and name in EMPTIED_BY_SPLITS
+    if (name == "huge_bytes" or emptied) and (merging := merge_noise(history)) is not None:
         return merging
     if why.cause is Cause.CONTROL_BROKEN and any(boot.discard == "free" for boot in history.boots):
         # Under memory pressure the host reclaims lazily free memory by itself.

@@ -15,6 +15,22 @@ TCG with twice as many idle guests as CPUs: within 3 % of 1."""
 AVAILABLE_LIMIT = 128 * MIB
 """MemAvailable in bytes below which a host that reclaims may have reclaimed from QEMU."""
 
+EMPTIED_BY_SPLITS = frozenset(
+    {
+        "reclaimed_bytes",
+        "reclaimed_fraction",
+        "worst_reclaimed_fraction",
+        "residue_growth_bytes",
+        "unreported_free_bytes",
+        "held_bytes",
+        "rss_bytes",
+        "charged_bytes",
+        "worst_node_returned_fraction",
+        "worst_zone_returned_fraction",
+    }
+)
+"""Measures of what the host holds, from which the pages of zeros in a split huge page go."""
+
 
 def swap_noise(history: History) -> str | None:
     """Say that the host swapped out guest memory under pressure; None if it did not.
@@ -82,15 +98,16 @@ def collapse_noise(history: History) -> str | None:
 def merge_noise(history: History) -> str | None:
     """Say that KSM merged QEMU's memory, for which it splits huge pages; None if it did not.
 
-    try_to_merge_one_page() splits before it merges (mm/ksm.c, 4.5 to 6.18). One merged page costs a
-    whole huge page, so that what it explains has no bound below that.
+    try_to_merge_one_page() splits before it merges (mm/ksm.c, 4.5 to 6.18), and since 6.12 the
+    split frees what holds only zeros (mm/migrate.c, try_to_map_unused_to_zeropage()). One merged
+    page costs a whole huge page, so that what it explains has no bound below that.
     """
     merged = max((audit.mapping.merged or 0 for audit in history.audits), default=0)
     if not merged:
         return None
     return (
-        f"KSM on the host had merged up to {format_size(merged)} of QEMU's memory, and splits huge "
-        "pages to do so (/sys/kernel/mm/ksm/run)"
+        f"KSM on the host had merged up to {format_size(merged)} of QEMU's memory; to do so it "
+        "splits huge pages, which frees their pages of zeros (/sys/kernel/mm/ksm/run)"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from judging import RECLAIM, G, S, check, judged, run_on, swallowed, warning
 from pydantic import ValidationError
-from run_builders import a_run, freed, healthy, mapping, started
+from run_builders import Guest, a_run, freed, healthy, mapping, started
 
 from harness.act.discover import VERBS
 from harness.record.asked import IF_TAKEN, INVARIANTS
@@ -97,6 +97,32 @@ class TestJudged:
     ) -> None:
         verdict, found, _reason = check(events, expect, invariants=INVARIANTS)
         assert (verdict, found) == (Verdict.FAIL, cause)
+
+    @pytest.mark.parametrize(
+        ("earlier", "measure"),
+        [
+            (healthy().blocks(18, 1, G.OFFLINE, S.RESIDENT), "balloon_resident_bytes"),
+            (swallowed(), "reported_resident_bytes"),
+        ],
+        ids=["in the balloon", "reported"],
+    )
+    def test_what_the_host_kept_at_an_earlier_audit_fails_the_run(
+        self, earlier: Guest, measure: str
+    ) -> None:
+        """The balloon was deflated, or the memory taken again, before the last audit."""
+        events = a_run(audits=[earlier.audited(45.0, "full"), healthy().audited()])
+        verdict, cause, reason = check(events, {}, invariants=INVARIANTS)
+        assert (verdict, cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert f"at audit 'full': {measure} " in reason
+
+        scenarios_own = {measure: "<= 1GiB"}
+        assert check(events, scenarios_own, invariants=INVARIANTS)[0] is Verdict.PASS
+        less = {name: INVARIANTS[name] for name in INVARIANTS if name != measure}
+        assert check(events, {}, invariants=less)[0] is Verdict.DONE
+
+    def test_invariants_of_an_earlier_audit_are_no_expectations(self) -> None:
+        events = a_run(audits=[healthy().audited(45.0, "full"), healthy().audited()])
+        assert check(events, {}, invariants=INVARIANTS)[0] is Verdict.DONE
 
     def test_what_not_every_run_can_tell_holds_where_nobody_looked(self) -> None:
         """A run from before QEMU's other memory was read."""
