@@ -91,6 +91,9 @@ class Audited:
     """The expectations of this audit, `measure: condition` as in the scenario."""
     sha256: str | None = None
     """Checksum of the audit's file; None in records before schema 3."""
+    put_offline: int = 0
+    """Bytes of the guest's RAM in memory blocks that the guest has put offline: in no cell and no
+    zone, held by the host or not."""
     kind: Literal["audited"] = "audited"
 
 

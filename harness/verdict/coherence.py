@@ -227,7 +227,7 @@ def _memory(audit: Audited, history: History) -> Iterator[str]:
     ready = history.ready
     if ready is None or history.plugs:
         return
-    present = sum(zone.present for zone in audit.counters.zones) * PAGE_SIZE
+    present = sum(zone.present for zone in audit.counters.zones) * PAGE_SIZE + audit.put_offline
     if not (1 - MEMORY_LEFT_OUT) * ready.memory <= present <= ready.memory:
         less = present < ready.memory
         kept = " (does mem= or memmap= on its command line keep the rest from it?)" if less else ""
@@ -255,7 +255,7 @@ def _host(audit: Audited) -> Iterator[str]:
     # A pass may take what is reportable between the two readings.
     taken = cells.free_large_resident + cells.free_new_resident
     # The pages of a file and the private copies, where they are not of the same pages.
-    lowest, most = mapping.held, mapping.held + mapping.twice
+    lowest, most = mapping.held - audit.put_offline, mapping.held + mapping.twice
     if not (lowest <= resident + moved and resident - moved - taken <= most):
         yield (
             f"the host holds {format_size(resident)} page by page, and {format_size(mapping.held)} "
@@ -286,7 +286,7 @@ def _before_a_free(round_: Round, history: History) -> Iterator[str]:
             f"{where}the churn tool held {format_size(held)}, the host "
             f"{format_size(mapping.held)} of the guest's {format_size(ready.memory)}"
         )
-    if history.audits:
+    if history.audits and not any(audit.put_offline for audit in history.audits):
         audited = {_span(zone) for zone in history.audits[-1].counters.zones}
         if audited != {_span(zone) for zone in freed.zones_before}:
             yield f"{where}the guest had other zones than at the last audit"

@@ -30,7 +30,7 @@ def retained_reasons(history: History) -> list[Retained]:
     audit = usable_audit(history)
     if audit is None:
         return []
-    reasons = [*_free(history, audit), *_used(history, audit)]
+    reasons = [*_free(history, audit), *_used(history, audit), _offline(audit)]
     # What was never put back is a defect, however little it explains of the rest.
     return [
         *_withheld(history),
@@ -46,6 +46,19 @@ def _withheld(history: History) -> list[Retained]:
         "counts them neither as free nor as anybody's, and has not touched them since"
     )
     return [Retained(size, words)] if size else []
+
+
+def _offline(audit: Audited) -> Retained:
+    """Memory that the host holds and the guest does not count as its own any more."""
+    cells = audit.report.total
+    known = cells.used_resident + cells.free_small_resident + cells.free_large_resident
+    known += cells.free_new_resident + cells.reported_resident + (cells.offline_resident or 0)
+    size = min(audit.put_offline, audit.mapping.held - known - cells.unstable - cells.unknown)
+    return Retained(
+        size,
+        f"{format_size(max(0, size))} are in memory blocks that the guest has put offline, from "
+        "which it reports nothing",
+    )
 
 
 def _free(history: History, audit: Audited) -> list[Retained]:

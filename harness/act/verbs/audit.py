@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 from pydantic import Field
 
 from harness.act.awake import awake
@@ -14,10 +15,11 @@ from harness.act.seen_pages import SeenPages
 from harness.act.verbs.churn import Held
 from harness.act.verbs.settle import Drained, wait_settled
 from harness.guest.counter_stream import read_counters
+from harness.guest.memory_blocks import offline_pages
 from harness.kernel.losses import DiscardCoverage
-from harness.kernel.pages import AuditReport, StateArray
+from harness.kernel.pages import AuditReport, GuestState, StateArray
 from harness.observe.page_audit import take_audit
-from harness.record.audit_file import AuditFacts, AuditInputs, save_audit
+from harness.record.audit_file import AuditFacts, AuditInputs, AuditReading, save_audit
 from harness.record.events import Audited
 from harness.record.facts import DiscardTotals, GuestCounters, HostMapping
 from harness.record.run_directory import audit_path
@@ -35,6 +37,11 @@ LATE_SECONDS = 30.0
 DRAINED_BYTES = 2 * MIB
 """Less may be the lag of the guest's counters (mm/vmstat.c) and what runs beside an audit: up to
 2 MiB in 150 audits of guests at rest."""
+
+
+LACKING_BYTES = 16 * MIB
+"""Zones lack 0.1 % of a guest's RAM, which firmware reserves; a memory block is 128 MiB, but the
+last one may be cut off."""
 
 
 class Audit(Verb):
@@ -103,6 +110,7 @@ class Audit(Verb):
                 discards=look.discards,
                 checks=tuple(f"{measure}: {text}" for measure, text in self.expect.items()),
                 sha256=sha256,
+                put_offline=look.put_offline,
             )
         )
 
@@ -119,6 +127,7 @@ class _Look:
     discards: DiscardTotals | None
     mark: int
     """Mark in the discard log just before the reading."""
+    put_offline: int
 
 
 def _late(look: _Look, least: int) -> int:
@@ -151,6 +160,7 @@ def _look(guest: Guest) -> _Look:
         # Once more, for the discards of blocks reported while the guest was read the second time.
         log.read()
         counters = read_counters(guest.vm.shell)
+        reading, put_offline = _without_offline(guest, reading, counters)
     # With MADV_FREE the host may reclaim a page long after its discard, so all discards count.
     earlier = 0 if guest.vm.spec.discard == "free" else pages.mark_in(log)
     inputs = AuditInputs(
@@ -175,4 +185,24 @@ def _look(guest: Guest) -> _Look:
         ),
     )
     report, seen = inputs.reduce()
-    return _Look(inputs, report, seen, counters, mapping, discards, mark)
+    return _Look(inputs, report, seen, counters, mapping, discards, mark, put_offline)
+
+
+def _without_offline(
+    guest: Guest, reading: AuditReading, counters: GuestCounters
+) -> tuple[AuditReading, int]:
+    """Take what the guest has put offline out of its list of pages; also return its bytes.
+
+    It is asked only where its zones lack so much that a memory block may be offline.
+    """
+    pieces = guest.instruments.layout.pieces
+    given = sum(piece.pfn_end - piece.pfn_start for piece in pieces) * PAGE_SIZE
+    if given - sum(zone.present for zone in counters.zones) * PAGE_SIZE < LACKING_BYTES:
+        return reading, 0
+    offline = offline_pages(guest.vm.shell, len(reading.before))
+    if not offline.any():
+        return reading, 0
+    none = np.uint8(GuestState.NO_PAGE)
+    size = sum(np.count_nonzero(offline[piece.pfn_start : piece.pfn_end]) for piece in pieces)
+    before, after = (np.where(offline, none, seen) for seen in (reading.before, reading.after))
+    return replace(reading, before=before, after=after), int(size) * PAGE_SIZE

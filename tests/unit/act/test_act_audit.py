@@ -113,6 +113,21 @@ def test_without_a_trace_of_discards_the_pages_are_judged_and_the_ledger_is_abse
     assert load_audit(guest.directory / "audits" / "01-after.npz").discards is None
 
 
+def test_memory_that_the_guest_has_put_offline_is_none_of_its_own(guest: FakeGuest) -> None:
+    """From 6.16 on the guest lists it as if its kernel used it."""
+    say(guest, [states(10)])
+    less = zone(present=zone().present - 16 * BLOCK)
+    guest.vm.says["counters --once"] = counters([less])
+    guest.vm.says["fpr-guest pages"] = page_rounds([states(10)])
+    guest.vm.says["/sys/devices/system/memory"] = f"{16 * 2 * MIB:x}\nmemory0/state\n"
+    Audit().perform(guest)
+    (event,) = guest.recorded(Audited)
+    assert event.put_offline == 32 * MIB
+    assert event.report.listed == (BLOCKS - 16) * 2 * MIB
+    kept = load_audit(guest.directory / "audits" / "01-audit.npz")
+    assert kept.reduce()[0] == event.report
+
+
 def test_what_the_churn_tool_holds_is_asked_for_and_missed(guest: FakeGuest) -> None:
     tool = ChurnSession(FakeProcess(), size=1 * MIB)
     tool.pid = 77

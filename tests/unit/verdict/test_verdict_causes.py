@@ -12,6 +12,7 @@ from run_builders import (
     a_run,
     freed,
     healthy,
+    mapping,
     noise,
     of_a_file,
     ready,
@@ -327,6 +328,13 @@ class TestGuestRetained:
         )
         assert cause is Cause.GUEST_RETAINED
         assert "page cache holds 40MiB" in reason
+
+    def test_memory_that_the_guest_put_offline_is_named(self) -> None:
+        audit = healthy().audited(mapping=mapping(180 * MIB))
+        events = run_on(healthy(), audits=[replace(audit, put_offline=128 * MIB)])
+        verdict, cause, reason = check(events)
+        assert (verdict, cause) == (Verdict.FAIL, Cause.GUEST_RETAINED)
+        assert reason.startswith("128MiB are in memory blocks that the guest has put offline")
 
     def test_too_much_retained(self) -> None:
         expectations = {"retained_free_bytes": "<= 64MiB"}

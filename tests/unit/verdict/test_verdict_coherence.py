@@ -126,6 +126,17 @@ def test_private_copies_of_a_files_pages_contradict_nothing(
     assert ("page by page" in reason) is not agrees
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_memory_that_the_guest_has_put_offline_contradicts_nothing(known: bool) -> None:
+    """It is in no zone and no cell, and the host may hold it."""
+    size = 256 * MIB
+    audit = replace(healthy().audited(), mapping=mapping(RSS + size))
+    audit = replace(audit, put_offline=size) if known else audit
+    events = a_run(ready_as=ready(memory=2 * size), audits=[audit])
+    verdict, _cause, reason = check(events, {"console_findings": "== 0"})
+    assert (verdict is Verdict.PASS) is known, reason
+
+
 @pytest.mark.parametrize("cell", ["free_large_resident", "free_new_resident"])
 def test_a_pass_between_the_readings_of_an_audit_contradicts_nothing(cell: str) -> None:
     """A guest has just freed memory: its pages are read, then a pass goes."""
