@@ -116,6 +116,10 @@ class QmpError(HarnessError):
     """QMP refused a command, closed the connection or did not answer in time (verdict MISS)."""
 
 
+class QmpSilentError(QmpError):
+    """QEMU did not answer in time."""
+
+
 class SshError(HarnessError):
     """The SSH connection could not be made, broke, or did not answer in time (verdict MISS)."""
 

@@ -22,6 +22,12 @@ from harness.machine.qmp import QmpMonitor
 
 LOOK_SECONDS = 0.02
 
+ACCEL_HINT = "see console.log; `fpr-harness doctor` tries this host's accelerators"
+INIT_HINT = (
+    "see console.log for what the guest's kernel says of it; it depends on the kernel, its modules "
+    "(--modules) and guest.cmdline"
+)
+
 LOG = logging.getLogger(__name__)
 
 
@@ -86,7 +92,7 @@ class BootWatch:
             raise gone
         if self._console.init_failure is not None:
             failure = f"its init failed to {self._console.init_failure}"
-            raise self._error(failure, GuestBootError)
+            raise self._error(failure, GuestBootError, INIT_HINT)
         for event in self._monitor.events():
             if event["event"] == "STOP":
                 status = self._monitor.execute("query-status")["status"]
@@ -111,11 +117,13 @@ class BootWatch:
             defect=self._defects,
         )
 
-    def _error(self, seen: str, kind: type[BootError] = BootError) -> BootError:
+    def _error(
+        self, seen: str, kind: type[BootError] = BootError, hint: str = ACCEL_HINT
+    ) -> BootError:
         tail = self._console.tail()
         return kind(
             f"the guest did not become ready under {self._accel}: {seen}"
             + (f"\nIts console ended with:\n{tail}" if tail else "\nIts console stayed empty."),
-            hint="see console.log; `fpr-harness doctor` tries this host's accelerators",
+            hint=hint,
             evidence=[self._console.path],
         )

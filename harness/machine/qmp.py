@@ -25,7 +25,7 @@ from qemu.qmp import (
 )
 
 from harness.deadline import Deadline
-from harness.errors import QmpError
+from harness.errors import QmpError, QmpSilentError
 from harness.limited_file import LimitedFile
 from harness.machine.gone import Gone, gone_soon
 from harness.machine.pace import slowness
@@ -203,7 +203,7 @@ class QmpMonitor:
             return future.result(timeout)
         except concurrent.futures.TimeoutError as error:
             future.cancel()
-            raise self._gone() or QmpError(
+            raise self._gone() or QmpSilentError(
                 f"{what}: no answer within {timeout:g} s",
                 hint="QEMU hangs, or the host is overloaded",
             ) from error

@@ -20,6 +20,8 @@ from harness.errors import (
     HarnessError,
     InterruptedRunError,
     ObserveError,
+    QmpError,
+    QmpSilentError,
     SshError,
     ToolCrashedError,
 )
@@ -68,6 +70,7 @@ def examine(
         # Keep the first error: it came before the examination and is closer to the cause.
         evidence.append(f"then the examination itself broke: {broken.message}")
         _record_reset_after(vm, record, broken)
+        error = _without_qemu(vm, error, broken)
     _read_console(vm, record)
     with contextlib.suppress(OSError):
         text = escaped("\n\n".join(evidence)) + "\n"
@@ -87,6 +90,37 @@ def _record_reset_after(vm: VirtualMachine, record: RunRecord, broken: HarnessEr
     """Record a guest that ended during the examination: first its console, which may say why."""
     _read_console(vm, record)
     record_reset(record, broken)
+
+
+def _process_state(pid: int) -> str:
+    """Return a process's state, one letter (proc(5), /proc/PID/stat); empty if it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[0]
+
+
+def _without_qemu(vm: VirtualMachine, error: HarnessError, broken: HarnessError) -> HarnessError:
+    """Say that QEMU itself does not answer, if that is why the examination broke.
+
+    A guest needs QEMU's main thread for whatever it is asked over the network.
+    """
+    if not vm.alive or not isinstance(broken, QmpSilentError):
+        return error
+    state = _process_state(vm.pid)
+    if state in ("T", "t"):
+        return QmpError(
+            f"QEMU is stopped (state {state}), and its guest with it: {error.message}",
+            hint="something sent SIGSTOP, or traces it (a debugger); SIGCONT continues it",
+            evidence=error.evidence,
+        )
+    return QmpError(
+        f"QEMU runs but does not answer its monitor either: {error.message}",
+        hint="its main thread waits for something, or the host gives it no processor time: see "
+        "autopsy.txt and, while it lasts, /proc/PID/stack of its threads",
+        evidence=error.evidence,
+    )
 
 
 def _look(

@@ -3,11 +3,14 @@
 
 from collections.abc import Sequence
 
-from harness.errors import PreconditionError, ScenarioError
+from harness.errors import GuestError, PreconditionError, ScenarioError
 from harness.machine.spec import BalloonSpec, Clock, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine
 from harness.scenario.model import Scenario
 from harness.units import MIB, format_size
+
+NOT_THERE = "not found"
+"""What modprobe says of a module that modules.dep does not name (busybox, modutils/modprobe.c)."""
 
 LARGER = "give it more with --set guest.memory=SIZE; Debian's kernels boot with 96MiB"
 
@@ -54,13 +57,24 @@ def check_size(spec: GuestSpec, least: int) -> None:
 
 
 def load_modules(vm: VirtualMachine, names: Sequence[str]) -> None:
-    """Load modules of the guest's kernel. Raises `PreconditionError` for one that is not there,
-    `SshError`, `DeadlineError`.
+    """Load modules of the guest's kernel.
+
+    Raises `PreconditionError` for one that is not there, `GuestError` for one that the kernel
+    refuses, `SshError`, `DeadlineError`.
     """
     for name in names:
-        if vm.shell.run(f"modprobe {name}", check=False).status:
-            raise PreconditionError(
-                f"the guest has no module {name} for its kernel ({vm.kernel_release})",
-                hint="the modules that an image keeps for its guests are `on_demand` in "
-                "guest-images/*.yaml",
+        answer = vm.shell.run(f"modprobe {name}", check=False)
+        if not answer.status:
+            continue
+        said = answer.stderr.decode(errors="replace").strip()
+        if NOT_THERE not in said:
+            raise GuestError(
+                f"the guest's kernel ({vm.kernel_release}) did not take the module {name}: {said}",
+                hint="see console.log; was it built with this kernel, and what does guest.cmdline "
+                "say of it?",
             )
+        raise PreconditionError(
+            f"the guest has no module {name} for its kernel ({vm.kernel_release})",
+            hint="the modules that an image keeps for its guests are `on_demand` in "
+            "guest-images/*.yaml",
+        )

@@ -10,6 +10,7 @@ from harness.errors import PreconditionError
 from harness.guest.counter_stream import read_counters
 from harness.guest.race_client import run_race
 from harness.kernel.zones import HUGE_PAGE, REPORTING_CAPACITY, Zone, above_watermark, block_size
+from harness.machine.interfaces import CommandResult
 from harness.machine.interposer import SLOW_SECONDS, slow_from
 from harness.record.events import ChurnVerified, Raced
 from harness.scenario.steps import Verb
@@ -30,7 +31,7 @@ FILL_SECONDS = 120.0
 ROUND_SECONDS = 60.0
 """Time for allocating a window and verifying all memory, in addition to the wait."""
 
-_HAS_HUGE_PAGES = "grep -qE '\\[(always|madvise)\\]' /sys/kernel/mm/transparent_hugepage/enabled"
+_HUGE_PAGES = "cat /sys/kernel/mm/transparent_hugepage/enabled"
 
 
 class Race(Verb):
@@ -59,10 +60,7 @@ class Race(Verb):
         """
         guest.phase("race", f"{self.rounds} rounds")
         shell = guest.vm.shell
-        if shell.run(_HAS_HUGE_PAGES, check=False).status:
-            raise PreconditionError(
-                f"the guest's kernel ({guest.vm.kernel_release}) has no transparent huge pages"
-            )
+        _check_huge_pages(shell.run(_HUGE_PAGES, check=False), guest.vm.kernel_release)
         order = guest.reporting_order
         zones = [z for z in read_counters(shell).zones if above_watermark(z, order)]
         if not zones:
@@ -121,3 +119,16 @@ def _cushion(zones: list[Zone]) -> int:
 
 def _whole_huge_pages(size: int) -> int:
     return -(-size // HUGE_PAGE) * HUGE_PAGE
+
+
+def _check_huge_pages(answer: CommandResult, kernel: str) -> None:
+    """Raise `PreconditionError` unless the guest's processes can get transparent huge pages."""
+    if answer.status:
+        raise PreconditionError(f"the guest's kernel ({kernel}) has no transparent huge pages")
+    if b"[never]" in answer.stdout:
+        raise PreconditionError(
+            "transparent huge pages are off in the guest, as its kernel leaves them in less than "
+            "512 MiB of usable memory",
+            hint="give it more with --set guest.memory=SIZE, or transparent_hugepage=always in "
+            "guest.cmdline",
+        )

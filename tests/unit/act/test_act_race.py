@@ -142,6 +142,13 @@ def test_a_kernel_without_huge_pages_cannot_be_raced(guest: FakeGuest) -> None:
         race(guest, said())
 
 
+def test_huge_pages_that_are_off_are_not_called_absent(guest: FakeGuest) -> None:
+    """hugepage_init() of mm/huge_memory.c leaves them off in a small guest."""
+    guest.vm.says["transparent_hugepage"] = "always madvise [never]\n"
+    with pytest.raises(PreconditionError, match="are off in the guest"):
+        race(guest, said())
+
+
 @pytest.mark.parametrize(("discard", "early"), [("slow", 8 * MIB), ("dontneed", None)])
 def test_blocks_marked_too_early_are_told_where_the_host_is_slow(
     guest: FakeGuest, discard: Any, early: int | None

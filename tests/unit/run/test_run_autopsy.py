@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run that broke learns of its guest afterwards."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,7 +11,7 @@ from judging import check
 from run_builders import ready, started
 
 from harness.act.run_record import RunRecord
-from harness.errors import DeadlineError, GuestError, ToolCrashedError
+from harness.errors import DeadlineError, GuestError, QmpSilentError, ToolCrashedError
 from harness.machine.vm import VirtualMachine
 from harness.record.events import Broke, ConsoleFinding, Event
 from harness.record.facts import Cause, Verdict
@@ -30,6 +31,33 @@ def test_a_tool_that_crashed_fails_the_run_as_a_crash_of_the_guest(tmp_path: Pat
     verdict, cause, reason = check([*events, broke], {})
     assert (verdict, cause) == (Verdict.FAIL, Cause.GUEST_CRASH)
     assert "killed by signal 11" in reason
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("T", "QEMU is stopped (state T)"), ("S", "QEMU runs but does not answer its monitor")],
+)
+def test_a_qemu_that_does_not_answer_is_named_and_not_its_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, words: str
+) -> None:
+    monkeypatch.setattr(autopsy, "_process_state", lambda _pid: state)
+    silent = DeadlineError("waited 20.0 s for `fpr-guest counters --once` in the guest")
+
+    def nothing(*_arguments: object, **_options: object) -> None:
+        raise QmpSilentError("query-status: no answer within 5 s")
+
+    console = SimpleNamespace(final_findings=list, overflow=lambda: None)
+    monitor = SimpleNamespace(execute=nothing)
+    vm = SimpleNamespace(console=console, monitor=monitor, alive=True, pid=1)
+    error = examine(cast(VirtualMachine, vm), RunRecord(lambda _e: None), tmp_path, silent)
+    assert words in error.message
+    assert silent.message in error.message
+    assert verdict_of(error) is Verdict.MISS
+
+
+def test_the_state_of_a_process_is_found_behind_its_name() -> None:
+    assert autopsy._process_state(os.getpid()) == "R"
+    assert autopsy._process_state(0) == ""
 
 
 def test_a_guest_that_floods_its_console_is_not_asked_why(tmp_path: Path) -> None:
