@@ -57,6 +57,12 @@ class Asked:
     without expectations shows all measures that its steps take."""
 
     @property
+    def page_invariants(self) -> dict[str, str]:
+        """Those of `invariants` that an audit alone can tell, and the scenario does not replace."""
+        names = (IF_TAKEN | set(AT_EVERY_AUDIT)) & set(self.invariants) - set(self.expect)
+        return {name: self.invariants[name] for name in INVARIANTS if name in names}
+
+    @property
     def conditions(self) -> dict[str, str]:
         """All conditions on the whole run; an expectation replaces the invariant of its name."""
         return {**self.expect, **{k: v for k, v in self.invariants.items() if k not in self.expect}}

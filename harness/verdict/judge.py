@@ -32,34 +32,13 @@ from harness.verdict.checks import (
 from harness.verdict.coherence import blind_spot, contradiction, what_was_not_checked
 from harness.verdict.layers import Blame, never_on
 from harness.verdict.loss_words import loss_sentence
-from harness.verdict.noise import (
-    EMPTIED_BY_SPLITS,
-    clock_noise,
-    collapse_noise,
-    merge_noise,
-    pressure_noise,
-    swap_noise,
-)
+from harness.verdict.noise import host_noise, swap_noise
 
 CRASHES_THAT_FAIL = 2
 """Crashed boots that make a FAIL under a QEMU with a known defect; fewer are booted again."""
 
 _MISUSE = re.compile(r"BUG: (?:KASAN|KFENCE|KMSAN): ")
 """Titles of the sanitizers that find wrong uses of memory (mm/kasan, mm/kfence, mm/kmsan)."""
-
-_PRESSURE_EXPLAINS = frozenset(
-    {
-        Cause.NOT_REPORTED,
-        Cause.NOT_SETTLED,
-        Cause.GUEST_RETAINED,
-        Cause.STILL_CHARGED,
-        Cause.OVERHEAD,
-    }
-)
-"""Causes that memory pressure on the host can produce without a defect in reporting."""
-
-_CLOCK_EXPLAINS = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED})
-"""Causes that appear if the guest's clock stood still while the host's advanced."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +58,7 @@ def judge(history: History, asked: Asked, *, t: float = 0.0) -> Judged:
         finding = (
             _own_defect(history)
             or _crashed_at_boot(history)
-            or _damage(history)
+            or _damaged(history, asked)
             or _wrong_before_it_broke(history, asked)
             or _broke(history)
             or _by_expectations(history, asked)
@@ -198,15 +177,34 @@ def _trouble(trouble: Trouble, cause: Cause) -> _Finding:
     )
 
 
+def _damaged(history: History, asked: Asked) -> _Finding | None:
+    """Return damage as `_damage` does, with what the audits had found wrong besides."""
+    found = _damage(history)
+    if found is None or found.verdict is not Verdict.FAIL:
+        return found
+    failed = (check.sentence for check in _seen_at_audits(history, asked) if check.fails)
+    return replace(found, failed=tuple(failed))
+
+
+def _seen_at_audits(history: History, asked: Asked) -> list[Check]:
+    """Check what the audits alone can tell, by the last one only if no memory has moved since."""
+    checks = list(audit_checks(history, asked))
+    if history.audit is not None:
+        checks += run_checks(history, asked, asked.page_invariants)
+    return checks
+
+
 def _wrong_before_it_broke(history: History, asked: Asked) -> _Finding | None:
     """Return what had failed before the run broke, at an audit or on the console.
 
-    That may be what broke the run, such as an OOM kill of a process that a step waits for.
+    That may be what broke the run, such as an OOM kill of a process that a step waits for. What the
+    scenario expects of the whole run is not judged, but the invariants of pages are, by the last
+    audit if nothing has moved memory since.
     """
     broke = history.broke
     if broke is None:
         return None
-    checks = list(audit_checks(history, asked))
+    checks = _seen_at_audits(history, asked)
     name = "console_findings"
     if broke.verdict is not Verdict.MISS and name in asked.conditions:
         checks += run_checks(history, asked, {name: asked.conditions[name]})
@@ -310,7 +308,10 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
         return None
     sentences = tuple(check.sentence for check in failed)
     blamed = [(check, blame(check.history, check.outcome)) for check in failed]
-    explained = [(check, why, _noise(check, why)) for check, why in blamed]
+    explained = [
+        (check, why, host_noise(check.history, check.outcome.measure, why.cause))
+        for check, why in blamed
+    ]
     sure = [(check, why) for check, why, noise in explained if noise is None]
     if not sure:
         check, why, noise = explained[0]
@@ -326,20 +327,3 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
     counts = check.outcome.measure == "console_findings" and why.cause is Cause.KERNEL_WARNING
     found = "" if counts else f": {check.sentence}"
     return _Finding(why.verdict, f"{why.sentence}{found}{more}", why.cause, sentences)
-
-
-def _noise(check: Check, why: Blame) -> str | None:
-    """Say what the host did that may have caused this, or None."""
-    history = check.history
-    if why.cause is Cause.ACKED_NOT_DISCARDED:
-        return collapse_noise(history)
-    name = check.outcome.measure
-    emptied = why.cause is Cause.CONTROL_BROKEN and name in EMPTIED_BY_SPLITS
-    if (name == "huge_bytes" or emptied) and (merging := merge_noise(history)) is not None:
-        return merging
-    if why.cause is Cause.CONTROL_BROKEN and any(boot.discard == "free" for boot in history.boots):
-        # Under memory pressure the host reclaims lazily free memory by itself.
-        return pressure_noise(history)
-    if why.cause in _CLOCK_EXPLAINS and (stalled := clock_noise(history)) is not None:
-        return stalled
-    return pressure_noise(history) if why.cause in _PRESSURE_EXPLAINS else None

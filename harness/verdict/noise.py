@@ -2,6 +2,7 @@
 """Decide whether activity of the host may explain what a run measured."""
 
 from harness.kernel.zones import HUGE_PAGE
+from harness.record.facts import Cause
 from harness.record.history import History
 from harness.units import MIB, PAGE_SIZE, format_size
 
@@ -30,6 +31,37 @@ EMPTIED_BY_SPLITS = frozenset(
     }
 )
 """Measures of what the host holds, from which the pages of zeros in a split huge page go."""
+
+_PRESSURE_EXPLAINS = frozenset(
+    {
+        Cause.NOT_REPORTED,
+        Cause.NOT_SETTLED,
+        Cause.GUEST_RETAINED,
+        Cause.STILL_CHARGED,
+        Cause.OVERHEAD,
+    }
+)
+"""Causes that memory pressure on the host can produce without a defect in reporting."""
+
+_CLOCK_EXPLAINS = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED})
+"""Causes that appear if the guest's clock stood still while the host's advanced."""
+
+
+def host_noise(history: History, measure: str, cause: Cause | None) -> str | None:
+    """Say what the host did that may have put a measure out of its bounds, with that cause; None if
+    nothing.
+    """
+    if cause is Cause.ACKED_NOT_DISCARDED:
+        return collapse_noise(history)
+    emptied = cause is Cause.CONTROL_BROKEN and measure in EMPTIED_BY_SPLITS
+    if (measure == "huge_bytes" or emptied) and (merging := merge_noise(history)) is not None:
+        return merging
+    if cause is Cause.CONTROL_BROKEN and any(boot.discard == "free" for boot in history.boots):
+        # Under memory pressure the host reclaims lazily free memory by itself.
+        return pressure_noise(history)
+    if cause in _CLOCK_EXPLAINS and (stalled := clock_noise(history)) is not None:
+        return stalled
+    return pressure_noise(history) if cause in _PRESSURE_EXPLAINS else None
 
 
 def swap_noise(history: History) -> str | None:

@@ -31,9 +31,11 @@ from run_builders import (
     started,
 )
 
+from harness.record.asked import INVARIANTS
 from harness.record.events import (
     Audited,
     Broke,
+    ChurnHeld,
     ChurnVerified,
     ConsoleFinding,
     Event,
@@ -312,6 +314,21 @@ class TestWhatBrokeAfterAnAudit:
         early = healthy().audited(45.0, "held", checks=("reported_resident_bytes: == 0",))
         events = a_run(audits=[early], last=[self.BROKE])
         assert check(events)[0] is Verdict.MISS
+
+    @pytest.mark.parametrize("moved", [False, True], ids=["at rest", "memory has moved since"])
+    def test_is_what_the_last_audit_found_by_an_invariant(self, moved: bool) -> None:
+        """A `run` step after it passed its deadline: half of the reports had been swallowed."""
+        since = [ChurnHeld(46.0, 4 * MIB, 1.0)] if moved else []
+        events = run_on(swallowed(), last=[*since, self.BROKE])
+        found = judged(events, FRACTION, invariants=INVARIANTS)
+        assert (found.verdict, found.cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert found.reason.endswith("after that waited 20.0 s for the host")
+
+    def test_is_told_beside_a_crash_that_came_after_it(self) -> None:
+        events = run_on(swallowed(), last=[crash(46.0), self.BROKE])
+        found = judged(events, FRACTION, invariants=INVARIANTS)
+        assert (found.verdict, found.cause) == (Verdict.FAIL, Cause.GUEST_CRASH)
+        assert found.failed == ("reported_resident_bytes 160MiB, expected == 0B",)
 
     def test_is_what_broke_where_only_the_whole_run_would_have_shown_it(self) -> None:
         events = run_on(swallowed(), last=[self.BROKE])
