@@ -11,6 +11,7 @@ from typing import TypeVar
 import tenacity
 
 from harness.errors import DeadlineError
+from harness.stalls import lost_seconds
 
 T = TypeVar("T")
 
@@ -19,6 +20,8 @@ LOG = logging.getLogger(__name__)
 
 class Deadline:
     """A point on the monotonic clock by which `what` must have happened.
+
+    It moves on by what this process was stopped meanwhile (`harness.stalls`).
 
     `kind` is the class of the error it raises.
     """
@@ -30,11 +33,16 @@ class Deadline:
         self.what = what
         self._kind = kind
         self._end = time.monotonic() + seconds
+        self._lost = lost_seconds()
 
     @property
     def remaining(self) -> float:
         """Seconds left, never negative."""
-        return max(0.0, self._end - time.monotonic())
+        return max(0.0, self._end + self._stopped - time.monotonic())
+
+    @property
+    def _stopped(self) -> float:
+        return lost_seconds() - self._lost
 
     @property
     def passed(self) -> bool:
@@ -43,6 +51,8 @@ class Deadline:
     def error(self, seen: str = "") -> DeadlineError:
         """Make the error to raise once the deadline has passed; `seen` is the last observation."""
         detail = f"; last seen: {seen}" if seen else ""
+        if self._stopped:
+            detail += f"; the harness itself was stopped for another {self._stopped:.1f} s"
         error = self._kind(f"waited {self.seconds:.1f} s for {self.what}{detail}")
         LOG.debug("deadline passed: %s", error.message)
         return error

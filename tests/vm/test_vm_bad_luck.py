@@ -6,6 +6,7 @@ Each test runs the real command on a real guest and really does the harm.
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 from holding import ACCEL, ends_as, holding_run, run_to_its_end, vm_of
 from leftovers import qmp
 from running import Running
+
+from harness.machine.pace import slowness
 
 pytestmark = pytest.mark.vm
 
@@ -66,6 +69,25 @@ def test_guest_that_does_not_get_a_step_done_is_a_hang(tmp_path: Path) -> None:
     assert "the guest runs but did not finish in time: waited 0.0 s for the balloon" in output
     evidence = (run.results / "stuck" / "autopsy.txt").read_text(encoding="utf-8")
     assert "Show Blocked State" in evidence
+
+
+def test_job_that_was_stopped_as_a_whole_has_no_hung_guest(tmp_path: Path) -> None:
+    """Like a container that is paused, for longer than the step's deadline."""
+    path = tmp_path / "paused.yaml"
+    path.write_text(
+        "name: paused\ntitle: t\nguest: {memory: 1GiB}\n"
+        "steps: [settle: {}, balloon: {to: 20%, deadline: 6s}, audit: {}]\n"
+    )
+    run = Running(tmp_path / "results", ["run", str(path), "--accel", ACCEL])
+    run.wait_for_phase("balloon")
+    qemu = run.qemu_pid()
+    os.kill(qemu, signal.SIGSTOP)
+    run.signal(signal.SIGSTOP)
+    time.sleep(6.0 * slowness() + 6.0)
+    os.kill(qemu, signal.SIGCONT)
+    run.signal(signal.SIGCONT)
+    code, output = run.end()
+    assert code == 0, output
 
 
 def test_guest_that_resets_itself_without_a_word_has_crashed(tmp_path: Path) -> None:
