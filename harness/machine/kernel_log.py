@@ -20,7 +20,7 @@ BEGINNING_LINES = 20
 """Lines within which a whole log has the kernel's banner, its first line since 5.10."""
 
 _COMMAND = "cat /proc/sys/kernel/printk && dmesg"
-_BANNER = re.compile(r"\] Linux version \d")
+_BANNER = re.compile(r"(?:^|\] )Linux version \d")
 
 
 @dataclass(frozen=True)

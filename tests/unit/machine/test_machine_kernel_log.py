@@ -52,6 +52,13 @@ def test_log_that_lost_its_beginning_proves_nothing_where_the_console_is_quiet()
 
 
 @pytest.mark.parametrize(
+    "first", [BANNER, "Linux version 6.1.0 (x)\n", "[    0.000000][    T0] Linux version 5.10.0\n"]
+)
+def test_a_whole_log_begins_with_the_kernels_banner(first: str) -> None:
+    assert read_kernel_log(saying(f"1 4 1 7\n{first}")).whole
+
+
+@pytest.mark.parametrize(
     ("answer", "status", "words"),
     [
         ("4 4 1 7\n", 127, "dmesg: not found"),
