@@ -159,8 +159,9 @@ def _sockets(options: Sequence[Option]) -> Iterator[str]:
     for option, value in options:
         if option in ("qmp", "qmp-pretty") and value.startswith("unix:"):
             socket = _properties(value.removeprefix("unix:"), "path")
-            if _listens(socket):
-                yield str(socket.get("path", ""))
+            # With `fd`, the path is known to whoever made the socket.
+            if _listens(socket) and "path" in socket:
+                yield str(socket["path"])
         elif option in ("mon", "object"):
             monitor = _properties(value, "chardev" if option == "mon" else "qom-type")
             control = monitor.get("mode") == "control" or monitor.get("qom-type") == "monitor-qmp"

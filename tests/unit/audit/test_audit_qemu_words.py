@@ -51,6 +51,17 @@ def test_a_command_line_like_those_of_proxmox() -> None:
     assert read_words(PROXMOX) == QemuWords("web", 2 * GIB, "reporting", sockets, agents, "")
 
 
+def test_a_command_line_like_those_of_kata() -> None:
+    """Its runtime hands over the first socket as a descriptor; the second takes configuration."""
+    read = words(
+        "-name sandbox-41cb -m 2048M,slots=10,maxmem=15G -qmp unix:fd=3,server=on,wait=off "
+        "-qmp unix:path=/run/vc/vm/41cb/extra-monitor.sock,server=on,wait=off "
+        "-device virtio-balloon,free-page-reporting=on"
+    )
+    sockets = ("/run/vc/vm/41cb/extra-monitor.sock",)
+    assert read == QemuWords("sandbox-41cb", 2 * GIB, "reporting", sockets, (), "")
+
+
 @pytest.mark.parametrize(
     ("text", "memory"),
     [
@@ -88,6 +99,7 @@ def test_balloon(text: str, balloon: str) -> None:
         ("-qmp tcp:localhost:4444,server=on", ()),
         ("-qmp unix:a,,b.sock,server=on", ("a,b.sock",)),
         ("-monitor unix:hmp.sock,server=on", ()),
+        ("-qmp unix:fd=3,server=on,wait=off", ()),
         (
             "-chardev socket,id=m,path=/run/m.sock,server=on -mon chardev=m,mode=control",
             ("/run/m.sock",),
