@@ -36,10 +36,13 @@ FACTS_SCRIPT = "\n".join(
         "section balloon",
         f"({BALLOON_COMMAND.strip()}\n)",
         "section reporting",
-        "[ -d /sys/module/page_reporting ] && echo built=yes",
-        # config.gz is left out: not every guest can unpack it.
-        'while read -r line; do case "$line" in *CONFIG_PAGE_REPORTING*) echo "$line";; esac; done '
-        '2>/dev/null < "/boot/config-$(uname -r)"',
+        "if [ -d /sys/module/page_reporting ]; then echo built=yes",
+        # Only where nothing else tells: sh(1) reads a long file byte by byte, 0.2 s without
+        # emulation. config.gz is left out: not every guest can unpack it.
+        'else config="/boot/config-$(uname -r)"; if command -v grep > /dev/null',
+        'then grep -s CONFIG_PAGE_REPORTING "$config"',
+        'else while read -r line; do case "$line" in *CONFIG_PAGE_REPORTING*) echo "$line";; esac',
+        'done 2>/dev/null < "$config"; fi; fi',
         "section pageflags",
         "[ -r /proc/kpageflags ] && echo readable",
     ]
