@@ -143,17 +143,19 @@ def withheld(looked: Looked, discards: DiscardCoverage, block_pages: int) -> Boo
     return idle
 
 
-def collapsible(reported: BoolArray, resident: BoolArray) -> BoolArray:
-    """Find reported, resident pages that the host's khugepaged may have faulted back in.
+def collapsible(given: BoolArray, resident: BoolArray) -> BoolArray:
+    """Find resident pages of those `given` to the host that its huge pages may have brought back.
 
-    These lie in an aligned huge page of memory that is entirely resident but not entirely reported:
-    khugepaged does not collapse an empty range (mm/khugepaged.c, hpage_collapse_scan_pmd()).
+    These lie in an aligned huge page of memory that is entirely resident but not entirely given
+    back. khugepaged does not collapse an empty range (mm/khugepaged.c, hpage_collapse_scan_pmd());
+    a page fault fills one as a whole (do_huge_pmd_anonymous_page(), mm/huge_memory.c), which from
+    6.14 on is empty again once all of it is discarded, in however small pieces (mm/pt_reclaim.c).
     """
     size = HUGE_PAGE // PAGE_SIZE
-    whole = len(reported) // size * size
-    per_page = (resident[:whole].reshape(-1, size), reported[:whole].reshape(-1, size))
+    whole = len(given) // size * size
+    per_page = (resident[:whole].reshape(-1, size), given[:whole].reshape(-1, size))
     able = per_page[0].all(axis=1) & ~per_page[1].all(axis=1)
-    found = reported & resident
+    found = given & resident
     found[:whole] &= np.repeat(able, size)
     found[whole:] = False
     return found

@@ -200,6 +200,8 @@ def reduce_audit(
         seen=_padded(_NOTHING_SEEN if seen is None else seen, pages, Seen.NOTHING),
     )
     losses = find_losses(looked, discards, moved=moved)
+    offline = guest_class == _OFFLINE
+    refilled = collapsible(reported | offline, resident)
     nodes = sorted({zone.node for zone in zones})
     nearly, lack = _nearly_free(guest_class, reporting_order)
     tails = zone_tails(zones, reporting_order, pages)
@@ -229,7 +231,8 @@ def reduce_audit(
         held_absent_pfns=_first(cells == CELLS.index("held_absent")),
         nearly_free=_bytes(nearly),
         nearly_free_lack=lack,
-        collapsible=_bytes(np.count_nonzero(collapsible(reported, resident))),
+        collapsible=_bytes(np.count_nonzero(refilled & reported)),
+        offline_collapsible=_bytes(np.count_nonzero(refilled & offline)),
         lost_bytes=_bytes(np.count_nonzero(losses.lost)),
         lost_undiscarded=_bytes(np.count_nonzero(losses.undiscarded)),
         lost_pfns=_first(losses.lost),

@@ -144,7 +144,9 @@ class AuditReport:
     """Bytes in zone tails that a discard in QEMU's trace ever covered; None without a trace."""
     collapsible: int = 0
     """Reported and resident, in a huge page of the host that is entirely resident but not entirely
-    reported: khugepaged may have faulted it in (mm/khugepaged.c, hpage_collapse_scan_pmd())."""
+    given back: khugepaged or a page fault may have filled it (`harness.kernel.losses`)."""
+    offline_collapsible: int = 0
+    """The same of memory in the balloon, or plugged and not in use."""
     lost_bytes: int | None = None
     """Used and absent, with the content certainly lost (`harness.kernel.losses`): data loss. None
     in records of older versions, which do not judge it."""

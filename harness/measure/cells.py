@@ -140,11 +140,7 @@ MEASURES = (
         means_when_low=not_as_written(
             "the host holds less of the balloon's memory than the scenario sets up"
         ),
-        means_when_high=Means(
-            Rule.NOT_DISCARDED,
-            "the balloon was inflated, but the host still holds its memory: QEMU did not discard "
-            "it",
-        ),
+        means_when_high=Means(Rule.IN_BALLOON),
         compute=of_report(lambda report: report.total.offline_resident),
     ),
     Measure(

@@ -52,6 +52,8 @@ class Rule(Enum):
     """The host still holds free memory that the guest could report."""
     REPORTED_RESIDENT = auto()
     """The host still holds memory that the guest reported."""
+    IN_BALLOON = auto()
+    """The host still holds memory in the balloon, or plugged and not in use."""
     DISCARD_FAILED = auto()
     """QEMU failed to discard."""
     LAZY = auto()
@@ -74,8 +76,6 @@ class Rule(Enum):
     # The meaning of these rules comes with a sentence of the measure.
     KEPT = auto()
     """The guest keeps memory that it should free."""
-    NOT_DISCARDED = auto()
-    """QEMU got memory from the guest and did not discard it."""
     STILL_CHARGED = auto()
     """The host keeps memory that it should release."""
     LAZY_UNTIL_PRESSED = auto()

@@ -35,6 +35,10 @@ _RULES = {
         "the host still holds memory that the guest reported",
         "`acked-not-discarded`, `still-charged`, `lazily-free`",
     ),
+    Rule.IN_BALLOON: (
+        "the host still holds memory in the balloon, or plugged and not in use",
+        "`acked-not-discarded`, or `still-charged` if the guest has moved there since",
+    ),
     Rule.DISCARD_FAILED: ("QEMU failed to discard", "`acked-not-discarded`"),
     Rule.LAZY: ("memory is lazily free that should be gone", "`lazily-free`"),
     Rule.NOT_LAZY: (

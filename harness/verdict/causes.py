@@ -21,6 +21,7 @@ from harness.units import format_size
 from harness.verdict.expressions import Outcome
 from harness.verdict.layers import (
     Blame,
+    balloon_resident,
     disagreement,
     feature_off,
     not_discarded,
@@ -167,6 +168,12 @@ def _lazy(case: Case) -> Blame:
     return Blame(Cause.LAZILY_FREE, sentence, size)
 
 
+def _in_balloon(case: Case) -> Blame:
+    size = round(case.failed.actual or 0)
+    kept = f"the host holds {format_size(size)} of memory in the balloon, or plugged and not in use"
+    return balloon_resident(case.history) or Blame(Cause.ACKED_NOT_DISCARDED, kept, size)
+
+
 def _not_lazy(case: Case) -> Blame:
     """Blame too little lazily free memory: it is gone, or was never discarded."""
     kept = reported_resident(case.history) - round(case.failed.actual or 0)
@@ -253,6 +260,7 @@ _RULES: dict[Rule, Callable[[Case], Blame]] = {
     Rule.PLACE: _place,
     Rule.UNREPORTED: _unreported,
     Rule.REPORTED_RESIDENT: _reported_resident,
+    Rule.IN_BALLOON: _in_balloon,
     Rule.DISCARD_FAILED: _discard_failed,
     Rule.LAZY: _lazy,
     Rule.NOT_LAZY: _not_lazy,
@@ -267,7 +275,6 @@ _RULES: dict[Rule, Callable[[Case], Blame]] = {
 
 IN_ITS_WORDS: dict[Rule, Cause] = {
     Rule.KEPT: Cause.GUEST_RETAINED,
-    Rule.NOT_DISCARDED: Cause.ACKED_NOT_DISCARDED,
     Rule.STILL_CHARGED: Cause.STILL_CHARGED,
     Rule.LAZY_UNTIL_PRESSED: Cause.LAZILY_FREE,
     Rule.NOT_REPORTED: Cause.NOT_REPORTED,

@@ -141,6 +141,7 @@ def _parts(report: AuditReport) -> Iterator[str]:
         ("lost_undiscarded", report.lost_undiscarded, report.lost_bytes or 0),
         ("suspect_bytes", report.suspect_bytes, cells.used_absent),
         ("collapsible", report.collapsible, cells.reported_resident),
+        ("offline_collapsible", report.offline_collapsible, cells.offline_resident or 0),
         ("reported_undiscarded", report.reported_undiscarded or 0, reported + cells.unknown),
         ("tail_reported", report.tail_reported or 0, reported + cells.unknown),
         ("nearly_free", report.nearly_free, free + cells.unknown),

@@ -320,7 +320,8 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
             f"{check.sentence}, but the host may have caused that: {noise}",
             failed=sentences,
         )
-    check, why = min(sure, key=lambda pair: _gravity(*pair))
+    # Of equally grave ones the largest: an invariant of an early audit may have failed for less.
+    check, why = min(sure, key=lambda pair: (_gravity(*pair), -pair[1].size))
     others = [other.name for other in failed if other is not check]
     more = f"; also failed: {', '.join(others)}" if others else ""
     # The title of a console finding says more than the number of findings.

@@ -78,11 +78,21 @@ def shortfall(history: History, missing: float) -> Blame:
 
 
 def balloon_resident(history: History) -> Blame | None:
-    """Blame QEMU for memory of the balloon that the host holds; None if it holds none."""
+    """Blame QEMU, or the guest's move to it, for memory of the balloon that the host holds; None if
+    it holds none.
+    """
     audit = usable_audit(history)
     size = 0 if audit is None else audit.report.total.offline_resident or 0
     if not size:
         return None
+    if any(move.how != "cancelled" for move in history.moves):
+        return Blame(
+            Cause.STILL_CHARGED,
+            f"populated by the move: {format_size(size)} in the balloon, or plugged and not in "
+            "use, are resident in the QEMU that the guest came to, which was never asked to "
+            "discard them",
+            size,
+        )
     return Blame(
         Cause.ACKED_NOT_DISCARDED,
         f"{format_size(size)} in the balloon, or plugged and not in use, are still resident on the "

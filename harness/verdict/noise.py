@@ -13,6 +13,10 @@ CLOCK_RATE = 0.75
 """Rate of the guest's clock against the host's below which a settle says little. Measured under
 TCG with twice as many idle guests as CPUs: within 3 % of 1."""
 
+ROUNDED_LIMIT = 0.05
+"""Fraction of what was given back that may be resident because of the host's huge pages. More than
+that looks like discards without effect; seen: 1.6 %."""
+
 AVAILABLE_LIMIT = 128 * MIB
 """MemAvailable in bytes below which a host that reclaims may have reclaimed from QEMU."""
 
@@ -51,8 +55,10 @@ def host_noise(history: History, measure: str, cause: Cause | None) -> str | Non
     """Say what the host did that may have put a measure out of its bounds, with that cause; None if
     nothing.
     """
+    if measure == "balloon_resident_bytes":
+        return rounding_noise(history, in_balloon=True)
     if cause is Cause.ACKED_NOT_DISCARDED:
-        return collapse_noise(history)
+        return collapse_noise(history) or rounding_noise(history, in_balloon=False)
     emptied = cause is Cause.CONTROL_BROKEN and measure in EMPTIED_BY_SPLITS
     if (measure == "huge_bytes" or emptied) and (merging := merge_noise(history)) is not None:
         return merging
@@ -124,6 +130,32 @@ def collapse_noise(history: History) -> str | None:
     return (
         f"khugepaged on the host made {collapses} huge pages during the run, and all of the "
         f"{format_size(resident)} are in huge pages that it may have filled"
+    )
+
+
+def rounding_noise(history: History, *, in_balloon: bool) -> str | None:
+    """Say that a page fault in memory that was given back may have filled up a huge page of the
+    host; None if none can have.
+
+    This explains a little memory, `in_balloon` or reported, in huge pages of which the guest uses
+    another part.
+    """
+    audit, discards = history.audit, history.discards_since_free
+    if audit is None or (discards is not None and discards.failed_calls):
+        return None
+    report, cells = audit.report, audit.report.total
+    if in_balloon:
+        resident, part = cells.offline_resident or 0, report.offline_collapsible
+        given = resident + (cells.offline_absent or 0)
+    else:
+        resident, part, given = cells.reported_resident, report.collapsible, cells.reported
+        if report.reported_undiscarded:
+            return None
+    if not 0 < resident <= min(part, audit.mapping.anon_huge, ROUNDED_LIMIT * given):
+        return None
+    return (
+        f"all of the {format_size(resident)} are in huge pages of the host of which the guest uses "
+        "another part, and which a page fault fills as a whole (--set host.thp=never)"
     )
 
 

@@ -104,7 +104,6 @@ class TestEveryMeasure:
     def test_rules_in_a_measures_own_words_have_some(self, each: Measure | Family) -> None:
         own = {
             Rule.KEPT,
-            Rule.NOT_DISCARDED,
             Rule.STILL_CHARGED,
             Rule.LAZY_UNTIL_PRESSED,
             Rule.NOT_REPORTED,

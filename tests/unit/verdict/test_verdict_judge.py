@@ -26,11 +26,13 @@ from run_builders import (
     a_run,
     freed,
     healthy,
+    mapping,
     noise,
     ready,
     started,
 )
 
+from harness.kernel.pages import GuestState
 from harness.record.asked import INVARIANTS
 from harness.record.events import (
     Audited,
@@ -39,6 +41,7 @@ from harness.record.events import (
     ChurnVerified,
     ConsoleFinding,
     Event,
+    GuestMoved,
     GuestReady,
     Judged,
     Measured,
@@ -324,6 +327,13 @@ class TestWhatBrokeAfterAnAudit:
         assert (found.verdict, found.cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
         assert found.reason.endswith("after that waited 20.0 s for the host")
 
+    def test_is_the_largest_of_equally_grave_failures(self) -> None:
+        """A fault from the first discard on: the audit before the free saw 4 MiB of it."""
+        early = healthy().blocks(26, 2, G.REPORTED, S.RESIDENT).audited(12.0, "before")
+        events = run_on(swallowed(), earlier=[early])
+        found = judged(events, FRACTION, invariants=INVARIANTS)
+        assert found.reason.startswith("160MiB the guest reported are still resident")
+
     def test_is_told_beside_a_crash_that_came_after_it(self) -> None:
         events = run_on(swallowed(), last=[crash(46.0), self.BROKE])
         found = judged(events, FRACTION, invariants=INVARIANTS)
@@ -427,6 +437,60 @@ class TestNoise:
         """It fills up what something is left of: every eighth discard swallowed stays a FAIL."""
         loud = noise(55.0, thp_collapse=1000)
         assert check(run_on(swallowed(80), noise_as=loud))[1] is Cause.ACKED_NOT_DISCARDED
+
+    @pytest.mark.parametrize("huge_pages", [0, 1000], ids=["at rest", "busy"])
+    def test_khugepaged_excuses_no_balloon_that_the_host_keeps(self, huge_pages: int) -> None:
+        guest = healthy().blocks(26, 20, G.OFFLINE, S.RESIDENT)
+        events = run_on(guest, noise_as=noise(55.0, thp_collapse=huge_pages))
+        found = check(events, {}, invariants=INVARIANTS)
+        assert found[:2] == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+
+    def test_a_balloon_that_a_move_has_filled_is_no_fault_of_the_discards(self) -> None:
+        guest = healthy().blocks(26, 20, G.OFFLINE, S.RESIDENT)
+        moved = GuestMoved(23.0, "migrated", 1.0)
+        found = check(run_on(guest, earlier=[moved]), {}, invariants=INVARIANTS)
+        assert found[:2] == (Verdict.FAIL, Cause.STILL_CHARGED)
+        assert found[2].startswith("populated by the move: 40MiB in the balloon")
+
+    @pytest.mark.parametrize(
+        ("state", "used", "huge", "verdict"),
+        [
+            (G.OFFLINE, 1, True, Verdict.MISS),
+            (G.REPORTED, 1, True, Verdict.MISS),
+            (G.OFFLINE, 1, False, Verdict.FAIL),
+            (G.REPORTED, 1, False, Verdict.FAIL),
+            (G.OFFLINE, 0, True, Verdict.FAIL),
+            (G.OFFLINE, 20, True, Verdict.FAIL),
+        ],
+        ids=[
+            "in the balloon",
+            "reported",
+            "in the balloon, without huge pages",
+            "reported, without huge pages",
+            "a huge page of which the guest uses no part",
+            "too much",
+        ],
+    )
+    def test_a_fault_in_what_was_given_back_fills_a_huge_page(
+        self, state: GuestState, used: int, huge: bool, verdict: Verdict
+    ) -> None:
+        """Seen: 6 of 384 MiB in the balloon after a migration, 1.75 of 299 MiB at order 5."""
+        guest = replace(healthy(), order=5).blocks(30, 60, G.FREE, S.ABSENT)
+        guest.states[30 * BLOCK : 90 * BLOCK] = state if state is G.OFFLINE else G.FREE
+        if state is G.REPORTED:
+            guest.states[30 * BLOCK : 90 * BLOCK : BLOCK] = state
+        guest.host[30 * BLOCK : (30 + max(1, used)) * BLOCK] = S.RESIDENT
+        for start in range(30 * BLOCK, (30 + used) * BLOCK, BLOCK):
+            guest.states[start : start + BLOCK // 2] = G.USED
+            if state is G.REPORTED:
+                guest.states[start + BLOCK // 2] = state
+        audit = guest.audited()
+        held = audit.mapping.rss
+        audit = replace(audit, mapping=mapping(held, anon_huge=held if huge else 0))
+        found = check(run_on(guest, audits=[audit]), {}, invariants=INVARIANTS)
+        assert found[0] is verdict, found
+        if verdict is Verdict.MISS:
+            assert "huge pages of the host" in found[2]
 
     def test_khugepaged_excuses_nothing_that_was_never_discarded(self) -> None:
         guest = half_reported(20)
