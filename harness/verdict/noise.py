@@ -51,10 +51,17 @@ _CLOCK_EXPLAINS = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED})
 """Causes that appear if the guest's clock stood still while the host's advanced."""
 
 
+_NO_HOSTS = frozenset({"outside_growth_bytes", "withheld_bytes"})
+"""Measures that nothing of a busy host moves: what QEMU took for itself, and what the guest's
+kernel did not put back."""
+
+
 def host_noise(history: History, measure: str, cause: Cause | None) -> str | None:
     """Say what the host did that may have put a measure out of its bounds, with that cause; None if
     nothing.
     """
+    if measure in _NO_HOSTS:
+        return None
     if measure == "balloon_resident_bytes":
         return rounding_noise(history, in_balloon=True)
     if cause is Cause.ACKED_NOT_DISCARDED:

@@ -445,6 +445,12 @@ class TestNoise:
         found = check(events, {}, invariants=INVARIANTS)
         assert found[:2] == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
 
+    def test_no_pressure_excuses_what_qemu_took_for_itself(self) -> None:
+        loud = noise(55.0, psi_memory_some_us=20_000_000)
+        grown = healthy().audited(mapping=mapping(52 * MIB, outside=62 * MIB))
+        found = check(run_on(healthy(), audits=[grown], noise_as=loud), {}, invariants=INVARIANTS)
+        assert found[:2] == (Verdict.FAIL, Cause.STILL_CHARGED)
+
     def test_a_balloon_that_a_move_has_filled_is_no_fault_of_the_discards(self) -> None:
         guest = healthy().blocks(26, 20, G.OFFLINE, S.RESIDENT)
         moved = GuestMoved(23.0, "migrated", 1.0)
