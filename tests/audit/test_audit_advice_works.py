@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plain_vm import SILENT, PlainVm, advised, part, plain_vm, settled
+from plain_vm import PlainVm, advised, part, plain_vm, settled
 
 from harness.units import MIB
 
@@ -175,25 +175,6 @@ def test_parts_of_huge_pages_whose_split_is_deferred(vm: PlainVm) -> None:
         assert split["guest"]["account"]["deferred_split"] < size / 2
         # The first page of each huge page is still held: what is free is fragmented.
         assert part(split, "below_order") > size / 2
-
-
-def test_locked_memory(tmp_path: Path) -> None:
-    words = ("-overcommit", "mem-lock=on")
-    with plain_vm(tmp_path, name="locked", memory="1G", words=words) as vm:
-        vm.run(FREED)
-        audit = settled(vm, SMALL)
-    advice = advised(audit)["pinned"]
-    assert advice["size"] > LARGE
-    assert "mlock" in advice["words"]
-
-
-def test_a_balloon_that_does_not_offer_reporting(tmp_path: Path) -> None:
-    with plain_vm(tmp_path, name="silent", memory="1G", device=SILENT) as vm:
-        vm.run(FREED)
-        audit = vm.both()
-        alone = vm.look()
-    assert advised(audit)["not-offered"]["size"] > LARGE
-    assert advised(alone)["not-offered"]["size"] is None, "the host alone cannot know"
 
 
 @pytest.mark.parametrize("backend", ["memory-backend-memfd", "prealloc"])
