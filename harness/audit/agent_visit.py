@@ -42,15 +42,16 @@ READ_CHUNK = 1 << 20
 POLL_SECONDS = 0.02
 """The agent has no way to wait for the end of a program (guest-exec-status)."""
 
-# mkdir fails for a name that is there, be it a link that another user has laid. What stays behind
+# mkdir fails for a name that is there, be it a link that another user has laid; a file system
+# without execution refuses to run the empty script. What stays behind
 # in the background must not hold the agent's pipes.
 MAKE_SCRIPT = f"""
 umask 077
 for place in /tmp /run; do
   if mkdir -m 700 "$place/NAME" 2>/dev/null; then
-    : > "$place/NAME/tool"
+    echo '#!/bin/sh' > "$place/NAME/tool"
     chmod 700 "$place/NAME/tool"
-    if [ -x "$place/NAME/tool" ]; then
+    if "$place/NAME/tool" 2>/dev/null; then
       echo "{MARK}place"
       echo "$place/NAME"
       (turn=0

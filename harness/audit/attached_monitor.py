@@ -110,6 +110,8 @@ def _unreachable(path: Path, error: Exception) -> QmpError:
         return QmpError(
             f"there is no QMP socket {path}", hint="check the path in QEMU's command line"
         )
+    if isinstance(error, ConnectionRefusedError) and not path.is_socket():
+        return QmpError(f"{path} is no socket", hint="check the path in QEMU's command line")
     if isinstance(error, ConnectionRefusedError):
         return QmpError(f"nobody listens on {path}", hint="check whether its QEMU still runs")
     if isinstance(error, PermissionError):

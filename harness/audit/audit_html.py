@@ -12,6 +12,7 @@ from harness.audit.audit_document import Audit
 from harness.audit.audit_text import PROMPTS, fact_lines, part_note
 from harness.audit.part_words import GROUP_WORDS, KEEPER_WORDS, PART_WORDS
 from harness.audit.vm_audit import Taken
+from harness.errors import RecordError
 from harness.html.memory_map import (
     HOST_MEANING,
     MEANING,
@@ -57,7 +58,10 @@ def audit_page(taken: Taken) -> str:
 
 def write_page(taken: Taken, path: Path) -> None:
     """Write the page, whole or not at all, where a link leads. Raises `RecordError`."""
-    write_whole(Path(os.path.realpath(path)), audit_page(taken).encode())
+    try:
+        write_whole(Path(os.path.realpath(path)), audit_page(taken).encode())
+    except RecordError as error:
+        raise RecordError(error.message, hint="free space there, or name another file") from error
 
 
 def _map(taken: Taken) -> MemoryMap:

@@ -31,6 +31,7 @@ MARK = "== fpr-audit: "
 FACTS_SCRIPT = "\n".join(
     [
         f'section() {{ echo "{MARK}$1"; }}',
+        "echo",  # a greeting may lack the end of its line
         "section uname; uname -rm",
         *(f"section {name}; cat {path} 2>/dev/null" for name, path in _FILES.items()),
         "section balloon",

@@ -16,7 +16,13 @@ from typing import Self
 
 from harness.audit import guest_tool
 from harness.audit.guest_told import FACTS_SCRIPT, MARK
-from harness.audit.ssh_words import CONNECT_SECONDS, Destination, meaning, ssh_command
+from harness.audit.ssh_words import (
+    CONNECT_SECONDS,
+    Destination,
+    by_hand,
+    meaning,
+    ssh_command,
+)
 from harness.closing import Closing
 from harness.deadline import Deadline
 from harness.errors import HarnessError, ObserveError, SshError
@@ -37,8 +43,9 @@ it adds a host to must stay below, too."""
 _CHUNK = 1 << 16
 _READY, _CANNOT = "ready", "cannot"
 
-# `set -C` makes `>` refuse a file that is there, be it a link that another user has laid. test -x
-# is false on a file system without execution. Zeros first: a full one shows before the tool comes.
+# `set -C` makes `>` refuse a file that is there, be it a link that another user has laid. A file
+# system without execution refuses to run the empty script; busybox's test -x believes the mode. The
+# zeros show whether there is room before the tool comes.
 TOOL_SCRIPT = f"""
 umask 077
 set -C
@@ -47,9 +54,9 @@ trap '[ -z "$file" ] || rm -f "$file"' EXIT
 trap 'exit 1' HUP INT TERM PIPE
 for directory in /tmp /run; do
   file=$directory/fpr-audit.$$
-  if (: > "$file") 2>/dev/null; then
+  if (echo '#!/bin/sh' > "$file") 2>/dev/null; then
     chmod 700 "$file"
-    [ -x "$file" ] && (set +C; head -c SIZE /dev/zero > "$file") 2>/dev/null && break
+    "$file" 2>/dev/null && (set +C; head -c SIZE /dev/zero > "$file") 2>/dev/null && break
     rm -f "$file"
   fi
   file=
@@ -81,6 +88,8 @@ class SshVisit(Closing):
         self._to = to
         self._tool = tool
         self._buffer = bytearray()
+        self._entered = False
+        """The guest has told something."""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         script = FACTS_SCRIPT + TOOL_SCRIPT.replace("SIZE", str(len(tool))).replace(
             "PATIENT", str(guest_tool.PATIENT_SECONDS)
@@ -117,6 +126,7 @@ class SshVisit(Closing):
             if len(self._buffer) > FACTS_BYTES:
                 raise ObserveError(f"{self._to} tells more than {FACTS_BYTES} bytes of itself")
             self._buffer += self._receive(deadline) or self._ended()
+            self._entered = self._entered or MARK.encode() in self._buffer
         text, _, rest = bytes(self._buffer).partition(ends[0])
         if ends[1] in text:
             self._ended()
@@ -209,9 +219,12 @@ class SshVisit(Closing):
         return meaning(self._to, words) or SshError(
             f"the visit to {self._to} ended early (ssh's status {self._process.poll()}): "
             f"{said[-500:].strip() or 'it said nothing'}",
-            hint="the connection broke, the guest restarts, or the tool was killed; try again",
+            hint="the connection broke, the guest restarts, or the tool was killed; try again"
+            if self._entered
+            else f"try by hand: {by_hand(self._to)}",
         )
 
     def _words(self) -> str:
         """What ssh, the script and the tool said on standard error."""
-        return os.pread(self._stderr.fileno(), _CHUNK, 0).decode(errors="replace")
+        text = os.pread(self._stderr.fileno(), _CHUNK, 0).decode(errors="replace")
+        return text.replace("\r\n", "\n")

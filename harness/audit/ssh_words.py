@@ -53,12 +53,12 @@ class Destination:
 def parse_destination(text: str) -> Destination:
     """Parse `[USER@]HOST[:PORT]`, an IPv6 address in brackets. Raises `UsageError`."""
     match = _DESTINATION.fullmatch(text)
-    port = int(match["port"] or 0) if match else 0
     # ssh takes a word with a dash in front for an option.
-    if match is None or text.startswith("-") or port > 65535:
+    if match is None or text.startswith("-") or not 0 < int(match["port"] or 22) < 65536:
         raise UsageError(
             f"--ssh {text!r} is no destination", hint="write USER@HOST or USER@HOST:PORT"
         )
+    port = int(match["port"] or 0)
     return Destination(match["six"] or match["host"], match["user"] or "", port)
 
 
@@ -71,6 +71,12 @@ def ssh_command(to: Destination, size: int) -> list[str]:
     script = f'eval "$(head -c {size})"'
     remote = shlex.join(["sh", "-c", _AS_ROOT, "fpr-audit", script])
     return ["ssh", *OPTIONS, *port, "--", str(to), remote]
+
+
+def by_hand(to: Destination) -> str:
+    """Return what a person types to see whether ssh(1) gets there."""
+    port = f"-p {to.port} " if to.port else ""
+    return f"ssh {port}{to} true"
 
 
 # The messages are those of OpenSSH (sshconnect.c, sshconnect2.c, ssh.c) and sudo.
@@ -87,7 +93,7 @@ _MEANINGS = (
         "log in once by hand (ssh {to}) and compare the key",
     ),
     (
-        "Permission denied",
+        "Permission denied (",
         "{to} accepted no key, and would ask for a password; an audit does not ask for one",
         "make the key known to the guest (ssh-copy-id {to}), or to the agent (ssh-add)",
     ),
@@ -105,6 +111,11 @@ _MEANINGS = (
         "sudo: not found",
         "the guest's user is not root, and the guest has no sudo",
         "log in as root: --ssh root@{host}",
+    ),
+    (
+        "neither /tmp nor /run of the guest takes a program",
+        "neither /tmp nor /run of the guest takes a program (read-only, full, or mounted noexec)",
+        "make room for 1 MiB in one of them; the host's side alone needs none",
     ),
     (
         "hostname contains invalid characters",

@@ -98,6 +98,8 @@ def test_a_socket_in_use_is_told_from_one_that_is_dead(
         listener.listen(1)
         with pytest.raises(QmpError, match="another client is connected there"):
             AttachedMonitor(place / "busy")
+    with pytest.raises(QmpError, match="is no socket"):
+        AttachedMonitor(place)
     with pytest.raises(QmpError, match="nobody listens"):
         AttachedMonitor(place / "busy")
     with pytest.raises(QmpError, match="there is no QMP socket"):

@@ -12,6 +12,7 @@ from churn_memory import needs_page_flags, needs_root
 
 from harness.audit import guest_tool as tool
 from harness.audit import ssh_visit
+from harness.audit.guest_told import parse_facts
 from harness.audit.guest_tool import guest_tool
 from harness.audit.ssh_visit import SshVisit
 from harness.audit.ssh_words import Destination, meaning, parse_destination, ssh_command
@@ -41,7 +42,9 @@ def test_destinations(text: str, expected: Destination) -> None:
     assert parse_destination(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "-oProxyCommand=id", "a b", "root@", "host:99999", "fe80::1"])
+@pytest.mark.parametrize(
+    "text", ["", "-oProxyCommand=id", "a b", "root@", "host:99999", "host:0", "fe80::1"]
+)
 def test_what_is_no_destination_is_bad_usage(text: str) -> None:
     with pytest.raises(UsageError, match="is no destination"):
         parse_destination(text)
@@ -68,6 +71,10 @@ def test_ssh_asks_nothing_and_takes_no_word_for_an_option() -> None:
         ("root@guest: Permission denied (publickey,password).", "would ask for a password"),
         ("sudo: a password is required", "its sudo asks for a password"),
         ("sh: 1: exec: sudo: not found", "has no sudo"),
+        (
+            "neither /tmp nor /run of the guest takes a program",
+            "neither /tmp nor /run of the guest takes a program",
+        ),
         ("hostname contains invalid characters", "is no name of a host"),
         ("ssh: Could not resolve hostname guest: Name or service not known", "has no address"),
         ("ssh: connect to host guest port 22: Connection refused", "nothing listens for SSH"),
@@ -80,6 +87,17 @@ def test_each_refusal_has_one_message(said: str, words: str) -> None:
     assert words in error.message
     assert error.hint
     assert "{" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "fpr-audit: exec: line 59: /proc/self/fd/3: Permission denied",
+        "bash: line 1: exec: nc: not found\nConnection closed by UNKNOWN port 65535",
+    ],
+)
+def test_what_is_not_ssh_refusing_a_key_is_not_explained_so(said: str) -> None:
+    assert meaning(THERE, said) is None
 
 
 @pytest.fixture
@@ -140,12 +158,21 @@ def test_half_a_tool_is_removed(path: Path) -> None:
 
 @pytest.mark.whole_command
 def test_a_connection_that_breaks_is_one_error(path: Path) -> None:
-    write(path, "echo nonsense; echo 'Connection reset by peer' >&2; exit 255")
+    write(path, "echo nonsense; printf 'Connection reset by peer\\r\\n' >&2; exit 255")
     with (
         SshVisit(THERE, b"") as visit,
-        pytest.raises(SshError, match=r"ended early .*255.*Connection reset by peer"),
+        pytest.raises(SshError, match=r"ended early .*255.*Connection reset by peer\n") as told,
     ):
         visit.facts()
+    assert "try by hand: ssh -p 2222 root@guest true" in told.value.hint
+
+
+@pytest.mark.whole_command
+@needs_root
+def test_a_greeting_without_an_end_of_line_hides_nothing(path: Path) -> None:
+    write(path, 'printf "Last login: today"; for last; do :; done; eval "$last"')
+    with SshVisit(THERE, bytes(1 << 20)) as visit:
+        assert parse_facts(visit.facts(), offered=True, at=0.0).release
 
 
 @pytest.mark.whole_command
