@@ -101,6 +101,15 @@ def parse_state(
     )
 
 
+def driver_is_bound(shell: GuestShell) -> bool | None:
+    """Whether a driver is bound to the guest's balloon device; None if it has no such device.
+
+    Raises `GuestError`, `SshError`, `DeadlineError`.
+    """
+    fields = dict(_LINE.findall(shell.run(BALLOON_COMMAND).stdout.decode(errors="replace")))
+    return "driver" in fields if "features" in fields else None
+
+
 def read_balloon_state(
     shell: GuestShell, monitor: Monitor, balloon_path: str | None
 ) -> BalloonState:

@@ -18,9 +18,10 @@ from harness.guest.counter_stream import read_counters
 from harness.guest.memory_blocks import offline_pages
 from harness.kernel.losses import DiscardCoverage
 from harness.kernel.pages import AuditReport, GuestState, StateArray
+from harness.observe.features import driver_is_bound
 from harness.observe.page_audit import take_audit
 from harness.record.audit_file import AuditFacts, AuditInputs, AuditReading, save_audit
-from harness.record.events import Audited
+from harness.record.events import Audited, DriverChanged
 from harness.record.facts import DiscardTotals, GuestCounters, HostMapping
 from harness.record.run_directory import audit_path
 from harness.scenario.expectations import Expectations, unknown_names
@@ -100,6 +101,9 @@ class Audit(Verb):
         guest_at = look.inputs.reading.guest_at
         pages.audited(look.seen, guest_at, guest.instruments.discards, look.mark)
         sha256 = save_audit(audit_path(guest.directory, pages.audits, self.name), look.inputs)
+        if look.report.total.free_large_resident and driver_is_bound(guest.vm.shell) is False:
+            # Not by the step `unbind`, which records it itself: a command may have done it.
+            guest.record.add(DriverChanged(guest.record.now(), bound=False))
         guest.record.add(
             Audited(
                 guest.record.now(),

@@ -21,7 +21,7 @@ from harness.guest.churn_client import ChurnSession
 from harness.kernel.pages import GuestState, HostState, Seen, StateArray
 from harness.machine.spec import GuestSpec
 from harness.record.audit_file import load_audit
-from harness.record.events import Audited
+from harness.record.events import Audited, DriverChanged
 from harness.record.facts import DiscardTotals, HostMapping
 from harness.units import MIB, PAGE_SIZE
 
@@ -111,6 +111,21 @@ def test_without_a_trace_of_discards_the_pages_are_judged_and_the_ledger_is_abse
     assert event.report.tail_discarded is None
     assert event.report.total.free_large_resident == 20 * MIB
     assert load_audit(guest.directory / "audits" / "01-after.npz").discards is None
+
+
+@pytest.mark.parametrize(
+    ("left", "driver", "noted"),
+    [(10, "", True), (10, "driver=virtio_balloon\n", False), (0, "", False)],
+    ids=["unbound", "bound", "nothing to report"],
+)
+def test_a_driver_that_a_command_has_unbound_is_noted(
+    guest: FakeGuest, left: int, driver: str, noted: bool
+) -> None:
+    """Else what it never reports would be called the guest's failure to report."""
+    say(guest, [states(left)])
+    guest.vm.says["page_reporting/parameters"] = f"features=000001\n{driver}order=9\n"
+    Audit().perform(guest)
+    assert [each.bound for each in guest.recorded(DriverChanged)] == [False] * noted
 
 
 def test_memory_that_the_guest_has_put_offline_is_none_of_its_own(guest: FakeGuest) -> None:
