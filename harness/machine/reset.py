@@ -14,7 +14,10 @@ READY_LINE = "fpr-init: ready"
 """What the guest's init prints when it is ready."""
 
 KERNEL_LINE = "Linux version "
-"""What every kernel prints first (start_kernel(), init/main.c)."""
+"""What every kernel prints first (start_kernel(), init/main.c), unless it is told to be quiet."""
+
+INIT_LINE = "fpr-init: start"
+"""What the guest's init prints first, at any console log level but 0."""
 
 LOOK_SECONDS = 0.1
 
@@ -47,7 +50,7 @@ class Restart:
     leaving: Callable[[], None] = _nothing
     """Called again and again until the guest is ready again."""
     away: Callable[[], None] = _nothing
-    """Called when the next kernel prints its first line."""
+    """Called when the next kernel prints its first line, or where it is quiet, its init."""
 
 
 def restart_machine(
@@ -63,7 +66,8 @@ def restart_machine(
     `order` gives the guest its command; after a power-off the machine is switched on again. Raises
     `QmpError`, `DeadlineError`, and what `order` and `sleep` raise, the latter when QEMU has ended.
     """
-    boots, kernels = console.count(READY_LINE), console.count(KERNEL_LINE)
+    boots = console.count(READY_LINE)
+    before = {words: console.count(words) for words in (KERNEL_LINE, INIT_LINE)}
     seen = len(monitor.events())
 
     def happened(event: str) -> bool:
@@ -85,7 +89,10 @@ def restart_machine(
         monitor.execute("system_reset")
         wait(lambda: happened("RESET"), "QEMU has not reset the machine")
         monitor.execute("cont")
-    wait(lambda: console.count(KERNEL_LINE) > kernels, "no kernel has started again")
+    wait(
+        lambda: any(console.count(words) > seen for words, seen in before.items()),
+        "no kernel has started again",
+    )
     how.away()
     wait(lambda: console.count(READY_LINE) > boots, "the guest has not become ready again")
     monitor.execute("set-action", {"reboot": "shutdown", "shutdown": "poweroff"})

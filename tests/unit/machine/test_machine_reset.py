@@ -8,7 +8,7 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineError
-from harness.machine.reset import KERNEL_LINE, READY_LINE, Restart, Way, restart_machine
+from harness.machine.reset import INIT_LINE, KERNEL_LINE, READY_LINE, Restart, Way, restart_machine
 
 
 class Machine:
@@ -68,6 +68,11 @@ def test_a_reset_comes_from_qemu_and_later_restarts_end_it_again() -> None:
     assert machine.commands == ["set-action", "system_reset", "set-action"]
     assert machine.asked[0][1] == {"reboot": "reset", "shutdown": "pause"}
     assert machine.asked[-1][1] == {"reboot": "shutdown", "shutdown": "poweroff"}
+
+
+def test_a_kernel_that_is_quiet_is_heard_by_its_init() -> None:
+    machine = Machine("", INIT_LINE, "", READY_LINE)
+    assert restart(machine) == ["away after 1"]
 
 
 @pytest.mark.parametrize("way", ["reboot", "kexec"])
