@@ -16,6 +16,12 @@ SHOWN_LEVEL = 5
 """The console log level from which warnings reach the console: KERN_WARNING is 4, and what is below
 the level is shown (include/linux/kern_levels.h, kernel/printk/printk.c)."""
 
+HEAR_ALL = (
+    "read level rest </proc/sys/kernel/printk; [ $level -gt 6 ] || echo 7 >/proc/sys/kernel/printk"
+)
+HEAR_AS_BEFORE = "echo $level >/proc/sys/kernel/printk"
+"""For a shell of the guest: show even KERN_INFO on the console, and what it showed before."""
+
 BEGINNING_LINES = 20
 """Lines within which a whole log has the kernel's banner, its first line since 5.10."""
 

@@ -16,6 +16,7 @@ from harness.errors import (
     ScenarioError,
     SshError,
 )
+from harness.machine.kernel_log import HEAR_ALL, HEAR_AS_BEFORE
 from harness.machine.reset import READY_LINE
 from harness.record.events import Suspended
 from harness.scenario.fields import Seconds
@@ -46,7 +47,9 @@ _NO_HIBERNATION = 9
 _GO = f"""
 (
   sleep {PAUSE_SECONDS}
+  {HEAR_ALL}
   echo disk >/sys/power/state || echo {_REFUSED} >/dev/console
+  {HEAR_AS_BEFORE}
 ) >/dev/null 2>&1 &
 """
 

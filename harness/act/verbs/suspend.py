@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from harness.act.guest import Guest
 from harness.deadline import Deadline
 from harness.errors import DeadlineError, GuestError, PreconditionError, SshError
+from harness.machine.kernel_log import HEAR_ALL, HEAR_AS_BEFORE
 from harness.record.events import Suspended
 from harness.scenario.fields import Seconds
 from harness.scenario.steps import Verb
@@ -37,8 +38,10 @@ rm -f /run/woke
 [ ! -w /sys/power/mem_sleep ] || echo deep >/sys/power/mem_sleep
 (
   sleep {PAUSE_SECONDS}
+  {HEAR_ALL}
   {{alarm}} && echo {{state}} >/sys/power/state
   echo $? >/run/woke
+  {HEAR_AS_BEFORE}
 ) >/dev/null 2>&1 &
 """
 

@@ -19,6 +19,7 @@ from harness.errors import (
     SshError,
 )
 from harness.kernel.pages import Seen
+from harness.machine.kernel_log import HEAR_ALL
 from harness.machine.reset import READY_LINE
 from harness.record.events import Suspended
 from harness.units import GIB
@@ -44,6 +45,7 @@ def test_the_guest_comes_back_over_a_new_connection_and_its_pages_are_news(
     Hibernate().perform(sleeper)
     assert "swapon /dev/vda" in sleeper.vm.commands[0]
     assert "echo disk >/sys/power/state" in sleeper.vm.commands[1]
+    assert HEAR_ALL in sleeper.vm.commands[1]
     assert sleeper.vm.arrived
     seen = sleeper.kept(SeenPages).seen
     assert seen is not None

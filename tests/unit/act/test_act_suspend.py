@@ -9,6 +9,7 @@ from fake_guest import FakeGuest
 
 from harness.act.verbs.suspend import ANSWER_SECONDS, STILL_LOOKS, Suspend
 from harness.errors import DeadlineError, GuestError, PreconditionError, SshError
+from harness.machine.kernel_log import HEAR_ALL
 from harness.record.events import Suspended
 
 SUSPEND = {"event": "SUSPEND"}
@@ -50,6 +51,9 @@ def test_qemu_wakes_a_guest_once_it_is_in_s3(guest: FakeGuest) -> None:
     suspend(guest, state="mem")
     assert woken(guest) == ["system_wakeup"]
     assert "echo mem >/sys/power/state" in guest.vm.commands[1]
+    # What it waits for on the console of an idle sleep is KERN_INFO, which `quiet` hides.
+    louder, slept = HEAR_ALL, "echo mem >/sys/power/state"
+    assert guest.vm.commands[1].index(louder) < guest.vm.commands[1].index(slept)
     (event,) = guest.recorded(Suspended)
     assert (event.state, event.slept) == ("mem", True)
 
