@@ -42,6 +42,8 @@ class Ledgers:
     """Why QEMU skips such reports, as far as the run knows."""
     moved: bool
     """The guest has come from another QEMU, whose discards are in no trace of this one."""
+    hibernated: bool
+    """The guest has hibernated: another kernel ran in its memory before it came back."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def ledgers_of(history: History) -> Ledgers | None:
         swap_growth=now.swap - before.swap if before else None,
         skipped=_why_skipped(history),
         moved=any(move.how != "cancelled" for move in history.moves),
+        hibernated=any(sleep.state == "disk" for sleep in history.sleeps),
     )
 
 
@@ -154,6 +157,11 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
         if ledgers.reported_undiscarded is not None
         else "without QEMU's trace it is unknown whether QEMU discarded them"
     )
+    if ledgers.hibernated and ledgers.reported_undiscarded is not None:
+        seen = (
+            "QEMU's trace shows the discards; the kernel that booted to bring the guest back from "
+            "its disk may have used them since"
+        )
     ways = [
         Disagreement(
             Cause.LAZILY_FREE,

@@ -39,6 +39,7 @@ AGREE = Ledgers(
     swap_growth=0,
     skipped="a device inhibits discards",
     moved=False,
+    hibernated=False,
 )
 
 
@@ -60,6 +61,7 @@ def test_the_ledgers_of_a_healthy_run() -> None:
         swap_growth=0,
         skipped="discards inhibited by a device, or a poison value",
         moved=False,
+        hibernated=False,
     )
 
 
@@ -127,6 +129,12 @@ def test_private_copies_that_go_leave_no_file_behind() -> None:
             Cause.ACKED_NOT_DISCARDED,
             8192,
             "the host kept them, or something has touched them since",
+        ),
+        (
+            {"hibernated": True, "reported_resident": 8192},
+            Cause.ACKED_NOT_DISCARDED,
+            8192,
+            "the kernel that booted to bring the guest back from its disk may have used them",
         ),
         ({"discards_failed": 4096}, Cause.ACKED_NOT_DISCARDED, 4096, "failed to discard"),
         (
