@@ -3,10 +3,12 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from plain_vm import PlainVm, debian_vm, part
+from plain_vm import PlainVm, advised, debian_vm, part, settled
 
+from harness.deadline import Deadline, wait_for
 from harness.units import MIB
 
 pytestmark = pytest.mark.vm
@@ -46,6 +48,28 @@ def test_a_user_whose_sudo_asks_for_a_password_is_told(vm: PlainVm) -> None:
 def test_a_user_without_a_key_is_told(vm: PlainVm) -> None:
     said = vm.audit("debian", "--ssh", "daemon@debian", status=69)
     assert "would ask for a password" in said
+
+
+def test_page_cache_and_a_limit_for_the_service_that_reads(vm: PlainVm) -> None:
+    read = "cat /dev/vda | head -c 419430400 > /dev/null"
+    vm.run(f"systemd-run --unit reader --remain-after-exit sh -c '{read}; sleep 600'")
+    before = wait_for(
+        lambda: _with_cache(vm.both()), Deadline(120.0, "the service to read"), interval=1.0
+    )
+    [line] = [
+        command["line"]
+        for command in advised(before)["page-cache"]["commands"]
+        if command["line"].startswith("systemctl set-property")
+    ]
+    vm.run(line.replace("NAME", "reader").replace("SIZE", "50M"))
+    after = settled(vm, 40 * MIB)
+    vm.run("systemctl stop reader")
+    assert part(after, "page_cache") < part(before, "page_cache") - 150 * MIB
+    assert after["host"]["ram"]["held"] < before["host"]["ram"]["held"] - 100 * MIB
+
+
+def _with_cache(audit: Any) -> Any:
+    return audit if part(audit, "page_cache") > 300 * MIB else None
 
 
 @pytest.mark.parametrize("named", [False, True])
