@@ -108,7 +108,9 @@ class AttachedMonitor(Closing):
 def _unreachable(path: Path, error: Exception) -> QmpError:
     if isinstance(error, FileNotFoundError):
         return QmpError(
-            f"there is no QMP socket {path}", hint="check the path in QEMU's command line"
+            f"there is no QMP socket {path}",
+            hint="check the path in QEMU's command line; where somebody has deleted the socket, "
+            "QEMU cannot be reached over it any more",
         )
     if isinstance(error, ConnectionRefusedError) and not path.is_socket():
         return QmpError(f"{path} is no socket", hint="check the path in QEMU's command line")

@@ -121,8 +121,9 @@ def _from_here(process: QemuProcess, names: Sequence[str], proc: Path) -> list[P
         path = Path(name)
         if not path.is_absolute():
             path = proc / f"{process.pid}" / "cwd" / path
-        elif not path.exists():
-            path = proc / f"{process.pid}" / "root" / path.relative_to("/")
+        elif not os.path.exists(path):  # noqa: PTH110 (Path.exists raises where it may not look)
+            inside = proc / f"{process.pid}" / "root" / path.relative_to("/")
+            path = inside if os.path.exists(inside) else path  # noqa: PTH110
         found.append(path)
     return found
 

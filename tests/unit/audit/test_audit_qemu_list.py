@@ -62,12 +62,28 @@ def test_two_vms_of_one_name_are_told_apart_by_pid(tmp_path: Path) -> None:
 
 
 def test_a_relative_socket_is_looked_for_where_qemu_was_started(tmp_path: Path) -> None:
-    process(tmp_path, 4, "qemu -qmp unix:qmp.sock,server=on -qmp unix:/no/where,server=on")
+    entry = process(tmp_path, 4, "qemu -qmp unix:qmp.sock,server=on -qmp unix:/no/where,server=on")
+    (entry / "root" / "no").mkdir(parents=True)
+    (entry / "root" / "no" / "where").touch()
     [found] = list_qemus(tmp_path)
     assert socket_paths(found, tmp_path) == [
         tmp_path / "4/cwd/qmp.sock",
         tmp_path / "4/root/no/where",  # a container's own path
     ]
+
+
+def test_a_socket_that_cannot_be_looked_at_is_no_crash(tmp_path: Path) -> None:
+    """A name too long, as root; a directory that may not be passed, as anybody else."""
+    path = Path("/tmp") / ("x" * 300)
+    process(tmp_path, 4, f"qemu -qmp unix:{path},server=on")
+    [found] = list_qemus(tmp_path)
+    assert socket_paths(found, tmp_path) == [path]
+
+
+def test_a_socket_that_is_gone_is_named_as_on_the_command_line(tmp_path: Path) -> None:
+    process(tmp_path, 4, "qemu -qmp unix:/no/where,server=on")
+    [found] = list_qemus(tmp_path)
+    assert socket_paths(found, tmp_path) == [Path("/no/where")]
 
 
 def test_a_thread_of_a_qemu_stands_for_its_process(tmp_path: Path) -> None:
