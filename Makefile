@@ -91,6 +91,7 @@ test-red: $(INSTALLED)  ## run every scenario's negative control
 QEMUS ?= bookworm,trixie,sid
 test-qemus: $(INSTALLED)  ## run the default scenarios on QEMUS=
 	$(BIN)/pytest scenarios -m default --qemu $(QEMUS) $(image_options) $(ARGS)
+	$(BIN)/pytest tests/vm/test_vm_recording.py
 
 # Every kind of broken discard on QEMUs of other suites, an older one and the newest.
 FAULT_QEMUS ?= bullseye sid

@@ -322,15 +322,19 @@ def run_options(options: Any) -> "RunOptions":
         raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")
     quarantine: Path | None = getattr(options, "quarantine", None)
     today = datetime.datetime.now(datetime.UTC).date()
+    record: bool = getattr(options, "record", False)
     clock: Literal["real", "virtual", "auto"] = getattr(options, "clock", "real")
+    clock = "virtual" if record else clock
     if clock == "virtual" and options.accel == "kvm":
         raise UsageError(
-            "--clock virtual counts the guest's instructions, which KVM does not do",
-            hint="leave --accel kvm out, or --clock virtual",
+            f"--{'record' if record else 'clock virtual'} counts the guest's instructions, which "
+            "KVM does not do",
+            hint="leave one of the two options out",
         )
     return RunOptions(
         accel=options.accel,
         clock=clock,
+        record=record,
         kernel=options.kernel,
         modules=options.modules,
         keep_failed=60.0 * getattr(options, "keep_failed", 0.0),

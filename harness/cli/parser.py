@@ -94,6 +94,12 @@ def _add_run(commands: "Commands") -> None:
         help="put everything about the runs into one file, for `fpr-harness replay`",
     )
     run.add_argument(
+        "--record",
+        action="store_true",
+        help="let QEMU (10.0 or later, TCG) record each guest, so that `fpr-harness replay DIR` "
+        "shows it again, instruction by instruction; implies --clock virtual",
+    )
+    run.add_argument(
         "--with-kernel", action="store_true", help="put kernel and initramfs into it, too"
     )
 
@@ -138,9 +144,22 @@ def _add_sizing(commands: "Commands") -> None:
 
 def _add_replay(commands: "Commands") -> None:
     replay = commands.add_parser(
-        "replay", help="run what a bundle of `run --bundle` holds, and say what differs"
+        "replay",
+        help="run what a bundle of `run --bundle` holds, and say what differs; or repeat the guest "
+        "that `run --record` recorded",
     )
-    replay.add_argument("bundle", type=Path, metavar="FILE", help="a bundle")
+    replay.add_argument(
+        "bundle",
+        type=Path,
+        metavar="FILE|DIR",
+        help="a bundle, or the directory of a run with a recording",
+    )
+    replay.add_argument(
+        "--gdb",
+        type=int,
+        metavar="PORT",
+        help="stop a recorded guest before its first instruction and let a debugger in here",
+    )
     declare_machine_options(replay.add_argument)
     add_verbose_option(replay)
     add_quiet_option(replay)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.cli.carry_out import Boots, CarriedOut, perform
 from harness.cli.options import check_paths, run_options
+from harness.cli.replay_recording import replay_recording
 from harness.errors import UsageError
 from harness.record.bundle_manifest import BundleManifest
 from harness.record.bundle_read import Bundle
@@ -16,10 +17,17 @@ from harness.safe_text import safe_line
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Check the bundle, run it, compare; returns the exit status of the verdicts.
+    """Check the bundle, run it, compare; returns the exit status of the verdicts. A directory is
+    that of a recorded run.
 
     Raises `UsageError`, `ScenarioFileError`, and `RecordError` for a bundle that was changed.
     """
+    if options.bundle.is_dir():
+        return replay_recording(options)
+    if options.gdb is not None:
+        raise UsageError(
+            "--gdb needs a recording", hint="name the directory of a run made with `run --record`"
+        )
     if options.modules is not None and options.kernel is None:
         raise UsageError("--modules needs --kernel", hint="name the kernel of these modules")
     check_paths(options)

@@ -22,6 +22,9 @@ QEMU's default (an eighth of the host's memory, at most 1 GiB) would waste memor
 VIRTUAL_CLOCK = "shift=2,sleep=off"
 """QEMU's -icount: an instruction takes 2^2 ns, and an idle guest does not wait for its timers."""
 
+RECORDED_CLOCK = "shift=2"
+"""The same for a recorded guest, which waits: without, QEMU records its idling (70 MB a minute)."""
+
 VIRTUAL_TSC_KHZ = 1_000_000
 """Frequency of the TSC under -icount, which counts nanoseconds (cpu_get_ticks(), 5.2 to 11.1)."""
 
@@ -56,6 +59,11 @@ class LaunchFiles:
     """What QEMU's seccomp filter is to deny; empty: no filter."""
 
 
+def record_log(files: LaunchFiles) -> Path:
+    """Return where QEMU writes its record of the guest, or reads it."""
+    return files.runtime / "record.bin"
+
+
 def qemu_command(
     spec: GuestSpec,
     files: LaunchFiles,
@@ -76,6 +84,7 @@ def qemu_command(
         *_machine_words(spec, files, accel, cpu, name, tsc_khz),
         *("-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
         *("-device", f"{_driver(spec, 'virtio-net')},netdev=net0{_no_rom(spec)}"),
+        *(("-object", "filter-replay,id=replay0,netdev=net0") if spec.rr else ()),
         *(("-incoming", "defer") if incoming else ()),
         "-serial",
         f"file:{files.console_log}",
@@ -102,7 +111,8 @@ def command_by_hand(
 
     It has no network card, since without a run's keys the guest's init cannot start dropbear.
     """
-    by_hand = replace(spec, cmdline=f"{spec.cmdline} fpr.console_shell".strip(), discard="dontneed")
+    cmdline = f"{spec.cmdline} fpr.console_shell".strip()
+    by_hand = replace(spec, cmdline=cmdline, discard="dontneed", rr="")
     return [
         str(files.qemu),
         *_machine_words(by_hand, files, accel, cpu, "fpr-by-hand", tsc_khz),
@@ -125,7 +135,8 @@ def _machine_words(
     yield from ("-nodefaults", "-no-user-config", "-display", "none")
     yield from ("-accel", tcg if accel == "tcg" else "kvm", "-cpu", cpu)
     if virtual:
-        yield from ("-icount", VIRTUAL_CLOCK)
+        log = f",rr={spec.rr},rrfile={_escaped(record_log(files))}"
+        yield from ("-icount", RECORDED_CLOCK + log if spec.rr else VIRTUAL_CLOCK)
         tsc_khz = VIRTUAL_TSC_KHZ
     yield from _memory_words(spec, files)
     # The kernel warns of NUMA nodes that share a socket, and with it a cache.
@@ -136,7 +147,9 @@ def _machine_words(
     # use the ticks as clock, which then runs several times too slow.
     told = spec.machine == "microvm" and accel == "tcg" and tsc_khz
     tsc = [f"tsc_early_khz={tsc_khz}", "tsc=reliable"] if told else []
-    yield from ("-append", " ".join([*KERNEL_WORDS, *tsc, *spec.cmdline.split()]))
+    # A debugger finds the symbols of a recorded guest's kernel where they were linked.
+    fixed = ["nokaslr"] if spec.rr else []
+    yield from ("-append", " ".join([*KERNEL_WORDS, *tsc, *fixed, *spec.cmdline.split()]))
     if spec.balloon.free_page_hint:
         # QEMU processes free page hints in an I/O thread.
         yield from ("-object", "iothread,id=hints")

@@ -7,6 +7,7 @@ opened again through /proc/self/fd is looked up by no path (proc(5)).
 """
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -15,15 +16,17 @@ from pathlib import Path
 from typing import Literal
 
 from harness.machine.accel import cpu_model, host_khz
-from harness.machine.command import LaunchFiles, command_by_hand
+from harness.machine.command import LaunchFiles, command_by_hand, record_log
 from harness.machine.interposer import LIBRARY, discard_environment
 from harness.machine.keys import RunKeys, write_keyed_initramfs
 from harness.machine.process import RuntimeDirectory
 from harness.machine.qemu_user import QemuUser
 from harness.machine.reached_program import reached_program
+from harness.machine.recording import Machine, write_recording
 from harness.machine.spec import Launch
 from harness.machine.ssh_login import write_ssh_files
 
+LOG = logging.getLogger(__name__)
 CONSOLE_LOG, DISCARD_LOG, DISK = "console.log", "discards.log", "disk"
 
 
@@ -114,8 +117,19 @@ class QemuFiles:
         console, discards = (Path(f"/proc/self/fd/{self._logs[path]}") for path in paths)
         self.launch = replace(self.launch, console_log=console, discard_log=discards)
 
+    def _keep_recording(self) -> None:
+        files, run = self.launch, self._given.artefacts
+        machine = Machine(self._given.spec, self._given.qemu.version)
+        paths = {"kernel": files.kernel, "initrd": files.initramfs}
+        try:
+            write_recording(run, machine, log=record_log(files), **paths)
+        except OSError as error:
+            LOG.warning("cannot keep the recording of the guest: %s", error)
+
     def close(self) -> None:
-        """Take the logs back from QEMU's user."""
+        """Take the logs back from QEMU's user, and keep what it has recorded."""
+        if self._given.spec.rr == "record" and record_log(self.launch).exists():
+            self._keep_recording()
         for descriptor in self._logs.values():
             with contextlib.suppress(OSError):
                 os.fchown(descriptor, os.geteuid(), os.getegid())

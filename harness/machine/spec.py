@@ -73,6 +73,8 @@ class GuestSpec:
     clock: Clock = "real"
     """Whether the guest's clock is the host's, or counts its instructions and jumps to the next
     timer where it idles (TCG only)."""
+    rr: Literal["", "record", "replay"] = ""
+    """Whether QEMU records what reaches the guest, or repeats it; under the virtual clock only."""
 
 
 class BootLike(Protocol):

@@ -7,6 +7,7 @@ from harness.errors import GuestError, PreconditionError, ScenarioError
 from harness.machine.spec import BalloonSpec, Clock, GuestSpec, NumaNode
 from harness.machine.vm import VirtualMachine
 from harness.scenario.model import Scenario
+from harness.scenario.steps import unrolled
 from harness.units import MIB, format_size
 
 NOT_THERE = "not found"
@@ -15,13 +16,15 @@ NOT_THERE = "not found"
 LARGER = "give it more with --set guest.memory=SIZE; Debian's kernels boot with 96MiB"
 
 
-def guest_spec(scenario: Scenario, clock: Clock = "real") -> GuestSpec:
+def guest_spec(scenario: Scenario, clock: Clock = "real", *, record: bool = False) -> GuestSpec:
     """Return the machine that a scenario asks for.
 
     Under the virtual clock vCPUs run one at a time, so a second one would add no concurrency; where
     the scenario has no nodes that each need one, its guest gets one. Raises `PreconditionError` if
-    the scenario is not valid under the clock.
+    the scenario is not valid under the clock, or its guest cannot be recorded.
     """
+    if record and (why := not_recorded(scenario)):
+        raise PreconditionError(f"--record: {why}", hint="run it without --record")
     if why := scenario.not_under(clock):
         raise PreconditionError(why, hint="take the other --clock")
     one = clock == "virtual" and not scenario.guest.numa
@@ -29,6 +32,7 @@ def guest_spec(scenario: Scenario, clock: Clock = "real") -> GuestSpec:
         memory=scenario.guest.memory,
         vcpus=1 if one else scenario.guest.vcpus,
         clock=clock,
+        rr="record" if record else "",
         cmdline=scenario.guest.cmdline,
         numa=tuple(NumaNode(node.memory, tuple(node.vcpus)) for node in scenario.guest.numa),
         machine=scenario.guest.machine,
@@ -44,6 +48,20 @@ def guest_spec(scenario: Scenario, clock: Clock = "real") -> GuestSpec:
         thp=scenario.host.thp,
         qemu_args=scenario.host.qemu_args,
     )
+
+
+def not_recorded(scenario: Scenario) -> str:
+    """Say why QEMU's recording of a scenario's guest could not be replayed; empty if it could."""
+    for _loc, step in unrolled(scenario.steps):
+        if step.through_qmp:
+            return f"`{step.verb}` changes the machine by QMP, which no recording contains"
+    if scenario.balloon.statistics:
+        return "QMP makes QEMU poll the balloon's statistics, which no recording contains"
+    if scenario.guest.numa:
+        return "QEMU records guests of one vCPU only, and each node needs one"
+    if scenario.host.qemu_args:
+        return "further QEMU arguments (host.qemu_args) are in no recording"
+    return scenario.not_under("virtual")
 
 
 def check_size(spec: GuestSpec, least: int) -> None:

@@ -25,6 +25,8 @@ class RunOptions:
     accel: Literal["auto", "kvm", "tcg"] = "auto"
     clock: Literal["real", "virtual", "auto"] = "real"
     """See `harness.run.which_clock` for `auto`."""
+    record: bool = False
+    """Whether QEMU records the guests, to be replayed."""
     kernel: Path | None = None
     """A kernel to boot instead of the image's."""
     modules: Path | None = None

@@ -214,7 +214,7 @@ class _Attempt:
 
     def _boot(self, boot: BootFiles, qemu: Qemu) -> VirtualMachine:
         record, options = self._record, self._bench.options
-        spec = guest_spec(self._planned.scenario, self._clock)
+        spec = guest_spec(self._planned.scenario, self._clock, record=options.record)
         if lacking := missing_needs(self._planned.scenario.tags, spec):
             raise PreconditionError(lacking)
         if lacking := missing_in_qemu(spec, qemu):

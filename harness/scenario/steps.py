@@ -81,6 +81,8 @@ class Verb(Part, ABC):
     """Whether it compares held memory with what was written to it."""
     real_clock: ClassVar[str] = ""
     """Why its guest's clock must be the host's; empty: it may count instructions, too."""
+    through_qmp: ClassVar[bool] = False
+    """Whether it changes the guest's machine by QMP commands, which no recording contains."""
     holds_steps: ClassVar[bool] = False
     """Whether it carries out other steps; such verbs cannot be nested."""
 

@@ -18,6 +18,7 @@ class ResizeBalloon(Verb):
     """Inflates or deflates the balloon until the guest has a given amount of memory."""
 
     verb: ClassVar[str] = "balloon"
+    through_qmp: ClassVar[bool] = True
     moves_memory: ClassVar[bool] = True
     to: MemoryShareOrAll
     """How much memory the guest keeps: a share of its memory (`50%`), a size, or `all`."""

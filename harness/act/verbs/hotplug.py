@@ -51,6 +51,7 @@ class Plug(Verb):
     """
 
     verb: ClassVar[str] = "plug"
+    through_qmp: ClassVar[bool] = True
     moves_memory: ClassVar[bool] = True
     device: Device
     """The device to plug."""
@@ -116,6 +117,7 @@ class Unplug(Verb):
     """
 
     verb: ClassVar[str] = "unplug"
+    through_qmp: ClassVar[bool] = True
     moves_memory: ClassVar[bool] = True
     device: Device
     """The device to unplug."""

@@ -19,6 +19,7 @@ class Qmp(Verb):
     """
 
     verb: ClassVar[str] = "qmp"
+    through_qmp: ClassVar[bool] = True
     command: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]
     """Name of the command, as in QEMU's QMP reference: `system_reset`."""
     arguments: dict[str, Any] = Field(default_factory=dict)

@@ -43,6 +43,7 @@ class Reboot(Verb):
     """
 
     verb: ClassVar[str] = "reboot"
+    through_qmp: ClassVar[bool] = True
     moves_memory: ClassVar[bool] = True
     breaks_connection: ClassVar[bool] = True
     way: Way = "reset"

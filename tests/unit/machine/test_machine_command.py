@@ -53,6 +53,23 @@ def test_virtual_clock_counts_instructions_and_the_tsc_counts_nanoseconds() -> N
     assert "-icount" not in words(PLAIN)
 
 
+@pytest.mark.parametrize("rr", ["record", "replay"])
+def test_recorded_guest_and_its_replay_are_the_same_machine(
+    rr: Literal["record", "replay"],
+) -> None:
+    """All that differs is whether QEMU writes its log or reads it. An idle guest waits, since the
+    log would grow by a megabyte a second otherwise."""
+    recorded = replace(PLAIN, clock="virtual", rr=rr)
+    argv = words(recorded)
+    assert after("-icount", argv) == [f"shift=2,rr={rr},rrfile=/run/fpr-1/record.bin"]
+    assert "filter-replay,id=replay0,netdev=net0" in after("-object", argv)
+    assert "nokaslr" in after("-append", argv)[0].split()
+    other = words(replace(recorded, rr="replay" if rr == "record" else "record"))
+    assert len([word for word in argv if word not in other]) == 1
+    by_hand = command_by_hand(recorded, FILES, accel="tcg", cpu="max")
+    assert after("-icount", by_hand) == ["shift=2,sleep=off"]
+
+
 def test_plain_guest_word_for_word() -> None:
     assert " ".join(words(PLAIN)) == (
         "/usr/bin/qemu-system-x86_64 -name guest=fpr-1"

@@ -76,6 +76,28 @@ def test_a_scenario_that_no_virtual_clock_suits_is_a_skip() -> None:
         guest_spec(races, "virtual")
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("memory-hotplug-dimm", "`plug` changes the machine by QMP"),
+        ("balloon-and-reporting", "`balloon` changes the machine by QMP"),
+        ("reboot", "`reboot` changes the machine by QMP"),
+        ("numa-two-nodes", "one vCPU only"),
+        ("no-loss-isolated-plain", "`busy` is not valid under a virtual clock"),
+    ],
+)
+def test_a_guest_whose_replay_would_lack_something_is_not_recorded(name: str, why: str) -> None:
+    (scenario,) = find_scenarios([name], VERBS)
+    with pytest.raises(PreconditionError, match=f"^--record: .*{why}"):
+        guest_spec(scenario, "virtual", record=True)
+
+
+def test_a_recorded_guest_counts_its_instructions() -> None:
+    (basic,) = find_scenarios(["reclaim-basic"], VERBS)
+    assert guest_spec(basic, "virtual", record=True).rr == "record"
+    assert guest_spec(basic, "virtual").rr == ""
+
+
 def test_other_guests_disturb_times_and_no_instructions() -> None:
     basic, faults = find_scenarios(["reclaim-basic", "overhead-faults"], VERBS)
     assert wants_the_host(faults, "real")
