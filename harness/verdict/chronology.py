@@ -24,6 +24,10 @@ SEEN_SHARE = 0.5
 """How far the times of a wait may be from those that the sampler saw: seconds, or a fraction of the
 wait, whichever is more; seen: 2.7 s, and once 6.1 s under nested KVM."""
 
+GAP_SECONDS = 1.0
+"""A longer time without a sample, which are taken five times a second, is one in which the host let
+nobody look; what came back then may have been seen by either at its end."""
+
 NEAR_SECONDS = 1.0
 """A sample at most so long before or after the end of a wait shows what the host held then."""
 
@@ -61,7 +65,9 @@ def _wait(waited: Waited, history: History) -> Iterator[str]:
 def _sampled(waited: Waited, lasted: float, block: int) -> Iterator[str]:
     """Compare the times of a wait with what the sampler saw meanwhile."""
     assert waited.began is not None
-    settled, off = waited.settled, max(SEEN_SECONDS, SEEN_SHARE * lasted)
+    gaps = [later.t - earlier.t for earlier, later in pairwise(waited.samples)]
+    blind = sum(gap for gap in gaps if gap > GAP_SECONDS)
+    settled, off = waited.settled, max(SEEN_SECONDS, SEEN_SHARE * lasted) + blind
     grew = [
         later.t - waited.began
         for earlier, later in pairwise(waited.samples)

@@ -76,6 +76,17 @@ def test_a_wait_whose_times_are_contradicted_is_no_pass(told: Settled, words: st
     assert words in reason
 
 
+def test_time_in_which_the_host_let_nobody_look_bounds_what_the_times_say() -> None:
+    """Seen on a host at a load of 9: 90 % back after 14.4 s, and after 4.2 s by a sampler that had
+    no sample for 3.9 and 3.3 s afterwards."""
+    told = settled(ENDED, seconds=13.0, t50=1.0, t90=2.0)
+    seen = [each for each in samples() if not 27.0 < each.t < 30.0]
+    assert check(a_wait(told, seen, AFTER), RECLAIM)[0] is Verdict.PASS
+    far = samples(back_at=38.0)
+    seen = [each for each in far if not 27.0 < each.t < 30.0]
+    assert check(a_wait(told, seen, AFTER), RECLAIM)[0] is Verdict.MISS
+
+
 def test_samples_that_are_not_exact_do_not_contradict_what_was_held() -> None:
     """Seen: 26 MiB too much of a guest of 512 MiB, by which QEMU's translated code had grown."""
     quick = [replace(each, lazyfree=None) for each in samples()]
