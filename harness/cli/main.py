@@ -15,6 +15,7 @@ from harness.cli import bisect_rule
 from harness.cli.parser import build_parser
 from harness.cli.streams import ensure_streams
 from harness.errors import UNAVAILABLE, USAGE, HarnessError, ScenarioFileError, UsageError
+from harness.host_refusal import refusal_hint
 from harness.image.cache import cache_directory
 from harness.report.github import commands_stopped, in_actions
 from harness.report.sink import LastingSink
@@ -61,7 +62,9 @@ def _execute(options: argparse.Namespace) -> int:
         return PIPE_STATUS
     except OSError as error:
         _drop_output()
-        print(f"fpr-harness: {safe_text(str(error))}", file=sys.stderr)
+        where = error.filename or "standard output"
+        print(f"fpr-harness: {safe_text(f'{where}: {error.strerror or error}')}", file=sys.stderr)
+        print(f"What to do: {refusal_hint(error)}", file=sys.stderr)
         return UNAVAILABLE
     except Exception as error:  # noqa: BLE001 - one message and a report, not a traceback
         doing = f"carrying out `fpr-harness {options.command}`"

@@ -35,7 +35,10 @@ def test_full_disk() -> None:
     with Path("/dev/full").open("wb") as full:
         status, complaint = list_images(full.fileno())
     assert status == 69
-    assert complaint == "fpr-harness: [Errno 28] No space left on device\n"
+    assert complaint == (
+        "fpr-harness: standard output: No space left on device\n"
+        "What to do: free space on the disk\n"
+    )
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
