@@ -33,6 +33,7 @@ from harness.verdict.coherence import blind_spot, contradiction, what_was_not_ch
 from harness.verdict.layers import Blame, never_on
 from harness.verdict.loss_words import loss_sentence
 from harness.verdict.noise import host_noise, swap_noise
+from harness.verdict.stale_breakpoint import stale_breakpoint
 
 CRASHES_THAT_FAIL = 2
 """Crashed boots that make a FAIL under a QEMU with a known defect; fewer are booted again."""
@@ -167,8 +168,16 @@ def _what_stuck(history: History) -> str:
 
 
 def _trouble(trouble: Trouble, cause: Cause) -> _Finding:
-    """Judge a crash or hang: a MISS before the first step except under KVM, else a FAIL."""
+    """Judge a crash or hang: a MISS before the first step except under KVM, else a FAIL, unless
+    TCG made it.
+    """
     found = trouble.finding
+    if not trouble.under_kvm and stale_breakpoint(found.title, found.text):
+        return _Finding(
+            Verdict.MISS,
+            f"the guest's console shows: {found.title}, for a breakpoint that its kernel had taken "
+            "out again: TCG ran code that had been patched since",
+        )
     if trouble.in_steps or trouble.under_kvm:
         shown = f"the guest's console shows: {found.title}" if found.on_console else found.title
         return _Finding(Verdict.FAIL, shown, cause)

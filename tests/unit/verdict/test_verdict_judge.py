@@ -2,6 +2,7 @@
 """The verdict of a run: every word, and never a PASS by default."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from run_builders import (
 )
 
 from harness.kernel.pages import GuestState
+from harness.machine.console import ConsoleScanner
 from harness.record.asked import INVARIANTS
 from harness.record.events import (
     Audited,
@@ -50,6 +52,8 @@ from harness.record.events import (
 )
 from harness.record.facts import Cause, DiscardTotals, Verdict
 from harness.units import GIB, MIB, PAGE_SIZE
+
+CONSOLES = Path(__file__).parents[2] / "data" / "console"
 
 
 class TestPass:
@@ -244,6 +248,29 @@ class TestDamage:
         verdict, cause, reason = check(a_run(earlier=[lost]))
         assert (verdict, cause) == (Verdict.FAIL, Cause.DATA_LOSS)
         assert reason.endswith("entries are damaged")
+
+    @pytest.mark.parametrize(
+        ("accel", "executed", "verdict"),
+        [
+            ("tcg", "eb", Verdict.MISS),
+            ("kvm", "eb", Verdict.FAIL),
+            ("tcg", "cc", Verdict.FAIL),
+        ],
+        ids=["taken out again", "on a real CPU", "still there"],
+    )
+    def test_a_breakpoint_that_is_no_longer_in_the_code_is_of_tcgs_making(
+        self, accel: str, executed: str, verdict: Verdict
+    ) -> None:
+        console = (CONSOLES / "stale-breakpoint.log").read_bytes()
+        scanner = ConsoleScanner()
+        scanner.feed(console.replace(b" eb <05> ", f" {executed} <05> ".encode()))
+        scanner.finish()
+        first, *_rest = scanner.findings
+        crashed = ConsoleFinding(30.0, "crash", first.title, first.text)
+        found, cause, reason = check(a_run(ready_as=ready(accel=accel), earlier=[crashed]))
+        assert found is verdict
+        assert "int3 in sched_clock_idle_wakeup_event" in reason
+        assert cause is (Cause.GUEST_CRASH if verdict is Verdict.FAIL else None)
 
     def test_lost_data_comes_before_the_crash_it_brings(self) -> None:
         events = a_run(earlier=[crash()], verified=1)
