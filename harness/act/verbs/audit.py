@@ -18,6 +18,7 @@ from harness.guest.counter_stream import read_counters
 from harness.guest.memory_blocks import offline_pages
 from harness.kernel.losses import DiscardCoverage
 from harness.kernel.pages import AuditReport, GuestState, StateArray
+from harness.measure.usable import UNJUDGED_LIMIT, judged_share
 from harness.observe.features import driver_is_bound
 from harness.observe.page_audit import take_audit
 from harness.record.audit_file import AuditFacts, AuditInputs, AuditReading, save_audit
@@ -83,16 +84,23 @@ class Audit(Verb):
 
         If the step before was a settle, and memory that it did not leave has become reportable
         since (on the host, or never discarded), it waits for another pass and looks again, because
-        no pass may have had time for it. It does not look again if a page seems lost.
+        no pass may have had time for it. It looks again at once if too many pages have changed
+        while it looked, as in the middle of a pass. It does not look again if a page seems lost.
         """
         left = guest.kept(Drained).remaining(guest)
         guest.phase("audit", self.name)
         look = _look(guest)
         for _again in range(LATE_LOOKS - 1):
             report = look.report
+            if report.total.held_absent or report.lost_bytes or report.suspect_bytes:
+                break
+            if judged_share(report.total) < 1 - UNJUDGED_LIMIT and report.total.unstable:
+                changed = format_size(report.total.unstable)
+                guest.phase("audit", f"{self.name} again: {changed} changed meanwhile")
+                look = _look(guest)
+                continue
             late = _late(look, max(PAGE_SIZE << guest.reporting_order, DRAINED_BYTES))
-            lost = report.total.held_absent or report.lost_bytes or report.suspect_bytes
-            if lost or left is None or late <= left:
+            if left is None or late <= left:
                 break
             guest.phase("settle", f"again: {format_size(late)} became reportable meanwhile")
             left = wait_settled(guest, LATE_SECONDS).left
