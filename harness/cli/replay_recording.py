@@ -2,12 +2,13 @@
 """`fpr-harness replay DIR`: repeat a recorded guest, under a debugger if asked."""
 
 import argparse
+import socket
 import sys
 import threading
 from pathlib import Path
 
 from harness.cli.shell_command import stopping_guests
-from harness.errors import PreconditionError, RecordError
+from harness.errors import PreconditionError, RecordError, UsageError
 from harness.image.qemu_definition import load_qemus
 from harness.machine.needs import missing_in_qemu
 from harness.machine.qemu_files import CONSOLE_LOG
@@ -25,9 +26,11 @@ MOST_CONSOLE_BYTES = 64 * MIB
 def replay_recording(options: argparse.Namespace) -> int:
     """Replay the guest of a run's directory; 0 if its console says what it said then, else 1.
 
-    With a debugger, 0 when it has ended. Raises `RecordError`, `PreconditionError`, `LaunchError`,
-    `QmpError`, `QemuGoneError`, `InterruptedRunError`.
+    With a debugger, 0 when it has ended. Raises `UsageError`, `RecordError`, `PreconditionError`,
+    `LaunchError`, `QmpError`, `QemuGoneError`, `InterruptedRunError`.
     """
+    if options.gdb is not None:
+        _check_port(options.gdb)
     run: Path = options.bundle
     machine, told = read_recording(run), _console(run)
     qemu = prepare_qemu(choose_one_qemu(load_qemus(), options.qemu or []), _tell)
@@ -51,6 +54,18 @@ def replay_recording(options: argparse.Namespace) -> int:
     line = told[:differs].count(b"\n") + 1
     print(f"another guest: its console differs from line {line} of {run / CONSOLE_LOG} on")
     return FAILED
+
+
+def _check_port(port: int) -> None:
+    """Raise `UsageError` if nobody can listen there."""
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            pass
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"--gdb {port}: {error.strerror if isinstance(error, OSError) else error}",
+            hint="choose a free TCP port from 1024 to 65535",
+        ) from error
 
 
 def _under_gdb(replay: Replay, port: int, cancelled: threading.Event) -> int:

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from harness.closing import Closing
@@ -24,6 +25,7 @@ from harness.machine.recording import INITRAMFS, KERNEL, LOG, RECORDING, Machine
 from harness.units import MIB
 
 CONNECT_SECONDS = 20.0
+SAVE_SECONDS = 30.0
 LOOK_SECONDS = 0.5
 SHOW_SECONDS = 5.0
 STALL_SECONDS = 60.0
@@ -57,8 +59,9 @@ class Replay(Closing):
             raise
 
     def _start(self, recording: Path, qemu: Qemu, gdb: int | None) -> None:
-        user, _as_root = user_under(qemu.user, "tcg")
-        runtime = RuntimeDirectory(0, user)
+        spec = self._given.spec
+        user, _as_root = user_under(qemu.user, "tcg", locks=spec.mem_lock)
+        runtime = RuntimeDirectory(spec.memory if spec.backend.startswith("file-") else 0, user)
         self._end.callback(runtime.remove)
         program = reached_program(runtime.user, qemu.path)
         path, descriptors = self._end.enter_context(program)
@@ -81,9 +84,8 @@ class Replay(Closing):
         if runtime.user is not None:
             for made in (files.kernel, files.initramfs, record_log(files), snapshots):
                 runtime.user.own(made, 0o600)
-        command = qemu_command(
-            self._given.spec, files, accel="tcg", cpu=cpu_model("tcg", qemu), name=runtime.vm_id
-        )
+        cpu = cpu_model("tcg", qemu)
+        command = qemu_command(spec, files, accel="tcg", cpu=cpu, name=runtime.vm_id)
         if gdb is not None:
             drive = f"file={snapshots},if=none,id=snapshots,format=qcow2"
             command += ["-drive", drive, "-gdb", f"tcp:127.0.0.1:{gdb}"]
@@ -93,12 +95,14 @@ class Replay(Closing):
         if runtime.user is not None:
             runtime.user.own(socket, 0o600)
         self._process = QemuProcess(command, runtime, runtime.path / "qemu.log", {}, descriptors)
-        quit_ = lambda: self._monitor.execute("quit", timeout=2.0)  # noqa: E731
-        self._end.callback(self._process.end, quit_)
+        ask = partial(self._monitor.execute, "quit", timeout=2.0)
+        self._end.callback(self._process.end, ask)
         self._monitor.accept(Deadline(CONNECT_SECONDS * slowness(), "QEMU to open its monitor"))
         if gdb is not None:
             # To go backwards, QEMU goes back to a snapshot, and forwards from there.
-            self._monitor.human("savevm start", timeout=30.0)
+            refused = self._monitor.human("savevm start", timeout=SAVE_SECONDS).strip()
+            if refused:
+                raise LaunchError(f"QEMU makes no snapshot to go back to: {refused}")
 
     def follow(
         self, told: bytes, cancelled: threading.Event, progress: Callable[[str], None]

@@ -59,6 +59,8 @@ def not_recorded(scenario: Scenario) -> str:
         return "QMP makes QEMU poll the balloon's statistics, which no recording contains"
     if scenario.guest.numa:
         return "QEMU records guests of one vCPU only, and each node needs one"
+    if scenario.guest.disk:
+        return "what the guest reads from its disk is in no recording"
     if scenario.host.qemu_args:
         return "further QEMU arguments (host.qemu_args) are in no recording"
     return scenario.not_under("virtual")

@@ -92,6 +92,12 @@ def test_a_guest_whose_replay_would_lack_something_is_not_recorded(name: str, wh
         guest_spec(scenario, "virtual", record=True)
 
 
+def test_a_guest_with_a_disk_is_not_recorded() -> None:
+    (basic,) = find_scenarios(["reclaim-basic"], VERBS, ["guest.disk=64MiB"])
+    with pytest.raises(PreconditionError, match="its disk is in no recording"):
+        guest_spec(basic, "virtual", record=True)
+
+
 def test_a_recorded_guest_counts_its_instructions() -> None:
     (basic,) = find_scenarios(["reclaim-basic"], VERBS)
     assert guest_spec(basic, "virtual", record=True).rr == "record"
