@@ -44,7 +44,7 @@ JOBS = 2
 STALL_EVERY = (5.0, 15.0)
 STALL_SECONDS = (0.5, 2.0)
 """Bounds of what is drawn at random: the time between two stalls, and that of one."""
-BATCH_SECONDS = 900.0
+BATCH_SECONDS = 2700.0
 GOOD = ("PASS", "DONE")
 MOST_MISSES = 0.02
 """Of all runs."""
