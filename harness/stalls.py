@@ -5,6 +5,7 @@ Whatever stops it (SIGSTOP to a job, a freezer, a pause of the machine that it r
 its guests as well. A deadline that counted such a time would find a guest hung that had no chance.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -46,14 +47,29 @@ _pulse: Pulse | None = None
 
 
 def lost_seconds() -> float:
-    """Seconds in which this process was stopped, since the first call."""
+    """Seconds in which this process was stopped, since the first call; 0.0 where the host lets it
+    have no thread to notice.
+    """
     global _pulse
     with _starting:
         if _pulse is None:
             # Not time.monotonic(), which tests replace.
-            _pulse = Pulse(lambda: time.clock_gettime(time.CLOCK_MONOTONIC))
-            threading.Thread(target=_go_on, args=(_pulse,), name="pulse", daemon=True).start()
+            pulse = Pulse(lambda: time.clock_gettime(time.CLOCK_MONOTONIC))
+            try:
+                threading.Thread(target=_go_on, args=(pulse,), name="pulse", daemon=True).start()
+            except RuntimeError:
+                return 0.0
+            _pulse = pulse
     return _pulse.lost
+
+
+def _forget() -> None:
+    """Start anew in a forked process, which has no thread that beats."""
+    global _pulse, _starting
+    _pulse, _starting = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _go_on(pulse: Pulse) -> None:

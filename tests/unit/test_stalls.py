@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deadlines do not count the time in which the harness itself was stopped."""
 
+import os
 import threading
 
 import pytest
 
 from harness import deadline as subject
+from harness import stalls
 from harness.deadline import Deadline
 from harness.stalls import LEAST_SECONDS, PERIOD_SECONDS, Pulse, lost_seconds
 
@@ -62,3 +64,30 @@ def test_a_deadline_moves_on_by_what_is_lost_while_it_runs(
 def test_it_beats_from_the_first_question_on() -> None:
     assert lost_seconds() >= 0.0
     assert [each.daemon for each in threading.enumerate() if each.name == "pulse"] == [True]
+
+
+def test_a_process_that_may_have_no_thread_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all the time since would seem lost, and no deadline would ever pass."""
+
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("harness.stalls._pulse", None)
+    monkeypatch.setattr("threading.Thread.start", refused)
+    assert stalls.lost_seconds() == 0.0
+    monkeypatch.undo()
+    assert stalls.lost_seconds() == 0.0
+
+
+def test_a_forked_process_counts_anew() -> None:
+    """It has no thread that beats."""
+    stalls.lost_seconds()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, b"1" if stalls._pulse is None else b"0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 1) == b"1"
+    os.close(reader)
+    os.close(writer)

@@ -87,7 +87,9 @@ def test_job_that_was_stopped_as_a_whole_has_no_hung_guest(tmp_path: Path) -> No
     os.kill(qemu, signal.SIGCONT)
     run.signal(signal.SIGCONT)
     code, output = run.end()
-    assert code == 0, output
+    # Where half of the time nobody looked, that is a MISS.
+    assert code in (0, 69), output
+    assert "guest-hang" not in output
 
 
 def test_guest_that_resets_itself_without_a_word_has_crashed(tmp_path: Path) -> None:
