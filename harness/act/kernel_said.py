@@ -2,6 +2,7 @@
 """Record the trouble that the guest's kernel has logged and that its console does not show."""
 
 import logging
+import re
 
 from harness.act.run_record import RunRecord
 from harness.errors import DeadlineError, ObserveError, QemuGoneError, SshError
@@ -17,17 +18,27 @@ KERNEL_LOG = "kernel.log"
 UNPRINTED = "the guest's kernel has logged, and its console does not show: "
 """How the titles of such findings begin."""
 
+_QUIET = re.compile(r"quiet|loglevel=[0-4]")
+"""Words of a kernel's command line (init/main.c)."""
+
 
 def record_unprinted(vm: VirtualMachine, record: RunRecord, name: str = "") -> None:
     """Record what is in the log and was not found on the console, and keep that log.
 
     `name` is the prefix of the findings' titles. A guest that cannot be reached is passed over:
-    then the console alone tells. Raises `ObserveError` if the log cannot be read or kept, or has
-    lost what the console was not shown.
+    then the console alone tells, unless the guest's command line keeps it quiet. Raises
+    `ObserveError` if the log cannot be read or kept, or has lost what the console was not shown.
     """
     try:
         log = read_kernel_log(vm.shell)
     except (SshError, DeadlineError, QemuGoneError) as error:
+        quiet = [word for word in vm.spec.cmdline.split() if _QUIET.fullmatch(word)]
+        if quiet:
+            raise ObserveError(
+                f"the guest keeps its kernel's warnings off the console ({' '.join(quiet)}), and "
+                f"its kernel's log cannot be read: {error.message}",
+                hint="leave that out of guest.cmdline",
+            ) from error
         LOG.debug("the guest's kernel log could not be read: %s", error)
         return
     told = {event.title for event in record.events if isinstance(event, ConsoleFinding)}

@@ -84,9 +84,15 @@ def _under_gdb(replay: Replay, port: int, cancelled: threading.Event) -> int:
 def _console(run: Path) -> bytes:
     try:
         with open_regular(run / CONSOLE_LOG) as file:
-            return file.read(MOST_CONSOLE_BYTES)
+            told = file.read(MOST_CONSOLE_BYTES)
     except OSError as error:
         raise RecordError(f"cannot read {run / CONSOLE_LOG}: {error}") from error
+    if not told:
+        raise RecordError(
+            f"{run / CONSOLE_LOG} is empty: there is nothing to compare a replay with",
+            hint="copy it again from where it was recorded",
+        )
+    return told
 
 
 def _tell(text: str) -> None:

@@ -130,6 +130,8 @@ class Replay(Closing):
                 said = f"{self._said():,} of {len(told):,} bytes on the console"
                 done = f"{self.instructions / 1e6:,.0f} million instructions, {said}"
                 progress(f"{now - began:7.1f}s  {done}")
+        if cancelled.is_set():
+            raise InterruptedRunError("the replay was asked to stop")
         if self._process.status:
             raise self._broke()
         return self._differs(told, whole=True)

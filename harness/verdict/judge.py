@@ -56,11 +56,14 @@ def judge(history: History, asked: Asked, *, t: float = 0.0) -> Judged:
     An expectation that cannot be parsed makes the run an ERROR instead of raising.
     """
     try:
+        damage = _damaged(history, asked)
+        proven = damage if damage is not None and damage.verdict is Verdict.FAIL else None
         finding = (
             _own_defect(history)
             or _crashed_at_boot(history)
-            or _damaged(history, asked)
+            or proven
             or _wrong_before_it_broke(history, asked)
+            or damage
             or _broke(history)
             or _by_expectations(history, asked)
         )

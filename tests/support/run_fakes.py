@@ -82,6 +82,7 @@ def fake_vm(**changes: Any) -> Any:
             "console": FakeConsole(),
             "pace": 1.0,
             "shell": a_shell(),
+            "spec": SimpleNamespace(cmdline=""),
             "__enter__": None,
             **changes,
         }

@@ -25,6 +25,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
+ENDS_WITH_ITS_TEST = ("setpriv", "--pdeathsig", "TERM", "--")
+"""Before a command: it is asked to stop when the thread that started it ends (prctl(2)), as that of
+a test that is interrupted. It is in a session of its own, where no Ctrl-C gets."""
+
 
 class Running:
     """One `fpr-harness` process with a results directory of its own."""
@@ -41,7 +45,10 @@ class Running:
         self._read = 0
         self._events: list[dict[str, Any]] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments, "--results", str(results)],
+            [
+                *(*ENDS_WITH_ITS_TEST, sys.executable, "-m", module),
+                *(*arguments, "--results", str(results)),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

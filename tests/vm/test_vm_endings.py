@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,36 @@ def test_kept_guest_can_be_logged_in_to_and_is_released_early(tmp_path: Path) ->
     assert code == 69, output
     assert "log in with" in output
     assert qemus_of(run.results) == []
+
+
+A_TEST = """
+import sys, time
+from pathlib import Path
+from running import Running
+run = Running(Path(sys.argv[1]), sys.argv[2:])
+run.wait_for_phase("hold")
+print(run.process.pid, run.qemu_pid(), flush=True)
+time.sleep(60)
+"""
+
+
+def test_what_an_interrupted_test_has_started_ends_too(tmp_path: Path) -> None:
+    scenario = holding_scenario(tmp_path)
+    words = [str(tmp_path / "results"), "run", str(scenario), "--accel", ACCEL]
+    support = Path(__file__).parents[1] / "support"
+    with subprocess.Popen(
+        [sys.executable, "-c", A_TEST, *words],
+        env={**os.environ, "PYTHONPATH": f"{support}:{support.parents[1]}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as test:
+        assert test.stdout is not None
+        harness, qemu = (Path("/proc") / pid for pid in test.stdout.readline().split())
+        test.kill()
+    wait_for(
+        lambda: None if harness.exists() or qemu.exists() else True,
+        Deadline(30.0, "the harness and its QEMU to end"),
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

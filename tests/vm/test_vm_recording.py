@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from running import ENDS_WITH_ITS_TEST
 
 from harness.deadline import Deadline, wait_for
 from harness.image.qemu_build import find_qemu_build
@@ -117,7 +118,9 @@ def debugged(run: Path) -> Iterator[tuple[Gdb, "subprocess.Popen[str]"]]:
         port = free.getsockname()[1]
     words = ["replay", str(run), "--qemu", new_enough(), "--gdb", str(port)]
     with subprocess.Popen(
-        [sys.executable, "-m", "harness", *words], stderr=subprocess.PIPE, text=True
+        [*ENDS_WITH_ITS_TEST, sys.executable, "-m", "harness", *words],
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stderr is not None
         told = ""
@@ -130,7 +133,7 @@ def debugged(run: Path) -> Iterator[tuple[Gdb, "subprocess.Popen[str]"]]:
             yield gdb, process
         finally:
             gdb.close()
-            process.kill()
+            process.terminate()
 
 
 def test_debugger_steps_back_to_where_it_was(

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import qemus_of
+from running import ENDS_WITH_ITS_TEST, qemus_of
 
 from harness.deadline import Deadline, wait_for
 from harness.errors import DeadlineError
@@ -47,7 +47,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def start(*arguments: str, fd: int | None = None) -> subprocess.Popen[str]:
     """`fpr-harness` with pipes, or on the terminal `fd`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "harness", *arguments],
+        [*ENDS_WITH_ITS_TEST, sys.executable, "-m", "harness", *arguments],
         stdin=subprocess.PIPE if fd is None else fd,
         stdout=subprocess.PIPE if fd is None else fd,
         stderr=subprocess.PIPE if fd is None else fd,

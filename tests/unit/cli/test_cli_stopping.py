@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import ENDS_WITH_ITS_TEST
 
 from harness.deadline import Deadline, wait_for
 from harness.machine.pace import slowness
@@ -38,7 +39,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def run(*words: str, module: str = "harness") -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *words],
+            [*ENDS_WITH_ITS_TEST, sys.executable, "-m", module, *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -102,6 +102,15 @@ def test_memory_that_is_to_be_locked_must_be_allowed(monkeypatch: pytest.MonkeyP
     assert missing_needs([], locked) is None, "root has CAP_IPC_LOCK"
 
 
+def test_a_guests_network_is_replayed_from_10_0_on() -> None:
+    guest = GuestSpec(memory=GIB, vcpus=1, clock="virtual", rr="record")
+    told = missing_in_qemu(guest, a_qemu(version="9.2.0"))
+    assert told is not None
+    assert told.startswith("QEMU 9.2.0 has no replay of a guest's network, which is from 10.0 on")
+    assert missing_in_qemu(guest, a_qemu(version="10.0.0")) is None
+    assert missing_in_qemu(replace(guest, rr=""), a_qemu(version="7.2.22")) is None
+
+
 def test_several_vcpus_share_a_virtual_clock_from_8_1_on() -> None:
     guest = GuestSpec(memory=GIB, vcpus=2, clock="virtual")
     told = missing_in_qemu(guest, a_qemu(version="8.0.5"))

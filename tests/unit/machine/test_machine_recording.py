@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.main import main
 from harness.errors import RecordError
 from harness.machine.recording import (
     INITRAMFS,
@@ -75,6 +76,16 @@ def test_a_part_that_is_missing_or_is_no_file(tmp_path: Path, name: str) -> None
     path.mkdir()
     with pytest.raises(RecordError, match="not a regular file"):
         read_recording(tmp_path)
+
+
+def test_a_console_of_nothing_is_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is replayed says as much as nothing, to begin with."""
+    recorded(tmp_path)
+    (tmp_path / "console.log").write_bytes(b"")
+    assert main(["replay", str(tmp_path)]) == 69
+    assert "console.log is empty" in capsys.readouterr().err
 
 
 def test_the_disk_for_snapshots_has_four_clusters_each_counted_once() -> None:

@@ -5,6 +5,7 @@ import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from harness.errors import (
     LaunchError,
     ObserveError,
     QemuGoneError,
+    SshError,
 )
 from harness.machine.console import Finding
 from harness.record.events import AttemptCrashed, Broke, ConsoleFinding, PhaseStarted, StepsDone
@@ -267,6 +269,29 @@ def test_quiet_console_and_a_log_without_its_beginning_are_a_miss(
     assert "off the console" in judged.reason
 
 
+@pytest.mark.parametrize(
+    ("cmdline", "verdict"),
+    [("quiet", Verdict.MISS), ("loglevel=1", Verdict.MISS), ("loglevel=7", Verdict.PASS)],
+)
+def test_quiet_guest_that_cannot_be_reached_at_the_end_is_a_miss(
+    bench: FakeBench, tmp_path: Path, cmdline: str, verdict: Verdict
+) -> None:
+    """Like one that a step has powered off: nobody has seen what its kernel logged."""
+
+    def unreachable(*_words: object, **_options: object) -> None:
+        raise SshError("the guest cannot be reached")
+
+    bench.boots = [
+        lambda: fake_vm(
+            shell=SimpleNamespace(run=unreachable),
+            spec=SimpleNamespace(cmdline=cmdline),
+            alive=False,
+        )
+    ]
+    judged = bench.run(planned(tmp_path))
+    assert ("its kernel's log cannot be read" in judged.reason) is (verdict is Verdict.MISS)
+
+
 def test_end_of_the_steps_counts_the_events_before_it(bench: FakeBench, tmp_path: Path) -> None:
     """So that a line which is missing from the record is noticed."""
     bench.boots = [fake_vm]
@@ -369,9 +394,13 @@ def test_kept_guest_says_how_to_log_in_and_is_released_by_removing_a_file(
     thread = threading.Thread(target=bench.run, args=(planned(tmp_path),))
     thread.start()
     kept = bench.results / "a-run" / "kept.txt"
-    wait_for(lambda: kept.exists() or None, Deadline(10.0, "the guest to be kept"))
+
+    def said() -> list[str]:
+        events = [each for each in bench.events if isinstance(each, PhaseStarted)]
+        return [event.detail for event in events if event.phase == "kept"]
+
+    told = wait_for(lambda: said() or None, Deadline(10.0, "the guest to be kept"))
     assert kept.read_text(encoding="utf-8") == "ssh -p 1 root@127.0.0.1\n"
-    told = [e.detail for e in bench.events if isinstance(e, PhaseStarted) and e.phase == "kept"]
     assert "ssh -p 1 root@127.0.0.1" in told[0]
     assert f"rm {kept}" in told[0]
     kept.unlink()

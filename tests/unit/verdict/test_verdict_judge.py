@@ -272,6 +272,18 @@ class TestDamage:
         assert "int3 in sched_clock_idle_wakeup_event" in reason
         assert cause is (Cause.GUEST_CRASH if verdict is Verdict.FAIL else None)
 
+    def test_what_an_audit_had_seen_before_such_a_crash_still_fails(self) -> None:
+        console = (CONSOLES / "stale-breakpoint.log").read_bytes()
+        scanner = ConsoleScanner()
+        scanner.feed(console)
+        scanner.finish()
+        crashed = ConsoleFinding(60.0, "crash", scanner.findings[0].title, scanner.findings[0].text)
+        broke = Broke(61.0, "QemuGoneError", Verdict.MISS, "QEMU exited (0)", "")
+        *events, _done = run_on(swallowed())
+        found, cause, reason = check([*events, crashed, broke], {}, invariants=INVARIANTS)
+        assert (found, cause) == (Verdict.FAIL, Cause.ACKED_NOT_DISCARDED)
+        assert "160MiB the guest reported are still resident" in reason
+
     def test_lost_data_comes_before_the_crash_it_brings(self) -> None:
         events = a_run(earlier=[crash()], verified=1)
         assert check(events)[1] is Cause.DATA_LOSS
