@@ -80,9 +80,10 @@ def test_what_an_interrupted_test_has_started_ends_too(tmp_path: Path) -> None:
         assert test.stdout is not None
         harness, qemu = (Path("/proc") / pid for pid in test.stdout.readline().split())
         test.kill()
+    # Sooner than the harness's next line of progress, which nobody would read.
     wait_for(
         lambda: None if harness.exists() or qemu.exists() else True,
-        Deadline(30.0, "the harness and its QEMU to end"),
+        Deadline(2 * END_SECONDS * slowness(), "the harness and its QEMU to end"),
     )
 
 
