@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
-ENDS_WITH_ITS_TEST = ("setpriv", "--pdeathsig", "TERM", "--")
+# With its path, for tests that give the command a PATH of their own.
+ENDS_WITH_ITS_TEST = (shutil.which("setpriv") or "setpriv", "--pdeathsig", "TERM", "--")
 """Before a command: it is asked to stop when the thread that started it ends (prctl(2)), as that of
 a test that is interrupted. It is in a session of its own, where no Ctrl-C gets."""
 

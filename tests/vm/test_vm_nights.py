@@ -132,5 +132,6 @@ def test_a_comparison_of_real_guests_fills_the_table_for_a_series(tmp_path: Path
     assert "B:    set:guest.vcpus=2 (Linux 6." in text
     for measure in TAKEN:
         (row,) = [line for line in lines if line.startswith(ROWS[measure])]
-        assert row.endswith("1 and 1 runs ?"), row
+        # The host's share comes in whole blocks, so both sides' one value is often the same.
+        assert row.endswith(("1 and 1 runs ?", "same  in all runs")), row
         assert row.removeprefix(ROWS[measure]).split()[0] not in ("-", "0", "0B"), row
