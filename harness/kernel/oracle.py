@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.kernel.blocks import NO_ORDER, Blocks, BoolArray, block_structure, nearly_free
+from harness.kernel.blocks import NO_ORDER, BoolArray, block_structure, nearly_free
 from harness.kernel.losses import (
     DiscardCoverage,
     Looked,
@@ -98,6 +98,14 @@ _CELL_OF = np.array(
 """Cell number, indexed by guest class * 4 + host class."""
 
 _NOTHING_SEEN: StateArray = np.zeros(0, np.uint8)
+
+# HELD and CONTENT are USED: a new owner is no change of state.
+_GUEST_CLASS = np.full(256, _UNSTABLE, np.uint8)
+_GUEST_CLASS[[GuestState.USED, GuestState.HELD, GuestState.CONTENT]] = _USED
+_GUEST_CLASS[GuestState.FREE] = _SMALL
+_GUEST_CLASS[GuestState.REPORTED] = _REPORTED
+_GUEST_CLASS[GuestState.NO_PAGE] = _NONE
+_GUEST_CLASS[GuestState.OFFLINE] = _OFFLINE
 
 _HOST_CLASS = np.full(256, _UNKNOWN, np.uint8)
 _HOST_CLASS[HostState.ABSENT] = _ABSENT
@@ -267,17 +275,10 @@ def _guest_classes(
     watched = np.array([True] + [above_watermark(zone, reporting_order) for zone in zones])
     large = (orders >= effective_order(reporting_order)) & (orders != NO_ORDER) & watched[index]
 
-    start, end = _plain(first), _plain(second)
-    result = np.full(len(start), _UNSTABLE, np.uint8)
-    same = start == end
-    result[same & (end == GuestState.NO_PAGE)] = _NONE
-    result[same & (end == GuestState.USED)] = _USED
+    start, end = _GUEST_CLASS[first.states], _GUEST_CLASS[second.states]
+    result = np.where(start == end, end, np.uint8(_UNSTABLE))
     result[(first.states == GuestState.HELD) & (second.states == GuestState.HELD)] = _HELD
-    free = same & (end == GuestState.FREE)
-    result[free] = _SMALL
-    result[free & large] = _LARGE
-    result[same & (end == GuestState.REPORTED)] = _REPORTED
-    result[same & (end == GuestState.OFFLINE)] = _OFFLINE
+    result[(result == _SMALL) & large] = _LARGE
     return result, orders
 
 
@@ -291,11 +292,6 @@ def _nearly_free(guest_class: npt.NDArray[np.uint8], reporting_order: int) -> tu
     return nearly_free(
         guest_class == _SMALL, used, min(effective_order(reporting_order), MAX_ORDER)
     )
-
-
-def _plain(blocks: Blocks) -> StateArray:
-    """Return the states with HELD and CONTENT as USED: a new owner is no change of state."""
-    return np.where(_has_content(blocks.states), np.uint8(GuestState.USED), blocks.states)
 
 
 def _has_content(states: StateArray) -> BoolArray:
