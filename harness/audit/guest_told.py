@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.errors import ObserveError
+from harness.guest.memory_blocks import OFFLINE_SCRIPT, parse_offline
 from harness.guest.proc_text import parse_meminfo, parse_vmstat, parse_zones
 from harness.observe.features import BALLOON_COMMAND, BalloonState, parse_state
 from harness.record.facts import GuestCounters
@@ -36,6 +37,8 @@ FACTS_SCRIPT = "\n".join(
         *(f"section {name}; cat {path} 2>/dev/null" for name, path in _FILES.items()),
         "section balloon",
         f"({BALLOON_COMMAND.strip()}\n)",
+        "section blocks",
+        OFFLINE_SCRIPT,
         "section reporting",
         "if [ -d /sys/module/page_reporting ]; then echo built=yes",
         # Only where nothing else tells: sh(1) reads a long file byte by byte, 0.2 s without
@@ -68,6 +71,8 @@ class GuestFacts:
     balloon: BalloonState
     kernel_reports: Reporting
     """Whether its kernel was built with CONFIG_PAGE_REPORTING."""
+    offline: tuple[range, ...]
+    """PFNs of each memory block that it has put offline."""
     page_flags: bool
     """It has a /proc/kpageflags, so that the state of each page can be read."""
     lockdown: str
@@ -106,6 +111,7 @@ def parse_facts(text: str, *, offered: bool, at: float) -> GuestFacts:
         ),
         balloon=parse_state(section("balloon"), offered=offered, most_pass_seconds=math.inf),
         kernel_reports=_kernel_reports(section("reporting")),
+        offline=parse_offline(section("blocks")),
         page_flags="readable" in section("pageflags"),
         lockdown=lockdown[1] if lockdown and lockdown[1] != "none" else "",
     )

@@ -158,7 +158,7 @@ def _both(host: HostReader, qemu: QemuFacts, visit: VisitMaker) -> _Look:
             states = residency.read()
             return _Look(residency.taken(), states, residency.seconds, _guest(guest, None))
         with PageReader(way, qemu.layout.pfn_end, kinds=True) as pages:
-            sides = read_both(pages, residency.read)
+            sides = read_both(pages, residency.read, guest.offline)
     account = guest_account(sides, guest)
     if guest.uuid != qemu.uuid.lower():
         check_written(account, guest)

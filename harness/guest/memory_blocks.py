@@ -14,13 +14,19 @@ from harness.kernel.blocks import BoolArray
 from harness.machine.interfaces import GuestShell
 from harness.units import PAGE_SIZE
 
-# Documentation/admin-guide/mm/memory-hotplug.rst; a kernel without it has no such directory.
-_COMMAND = (
-    "cd /sys/devices/system/memory 2>/dev/null || exit 0; "
-    "cat block_size_bytes; grep -lx offline memory*/state; true"
-)
+# Documentation/admin-guide/mm/memory-hotplug.rst; a kernel without it has no such directory. Only
+# built-ins and cat: a guest's busybox may lack other applets.
+OFFLINE_SCRIPT = """(
+cd /sys/devices/system/memory 2>/dev/null || exit 0
+cat block_size_bytes
+for block in memory*; do
+state=; read -r state 2>/dev/null < "$block/state"
+[ "$state" = offline ] && echo "$block"
+done; true)"""
+"""Prints the size of a memory block, and the names of those that are offline."""
+
 _SIZE = re.compile(r"[0-9a-f]{1,16}")
-_BLOCK = re.compile(r"memory(\d{1,9})/state")
+_BLOCK = re.compile(r"memory(\d{1,9})")
 
 
 def offline_pages(shell: GuestShell, pages: int) -> BoolArray:
@@ -29,15 +35,17 @@ def offline_pages(shell: GuestShell, pages: int) -> BoolArray:
     Raises `ObserveError`, `SshError`, `GuestError`, `DeadlineError`.
     """
     found = np.zeros(pages, np.bool_)
-    lines = shell.run(_COMMAND).stdout.decode("ascii", "replace").split()
-    if not lines:
-        return found
-    blocks = [_BLOCK.fullmatch(line) for line in lines[1:]]
-    if not _SIZE.fullmatch(lines[0]) or None in blocks:
-        raise ObserveError(f"the guest's memory blocks cannot be read: {' '.join(lines)[:200]!r}")
-    size = int(lines[0], 16) // PAGE_SIZE
-    for block in blocks:
-        assert block is not None
-        first = int(block[1]) * size
-        found[first : first + size] = True
+    for block in parse_offline(shell.run(OFFLINE_SCRIPT).stdout.decode("ascii", "replace")):
+        found[block.start : block.stop] = True
     return found
+
+
+def parse_offline(text: str) -> tuple[range, ...]:
+    """Parse what `OFFLINE_SCRIPT` printed: the PFNs of each block. Raises `ObserveError`."""
+    lines = text.split()
+    blocks = [_BLOCK.fullmatch(line) for line in lines[1:]]
+    if lines and (not _SIZE.fullmatch(lines[0]) or None in blocks):
+        raise ObserveError(f"the guest's memory blocks cannot be read: {' '.join(lines)[:200]!r}")
+    size = int(lines[0], 16) // PAGE_SIZE if lines else 0
+    numbers = [int(block[1]) for block in blocks if block is not None]
+    return tuple(range(number * size, (number + 1) * size) for number in numbers)

@@ -56,6 +56,7 @@ def facts(zones: Sequence[Zone], order: int = 9) -> GuestFacts:
         counters=GuestCounters(0.0, {"MemTotal": GIB}, {}, tuple(zones)),
         balloon=BalloonState(True, features, "virtio_balloon", order, 2.0),
         kernel_reports="yes",
+        offline=(),
         page_flags=True,
         lockdown="",
     )

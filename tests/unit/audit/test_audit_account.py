@@ -39,6 +39,16 @@ def test_pages_in_use_are_told_apart_by_kind() -> None:
     assert account.hidden == (PAGES - 700) * PAGE_SIZE
 
 
+@pytest.mark.parametrize("kind", [PageKind.KERNEL, GuestState.NO_PAGE], ids=["6.16", "before"])
+def test_memory_put_offline_is_not_the_kernels(kind: int) -> None:
+    kinds = np.full(PAGES, PageKind.ANONYMOUS, np.uint8)
+    kinds[100:300] = kind
+    sides = replace(reading(kinds), offline=(range(100, 300),))
+    account = guest_account(sides, facts([zone(spanned=PAGES)]))
+    assert account.ballooned == 200 * PAGE_SIZE
+    assert (account.used["kernel"], account.hidden) == (0, 0)
+
+
 def test_free_pages_are_told_apart_by_order_watermark_and_mark() -> None:
     kinds = np.full(PAGES, PageKind.KERNEL, np.uint8)
     kinds[: 4 * BLOCK] = GuestState.FREE  # two blocks of order 10
