@@ -76,7 +76,7 @@ def test_job_that_was_stopped_as_a_whole_has_no_hung_guest(tmp_path: Path) -> No
     path = tmp_path / "paused.yaml"
     path.write_text(
         "name: paused\ntitle: t\nguest: {memory: 1GiB}\n"
-        "steps: [settle: {}, balloon: {to: 20%, deadline: 6s}, audit: {}]\n"
+        "steps: [settle: {}, balloon: {to: 60%, deadline: 6s}, audit: {}]\n"
     )
     run = Running(tmp_path / "results", ["run", str(path), "--accel", ACCEL])
     run.wait_for_phase("balloon")

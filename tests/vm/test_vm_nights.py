@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A night's patience with real guests: tried again, in quarantine, and the table for a series."""
+"""A night's patience with real guests: tried again, and in quarantine."""
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -14,9 +12,6 @@ from holding import ACCEL, holding_scenario
 from leftovers import vm_directories
 from running import Running, qemus_of
 from short_scenario import short_scenario
-
-from harness.compare.series_mail import ROWS
-from harness.report.mail import COLUMNS
 
 pytestmark = pytest.mark.vm
 
@@ -37,29 +32,6 @@ quarantine:
     link: https://bugs.example.org/1
     expires: 9999-12-31
 """
-
-COMPARED = """\
-name: compared
-title: Each number of the table for a patch series
-guest: {memory: 512MiB, vcpus: 1}
-steps:
-  - settle: {}
-  - fault_rate: {duration: 100ms}
-  - fault_rate: {pages: file, duration: 100ms}
-  - fault_rate: {by: thread, pages: file, duration: 100ms}
-  - churn: {size: 40%, hold: 0s}
-  - settle: {}
-  - audit: {}
-"""
-
-TAKEN = (
-    "reclaimed_bytes",
-    "footprint_gib_minutes",
-    "faults_process_base_on_per_second",
-    "faults_process_file_on_per_second",
-    "faults_thread_file_on_per_second",
-)
-"""By every run. How soon memory came back is absent where all of it did before the first look."""
 
 
 @pytest.fixture
@@ -117,21 +89,3 @@ def test_a_failure_is_not_tried_again_and_in_quarantine_does_not_fail_the_night(
     skipped = known.find("skipped")
     assert skipped is not None
     assert "https://bugs.example.org/1" in skipped.get("message", "")
-
-
-def test_a_comparison_of_real_guests_fills_the_table_for_a_series(tmp_path: Path) -> None:
-    (tmp_path / "compared.yaml").write_text(COMPARED)
-    words = ["compare", "base", "set:guest.vcpus=2", str(tmp_path / "compared.yaml")]
-    run = Running(tmp_path / "results", [*words, "--accel", ACCEL, "--runs", "1"])
-    code, output = run.end(240.0)
-    assert code == 69, output  # one run a side: too few to tell
-    mail = [sys.executable, "-m", "harness", "mail", str(tmp_path / "results")]
-    text = subprocess.run(mail, capture_output=True, text=True, check=True, timeout=60).stdout
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= COLUMNS
-    assert "B:    set:guest.vcpus=2 (Linux 6." in text
-    for measure in TAKEN:
-        (row,) = [line for line in lines if line.startswith(ROWS[measure])]
-        # The host's share comes in whole blocks, so both sides' one value is often the same.
-        assert row.endswith(("1 and 1 runs ?", "same  in all runs")), row
-        assert row.removeprefix(ROWS[measure]).split()[0] not in ("-", "0", "0B"), row
