@@ -72,7 +72,7 @@ electric: true
         ("", "car.yaml:1: the file is empty"),
         ("# nothing\n", "car.yaml:1: the file is empty"),
         ("- a\n- b\n", "car.yaml:1: the file must be a mapping (`field: value`) at its top"),
-        ("name: x\nwheels: [\n", "car.yaml:3: not YAML: expected the node content, "),
+        ("name: x\nwheels: [\n", "car.yaml:3: not YAML: did not find expected node content, "),
         ("name: x\n\tbad: y\n", "car.yaml:2: not YAML: "),
         ("name: x\n---\nname: y\n", "car.yaml:2: not YAML: but found another document"),
         (b"name: x\nabout: \xff\n", "car.yaml:2: not UTF-8 text: byte 0xff"),
