@@ -19,6 +19,7 @@ from harness.record.step_events import (
     Ballooned,
     BusyEnded,
     BusyStarted,
+    ChurnAsked,
     ChurnFreed,
     ChurnHeld,
     ChurnVerified,
@@ -44,6 +45,7 @@ __all__ = [
     "Broke",
     "BusyEnded",
     "BusyStarted",
+    "ChurnAsked",
     "ChurnFreed",
     "ChurnHeld",
     "ChurnVerified",
@@ -307,6 +309,7 @@ Event = Annotated[
     | GuestReady
     | Sample
     | SamplingEnded
+    | ChurnAsked
     | ChurnHeld
     | ChurnFreed
     | ChurnVerified

@@ -18,6 +18,7 @@ from harness.record.events import (
     Broke,
     BusyEnded,
     BusyStarted,
+    ChurnAsked,
     ChurnFreed,
     ChurnHeld,
     ChurnVerified,
@@ -101,6 +102,7 @@ def _(event: GuestReady, history: History) -> History:
         _round_ended(there),
         driver=None,
         held_by_churn=0,
+        asked=None,
         settle=None,
         audit=None,
         trace_broken=True,
@@ -115,6 +117,11 @@ def _(event: OrderRead, history: History) -> History:
 @_after.register
 def _(event: DriverChanged, history: History) -> History:
     return replace(history, driver=event)
+
+
+@_after.register
+def _(event: ChurnAsked, history: History) -> History:
+    return replace(history, asked=event)
 
 
 @_after.register
@@ -137,6 +144,7 @@ def _(event: ChurnFreed, history: History) -> History:
     return replace(
         history,
         held_by_churn=event.still_held,
+        asked=history.asked if event.still_held else None,
         rounds=(*history.rounds, Round(event, before)),
         in_round=True,
         trace_broken=False,
@@ -276,7 +284,7 @@ def _(event: Measured, history: History) -> History:
 @_after.register
 def _(event: ConsoleFinding, history: History) -> History:
     under_kvm = any(boot.accel == "kvm" for boot in history.boots)
-    trouble = Trouble(event, history.in_steps, under_kvm)
+    trouble = Trouble(event, history.in_steps, under_kvm, history.asked)
     return replace(history, troubles=(*history.troubles, trouble))
 
 

@@ -14,6 +14,7 @@ from harness.record.events import (
     Ballooned,
     Broke,
     BusyEnded,
+    ChurnAsked,
     ChurnFreed,
     ChurnHeld,
     ChurnVerified,
@@ -106,6 +107,8 @@ class Trouble:
     in_steps: bool
     """Whether the scenario's first step had begun."""
     under_kvm: bool
+    asked: ChurnAsked | None
+    """What the churn tool was filling or holding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +127,8 @@ class History:
     driver: DriverChanged | None = None
     """The balloon driver's latest change."""
 
+    asked: ChurnAsked | None = None
+    """What the churn tool fills or holds."""
     fills: tuple[ChurnHeld, ...] = ()
     held_by_churn: int = 0
     """Bytes the churn tool holds."""

@@ -14,6 +14,17 @@ from harness.record.facts import Cause, DiscardTotals, GuestCounters, HostMappin
 
 
 @dataclass(frozen=True)
+class ChurnAsked:
+    """The churn tool begins to fill `bytes`, where nothing else makes room for them."""
+
+    t: float
+    bytes: int
+    available: int
+    """Memory and swap that the guest has available, in bytes (MemAvailable, SwapFree)."""
+    kind: Literal["churn-asked"] = "churn-asked"
+
+
+@dataclass(frozen=True)
 class ChurnHeld:
     """The churn tool has filled `bytes` and holds them."""
 

@@ -50,6 +50,11 @@ class Case:
         return abs(self.failed.expected - self.failed.actual)
 
 
+LEAST_LEFT = 1 / 16
+"""Fraction of a guest's memory below which it may be short of it. With huge pages, the kernel sets
+its zones' min watermarks to 5 % of memory at most (set_recommended_min_free_kbytes(),
+mm/khugepaged.c), and low to 1.25 times that."""
+
 _PARTIAL = frozenset({Cause.NOT_REPORTED, Cause.NOT_SETTLED, Cause.ACKED_NOT_DISCARDED})
 """Causes that may apply to only some nodes or zones."""
 
@@ -218,6 +223,8 @@ def _lost(case: Case) -> Blame:
 
 def _console(case: Case) -> Blame:
     findings = [trouble.finding for trouble in case.history.troubles]
+    if (asked := _asked_too_much(case.history)) is not None:
+        return Blame(None, asked, verdict=Verdict.ERROR)
     ours = [finding for finding in findings if _EXPLAINS.search(finding.text)]
     found = next(iter((*ours, *findings)), None)
     shown = "trouble" if found is None else found.title
@@ -225,6 +232,25 @@ def _console(case: Case) -> Blame:
     on_console = found is None or found.on_console
     sentence = f"the guest's console shows: {shown}" if on_console else shown
     return Blame(Cause.KERNEL_WARNING, sentence, explains=bool(ours))
+
+
+def _asked_too_much(history: History) -> str | None:
+    """Say that all trouble came of a churn that left the guest next to no memory, if it did."""
+    for trouble in history.troubles:
+        asked, finding = trouble.asked, trouble.finding
+        if asked is None or history.ready is None or not finding.title.startswith("OOM kill"):
+            return None
+        if asked.available - asked.bytes > history.ready.memory * LEAST_LEFT:
+            return None
+    if not history.troubles:
+        return None
+    first = history.troubles[0]
+    assert first.asked is not None
+    return (
+        f"a churn of {format_size(first.asked.bytes)} leaves too little of the "
+        f"{format_size(first.asked.available)} that the guest has available (let it fill less, or "
+        f"give the guest more memory): the guest's console shows: {first.finding.title}"
+    )
 
 
 def _blind(case: Case) -> Blame:

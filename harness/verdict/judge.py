@@ -221,7 +221,7 @@ def _wrong_before_it_broke(history: History, asked: Asked) -> _Finding | None:
     if broke.verdict is not Verdict.MISS and name in asked.conditions:
         checks += run_checks(history, asked, {name: asked.conditions[name]})
     found = _failure([check for check in checks if check.fails])
-    if found is None or found.verdict is not Verdict.FAIL:
+    if found is None or found.verdict is Verdict.MISS:
         return None
     return replace(found, reason=f"{found.reason}; after that {broke.message}")
 
@@ -306,6 +306,8 @@ def _gravity(check: Check, why: Blame) -> float:
         return len(_GRAVITY)
     if check.outcome.measure in _MISLEADS:
         return _GRAVITY[None]
+    if check.outcome.measure == "console_findings" and why.cause is None:
+        return _GRAVITY[Cause.KERNEL_WARNING]
     if why.explains:
         return _GRAVITY[Cause.FEATURE_OFF] - 0.5
     return _GRAVITY[why.cause]
@@ -337,6 +339,6 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
     others = [other.name for other in failed if other is not check]
     more = f"; also failed: {', '.join(others)}" if others else ""
     # The title of a console finding says more than the number of findings.
-    counts = check.outcome.measure == "console_findings" and why.cause is Cause.KERNEL_WARNING
-    found = "" if counts else f": {check.sentence}"
+    told = check.outcome.measure == "console_findings" and why.verdict is not Verdict.MISS
+    found = "" if told else f": {check.sentence}"
     return _Finding(why.verdict, f"{why.sentence}{found}{more}", why.cause, sentences)

@@ -14,14 +14,14 @@ from harness.kernel.zones import Zone
 from harness.units import MIB, PAGE_SIZE
 
 
-def counters(zones: Sequence[Zone]) -> bytes:
-    """Build a frame of `fpr-guest counters`."""
+def counters(zones: Sequence[Zone], meminfo: str = "") -> bytes:
+    """Build a frame of `fpr-guest counters`; `meminfo`: further lines of that."""
     zoneinfo = "".join(_zoneinfo(zone) for zone in zones)
     buddyinfo = "".join(
         f"Node {zone.node}, zone {zone.name:>8} {' '.join(map(str, zone.free_blocks))}\n"
         for zone in zones
     )
-    texts = ("MemTotal: 1000 kB\nMemFree: 250 kB\n", "pgfault 12\n", buddyinfo, zoneinfo)
+    texts = ("MemTotal: 1000 kB\nMemFree: 250 kB\n" + meminfo, "pgfault 12\n", buddyinfo, zoneinfo)
     head = struct.pack("<4sIQQQQ4I", b"FPRC", counter_stream.VERSION, 0, 0, 1, 1, *map(len, texts))
     return head + "".join(texts).encode()
 

@@ -12,7 +12,7 @@ from harness.errors import ScenarioError
 from harness.guest.churn_client import ChurnSession
 from harness.guest.counter_stream import read_counters
 from harness.kernel.zones import MAX_ORDER
-from harness.record.events import ChurnFreed, ChurnHeld, ChurnVerified
+from harness.record.events import ChurnAsked, ChurnFreed, ChurnHeld, ChurnVerified
 from harness.scenario.fields import MemoryShare, Seconds
 from harness.scenario.steps import Situation, Verb
 from harness.units import MIB, format_size
@@ -89,6 +89,12 @@ class Churn(Verb):
             Release().perform(guest)
         held.patterns += 1
         guest.phase("churn", f"writing {format_size(size)}")
+        # A balloon that deflates makes room.
+        if not guest.vm.spec.balloon.deflate_on_oom:
+            memory = read_counters(guest.vm.shell).meminfo
+            if (available := memory.get("MemAvailable")) is not None:
+                available += memory.get("SwapFree", 0)
+                record.add(ChurnAsked(record.now(), bytes=size, available=available))
         held.tool = tool = ChurnSession.start(
             guest.vm.shell,
             size=size,

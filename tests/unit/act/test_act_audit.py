@@ -134,7 +134,7 @@ def test_memory_that_the_guest_has_put_offline_is_none_of_its_own(guest: FakeGue
     less = zone(present=zone().present - 16 * BLOCK)
     guest.vm.says["counters --once"] = counters([less])
     guest.vm.says["fpr-guest pages"] = page_rounds([states(10)])
-    guest.vm.says["/sys/devices/system/memory"] = f"{16 * 2 * MIB:x}\nmemory0/state\n"
+    guest.vm.says["/sys/devices/system/memory"] = f"{16 * 2 * MIB:x}\nmemory0\n"
     Audit().perform(guest)
     (event,) = guest.recorded(Audited)
     assert event.put_offline == 32 * MIB

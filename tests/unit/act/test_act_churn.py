@@ -2,6 +2,7 @@
 """`churn`, `verify` and `release`: what is written, held, verified and freed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,14 @@ from harness.act.verbs.churn import SLACK_SECONDS, SLOWEST_RATE, Churn, Held, Re
 from harness.errors import DeadlineError, GuestError, ObserveError, ScenarioError
 from harness.kernel.pages import GuestState, HostState
 from harness.record.audit_file import load_audit
-from harness.record.events import Audited, ChurnFreed, ChurnHeld, ChurnVerified, Pictured
+from harness.record.events import (
+    Audited,
+    ChurnAsked,
+    ChurnFreed,
+    ChurnHeld,
+    ChurnVerified,
+    Pictured,
+)
 from harness.record.facts import DiscardTotals, HostMapping
 from harness.units import MIB, PAGE_SIZE
 
@@ -36,7 +44,7 @@ def test_a_round_writes_holds_verifies_and_frees(guest: FakeGuest) -> None:
     guest.host.mappings = [mapping(200 * MIB)]
     Churn.model_validate({"size": "50%", "hold": "3s", "hugepages": "never"}).perform(guest)
     assert guest.phase_names == ["churn", "hold", "verify", "free"]
-    assert guest.vm.commands[0] == f"fpr-guest churn --bytes {HALF} --seed 1 --hugepages never"
+    assert guest.vm.commands[1] == f"fpr-guest churn --bytes {HALF} --seed 1 --hugepages never"
     assert process.written == ["verify\n", "free all\n"]
     (held,), (verified,) = guest.recorded(ChurnHeld), guest.recorded(ChurnVerified)
     (freed,) = guest.recorded(ChurnFreed)
@@ -137,7 +145,7 @@ def test_a_new_churn_frees_what_is_held_and_has_another_pattern(guest: FakeGuest
 def test_the_seed_of_the_scenario_is_the_patterns(guest: FakeGuest) -> None:
     tool(guest, churn(HALF))
     Churn.model_validate({"size": "50%", "seed": 7}).perform(guest)
-    assert "--seed 7 " in guest.vm.commands[0]
+    assert "--seed 7 " in guest.vm.commands[1]
 
 
 def test_a_mismatch_is_recorded_and_not_raised(guest: FakeGuest) -> None:
@@ -152,7 +160,7 @@ def test_where_the_connection_will_break_the_tool_is_detached(guest: FakeGuest) 
     guest.vm.says["counters --once"] = counters([zone()])
     process = guest.vm.says["exec cat >/run/churn.in"] = churn(HALF)
     Churn.model_validate({"size": "50%", "hold": "0ms"}).perform(guest)
-    assert "setsid fpr-guest churn" in guest.vm.commands[0]
+    assert "setsid fpr-guest churn" in guest.vm.commands[1]
     assert process.written[-1] == "exit\n"
 
 
@@ -192,3 +200,17 @@ def test_what_is_held_when_the_run_leaves_the_guest_is_given_back(guest: FakeGue
     Churn.model_validate({"size": "50%", "free": "half-of-blocks"}).perform(guest)
     guest.kept(Held).close()
     assert process.closed
+
+
+def test_what_the_guest_has_available_is_recorded_where_nothing_makes_room(
+    guest: FakeGuest,
+) -> None:
+    meminfo = "MemAvailable: 204800 kB\nSwapFree: 8192 kB\n"
+    for deflates in (False, True):
+        tool(guest, churn(HALF))
+        guest.vm.says["counters --once"] = counters([zone()], meminfo=meminfo)
+        balloon = replace(guest.vm.spec.balloon, deflate_on_oom=deflates)
+        guest.vm.spec = replace(guest.vm.spec, balloon=balloon)
+        Churn.model_validate({"size": "50%", "hold": "0ms"}).perform(guest)
+    (asked,) = guest.recorded(ChurnAsked)
+    assert (asked.bytes, asked.available) == (HALF, 208 * MIB)

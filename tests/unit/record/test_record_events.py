@@ -12,6 +12,7 @@ from harness.record.events import (
     AttemptCrashed,
     Audited,
     Broke,
+    ChurnAsked,
     ConsoleFinding,
     DriverChanged,
     Event,
@@ -29,6 +30,7 @@ EVENTS: list[Event] = [
     *every_step(),
     AttemptBroke(1.0, 1, "QEMU was killed"),
     AttemptCrashed(1.0, 1, "tcg", "Oops", "Oops: 0000", "a defect", own=False),
+    ChurnAsked(1.0, 2, 3),
     Measured(1.0, "apples", 3.0),
     freed(before=mapping(1, file_blocks=4096, cgroup_current=5), discards_before=None),
     healthy().audited(

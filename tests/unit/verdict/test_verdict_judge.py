@@ -39,6 +39,7 @@ from harness.record.asked import INVARIANTS
 from harness.record.events import (
     Audited,
     Broke,
+    ChurnAsked,
     ChurnHeld,
     ChurnVerified,
     ConsoleFinding,
@@ -328,6 +329,28 @@ class TestWhatBrokeAfterAWarning:
         verdict, cause, reason = check([*started(), self.OOM, self.BROKE])
         assert (verdict, cause) == (Verdict.FAIL, Cause.KERNEL_WARNING)
         assert "OOM kill of fpr-guest; after that the busy process was killed" in reason
+
+    @pytest.mark.parametrize("left", [-MIB, 16 * MIB])
+    def test_is_the_scenarios_where_it_asked_for_all_that_there_was(self, left: int) -> None:
+        asked = ChurnAsked(29.0, 128 * MIB, 128 * MIB + left)
+        verdict, cause, reason = check([*started(), asked, self.OOM, self.BROKE])
+        assert (verdict, cause) == (Verdict.ERROR, None)
+        assert reason.startswith("a churn of 128MiB leaves too little of the ")
+        assert "OOM kill of fpr-guest; after that the busy process was killed" in reason
+
+    def test_is_the_kernels_where_enough_was_left_or_more_was_wrong(self) -> None:
+        roomy, all_ = (ChurnAsked(29.0, 128 * MIB, size * MIB) for size in (145, 128))
+        other = ConsoleFinding(28.0, "warning", "BUG: Bad page state", "...")
+        given_back = freed(29.5, still_held=0)
+        for events in ([roomy, self.OOM], [all_, other, self.OOM], [all_, given_back, self.OOM]):
+            assert check([*started(), *events, self.BROKE])[1] is Cause.KERNEL_WARNING
+
+    def test_hides_nothing_that_an_audit_had_found(self) -> None:
+        early = swallowed().audited(28.0, "held", checks=("reported_resident_bytes: == 0",))
+        asked = ChurnAsked(49.0, 128 * MIB, 128 * MIB)
+        last = [asked, replace(self.OOM, t=50.0), replace(self.BROKE, t=51.0)]
+        found = judged(run_on(swallowed(), audits=[early], last=last), RECLAIM)
+        assert found.cause is Cause.ACKED_NOT_DISCARDED
 
     def test_is_the_scenarios_where_it_does_not(self) -> None:
         events = [*started(), self.OOM, self.BROKE]
