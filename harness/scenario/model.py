@@ -39,6 +39,9 @@ NEEDS = (
 MOST_STEPS = 10_000
 """The most steps of a scenario, with repetitions counted; the project's longest has 300."""
 
+HUGE_PAGE = 2 * MIB
+"""Of the backend `hugetlb`, in bytes."""
+
 SMALLEST_GUEST = 64 * MIB
 """Below this the kernel and its initramfs leave no zone above its watermark."""
 
@@ -306,7 +309,7 @@ class Scenario(Part):
         if beyond is not None:
             text = f"makes more than {MOST_STEPS} steps, all repetitions counted"
             return raise_mistakes(self, [(beyond[0][:2], text)])
-        mistakes = [*self._unknown_needs(), *self._step_mistakes()]
+        mistakes = [*self._unknown_needs(), *self._parts_of_huge_pages(), *self._step_mistakes()]
         if not any(step.audit_name for _loc, step in unrolled(self.steps)):
             mistakes += [
                 (("expect", measure), "needs a page audit, and no step is an `audit`")
@@ -319,6 +322,17 @@ class Scenario(Part):
         for index, tag in enumerate(self.tags):
             if tag.startswith("needs-") and tag not in NEEDS:
                 yield ("tags", index), f"no need is called {tag!r}{near_miss(tag, NEEDS)}"
+
+    def _parts_of_huge_pages(self) -> Iterator[tuple[Loc, str]]:
+        """Yield memory that pages of 2 MiB cannot make up, for which QEMU does not start."""
+        if self.host.backend != "hugetlb":
+            return
+        wanted = "must be whole 2 MiB with `host.backend: hugetlb`, not "
+        if self.guest.memory % HUGE_PAGE:
+            yield ("guest", "memory"), wanted + format_size(self.guest.memory)
+        for index, node in enumerate(self.guest.numa):
+            if node.memory % HUGE_PAGE:
+                yield ("guest", "numa", index, "memory"), wanted + format_size(node.memory)
 
     def _step_mistakes(self) -> Iterator[tuple[Loc, str]]:
         """Yield steps that make no sense at their place, and measures that no step takes."""

@@ -218,6 +218,15 @@ expect:
             "guest: {numa: [{memory: 1GiB, vcpus: [0, 0]}]}",
             "guest.numa: its nodes must have each vCPU from 0 to 1 once, not [0, 0]",
         ),
+        (
+            "guest: {memory: 1001MiB}\nhost: {backend: hugetlb}",
+            "guest.memory: must be whole 2 MiB with `host.backend: hugetlb`, not 1001MiB",
+        ),
+        (
+            "guest: {numa: [{memory: 511MiB, vcpus: [0]}, {memory: 513MiB, vcpus: [1]}]}\n"
+            "host: {backend: hugetlb}",
+            "guest.numa[1].memory: must be whole 2 MiB with `host.backend: hugetlb`, not 513MiB",
+        ),
         ("guest: {vcpus: 0}", "guest.vcpus: must be greater than or equal to 1, not 0"),
         ('guest: {cmdline: "a\\nb"}', "guest.cmdline: the kernel command line must be one line"),
         ("balloon: {free_page_reporting: 1}", "must be true or false, not 1"),
