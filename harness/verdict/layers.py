@@ -8,7 +8,7 @@ from harness.kernel.zones import block_size
 from harness.measure.usable import usable_audit
 from harness.record.facts import Cause, Verdict
 from harness.record.history import History
-from harness.units import format_size
+from harness.units import PAGE_SIZE, format_size
 from harness.verdict.reconcile import ledgers_of, reconcile
 from harness.verdict.retained import retained_reasons
 
@@ -96,9 +96,31 @@ def balloon_resident(history: History) -> Blame | None:
     return Blame(
         Cause.ACKED_NOT_DISCARDED,
         f"{format_size(size)} in the balloon, or plugged and not in use, are still resident on the "
-        "host: QEMU did not discard them, or the discards had no effect",
+        f"host: {_why_in_balloon(history)}",
         size,
     )
+
+
+def _why_in_balloon(history: History) -> str:
+    """Say why QEMU keeps what the balloon took, as far as the run knows.
+
+    A page larger than the balloon's of 4 KiB is discarded if one element of the queue has all of it
+    (hw/virtio/virtio-balloon.c, balloon_inflate_page() and virtio_balloon_handle_output(), QEMU 4.2
+    to 11); an element of Linux's driver has at most 256 (VIRTIO_BALLOON_ARRAY_PFNS_MAX,
+    drivers/virtio/virtio_balloon.c, 2.6.25 to 7.3).
+    """
+    page = history.boots[-1].host_page if history.boots else None
+    if page is None or page <= _IN_ONE_REQUEST:
+        return "QEMU did not discard them, or the discards had no effect"
+    return (
+        f"the balloon takes at most {format_size(_IN_ONE_REQUEST)} in one request, and QEMU "
+        f"discards none of the pages of {format_size(page)} behind guest memory of which a request "
+        "has only a part"
+    )
+
+
+_IN_ONE_REQUEST = 256 * PAGE_SIZE
+"""Most bytes that Linux's driver puts into the balloon at once."""
 
 
 def disagreement(history: History) -> Blame | None:

@@ -44,6 +44,8 @@ class Ledgers:
     """The guest has come from another QEMU, whose discards are in no trace of this one."""
     hibernated: bool
     """The guest has hibernated: another kernel ran in its memory before it came back."""
+    too_small: str = ""
+    """That the guest reports blocks smaller than the pages behind its memory; empty if not."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def ledgers_of(history: History) -> Ledgers | None:
         skipped=_why_skipped(history),
         moved=any(move.how != "cancelled" for move in history.moves),
         hibernated=any(sleep.state == "disk" for sleep in history.sleeps),
+        too_small=_too_small(history),
     )
 
 
@@ -132,20 +135,27 @@ def _why_skipped(history: History) -> str:
     It does so if discards are inhibited, if the guest announced a poison value other than zero, and
     for what is not aligned to the pages of the memory (hw/virtio/virtio-balloon.c, QEMU 5.1 to 11).
     """
+    if too_small := _too_small(history):
+        return too_small
     boot = history.boots[-1] if history.boots else None
-    block = block_size(history.order)
-    page = boot.host_page if boot is not None and boot.host_page is not None else block
-    if block < page:
-        return (
-            f"a block of order {history.order} has {format_size(block)}, less than the pages of "
-            f"{format_size(page)} behind guest memory, of which QEMU discards no part"
-        )
     poison = boot.features[_PAGE_POISON : _PAGE_POISON + 1] if boot is not None else ""
     if poison == "1":
         return "the guest announced a value that its free pages hold, which a discard would lose"
     if poison == "0":
         return "a device inhibits discards; the guest announced no poison value"
     return "discards inhibited by a device, or a poison value"
+
+
+def _too_small(history: History) -> str:
+    boot = history.boots[-1] if history.boots else None
+    block = block_size(history.order)
+    page = boot.host_page if boot is not None and boot.host_page is not None else block
+    if block >= page:
+        return ""
+    return (
+        f"a block of order {history.order} has {format_size(block)}, less than the pages of "
+        f"{format_size(page)} behind guest memory, of which QEMU discards no part"
+    )
 
 
 def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
@@ -161,6 +171,11 @@ def _qemu_to_host(ledgers: Ledgers, block_bytes: int) -> Disagreement | None:
         seen = (
             "QEMU's trace shows the discards; the kernel that booted to bring the guest back from "
             "its disk may have used them since"
+        )
+    if ledgers.too_small and ledgers.reported_undiscarded is not None:
+        seen = (
+            "QEMU's trace shows discards of them as parts of larger blocks; a page of the host's "
+            f"fills as a whole when the guest uses any part of it again, and {ledgers.too_small}"
         )
     ways = [
         Disagreement(

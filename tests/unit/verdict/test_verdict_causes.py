@@ -311,6 +311,20 @@ class TestGuestRetained:
         assert cause is Cause.ACKED_NOT_DISCARDED
         assert reason.startswith("120MiB in the balloon, or plugged and not in use, are still")
 
+    @pytest.mark.parametrize(
+        ("host_page", "words"),
+        [
+            (4096, "QEMU did not discard them, or the discards had no effect"),
+            (2 * MIB, "at most 1MiB in one request, and QEMU discards none of the pages of 2MiB"),
+        ],
+    )
+    def test_balloon_on_pages_larger_than_its_requests(self, host_page: int, words: str) -> None:
+        guest = healthy().blocks(26, 60, G.OFFLINE, S.RESIDENT)
+        run = run_on(guest, ready_as=ready(host_page=host_page))
+        _, cause, reason = check(run, {"balloon_resident_bytes": "== 0"})
+        assert cause is Cause.ACKED_NOT_DISCARDED
+        assert words in reason
+
     def test_memory_the_guest_simply_uses(self) -> None:
         reason = self.judged(self.guest(), Cached=6)
         assert "page cache holds 6MiB" in reason

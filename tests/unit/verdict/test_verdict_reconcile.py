@@ -88,6 +88,20 @@ def test_what_is_known_of_a_report_that_qemu_skipped_is_said(
     assert words in disagreement.sentence
 
 
+def test_blocks_smaller_than_the_hosts_pages_explain_what_an_older_discard_covers() -> None:
+    """A guest of order 8 on pages of 2 MiB: one half of a page given back was used again."""
+    guest = healthy().blocks(26, 1, GuestState.REPORTED, HostState.RESIDENT)
+    ready_as = ready(host_page=2 * MIB, page_reporting_order=8)
+    found = ledgers_of(fold(a_run(guest, ready_as=ready_as)))
+    assert found is not None
+    assert found.reported_undiscarded == 0
+    disagreement = reconcile(found, MIB)
+    assert disagreement is not None
+    assert disagreement.cause is Cause.ACKED_NOT_DISCARDED
+    assert "a block of order 8 has 1MiB, less than the pages of 2MiB" in disagreement.sentence
+    assert "something has touched them" not in disagreement.sentence
+
+
 def test_there_are_none_without_an_audit() -> None:
     assert ledgers_of(fold(a_run(audits=()))) is None
 
