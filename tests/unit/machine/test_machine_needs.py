@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qemus import a_qemu
@@ -54,9 +55,40 @@ def test_what_is_missing_is_told_exactly(
     assert words in told
 
 
+@pytest.mark.parametrize(
+    ("files", "changes", "words"),
+    [
+        ({}, {}, None),
+        ({needs._THP_2M: "always [inherit] madvise never\n"}, {}, None),
+        ({needs._THP_2M: "always inherit madvise [never]\n"}, {}, "hugepages-2048kB/enabled is"),
+        ({needs._THP: "always madvise [never]\n", needs._THP_2M: "[always] never\n"}, {}, None),
+        ({"proc/self/status": "Name:\tx\nTHP_enabled:\t1\nThreads:\t1\n"}, {}, None),
+        (
+            {"proc/self/status": "Name:\tx\nTHP_enabled:\t0\nThreads:\t1\n"},
+            {},
+            "off for this process, and so for QEMU",
+        ),
+        ({}, {"thp": "never"}, "host.thp is never"),
+        ({}, {"backend": "memfd-shared"}, "a guest on `memfd-shared` has no transparent huge"),
+        ({}, {"backend": "file-private"}, "a guest on `file-private` has no transparent huge"),
+    ],
+)
+def test_what_keeps_huge_pages_from_a_guest(
+    tmp_path: Path, files: dict[str, str], changes: dict[str, Any], words: str | None
+) -> None:
+    """Nothing but a SKIP is due: no huge page was split where there was none."""
+    for path, text in {needs._THP: "always [madvise] never\n", **files}.items():
+        put(tmp_path, path, text)
+    guest = replace(GUEST, **{"backend": "anonymous", **changes})
+    told = missing_needs(["needs-thp"], guest, tmp_path)
+    assert (told is None) == (words is None)
+    assert (words or "") in (told or "")
+
+
 def test_a_file_that_is_not_there_is_a_lack(tmp_path: Path) -> None:
-    for tag in ("needs-hugetlb", "needs-ksm", "needs-thp"):
-        assert missing_needs([tag], GUEST, tmp_path)
+    assert missing_needs(["needs-hugetlb"], GUEST, tmp_path)
+    for tag in ("needs-ksm", "needs-thp"):
+        assert missing_needs([tag], replace(GUEST, backend="anonymous"), tmp_path)
 
 
 def test_a_control_group_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
