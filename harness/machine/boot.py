@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wait until a booting guest is ready, or find out why it will not be."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from harness.deadline import Deadline
@@ -28,7 +30,30 @@ INIT_HINT = (
     "(--modules) and guest.cmdline"
 )
 
+STARVED_HINT = (
+    "run fewer guests at once with --jobs, end what else takes the processors, or allow QEMU more "
+    "of them (cpu.max or cpu.cfs_quota_us of its control group)"
+)
+
 LOG = logging.getLogger(__name__)
+
+
+def starved_words(pid: int, proc: Path = Path("/proc")) -> str:
+    """Say that a process waited for a processor longer than it ran on one; empty if not.
+
+    Of its busiest thread: the first two numbers of /proc/PID/task/TID/schedstat in
+    nanoseconds (Documentation/scheduler/sched-stats.rst). The quota of a control group makes it
+    wait, too.
+    """
+    times = [(0, 0)]
+    for path in proc.glob(f"{pid}/task/*/schedstat"):
+        with contextlib.suppress(OSError, ValueError):
+            ran, waited, *_ = map(int, path.read_text("ascii").split())
+            times.append((ran, waited))
+    ran, waited = max(times, key=sum)
+    if waited <= ran:
+        return ""
+    return f"QEMU ran for {ran / 1e9:.1f} s and waited {waited / 1e9:.1f} s for a processor"
 
 
 def check_cancelled(cancelled: threading.Event) -> None:
@@ -48,14 +73,18 @@ class BootWatch:
         gone: Gone,
         cancelled: threading.Event,
         defects: str,
+        pid: int,
     ) -> None:
-        """`defects` names known defects of this QEMU that may crash a guest, or is empty."""
+        """`pid` is that of QEMU. `defects` names its known defects that may crash a guest, or is
+        empty.
+        """
         self._accel = accel
         self._console = console
         self._monitor = monitor
         self._gone = gone
         self._cancelled = cancelled
         self._defects = defects
+        self._pid = pid
 
     def until_ready(self, deadline: Deadline) -> None:
         """Wait until the guest's init prints that it is ready.
@@ -81,7 +110,10 @@ class BootWatch:
             return self._crash_error(error.message, self._console.tail(), error.hint)
         # A guest that printed `ready` runs; a slow one may be slow because of the accelerator.
         at_fault = isinstance(error, SshError) and self._console.has_said("ready")
-        return self._error(error.message, GuestBootError if at_fault else BootError)
+        kind = GuestBootError if at_fault else BootError
+        if starved := starved_words(self._pid):
+            return self._error(f"{error.message}; {starved}", kind, STARVED_HINT)
+        return self._error(error.message, kind)
 
     def _check(self, deadline: Deadline) -> None:
         findings = self._console.poll()

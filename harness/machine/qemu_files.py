@@ -7,6 +7,7 @@ opened again through /proc/self/fd is looked up by no path (proc(5)).
 """
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -15,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from harness.errors import LaunchError
+from harness.host_refusal import refusal_hint
 from harness.machine.accel import cpu_model, host_khz
 from harness.machine.command import LaunchFiles, command_by_hand, record_log
 from harness.machine.interposer import LIBRARY, discard_environment
@@ -28,6 +31,23 @@ from harness.machine.ssh_login import write_ssh_files
 
 LOG = logging.getLogger(__name__)
 CONSOLE_LOG, DISCARD_LOG, DISK = "console.log", "discards.log", "disk"
+
+
+def not_written(error: OSError, own: Path, artefacts: Path) -> LaunchError:
+    """Say which files could not be written; `own`: the VM's directory, `artefacts`: the run's.
+
+    A write(2) that a full file system refuses names no file.
+    """
+    hint = refusal_hint(error)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return LaunchError(f"cannot write the VM's files: {error}", hint=hint)
+    room = {path: shutil.disk_usage(path).free for path in (own, artefacts) if path.exists()}
+    full = min(room, key=room.__getitem__, default=own)
+    other = "choose another with --results DIR" if full == artefacts else "set TMPDIR to another"
+    return LaunchError(
+        f"cannot write the VM's files: {error}, in {full}",
+        hint=f"{hint} of that directory, or {other}",
+    )
 
 
 class QemuFiles:

@@ -38,7 +38,7 @@ from harness.machine.interposer import check_preloaded
 from harness.machine.keys import RunKeys
 from harness.machine.pace import guest_slowness, slowness
 from harness.machine.process import QemuProcess, RuntimeDirectory
-from harness.machine.qemu_files import CONSOLE_LOG, DISCARD_LOG, QemuFiles
+from harness.machine.qemu_files import CONSOLE_LOG, DISCARD_LOG, QemuFiles, not_written
 from harness.machine.qmp import QmpMonitor
 from harness.machine.reset import Restart, restart_machine
 from harness.machine.spec import Launch, unwatched
@@ -121,9 +121,7 @@ class VirtualMachine:
         try:
             self._files = QemuFiles(given, self._runtime, self._keys)
         except OSError as error:
-            raise LaunchError(
-                f"cannot write the VM's files: {error}", hint=refusal_hint(error)
-            ) from error
+            raise not_written(error, self._runtime.path, given.artefacts) from error
         self._end.callback(self._files.close)
         self.argv = qemu_command(
             self.spec,
@@ -182,9 +180,8 @@ class VirtualMachine:
     def _become_ready(self) -> None:
         seconds = self._given.boot_deadline or boot_seconds(self.accel)
         deadline = Deadline(seconds, f"the guest to become ready under {self.accel}")
-        watch = BootWatch(
-            self.accel, self.console, self.monitor, self._gone, self._cancelled, self.defects
-        )
+        given = (self.accel, self.console, self.monitor, self._gone, self._cancelled, self.defects)
+        watch = BootWatch(*given, self.pid)
         try:
             watch.until_ready(deadline)
             self._connect(deadline)

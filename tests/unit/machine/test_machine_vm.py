@@ -6,9 +6,11 @@ After each test nothing of the VM may be left (see conftest.py).
 
 import errno
 import os
+import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import paramiko
 import pytest
@@ -29,6 +31,7 @@ from harness.errors import (
     SshError,
 )
 from harness.machine.accel import USUAL_BOOT_SECONDS
+from harness.machine.boot import starved_words
 from harness.machine.pace import MOST
 from harness.machine.qmp import _LoggedClient
 from harness.machine.spec import Accelerator
@@ -169,6 +172,26 @@ def test_instant_exit_tells_qemus_last_words(
     assert time.monotonic() - began < QUICK
 
 
+@pytest.mark.parametrize(
+    ("full", "advice"), [("run", "set TMPDIR"), ("artefacts", "--results DIR")]
+)
+def test_a_full_directory_is_told_from_the_other(bench: Bench, full: str, advice: str) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    usage = shutil.disk_usage(bench.directory)
+    bench.monkeypatch.setattr(
+        "shutil.disk_usage",
+        lambda path: usage._replace(free=0 if Path(path).is_relative_to(there) else 1 << 30),
+    )
+    there = bench.directory / full
+    bench.monkeypatch.setattr("harness.machine.qemu_files.write_keyed_initramfs", refuse)
+    with pytest.raises(LaunchError, match=f"No space left on device, in {there}") as caught:
+        bench.launch("tcg")
+    assert advice in caught.value.hint
+    assert not list(bench.runtime.iterdir())
+
+
 @pytest.mark.parametrize("what", ["asyncio.new_event_loop", "subprocess.Popen"])
 def test_launch_without_a_descriptor_left_is_told(bench: Bench, what: str) -> None:
     def refuse(*_args: object, **_kwargs: object) -> None:
@@ -272,6 +295,37 @@ def test_boot_deadline_tells_the_last_lines_of_the_console(bench: Bench) -> None
     with pytest.raises(BootError, match=r"(?s)waited 1\.0 s.*Linux version 6\.1\.0-fake") as caught:
         bench.launch("tcg", tcg="crawl", boot_deadline=1.0)
     assert bench.artefacts / "console.log" in caught.value.evidence
+
+
+@pytest.mark.parametrize(
+    ("threads", "words"),
+    [
+        ({7: "900 300 4", 8: "20000000000 5000000000 99"}, ""),
+        (
+            {7: "900 1300 4", 8: "5600000000 54000000000 99"},
+            "QEMU ran for 5.6 s and waited 54.0 s for a processor",
+        ),
+        ({}, ""),
+        ({7: "what"}, ""),
+    ],
+    ids=["as usual", "throttled", "ended", "no number"],
+)
+def test_a_qemu_that_waited_for_a_processor_is_told(
+    tmp_path: Path, threads: dict[int, str], words: str
+) -> None:
+    for thread, text in threads.items():
+        directory = tmp_path / f"7/task/{thread}"
+        directory.mkdir(parents=True)
+        (directory / "schedstat").write_text(f"{text}\n")
+    assert starved_words(7, tmp_path) == words
+
+
+def test_a_boot_without_processor_time_does_not_blame_the_accelerator(bench: Bench) -> None:
+    starved = "QEMU ran for 0.1 s and waited 0.9 s for a processor"
+    bench.monkeypatch.setattr("harness.machine.boot.starved_words", lambda _pid: starved)
+    with pytest.raises(BootError, match=starved) as caught:
+        bench.launch("tcg", tcg="crawl", boot_deadline=1.0)
+    assert "cpu.cfs_quota_us" in caught.value.hint
 
 
 def test_stranger_on_the_guests_port_is_refused(bench: Bench) -> None:
