@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wait until a booting guest is ready, or find out why it will not be."""
 
-import contextlib
 import logging
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from harness.deadline import Deadline
@@ -21,6 +19,7 @@ from harness.errors import (
 from harness.machine.console import ConsoleWatcher, Finding
 from harness.machine.gone import Gone
 from harness.machine.qmp import QmpMonitor
+from harness.machine.starved import HINT, share, thread_times
 
 LOOK_SECONDS = 0.02
 
@@ -30,30 +29,7 @@ INIT_HINT = (
     "(--modules) and guest.cmdline"
 )
 
-STARVED_HINT = (
-    "run fewer guests at once with --jobs, end what else takes the processors, or allow QEMU more "
-    "of them (cpu.max or cpu.cfs_quota_us of its control group)"
-)
-
 LOG = logging.getLogger(__name__)
-
-
-def starved_words(pid: int, proc: Path = Path("/proc")) -> str:
-    """Say that a process waited for a processor longer than it ran on one; empty if not.
-
-    Of its busiest thread: the first two numbers of /proc/PID/task/TID/schedstat in
-    nanoseconds (Documentation/scheduler/sched-stats.rst). The quota of a control group makes it
-    wait, too.
-    """
-    times = [(0, 0)]
-    for path in proc.glob(f"{pid}/task/*/schedstat"):
-        with contextlib.suppress(OSError, ValueError):
-            ran, waited, *_ = map(int, path.read_text("ascii").split())
-            times.append((ran, waited))
-    ran, waited = max(times, key=sum)
-    if waited <= ran:
-        return ""
-    return f"QEMU ran for {ran / 1e9:.1f} s and waited {waited / 1e9:.1f} s for a processor"
 
 
 def check_cancelled(cancelled: threading.Event) -> None:
@@ -111,8 +87,9 @@ class BootWatch:
         # A guest that printed `ready` runs; a slow one may be slow because of the accelerator.
         at_fault = isinstance(error, SshError) and self._console.has_said("ready")
         kind = GuestBootError if at_fault else BootError
-        if starved := starved_words(self._pid):
-            return self._error(f"{error.message}; {starved}", kind, STARVED_HINT)
+        had = share(thread_times(self._pid))
+        if had.waited > had.ran:
+            return self._error(f"{error.message}; {had.words}", kind, HINT)
         return self._error(error.message, kind)
 
     def _check(self, deadline: Deadline) -> None:

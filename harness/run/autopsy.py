@@ -8,6 +8,7 @@ only while the guest's kernel works.
 
 import contextlib
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness.errors import (
     SshError,
     ToolCrashedError,
 )
+from harness.machine.starved import HINT, share, thread_times
 from harness.machine.vm import VirtualMachine
 from harness.record.events import ConsoleFinding
 from harness.run.console_end import record_findings, record_reset
@@ -37,6 +39,13 @@ HALTED = "reboot: System halted"
 
 ALIVE_SECONDS = 10.0
 """Seconds that a guest's kernel may take to answer the balloon's statistics poll of 1 s."""
+
+SHARE_SECONDS = 2.0
+"""Seconds over which the processor time of QEMU is taken."""
+
+LEAST_SHARE = 0.2
+"""Part of the time that it wants below which no guest can be judged. A load of three busy threads
+for each core leaves a third; a quota of a tenth of a core was seen to leave 0.1."""
 
 FOREIGN_STATES = frozenset({"internal-error", "io-error", "shutdown"})
 """Run states in which QEMU or the host stopped the guest; they say nothing about its kernel."""
@@ -142,6 +151,9 @@ def _in_the_guest(
 
     Appends to `evidence`. Returns `error`, or one that says that only SSH fails.
     """
+    if starved := _starved(vm, error):
+        evidence.append(starved.message)
+        return starved
     if _answers(vm):
         if isinstance(error, GuestStuckError):
             evidence.append(_blocked_tasks(vm))
@@ -164,6 +176,24 @@ def _in_the_guest(
             evidence=error.evidence,
         )
     return error
+
+
+def _starved(vm: VirtualMachine, error: HarnessError) -> HarnessError | None:
+    """Say that QEMU gets next to no processor time; None if it gets its share.
+
+    No guest is to blame for that: one that hangs either runs or does not want to.
+    """
+    before = thread_times(vm.pid)
+    time.sleep(SHARE_SECONDS)
+    had = share(thread_times(vm.pid), before)
+    if had.waited <= SHARE_SECONDS / 2 or had.ran > LEAST_SHARE * (had.ran + had.waited):
+        return None
+    return DeadlineError(
+        f"the host gives QEMU too little processor time: {error.message}; within "
+        f"{SHARE_SECONDS:.0f} s after that {had.words}",
+        hint=HINT,
+        evidence=error.evidence,
+    )
 
 
 def _hang(record: RunRecord, title: str, evidence: list[str]) -> None:

@@ -11,7 +11,14 @@ from judging import check
 from run_builders import ready, started
 
 from harness.act.run_record import RunRecord
-from harness.errors import DeadlineError, GuestError, QmpSilentError, ToolCrashedError
+from harness.errors import (
+    DeadlineError,
+    GuestError,
+    GuestStuckError,
+    QmpSilentError,
+    ToolCrashedError,
+)
+from harness.machine.starved import Share
 from harness.machine.vm import VirtualMachine
 from harness.record.events import Broke, ConsoleFinding, Event
 from harness.record.facts import Cause, Verdict
@@ -90,6 +97,7 @@ def test_a_guest_that_halted_on_request_does_not_hang(
 ) -> None:
     """Like one that powered itself off: the scenario asked for it, or nobody knows."""
     monkeypatch.setattr(autopsy, "_kernel_seen_working", lambda _vm: False)
+    monkeypatch.setattr(autopsy, "SHARE_SECONDS", 0.0)
     silent = DeadlineError("waited 60.0 s for `halt -f` in the guest to end")
 
     def refuse(*_arguments: object, **_options: object) -> None:
@@ -100,9 +108,35 @@ def test_a_guest_that_halted_on_request_does_not_hang(
         execute=lambda *_a, **_k: {"status": "running"}, human=lambda *_a, **_k: ""
     )
     shell = SimpleNamespace(run=refuse)
-    vm = SimpleNamespace(console=console, monitor=monitor, shell=shell, alive=True, pace=1.0)
+    vm = SimpleNamespace(console=console, monitor=monitor, shell=shell, alive=True, pace=1.0, pid=1)
     events: list[Event] = []
     found = examine(cast(VirtualMachine, vm), RunRecord(events.append), tmp_path, silent)
     assert verdict_of(found) is Verdict.MISS
     assert [type(event) for event in events] == ([ConsoleFinding] if hangs else [])
     assert ("halted itself" in found.message) is not hangs
+
+
+@pytest.mark.parametrize(
+    ("ran", "waited", "hangs"),
+    [(0.2, 1.8, False), (0.7, 1.3, True), (2.0, 0.0, True), (0.0, 0.0, True)],
+    ids=["a quota of a tenth", "a busy host", "a guest that runs in circles", "an idle guest"],
+)
+def test_a_guest_without_processor_time_is_not_said_to_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: float, waited: float, hangs: bool
+) -> None:
+    """A quota set for QEMU's control group during a step made it a FAIL."""
+    monkeypatch.setattr(autopsy, "share", lambda _now, _before: Share(ran, waited))
+    monkeypatch.setattr(autopsy.time, "sleep", lambda _seconds: None)
+    late = GuestStuckError("waited 60.0 s for the balloon to leave the guest 154MiB")
+    console = SimpleNamespace(final_findings=list, overflow=lambda: None, tail=str)
+    monitor = SimpleNamespace(
+        execute=lambda *_a, **_k: {"status": "running"}, human=lambda *_a, **_k: ""
+    )
+    shell = SimpleNamespace(run=lambda *_a, **_k: SimpleNamespace(stdout=b""))
+    vm = SimpleNamespace(console=console, monitor=monitor, shell=shell, alive=True, pace=1.0, pid=1)
+    events: list[Event] = []
+    found = examine(cast(VirtualMachine, vm), RunRecord(events.append), tmp_path, late)
+    assert [type(event) for event in events] == ([ConsoleFinding] if hangs else [])
+    assert late.message in found.message
+    assert ("too little processor time" in found.message) is not hangs
+    assert verdict_of(found) is Verdict.MISS
