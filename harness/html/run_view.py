@@ -265,6 +265,7 @@ def _noise(readings: Sequence[HostNoise]) -> Iterator[tuple[str, str]]:
         ("pswpin", "pages swapped in"),
         ("pswpout", "pages swapped out"),
         ("pgsteal_kswapd", "pages reclaimed by kswapd"),
+        ("lazyfreed", "lazily free pages taken"),
         ("thp_collapse", "huge pages collapsed by khugepaged"),
     ):
         before, after = getattr(first, name), getattr(last, name)

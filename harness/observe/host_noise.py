@@ -32,6 +32,7 @@ def parse_noise(at: float, vmstat: str, meminfo: str, pressure: str | None) -> H
         thp_collapse=counters.get("thp_collapse_alloc"),
         psi_memory_some_us=int(some[1]) if some is not None else None,
         mem_available=int(available[1]) * KIB,
+        lazyfreed=counters.get("pglazyfreed"),
     )
 
 

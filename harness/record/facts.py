@@ -130,3 +130,5 @@ class HostNoise:
     thp_collapse: int | None
     psi_memory_some_us: int | None
     mem_available: int
+    lazyfreed: int | None = None
+    """Lazily free pages that the host took; None in records of older versions, too."""

@@ -71,7 +71,7 @@ def host_noise(history: History, measure: str, cause: Cause | None) -> str | Non
         return merging
     if cause is Cause.CONTROL_BROKEN and any(boot.discard == "free" for boot in history.boots):
         # Under memory pressure the host reclaims lazily free memory by itself.
-        return pressure_noise(history)
+        return pressure_noise(history) or lazy_noise(history)
     if cause in _CLOCK_EXPLAINS and (stalled := clock_noise(history)) is not None:
         return stalled
     return pressure_noise(history) if cause in _PRESSURE_EXPLAINS else None
@@ -117,6 +117,23 @@ def pressure_noise(history: History) -> str | None:
     if available is not None and available < AVAILABLE_LIMIT and reclaimed:
         return f"the host had only {format_size(available)} of memory available"
     return None
+
+
+def lazy_noise(history: History) -> str | None:
+    """Say that the host took lazily free memory without being short of any; None if it did not.
+
+    DAMON's schemes do (DAMOS_PAGEOUT), and whatever writes to memory.reclaim. pglazyfreed counts it
+    for the whole host (Linux 4.12, mm/vmscan.c), so it explains what came back only if it is as
+    much.
+    """
+    taken = (_moved(history, "lazyfreed") or 0) * PAGE_SIZE
+    came_back = history.rounds[-1].reclaimed if history.rounds else None
+    if not taken or came_back is None or taken < came_back / 2:
+        return None
+    return (
+        f"the host took {format_size(taken)} of lazily free memory during the run without being "
+        "short of any (pglazyfreed), as DAMON and memory.reclaim do: switch that off"
+    )
 
 
 def collapse_noise(history: History) -> str | None:

@@ -106,6 +106,7 @@ def noise(at: float = 0.0, **changes: Any) -> NoiseRead:
         thp_collapse=0,
         psi_memory_some_us=0,
         mem_available=8 << 30,
+        lazyfreed=0,
     )
     return NoiseRead(at, replace(plain, **changes))
 

@@ -217,9 +217,10 @@ def test_noise_of_a_real_host() -> None:
 
 def test_every_counter_has_its_place() -> None:
     vmstat = "pswpin 1\npswpout 2\npgsteal_kswapd 3\npgsteal_direct 8\nthp_collapse_alloc 4\n"
+    vmstat += "pglazyfreed 7\n"
     pressure = "some avg10=0.00 avg60=0.20 avg300=0.35 total=5\nfull avg10=0.00 total=9\n"
     noise = parse_noise(0.0, vmstat, "MemFree: 9 kB\nMemAvailable: 6 kB\n", pressure)
-    assert noise == HostNoise(0.0, 1, 2, 3, 4, 5, 6 * KIB)
+    assert noise == HostNoise(0.0, 1, 2, 3, 4, 5, 6 * KIB, 7)
 
 
 def test_what_the_host_lacks_is_none_and_not_zero() -> None:

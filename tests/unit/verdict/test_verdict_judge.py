@@ -23,6 +23,7 @@ from judging import (
 )
 from run_builders import (
     BLOCK,
+    FREED,
     Guest,
     a_run,
     freed,
@@ -480,6 +481,21 @@ class TestNoise:
         events = a_run(ready_as=ready(discard="free"), noise_as=loud)
         assert check(events, lazy)[0] is Verdict.MISS
         assert check(a_run(ready_as=ready(discard="free")), lazy)[1] is Cause.CONTROL_BROKEN
+
+    @pytest.mark.parametrize(
+        ("taken", "verdict"), [(FREED, Verdict.MISS), (FREED // 4, Verdict.FAIL), (0, Verdict.FAIL)]
+    )
+    def test_what_is_lazily_free_is_taken_by_a_host_that_is_short_of_nothing(
+        self, taken: int, verdict: Verdict
+    ) -> None:
+        """DAMON pages out what nobody uses, with neither kswapd nor a task that waits."""
+        loud = noise(55.0, lazyfreed=taken // PAGE_SIZE)
+        events = a_run(ready_as=ready(discard="free"), noise_as=loud)
+        found, _, reason = check(events, {"reclaimed_bytes": "<= 64MiB"})
+        assert found is verdict
+        assert ("pglazyfreed" in reason) is (verdict is Verdict.MISS)
+        # Where QEMU frees nothing lazily, it was not this guest's.
+        assert check(a_run(noise_as=loud), {"reclaimed_bytes": "<= 64MiB"})[0] is Verdict.FAIL
 
     def test_pressure_does_not_keep_reported_pages(self) -> None:
         loud = noise(55.0, mem_available=100 * MIB)
