@@ -12,6 +12,7 @@ from harness.report.junit import write_junit
 from harness.report.sink import LastingSink
 from harness.report.summary import build_summary, status_of, write_summary
 from harness.report.terminal import print_table
+from harness.safe_text import safe_text
 
 FAILED = 1
 
@@ -19,7 +20,8 @@ FAILED = 1
 def execute(options: argparse.Namespace) -> int:
     """Merge, print the table, and return the exit status of all verdicts.
 
-    69 if a shard is missing and nothing failed. Raises `UsageError`, `RecordError`.
+    69 if a shard is missing, or a directory holds no run, and nothing failed. Raises `UsageError`,
+    `RecordError`.
     """
     parts = read_parts(options.directories)
     results = make_results_directory(options.results)
@@ -30,11 +32,9 @@ def execute(options: argparse.Namespace) -> int:
     write_junit(events, results / "junit.xml")
     print_table(summary, results, LastingSink(sys.stdout))
     status = status_of(summary.runs)
-    missing = missing_shards(parts)
-    if missing:
-        print(
-            f"fpr-harness: no results of shard {', '.join(missing)}: what it was to run is unknown",
-            file=sys.stderr,
-        )
-        return status if status == FAILED else UNAVAILABLE
-    return status
+    lacking = [f"no results of shard {name}" for name in missing_shards(parts)]
+    lacking += [f"no run in {part.directory}" for part in parts if not part.runs]
+    for what in lacking:
+        told = safe_text(f"{what}: what it was to run is unknown")
+        print(f"fpr-harness: {told}", file=sys.stderr)
+    return UNAVAILABLE if lacking and status != FAILED else status

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import RecordError
+from harness.record.event_lines import run_of_torn
 from harness.record.reader import RESULTS_NAME, read_numbered
 from harness.record.recorded_run import RecordedRun, read_runs
 
-_RUN = re.compile(rb'\{"run": ("(?:[^"\\]|\\.)*"), ')
+_RUN = re.compile(rb'\{"run": ("(?:[^"\\]|\\.)*"), "kind"')
 """The beginning of each line, as `event_lines.encode` writes it."""
 
 _SHARD = re.compile(r"([0-9]+)/([0-9]+)")
@@ -76,13 +77,19 @@ def new_names(parts: Sequence[Part]) -> list[dict[str, str]]:
             if count[name] > 1:
                 base, hash_, number = name.partition("#")
                 if len(images) > 1 and "@" not in base:
-                    base = f"{base.partition('+')[0]}@{run.started.image}{_after(base, '+')}"
+                    image = _in_a_name(run.started.image)
+                    base = f"{base.partition('+')[0]}@{image}{_after(base, '+')}"
                 if len(qemus) > 1 and "+" not in base and run.started.qemu:
-                    base = f"{base}+qemu-{run.started.qemu}"
+                    base = f"{base}+qemu-{_in_a_name(run.started.qemu)}"
                 name = f"{base}{hash_}{number}"
             given[run.run_id] = _free(name, taken)
         names.append(given)
     return names
+
+
+def _in_a_name(text: str) -> str:
+    """Replace what no name of a directory may hold: the record may come from anybody."""
+    return re.sub(r"[^\w.=:~-]", "_", text)
 
 
 def _after(text: str, mark: str) -> str:
@@ -109,8 +116,8 @@ def merge_parts(parts: Sequence[Part], names: Sequence[Mapping[str, str]], resul
     try:
         with path.open("ab") as file:
             for part, given in zip(parts, names, strict=True):
-                for _number, line, _event in read_numbered(part.directory / RESULTS_NAME):
-                    file.write(_renamed(line, given))
+                for _number, line, found in read_numbered(part.directory / RESULTS_NAME):
+                    file.write(_renamed(line, found[0] if found else run_of_torn(line), given))
                 for old, new in given.items():
                     source = part.directory / old
                     # A run that was stopped before it began has none.
@@ -127,14 +134,16 @@ def merge_parts(parts: Sequence[Part], names: Sequence[Mapping[str, str]], resul
         ) from error
 
 
-def _renamed(line: bytes, given: Mapping[str, str]) -> bytes:
-    """Return the line with the run's new name; the rest stays as it is, even if it is torn."""
-    found = _RUN.match(line)
-    if found is not None:
-        old = json.loads(found[1])
-        if given.get(old, old) != old:
-            name = json.dumps(given[old], ensure_ascii=False).encode()
+def _renamed(line: bytes, old: str | None, given: Mapping[str, str]) -> bytes:
+    """Return the line with the new name of its run; the rest stays as it is, even if it is torn."""
+    new = given.get(old, old) if old is not None else None
+    if new != old:
+        name = json.dumps(new, ensure_ascii=False).encode()
+        if (found := _RUN.match(line)) is not None:
             line = line[: found.start(1)] + name + line[found.end(1) :]
+        else:
+            # Another program has written the line anew, as jq(1) does.
+            line = json.dumps({**json.loads(line), "run": new}).encode()
     # A torn last line must not run into the first of the next part.
     return line if line.endswith(b"\n") else line + b"\n"
 

@@ -120,3 +120,47 @@ def test_what_was_measured_survives(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert main(["merge", str(one), str(two), "--results", str(out)]) == 0
     assert main(["judge", str(out)]) == 0
+
+
+def test_lines_that_another_program_wrote_anew_get_their_new_name(tmp_path: Path) -> None:
+    one = part(tmp_path / "one", "a")
+    two = part(tmp_path / "two", "a", verdict=Verdict.FAIL)
+    record = two / "results.jsonl"
+    lines = [json.loads(line) for line in record.read_text().splitlines()]
+    # As by `jq -cS`.
+    plain = [json.dumps(line, sort_keys=True, separators=(",", ":")) for line in lines]
+    record.write_text("\n".join(plain) + "\n")
+    for order in ((one, two), (two, one)):
+        out = tmp_path / f"out-{order[0].name}"
+        assert main(["merge", *map(str, order), "--results", str(out)]) == 1
+        assert sorted(merged(out)) == ["a", "a~2"]
+
+
+def test_a_torn_line_whose_run_cannot_be_read_stays_as_it_is(tmp_path: Path) -> None:
+    one, two = part(tmp_path / "one", "a"), part(tmp_path / "two", "a")
+    torn = b'{"run": "\xe4", "kind": "sam\n'
+    with (two / "results.jsonl").open("ab") as file:
+        file.write(torn)
+    out = tmp_path / "out"
+    assert main(["merge", str(one), str(two), "--results", str(out)]) == 0
+    assert (out / "results.jsonl").read_bytes().endswith(torn)
+
+
+def test_a_directory_without_a_run_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, none = part(tmp_path / "one", "a"), part(tmp_path / "none")
+    assert main(["merge", str(one), str(none), "--results", str(tmp_path / "out")]) == 69
+    assert f"no run in {none}: what it was to run is unknown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("image", ["x/../../elsewhere/y", "\ud800", "a\n"])
+def test_no_name_that_is_made_leads_elsewhere(tmp_path: Path, image: str) -> None:
+    one, two = part(tmp_path / "one", "a"), part(tmp_path / "two", "a", image="other")
+    record = two / "results.jsonl"
+    record.write_text(record.read_text().replace('"other"', json.dumps(image)))
+    out = tmp_path / "deep" / "out"
+    assert main(["merge", str(one), str(two), "--results", str(out)]) == 0
+    assert len(merged(out)) == 2
+    assert all(run.directory.is_dir() for run in read_runs(out))
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "deep"}
