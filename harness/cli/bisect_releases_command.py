@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.act.discover import VERBS
 from harness.cli.bisect_rule import GOOD, STOP, answer
-from harness.cli.bisect_runs import run_until_decided, runs_wanted
+from harness.cli.bisect_runs import refuse_for_any_build, run_until_decided, runs_wanted
 from harness.cli.bisect_search import Boundary, Word, search
 from harness.cli.options import check_run_options, scenarios_directory
 from harness.errors import UNAVAILABLE, HarnessError, InterruptedRunError, RecordError, UsageError
@@ -19,14 +19,11 @@ from harness.image.kernel_builds import (
     series_of,
     shortest_name,
 )
-from harness.image.qemu_definition import load_qemus
 from harness.image.sources import Archive
 from harness.record.results_directory import check_default_base
 from harness.run.plan import choose_images
-from harness.run.qemus import choose_one_qemu
 from harness.safe_text import safe_text
 from harness.scenario.model import Scenario
-from harness.scenario.permission import refuse_unallowed
 from harness.scenario.selection import find_scenarios
 
 NO_BOUNDARY = 1
@@ -46,8 +43,7 @@ def execute(options: argparse.Namespace) -> int:
             f"{options.scenario} is {len(scenarios)} scenarios, and a search runs one",
             hint=f"name one of {', '.join(scenario.name for scenario in scenarios)}",
         )
-    refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
-    choose_one_qemu(load_qemus(), options.qemu)
+    refuse_for_any_build(options, scenarios)
     if options.kernel is not None:
         raise UsageError("--kernel is one kernel, and a search chooses its own")
     check_default_base()

@@ -2,6 +2,7 @@
 """What the runs of one commit say to `git bisect run`, as a pure rule."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,7 +62,8 @@ def runs_for_confidence(confidence: float, fails_in: float) -> int:
     """
     if not 0 < confidence < 1 or not 0 < fails_in < 1:
         raise ValueError("the confidence and the part of the runs must lie between 0 and 1")
-    return math.ceil(math.log1p(-confidence) / math.log1p(-fails_in))
+    # Not above what an integer can be made of: 5e-324 of the runs takes infinitely many.
+    return math.ceil(min(math.log1p(-confidence) / math.log1p(-fails_in), sys.maxsize))
 
 
 def failed(run: "RunSummary") -> bool:

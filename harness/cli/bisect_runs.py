@@ -6,9 +6,14 @@ from collections.abc import Sequence
 
 from harness.cli.bisect_rule import MOST_RUNS, may_say_more, runs_for_confidence, says_nothing
 from harness.cli.carry_out import carry_out
+from harness.cli.options import run_options
 from harness.errors import ImageError, UsageError
+from harness.image.qemu_definition import load_qemus
 from harness.report.summary import RunSummary
+from harness.run.plan import refuse_clock
+from harness.run.qemus import choose_one_qemu
 from harness.scenario.model import Scenario
+from harness.scenario.permission import refuse_unallowed
 
 TRIES = 3
 """How often runs that say nothing (MISS, ERROR) are made up for before the commit is skipped."""
@@ -31,10 +36,18 @@ def runs_wanted(options: argparse.Namespace) -> int:
         raise UsageError(f"--until-confident, --fails-in: {error}") from error
     if runs > MOST_RUNS:
         raise UsageError(
-            f"a bug that shows in {options.fails_in:g} of the runs takes {runs:,} runs a commit",
+            f"a bug that shows in {options.fails_in:g} of the runs takes more than "
+            f"{MOST_RUNS:,} runs a commit",
             hint="make it show more often, or run a part of that with --repeat",
         )
     return runs
+
+
+def refuse_for_any_build(options: argparse.Namespace, scenarios: Sequence[Scenario]) -> None:
+    """Raise `UsageError` for what is wrong whatever is built: it must not pass for a skip."""
+    refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
+    refuse_clock(scenarios, run_options(options).clock)
+    choose_one_qemu(load_qemus(), options.qemu)
 
 
 def run_until_decided(

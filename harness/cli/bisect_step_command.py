@@ -11,7 +11,7 @@ from harness.cli.bisect_rule import (
     STOP,
     answer,
 )
-from harness.cli.bisect_runs import run_until_decided, runs_wanted
+from harness.cli.bisect_runs import refuse_for_any_build, run_until_decided, runs_wanted
 from harness.cli.build_step import BuildFailedError, run_build
 from harness.cli.options import check_paths, check_run_options, scenarios_directory
 from harness.errors import (
@@ -22,14 +22,11 @@ from harness.errors import (
     UsageError,
 )
 from harness.image.definition import load_definitions
-from harness.image.qemu_definition import load_qemus
 from harness.record.results_directory import check_default_base
 from harness.run.host_paths import check_host_paths
 from harness.run.plan import choose_images
-from harness.run.qemus import choose_one_qemu
 from harness.safe_text import safe_text
 from harness.scenario.model import Scenario
-from harness.scenario.permission import refuse_unallowed
 from harness.scenario.selection import find_scenarios
 
 
@@ -70,10 +67,9 @@ def _plan(options: argparse.Namespace) -> tuple[int, Sequence[Scenario]]:
             f"{options.scenario} is {len(scenarios)} scenarios, and a step runs one",
             hint=f"name one of {', '.join(scenario.name for scenario in scenarios)}",
         )
-    refuse_unallowed(scenarios, options.allow_qmp, qemu_args=options.allow_qemu_args)
+    refuse_for_any_build(options, scenarios)
     if len(choose_images(load_definitions(), options.image)) > 1:
         raise UsageError("--image names several images; a step runs on one")
-    choose_one_qemu(load_qemus(), options.qemu)
     check_host_paths(None, scenarios)
     check_default_base()
     return options.repeat, scenarios

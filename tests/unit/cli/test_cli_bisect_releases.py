@@ -103,6 +103,7 @@ def test_no_turn_and_no_answer_have_statuses_of_their_own(bisect: Callable[..., 
     assert bisect(lambda _image: Verdict.MISS) == 69
     assert bisect(lambda _image: Verdict.PASS, "--series", "7.3") == 2
     assert bisect(lambda _image: Verdict.PASS, "--kernel", "/") == 2
+    assert bisect(lambda _image: Verdict.PASS, "--clock", "virtual", "--accel", "kvm") == 2
 
 
 def test_a_build_that_cannot_be_fetched_is_passed_by_and_ctrl_c_ends_it(

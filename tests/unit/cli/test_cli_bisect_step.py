@@ -305,6 +305,8 @@ def test_a_tree_that_cannot_be_booted_skips_the_commit(
         ["--repeat", "3", "--until-confident", "0.95", "--fails-in", "0.3"],
         ["--until-confident", "0.95", "--fails-in", "1e-9"],
         ["--until-confident", "0.95", "--fails-in", "1e-17"],
+        ["--until-confident", "0.95", "--fails-in", "5e-324"],
+        ["--clock", "virtual", "--accel", "kvm"],
     ],
     ids=" ".join,
 )
@@ -314,6 +316,16 @@ def test_a_wrong_command_line_stops_the_bisection(
     fake = given()
     assert step("--build", "exit 3", *words) == STOP, "before the build"
     assert fake.asked == []
+
+
+def test_a_clock_that_the_scenario_is_not_valid_under_stops_the_bisection(
+    given: Callable[..., FakeRuns], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a skip it would skip every commit."""
+    fake = given()
+    assert main(["bisect-step", "long-churn", "--clock", "virtual"]) == STOP
+    assert fake.asked == []
+    assert "--clock virtual" in capsys.readouterr().err
 
 
 def test_a_step_is_of_one_scenario(
