@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from harness.errors import RecordError
 from harness.regular_file import open_regular
@@ -40,8 +40,8 @@ class PastRun:
     """The host's name."""
     verdict: str
     cause: str | None
-    seconds: float
-    measures: dict[str, float]
+    seconds: FiniteFloat
+    measures: dict[str, FiniteFloat]
     """A measure that was not taken is absent."""
     schema: int = SCHEMA
 
@@ -79,7 +79,7 @@ def read_history(path: Path) -> Iterator[PastRun]:
             for number, line in enumerate(iter(lambda: file.readline(MOST_BYTES), b""), 1):
                 try:
                     data = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 yield _decoded(path, number, data, known)
     except OSError as error:
@@ -92,7 +92,8 @@ def _decoded(path: Path, number: int, data: object, known: set[str]) -> PastRun:
         try:
             return _RUNS.validate_python({k: v for k, v in data.items() if k in known})
         except ValidationError as error:
-            why = str(error).splitlines()[0]
+            first = error.errors(include_url=False)[0]
+            why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     raise RecordError(
         f"{path}:{number}: not a run: {why}",
         hint="remove the line, or use the version that wrote it",

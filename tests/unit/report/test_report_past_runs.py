@@ -3,8 +3,10 @@
 
 from pathlib import Path
 
+import pytest
 from recorded_runs import ALL
 
+from harness.errors import RecordError
 from harness.record.run_history import read_history
 from harness.report.past_runs import history_for, remember
 from harness.report.summary import build_summary
@@ -31,3 +33,22 @@ def test_a_directory_given_by_name_has_a_history_only_where_one_is_asked_for(
     assert history_for(tmp_path / "r", explicit=tmp_path / "r", asked=asked) == asked
     remember(build_summary(ALL), asked)
     assert len(list(read_history(asked))) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"settle_seconds": 9.5', '"settle_seconds": NaN'), ("9.5", "1e999")]
+)
+def test_what_is_no_number_is_told(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "h"
+    remember(build_summary(ALL), path)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(RecordError, match=r"measures\.settle_seconds: Input should be a finite"):
+        list(read_history(path))
+
+
+def test_a_damaged_line_that_is_nested_without_end_is_passed_by(tmp_path: Path) -> None:
+    path = tmp_path / "h"
+    remember(build_summary(ALL), path)
+    with path.open("a") as file:
+        file.write("[" * 200_000 + "\n")
+    assert len(list(read_history(path))) == 2
