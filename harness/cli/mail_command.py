@@ -34,7 +34,8 @@ def execute(options: argparse.Namespace) -> int:
     run, chosen = _choose(list(zip(runs, facts, strict=True)), options.run, options.directory)
     scenario = _scenario(run)
     plain = run.started.plan.scenario if run.started.plan is not None else {}
-    steps = [json.dumps(step) for step in plain.get("steps", [])]
+    told = plain.get("steps")
+    steps = [json.dumps(step) for step in told] if isinstance(told, list) else []
     failed, judged = alike(facts, chosen)
     case = Case(
         run,

@@ -153,7 +153,7 @@ def _began(run: RecordedRun) -> float:
     """Return the start of the run in seconds since 1970. Raises `RecordError`."""
     try:
         return datetime.datetime.fromisoformat(run.started.wall).timestamp()
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise RecordError(
             f"the start of run {run.run_id} is not a time: {run.started.wall!r}"
         ) from error

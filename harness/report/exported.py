@@ -68,7 +68,7 @@ def _exported(run: RecordedRun, name: str) -> ExportedRun:
     try:
         began = datetime.datetime.fromisoformat(run.started.wall).astimezone(datetime.UTC)
         expected = (*run_expectations(run, summary), *audit_expectations(run, summary))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise RecordError(
             f"{run.directory.parent / RESULTS_NAME}: run {run.run_id}: {error}",
             hint="the file was edited, or written by another version",

@@ -129,3 +129,24 @@ def test_without_a_failure_there_is_nothing_to_mail(
     assert "has no run called other" in capsys.readouterr().err
     assert main(["mail", str(results), "one"]) == 0
     assert capsys.readouterr().out.startswith("Subject: free page reporting: one: ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "told"),
+    [
+        ('"scenario": {', '"scenario": {"steps": null, ', 0, "Subject: "),
+        ('"wall": "', '"wall": "0001-01-01T00:00:00+23:59", "was": "', 69, "run one: date value"),
+        ('"wall": "', '"wall": "9999-12-31T23:59:59-23:00", "was": "', 69, "run one: date value"),
+    ],
+)
+def test_a_record_that_another_program_wrote_is_no_defect_of_the_harness(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, status: int, told: str
+) -> None:
+    results = write_results(tmp_path / "results", {"one": Recorded({"final": healthy()})})
+    record = results / "results.jsonl"
+    assert old in record.read_text()
+    record.write_text(record.read_text().replace(old, new))
+    assert main(["mail", str(results), "one"]) == status
+    said = capsys.readouterr()
+    assert told in (said.out if status == 0 else said.err)
+    assert "bug of its own" not in said.err
