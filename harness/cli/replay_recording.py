@@ -18,6 +18,7 @@ from harness.regular_file import open_regular
 from harness.run.invocation import FAILED
 from harness.run.qemus import choose_one_qemu, prepare_qemu
 from harness.safe_text import safe_text
+from harness.scenario.permission import refuse_qemu_args
 from harness.units import MIB
 
 MOST_CONSOLE_BYTES = 64 * MIB
@@ -29,10 +30,12 @@ def replay_recording(options: argparse.Namespace) -> int:
     With a debugger, 0 when it has ended. Raises `UsageError`, `RecordError`, `PreconditionError`,
     `LaunchError`, `QmpError`, `QemuGoneError`, `InterruptedRunError`.
     """
+    _refuse_options(options)
     if options.gdb is not None:
         _check_port(options.gdb)
     run: Path = options.bundle
     machine, told = read_recording(run), _console(run)
+    refuse_qemu_args(str(run), machine.spec.qemu_args, allowed=options.allow_qemu_args)
     qemu = prepare_qemu(choose_one_qemu(load_qemus(), options.qemu or []), _tell)
     if lacking := missing_in_qemu(machine.spec, qemu):
         raise PreconditionError(
@@ -54,6 +57,21 @@ def replay_recording(options: argparse.Namespace) -> int:
     line = told[:differs].count(b"\n") + 1
     print(f"another guest: its console differs from line {line} of {run / CONSOLE_LOG} on")
     return FAILED
+
+
+def _refuse_options(options: argparse.Namespace) -> None:
+    """Raise `UsageError` for what a recording leaves no choice of."""
+    given = [
+        f"--{name}"
+        for name in ("kernel", "modules", "results")
+        if getattr(options, name) is not None
+    ]
+    given += ["--accel kvm"] if options.accel == "kvm" else []
+    if given:
+        raise UsageError(
+            f"{given[0]}: a recorded guest is repeated as it was, under TCG and into no results",
+            hint="leave the option out, or run the scenario again with it",
+        )
 
 
 def _check_port(port: int) -> None:

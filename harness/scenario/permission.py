@@ -45,13 +45,7 @@ def refuse_unallowed(
     `allowed` are the commands of `--allow-qmp`; `qemu_args` is `--allow-qemu-args`.
     """
     for scenario in scenarios:
-        if scenario.host.qemu_args and not qemu_args:
-            words = " ".join(scenario.host.qemu_args)
-            raise UsageError(
-                f"{scenario.name} gives QEMU further words ({words:.200}), which can reach files, "
-                "programs and sockets of this host",
-                hint="if you trust the scenario, add --allow-qemu-args",
-            )
+        refuse_qemu_args(scenario.name, scenario.host.qemu_args, allowed=qemu_args)
         for _loc, step in unrolled(scenario.steps):
             for command, arguments in step.qmp_commands:
                 why = needs_allowing(command, arguments)
@@ -61,3 +55,13 @@ def refuse_unallowed(
                         "sockets of this host",
                         hint=f"if you trust the scenario, add --allow-qmp {command}",
                     )
+
+
+def refuse_qemu_args(whose: str, words: Sequence[str], *, allowed: bool) -> None:
+    """Raise `UsageError` for further words of QEMU's command line without `--allow-qemu-args`."""
+    if words and not allowed:
+        raise UsageError(
+            f"{whose} gives QEMU further words ({' '.join(words):.200}), which can reach files, "
+            "programs and sockets of this host",
+            hint="if you trust it, add --allow-qemu-args",
+        )
