@@ -16,10 +16,21 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from harness.record.run_plan import Quarantined
 from harness.yamlfile import Mistake, check, file_error, read_document
+
+
+def _day(value: object) -> datetime.date:
+    """Read a day; a number would pass for seconds since 1970."""
+    try:
+        if isinstance(value, str):
+            return datetime.date.fromisoformat(value)
+    except ValueError:
+        pass
+    raise ValueError(f"must be a day such as 2027-01-31, not {value!r}")
+
 
 _Words = Annotated[str, Field(min_length=1, max_length=300)]
 
@@ -34,7 +45,7 @@ class _Entry(_Strict):
     kernel: _Words = "*"
     owner: _Words
     link: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=300)]
-    expires: datetime.date
+    expires: Annotated[datetime.date, BeforeValidator(_day)]
 
     def holds(self, scenario: str, image: str, kernel: str) -> bool:
         pairs = ((scenario, self.scenario), (image, self.image), (kernel, self.kernel))

@@ -98,6 +98,8 @@ def test_every_entry_that_expired_is_named_with_its_line_and_owner(tmp_path: Pat
         ("  - {scenario: x, owner: a, link: 'https://x'}\n", "quarantine[0].expires"),
         (entry("some day"), "quarantine[0].expires"),
         (entry("2027-13-01"), "quarantine[0].expires"),
+        (entry("1798761600"), "must be a day such as 2027-01-31, not 1798761600"),
+        (entry("2027-01-01T10:00:00"), "must be a day such as 2027-01-31"),
         (entry() + "    until: 3\n", "until"),
         (entry().replace("https://", "bug "), "quarantine[0].link"),
         ("  - suspend-*\n", "quarantine[0]"),
