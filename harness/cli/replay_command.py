@@ -34,6 +34,9 @@ def execute(options: argparse.Namespace) -> int:
     bundle = Bundle(options.bundle)
     runs = plan_replay(bundle, options.kernel, options.qemu)
     options.accel = options.accel or _accel(bundle.manifest)
+    # What could not have the virtual clock there cannot have it here.
+    virtual = any(run.clock == "virtual" for run in bundle.manifest.runs)
+    options.clock = "auto" if virtual else "real"
     chosen = run_options(options)
 
     def boots_for(results: Path, note: Callable[[str], None]) -> Boots:
@@ -62,6 +65,8 @@ def _tell_verdicts(manifest: BundleManifest, done: CarriedOut) -> None:
         there = _word(run.verdict, run.cause)
         found = here.get(run.run)
         now = _word(found.verdict, found.cause) if found is not None else "no run"
+        if found is not None and found.clock not in (None, run.clock):
+            print(safe_line(f"differs: clock of {run.run}: {run.clock} there, {found.clock} here"))
         same = "as there" if now == there else f"{there} there"
         print(safe_line(f"{run.run}: {now}, {same}"))
 

@@ -69,6 +69,8 @@ class BundledRun(_Part):
     qemu_package: str = ""
     accel: str
     """The accelerator it ran on, or the one asked for if its guest did not come up."""
+    clock: Literal["real", "virtual"] = "real"
+    """The clock its guest had, or the one asked for."""
     verdict: str
     cause: str | None
     reason: str

@@ -8,6 +8,7 @@ the size that the manifest gives it.
 import contextlib
 import gzip
 import hashlib
+import json
 import os
 import tarfile
 import zlib
@@ -17,6 +18,7 @@ from typing import IO, Self
 
 from pydantic import ValidationError
 
+from harness import __version__
 from harness.errors import RecordError, UsageError
 from harness.file_kind import why_not
 from harness.record.bundle_manifest import (
@@ -124,9 +126,11 @@ class Bundle:
         first = next(members, None)
         if first is None or first[0].name != MANIFEST or first[0].size > MANIFEST_BYTES:
             raise self._refused(f"it does not begin with {MANIFEST}")
+        text = first[1].read(MANIFEST_BYTES)
         try:
-            manifest = BundleManifest.model_validate_json(first[1].read(MANIFEST_BYTES))
+            manifest = BundleManifest.model_validate_json(text)
         except ValidationError as error:
+            self._refuse_other_schema(text)
             found = error.errors()[0]
             place = ".".join(map(str, found["loc"]))
             raise self._refused(f"its manifest is wrong at {place or 'the start'}") from error
@@ -135,6 +139,20 @@ class Bundle:
         if sum(each.bytes for each in manifest.files.values()) > MOST_BYTES:
             raise self._refused(f"its files are larger than {MOST_BYTES >> 30} GiB together")
         return manifest
+
+    def _refuse_other_schema(self, text: bytes) -> None:
+        """Raise `RecordError` if another version made the bundle, as far as that can be told."""
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        schema = document.get("schema") if isinstance(document, dict) else None
+        if isinstance(schema, int) and schema != 1:
+            raise RecordError(
+                f"{self.path} is a bundle of schema {schema}, made by fpr-harness "
+                f"{document.get('harness')!r}; this version, {__version__}, reads 1",
+                hint="replay it with the version that made it; nothing of it was run",
+            )
 
     def _check_files(self, members: Iterator[tuple[tarfile.TarInfo, IO[bytes]]]) -> None:
         missing = set(self.manifest.files)
@@ -175,6 +193,9 @@ class Bundle:
 
     def _check_references(self) -> None:
         """Refuse a manifest that names what is not there."""
+        names = [run.run for run in self.manifest.runs]
+        if twice := sorted(name for name in set(names) if names.count(name) > 1):
+            raise self._refused(f"it holds two runs called {twice[0]!r}")
         for run in self.manifest.runs:
             if run.scenario not in self._scenarios:
                 raise self._refused(f"the scenario of run {run.run!r} is missing")

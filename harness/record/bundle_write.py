@@ -121,6 +121,7 @@ def _run(
         qemu_version=started.qemu_version,
         qemu_package=packages.get(started.qemu, ""),
         accel=ready.accel if ready else (plan.accel if plan else "auto"),
+        clock=ready.clock if ready else (plan.clock if plan else "real"),
         verdict=judged.verdict if judged else "MISS",
         cause=judged.cause if judged else None,
         reason=judged.reason if judged else (broke.message if broke else ""),

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from harness import __version__
 from harness.act.discover import VERBS
-from harness.errors import HarnessError, ImageError, UsageError
+from harness.errors import HarnessError, ImageError, RecordError, ScenarioFileError, UsageError
 from harness.image.build import BootFiles, ensure_image, find_built
 from harness.image.definition import ImageDefinition, load_definitions
 from harness.image.qemu_definition import HOST, load_qemus
 from harness.machine.qemu import Qemu
-from harness.record.bundle_manifest import BundledKernel, BundledRun, BundleManifest
+from harness.record.bundle_manifest import BundledKernel, BundledRun
 from harness.record.bundle_read import Bundle
 from harness.record.bundle_write import write_bundle
 from harness.run.plan import PlannedRun, choose_images, plan_runs
@@ -68,7 +68,7 @@ def _sha256(path: Path) -> str:
 def plan_replay(bundle: Bundle, kernel: Path | None, qemu: list[str]) -> list[PlannedRun]:
     """Plan every run of a bundle; `qemu` names another QEMU than those it ran on.
 
-    Raises `UsageError` and `ScenarioFileError`.
+    Raises `UsageError`, `ScenarioFileError`, and `RecordError` for what no bundle says.
     """
     manifest = bundle.manifest
     if not manifest.runs:
@@ -76,7 +76,7 @@ def plan_replay(bundle: Bundle, kernel: Path | None, qemu: list[str]) -> list[Pl
     scenarios = _scenarios(bundle)
     found = []
     for run in manifest.runs:
-        image = _image(manifest, run, given=kernel is not None)
+        image = _image(bundle, run, given=kernel is not None)
         choice = _qemu(run, qemu)
         (planned,) = plan_runs([scenarios[run.scenario]], [image], 1, [choice])
         found.append(replace(planned, run_id=run.run))
@@ -92,15 +92,42 @@ def _scenarios(bundle: Bundle) -> dict[str, Scenario]:
             path = Path(directory) / str(number) / Path(member).name
             path.parent.mkdir()
             path.write_bytes(bundle.scenario(member))
-            (found[member],) = load_scenarios(path, VERBS)
+            try:
+                scenarios = load_scenarios(path, VERBS)
+            except ScenarioFileError as error:
+                # By the names that the user knows, and with what another version may explain.
+                told = error.message.replace(str(path), f"{bundle.path}, {member}")
+                raise ScenarioFileError(told, hint=_wrote(bundle)) from error
+            if len(scenarios) != 1:
+                raise _refused(bundle, f"its {member} is {len(scenarios)} scenarios")
+            found[member] = scenarios[0]
     return found
 
 
-def _image(manifest: BundleManifest, run: BundledRun, *, given: bool) -> ImageDefinition:
+def _wrote(bundle: Bundle) -> str:
+    """Advice for what this version cannot read."""
+    return (
+        f"fpr-harness {bundle.manifest.harness} made the bundle, and this is {__version__}: "
+        "replay it with that one"
+    )
+
+
+def _refused(bundle: Bundle, what: str) -> RecordError:
+    return RecordError(f"{bundle.path} cannot be used: {what}", hint=_wrote(bundle))
+
+
+def _one_image(bundle: Bundle, name: str) -> ImageDefinition:
+    images = choose_images(load_definitions(), [name])
+    if len(images) != 1:
+        raise _refused(bundle, f"{name!r} is not the name of one image")
+    return images[0]
+
+
+def _image(bundle: Bundle, run: BundledRun, *, given: bool) -> ImageDefinition:
     """The image to run on: that of the same build of the kernel, unless the kernel is at hand."""
-    definitions = load_definitions()
-    facts = manifest.kernels.get(run.kernel) if run.kernel is not None else None
-    (image,) = choose_images(definitions, [run.image])
+    kernels = bundle.manifest.kernels
+    facts = kernels.get(run.kernel) if run.kernel is not None else None
+    image = _one_image(bundle, run.image)
     if given or facts is None or facts.included:
         return image
     if not facts.build:
@@ -113,8 +140,7 @@ def _image(manifest: BundleManifest, run: BundledRun, *, given: bool) -> ImageDe
     built = find_built(image)
     if image.kernel.version is not None or (built is not None and built.build == facts.build):
         return image
-    (other,) = choose_images(definitions, [f"{run.image}={version}"])
-    return other
+    return _one_image(bundle, f"{run.image}={version}")
 
 
 def _qemu(run: BundledRun, words: list[str]) -> QemuChoice:

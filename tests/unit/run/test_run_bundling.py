@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from qemus import a_qemu
 
+from harness.cli import replay_command
 from harness.cli.main import main
-from harness.errors import ScenarioFileError, UsageError
+from harness.errors import RecordError, ScenarioFileError, UsageError
 from harness.image.build import BootFiles
 from harness.record.bundle_manifest import BundledKernel, BundledRun, BundleManifest
 from harness.run.bundling import differences, plan_replay, replay_boots
+from harness.run.plan import RunOptions
 
 SCENARIO = b"name: small\ntitle: t\nsteps: [settle: {}]\n"
 A, B = "a" * 64, "b" * 64
@@ -97,6 +99,58 @@ def test_a_scenario_that_is_wrong_is_told_as_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(bundle, "scenario", lambda _member: b"name: small\nsteps: 7\n")
     with pytest.raises(ScenarioFileError):
         plan_replay(bundle, None, [])
+
+
+def test_a_scenario_that_is_wrong_is_named_as_in_the_bundle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The directory it was unpacked to is gone by then."""
+    bundle = a_bundle(included=True)
+    monkeypatch.setattr(
+        bundle, "scenario", lambda _member: b"name: small\ntitle: t\nsteps: [teleport: {}]\n"
+    )
+    with pytest.raises(ScenarioFileError, match=r"^x\.tgz, scenarios/small\.yaml:3: ") as told:
+        plan_replay(bundle, None, [])
+    assert "fpr-harness 0.0.9 made the bundle" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("image", "build"),
+    [("all", ""), ("bookworm,trixie", ""), ("bookworm", "6.1.0-1,all of bookworm")],
+)
+def test_more_than_one_image_is_no_image(image: str, build: str) -> None:
+    bundle = a_bundle(build=build)
+    run = bundle.manifest.runs[0].model_copy(update={"image": image})
+    bundle.manifest = bundle.manifest.model_copy(update={"runs": (run,)})
+    with pytest.raises(RecordError, match="is not the name of one image"):
+        plan_replay(bundle, None, [])
+
+
+def test_more_than_one_scenario_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = a_bundle(included=True)
+    several = SCENARIO + b"variants: {a: {guest.vcpus: 1}, b: {guest.vcpus: 2}}\n"
+    monkeypatch.setattr(bundle, "scenario", lambda _member: several)
+    with pytest.raises(RecordError, match=r"its scenarios/small\.yaml is 2 scenarios"):
+        plan_replay(bundle, None, [])
+
+
+@pytest.mark.parametrize(("there", "asked"), [("virtual", "auto"), ("real", "real")])
+def test_it_runs_under_the_clock_it_ran_under(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: str, asked: str
+) -> None:
+    bundle = a_bundle(included=True)
+    run = bundle.manifest.runs[0].model_copy(update={"clock": there})
+    bundle.manifest = bundle.manifest.model_copy(update={"runs": (run,)})
+    seen = []
+
+    def perform(_options: object, chosen: RunOptions, *_: object) -> None:
+        seen.append(chosen.clock)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(replay_command, "Bundle", lambda _path: bundle)
+    monkeypatch.setattr(replay_command, "perform", perform)
+    assert main(["replay", str(tmp_path / "x.tgz")]) == 2
+    assert seen == [asked]
 
 
 def test_a_file_that_is_no_bundle_has_status_69(
