@@ -349,9 +349,14 @@ def test_so_does_one_that_cannot_be_parsed(words: list[str]) -> None:
     assert ended.value.code == STOP
 
 
-def test_a_defect_of_the_harness_is_no_bad_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_of_the_harness_is_no_bad_commit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # which gets the report
+
     def defective(*_args: object, **_kwargs: object) -> None:
         raise KeyError("a defect")
 
     monkeypatch.setattr(bisect_runs, "carry_out", defective)
     assert step() == SKIP
+    assert (tmp_path / "fpr-harness" / "bug-reports").is_dir()
