@@ -339,6 +339,6 @@ def _failure(failed: Sequence[Check]) -> _Finding | None:
     others = [other.name for other in failed if other is not check]
     more = f"; also failed: {', '.join(others)}" if others else ""
     # The title of a console finding says more than the number of findings.
-    told = check.outcome.measure == "console_findings" and why.verdict is not Verdict.MISS
+    told = check.outcome.measure == "console_findings" and check.outcome.too_high
     found = "" if told else f": {check.sentence}"
     return _Finding(why.verdict, f"{why.sentence}{found}{more}", why.cause, sentences)

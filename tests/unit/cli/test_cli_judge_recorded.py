@@ -3,12 +3,11 @@
 
 import functools
 import tarfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from timing import least_seconds
 
 from harness.act.discover import VERBS
 from harness.cli.main import main
@@ -91,16 +90,6 @@ def test_a_minute_is_judged_within_half_a_second(unpacked: Path) -> None:
         minutes = max(1.0, run.events[-1].t / 60.0)
         assert least_seconds(functools.partial(judge, run)) < SECONDS * minutes, run.run_id
     assert least_seconds(lambda: read_runs(unpacked / "default")) < SECONDS
-
-
-def least_seconds(work: Callable[[], object]) -> float:
-    """Processor time of the best of three tries: a busy sibling thread counts as ours."""
-    tries = []
-    for _ in range(3):
-        start = time.process_time()
-        work()
-        tries.append(time.process_time() - start)
-    return min(tries)
 
 
 def test_the_command_says_what_the_run_said(

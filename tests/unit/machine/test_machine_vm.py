@@ -178,12 +178,11 @@ def test_a_full_directory_is_told_from_the_other(bench: Bench, full: str, advice
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    usage = shutil.disk_usage(bench.directory)
+    usage, there = shutil.disk_usage(bench.directory), bench.directory / full
     bench.monkeypatch.setattr(
         "shutil.disk_usage",
         lambda path: usage._replace(free=0 if Path(path).is_relative_to(there) else 1 << 30),
     )
-    there = bench.directory / full
     bench.monkeypatch.setattr("harness.machine.qemu_files.write_keyed_initramfs", refuse)
     with pytest.raises(LaunchError, match=f"No space left on device, in {there}") as caught:
         bench.launch("tcg")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timing import least_seconds
 
 from harness.errors import ObserveError
 from harness.observe.discards import DiscardLog
@@ -165,9 +166,8 @@ def test_a_log_that_is_no_longer_the_one_read_before_is_an_error(
 
 def test_a_hundred_thousand_lines_take_less_than_a_second(log: Path) -> None:
     log.write_text("".join(line(n % 250 * 4 * MIB, 4 * MIB) for n in range(100_000)))
-    start = time.thread_time()
     assert DiscardLog(log, LAYOUT).read().calls == 100_000
-    assert time.thread_time() - start < 1.0
+    assert least_seconds(lambda: DiscardLog(log, LAYOUT).read()) < 1.0
 
 
 LINE = line(2 * MIB, 2 * MIB)
