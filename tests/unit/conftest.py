@@ -14,7 +14,15 @@ from machine_fakes import Bench
 
 from harness.image.compile import compile_c, tool_sources
 
-IMAGES = Path(__file__).parents[2] / "guest-images"
+HERE = Path(__file__).parent
+IMAGES = HERE.parents[1] / "guest-images"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with whole commands before the others: with `--dist loadfile` a worker takes a
+    file whole, and a long one among the last keeps one worker busy for minutes."""
+    whole = {item.path for item in items if item.get_closest_marker("whole_command")}
+    items.sort(key=lambda item: (item.path.is_relative_to(HERE), item.path not in whole))
 
 
 @pytest.fixture(autouse=True)
