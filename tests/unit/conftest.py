@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_guest import FakeGuest
+from filelock import FileLock
 from local_guest import LocalShell
 from machine_fakes import Bench
 
@@ -56,6 +57,14 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         yield made
         assert made.leftovers() == []
         assert {t.name for t in threading.enumerate() if t.name == "qmp"} <= before
+
+
+@pytest.fixture
+def one_visit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Visits put their tool into /tmp, where a test looks for what is left of any: one at a time,
+    among the workers of a run too."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "visits.lock"):
+        yield
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from harness.errors import ObserveError
 from harness.guest.page_stream import PageReader
 from harness.kernel.page_kinds import PageKind
 
+pytestmark = pytest.mark.usefixtures("one_visit")
+
 
 @pytest.fixture(autouse=True)
 def _hurried_tool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from harness.kernel.page_kinds import PageKind
 
 THERE = Destination("guest", "root", 2222)
 
+pytestmark = pytest.mark.usefixtures("one_visit")
+
 
 @pytest.fixture(autouse=True)
 def _hurried_tool(monkeypatch: pytest.MonkeyPatch) -> None:
