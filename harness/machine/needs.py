@@ -117,12 +117,11 @@ def _thp(spec: GuestSpec, root: Path) -> str | None:
             "transparent huge pages are off for this process, and so for QEMU (THP_enabled: 0 in "
             "/proc/self/status): what started it called prctl(PR_SET_THP_DISABLE)"
         )
-    for name in (_THP_2M, _THP):
-        words = _text(root / name).strip() or "absent"
-        if "[always]" in words or "[madvise]" in words:
-            return None
-        if name == _THP or "[never]" in words:
-            break
+    own = _word(root / _THP_2M)
+    name = _THP if not own or "[inherit]" in own else _THP_2M
+    words = _word(root / name) or "absent"
+    if "[always]" in words or "[madvise]" in words:
+        return None
     return (
         f"transparent huge pages are off on the host: /{name} is {words} (as root: echo madvise "
         f">/{name})"

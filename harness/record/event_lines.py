@@ -13,7 +13,8 @@ from harness.record.events import READABLE, Event
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
 
-_RUN = re.compile(rb'\{"run": ("(?:[^"\\]|\\.)*"), "kind"')
+RUN = re.compile(rb'\{"run": ("(?:[^"\\]|\\.)*"), "kind"')
+"""The beginning of each line, as `encode` writes it."""
 
 
 def encode(run_id: str, event: Event) -> bytes:
@@ -72,7 +73,7 @@ def _check_schema(fields: dict[str, Any]) -> None:
 
 def run_of_torn(line: bytes) -> str | None:
     """Find the run of a torn line; None if too little of the line is left."""
-    found = _RUN.match(line)
+    found = RUN.match(line)
     try:
         return str(json.loads(found[1])) if found else None
     except ValueError:

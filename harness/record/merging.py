@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import RecordError
-from harness.record.event_lines import run_of_torn
+from harness.record.event_lines import RUN, run_of_torn
 from harness.record.reader import RESULTS_NAME, read_numbered
 from harness.record.recorded_run import RecordedRun, read_runs
-
-_RUN = re.compile(rb'\{"run": ("(?:[^"\\]|\\.)*"), "kind"')
-"""The beginning of each line, as `event_lines.encode` writes it."""
 
 _SHARD = re.compile(r"([0-9]+)/([0-9]+)")
 
@@ -139,7 +136,7 @@ def _renamed(line: bytes, old: str | None, given: Mapping[str, str]) -> bytes:
     new = given.get(old, old) if old is not None else None
     if new != old:
         name = json.dumps(new, ensure_ascii=False).encode()
-        if (found := _RUN.match(line)) is not None:
+        if (found := RUN.match(line)) is not None:
             line = line[: found.start(1)] + name + line[found.end(1) :]
         else:
             # Another program has written the line anew, as jq(1) does.

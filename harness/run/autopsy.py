@@ -8,9 +8,8 @@ only while the guest's kernel works.
 
 import contextlib
 import logging
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.act.run_record import RunRecord
 from harness.deadline import Deadline, wait_for
@@ -179,14 +178,23 @@ def _in_the_guest(
 
 
 def _starved(vm: VirtualMachine, error: HarnessError) -> HarnessError | None:
-    """Say that QEMU gets next to no processor time; None if it gets its share.
+    """Say that QEMU gets next to no processor time; None as soon as it is seen to get its share.
 
     No guest is to blame for that: one that hangs either runs or does not want to.
     """
-    before = thread_times(vm.pid)
-    time.sleep(SHARE_SECONDS)
+    before, deadline = thread_times(vm.pid), Deadline(SHARE_SECONDS, "QEMU to get its share")
+
+    def fed() -> Literal[True] | None:
+        now = share(thread_times(vm.pid), before)
+        # Nothing that the rest of the time brings would change it.
+        runs = now.ran > LEAST_SHARE * SHARE_SECONDS
+        return True if runs or now.waited + deadline.remaining <= SHARE_SECONDS / 2 else None
+
+    with contextlib.suppress(DeadlineError):
+        wait_for(fed, deadline, interval=0.1)
+        return None
     had = share(thread_times(vm.pid), before)
-    if had.waited <= SHARE_SECONDS / 2 or had.ran > LEAST_SHARE * (had.ran + had.waited):
+    if had.ran > LEAST_SHARE * (had.ran + had.waited):
         return None
     return DeadlineError(
         f"the host gives QEMU too little processor time: {error.message}; within "

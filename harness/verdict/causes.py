@@ -236,21 +236,21 @@ def _console(case: Case) -> Blame:
 
 def _asked_too_much(history: History) -> str | None:
     """Say that all trouble came of a churn that left the guest next to no memory, if it did."""
-    for trouble in history.troubles:
-        asked, finding = trouble.asked, trouble.finding
-        if asked is None or history.ready is None or not finding.title.startswith("OOM kill"):
+    if history.ready is None:
+        return None
+    said = None
+    for trouble in reversed(history.troubles):
+        asked, title = trouble.asked, trouble.finding.title
+        if asked is None or not title.startswith("OOM kill"):
             return None
         if asked.available - asked.bytes > history.ready.memory * LEAST_LEFT:
             return None
-    if not history.troubles:
-        return None
-    first = history.troubles[0]
-    assert first.asked is not None
-    return (
-        f"a churn of {format_size(first.asked.bytes)} leaves too little of the "
-        f"{format_size(first.asked.available)} that the guest has available (let it fill less, or "
-        f"give the guest more memory): the guest's console shows: {first.finding.title}"
-    )
+        said = (
+            f"a churn of {format_size(asked.bytes)} leaves too little of the "
+            f"{format_size(asked.available)} that the guest has available (let it fill less, or "
+            f"give the guest more memory): the guest's console shows: {title}"
+        )
+    return said
 
 
 def _blind(case: Case) -> Blame:

@@ -125,8 +125,8 @@ def test_a_guest_without_processor_time_is_not_said_to_hang(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ran: float, waited: float, hangs: bool
 ) -> None:
     """A quota set for QEMU's control group during a step made it a FAIL."""
-    monkeypatch.setattr(autopsy, "share", lambda _now, _before: Share(ran, waited))
-    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    monkeypatch.setattr(autopsy, "SHARE_SECONDS", 0.2)
+    monkeypatch.setattr(autopsy, "share", lambda _now, _before: Share(ran / 10, waited / 10))
     late = GuestStuckError("waited 60.0 s for the balloon to leave the guest 154MiB")
     console = SimpleNamespace(final_findings=list, overflow=lambda: None, tail=str)
     monitor = SimpleNamespace(
