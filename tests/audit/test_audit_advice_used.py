@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from plain_vm import REPORTING, PlainVm, advised, part, plain_vm, settled
+from plain_vm import REPORTING, SILENT, PlainVm, advised, part, plain_vm, settled
 
 from harness.image.cache import cache_directory
 from harness.units import MIB
@@ -33,6 +33,20 @@ def test_files_on_a_tmpfs(vm: PlainVm) -> None:
     after = settled(vm, SMALL)
     assert part(after, "shmem") < part(before, "shmem") - LARGE
     assert after["host"]["ram"]["held"] < before["host"]["ram"]["held"] - LARGE
+
+
+def test_memory_that_the_guest_has_put_offline(tmp_path: Path) -> None:
+    """What it had used of that, the host still has."""
+    put = "for b in $(ls -d memory[0-9]*); do echo offline > $b/state 2> /dev/null && exit; done"
+    with plain_vm(tmp_path, name="offline", device=SILENT) as silent:
+        silent.run(FREED)
+        before = silent.both()
+        silent.run(f"cd /sys/devices/system/memory; {put}; exit 1")
+        after = silent.both()
+    assert part(before, "ballooned") == 0
+    assert part(after, "ballooned") > LARGE / 10
+    assert part(after, "hidden") == part(before, "hidden")
+    assert part(after, "kernel") < part(before, "kernel") + SMALL
 
 
 def test_slab_caches_of_files_that_the_kernel_remembers(vm: PlainVm) -> None:

@@ -44,6 +44,13 @@ def test_whether_its_kernel_can_report(lines: str, expected: str) -> None:
     assert parse(f"{head}== fpr-audit: reporting\n{lines}\n{tail}").kernel_reports == expected
 
 
+def test_what_it_has_put_offline() -> None:
+    assert parse(TEXT).offline == ()
+    head, mark, rest = TEXT.partition("== fpr-audit: reporting\n")
+    told = f"{head}== fpr-audit: blocks\n8000000\nmemory2\n{mark}{rest}"
+    assert parse(told).offline == (range(65536, 98304),)
+
+
 def test_without_page_flags_the_rest_is_read() -> None:
     assert not parse(TEXT.replace("readable\n", "")).page_flags
 

@@ -154,11 +154,13 @@ def test_a_directory_without_a_run_is_told(
     assert f"no run in {none}: what it was to run is unknown" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("image", ["x/../../elsewhere/y", "\ud800", "a\n"])
-def test_no_name_that_is_made_leads_elsewhere(tmp_path: Path, image: str) -> None:
-    one, two = part(tmp_path / "one", "a"), part(tmp_path / "two", "a", image="other")
+@pytest.mark.parametrize("field", ["image", "qemu"])
+@pytest.mark.parametrize("name", ["x/../../elsewhere/y", "\ud800", "a\n"])
+def test_no_name_that_is_made_leads_elsewhere(tmp_path: Path, name: str, field: str) -> None:
+    one, there = part(tmp_path / "one", "a"), tmp_path / "two"
+    two = part(there, "a", image="other") if field == "image" else part(there, "a", qemu="other")
     record = two / "results.jsonl"
-    record.write_text(record.read_text().replace('"other"', json.dumps(image)))
+    record.write_text(record.read_text().replace('"other"', json.dumps(name)))
     out = tmp_path / "deep" / "out"
     assert main(["merge", str(one), str(two), "--results", str(out)]) == 0
     assert len(merged(out)) == 2

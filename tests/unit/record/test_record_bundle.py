@@ -51,6 +51,14 @@ def packed(path: Path, found: Members) -> Path:
     return path
 
 
+@pytest.mark.parametrize("clock", ["real", "virtual"])
+def test_it_names_the_clock_of_each_guest(results: Path, tmp_path: Path, clock: str) -> None:
+    record = results / "results.jsonl"
+    record.write_text(record.read_text().replace('"clock": "real"', f'"clock": "{clock}"'))
+    write_bundle(tmp_path / "x.tgz", results, {})
+    assert [run.clock for run in Bundle(tmp_path / "x.tgz").manifest.runs] == [clock, clock]
+
+
 def test_it_holds_the_results_and_each_scenario_and_no_link(made: Path) -> None:
     names = [member.name for member, _content in members(made)]
     assert names[0] == "manifest.json"

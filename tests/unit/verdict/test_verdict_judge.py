@@ -343,7 +343,8 @@ class TestWhatBrokeAfterAWarning:
         roomy, all_ = (ChurnAsked(29.0, 128 * MIB, size * MIB) for size in (145, 128))
         other = ConsoleFinding(28.0, "warning", "BUG: Bad page state", "...")
         given_back = freed(29.5, still_held=0)
-        for before in ([roomy], [all_, other], [all_, given_back]):
+        again = ready(t=29.5)
+        for before in ([roomy], [all_, other], [all_, given_back], [all_, again]):
             assert check([*started(), *before, self.OOM, self.BROKE])[1] is Cause.KERNEL_WARNING
 
     def test_hides_nothing_that_an_audit_had_found(self) -> None:
